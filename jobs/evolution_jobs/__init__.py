@@ -1,0 +1,1 @@
+"""Stages of an evolution run: what a Job or a local process executes."""

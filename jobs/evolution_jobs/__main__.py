@@ -1,0 +1,75 @@
+"""`python -m evolution_jobs <kind> --spec stage.json`: one stage, by hand, in a Job or under the local driver."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from .attempt.failures import failure_report, invalid_fields
+from .contract.errors import EXIT_PERMANENT, PermanentError
+from .contract.settings import SETTINGS
+from .contract.stage import StageSpec
+from .runner import report_end, run_stage
+
+SPEC_FILE = "EVOLUTION_STAGE_SPEC"
+"""Environment variable: the spec's file where `--spec` is not given."""
+SPEC_LIMIT = 16 << 20
+"""Bytes a spec may have."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with the exit code that means: trying again cannot help."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_PERMANENT, f"{self.prog}: {message}\n")
+
+
+def read_spec(kind: str, source: str | None) -> StageSpec:
+    """The stage spec in a file, or on stdin for `-`.
+
+    Raises PermanentError `SpecInvalid` with every faulty field.
+    """
+    named = source or os.environ.get(SPEC_FILE)
+    if named is None:
+        raise PermanentError("SpecInvalid", f"no stage spec: give --spec FILE, or set {SPEC_FILE}")
+    try:
+        with sys.stdin.buffer if named == "-" else Path(named).open("rb") as file:
+            data = file.read(SPEC_LIMIT + 1)
+    except OSError as error:
+        raise PermanentError("SpecInvalid", f"stage spec {named}: {error.strerror}") from error
+    if len(data) > SPEC_LIMIT:
+        raise PermanentError("SpecInvalid", f"stage spec {named} is larger than {SPEC_LIMIT} bytes")
+    try:
+        spec = StageSpec.model_validate_json(data)
+    except ValidationError as error:
+        raise PermanentError("SpecInvalid", f"stage spec {named}: {invalid_fields(error)}") from error
+    if spec.kind != kind:
+        raise PermanentError("SpecInvalid", f"kind: {named} is a spec for {spec.kind}, not for {kind}")
+    return spec
+
+
+def main() -> int:
+    """Run the stage that the command line names; the exit code says whether trying again may help."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("evolution_jobs").setLevel(logging.INFO)
+    parser = _Parser(prog="python -m evolution_jobs", description=__doc__)
+    parser.add_argument("kind", choices=sorted(SETTINGS), help="the stage to run")
+    parser.add_argument("--spec", metavar="FILE", help=f"the stage spec, - for stdin; else the file in ${SPEC_FILE}")
+    arguments = parser.parse_args()
+    try:
+        spec = read_spec(arguments.kind, arguments.spec)
+    except Exception as error:  # noqa: BLE001 -- the process's edge: whatever it was, it is reported
+        report, code = failure_report(None, error)
+        report_end(report)
+        return code
+    return run_stage(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

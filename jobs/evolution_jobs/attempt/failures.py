@@ -1,0 +1,81 @@
+"""From whatever ended a stage to a reason, one line for the user, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import tempfile
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from ..contract.errors import StageError, Terminated, TransientError
+from ..contract.manifest import Report
+from ..contract.stage import StageSpec
+from ..store.base import disk_error
+from .inputs import InputError
+from .report import one_line
+
+log = logging.getLogger(__name__)
+
+MEMORY_LEVERS = {
+    "prepare": "take fewer records (data.*.samples)",
+    "sft": "lower sft.batchSize (and raise sft.gradientAccumulation to match) or sft.maxLength",
+    "dpo": "lower dpo.batchSize (and raise dpo.gradientAccumulation to match) or dpo.maxLength",
+    "generate": "lower generation.tokenBudget",
+    "reflect": "lower reflection.tokenBudget",
+    "evaluate": "lower evaluation.tokenBudget",
+}
+
+
+def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report, int]:
+    """The report and exit code of a stage that `error` has ended. Logs it too, with its traceback if unexpected."""
+    found = explain(error, spec.kind if spec else None)
+    unexpected = found.reason == "InternalError"
+    log.error("%s: %s", found.reason, one_line(str(found)), exc_info=error if unexpected else None)
+    report = Report(
+        reason=found.reason,
+        message=one_line(str(found)),
+        key=spec.key if spec else None,
+        corrupt=found.stage if isinstance(found, InputError) else None,
+    )
+    return report, found.exit_code
+
+
+def explain(error: BaseException, kind: str | None) -> StageError:
+    """The domain error that `error` is, or stands for."""
+    if isinstance(error, StageError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Terminated("stopped at once; what was saved before is kept")
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_error(cause, tempfile.gettempdir())
+        # Writers in other languages raise errors of their own that only quote the system's words.
+        if "No space left on device" in str(cause):
+            return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR")
+        if _is_out_of_memory(cause):
+            lever = MEMORY_LEVERS[kind] if kind else "give it more"
+            return TransientError("OutOfMemory", f"out of memory: {lever}, or give the stage more memory")
+    return TransientError("InternalError", f"{type(error).__name__}: {error}")
+
+
+def invalid_fields(error: ValidationError, prefix: str = "") -> str:
+    """Every fault of a document, each with its field's path below `prefix`."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{prefix}{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # By name: importing torch to recognise its error would cost seconds in a process that may not even use it.
+    named = any(ancestor.__name__ == "OutOfMemoryError" for ancestor in type(error).__mro__)
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

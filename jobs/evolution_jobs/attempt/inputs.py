@@ -1,0 +1,131 @@
+"""Inputs of a stage: found by key, verified file by file, served as local directories."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..contract.errors import PermanentError, TransientError
+from ..contract.keys import manifest_path, stage_key
+from ..contract.manifest import File, Manifest, Output
+from ..contract.stage import Input, StageSpec
+from ..store.base import CorruptObjectError, MissingObjectError, Store, inside
+from ..store.manifests import CorruptManifestError, read_manifest, retract
+
+log = logging.getLogger(__name__)
+
+
+class InputError(TransientError):
+    """An input is gone or corrupt: the stage that made it must run again first."""
+
+    def __init__(self, reason: str, message: str, stage: str) -> None:
+        super().__init__(reason, message)
+        self.stage = stage
+
+
+def read_input_manifests(store: Store, spec: StageSpec) -> dict[str, Manifest]:
+    """The manifest of the stage behind each input, by input name; those not published are left out."""
+    manifests: dict[str, Manifest] = {}
+    for name, source in spec.inputs.items():
+        try:
+            manifest = read_manifest(store, source.key)
+        except CorruptManifestError as error:
+            retract(store, source.key, str(error))
+            raise InputError(
+                "InputCorrupt", f"input {name}: {error}; stage {source.stage} is made again", source.stage
+            ) from error
+        if manifest is not None:
+            manifests[name] = manifest
+    return manifests
+
+
+def check_key(spec: StageSpec, manifests: Mapping[str, Manifest]) -> None:
+    """Refuse a spec whose key does not follow from its settings, seed and inputs.
+
+    It was edited by hand, or made by another version of this project; published under that key, its result would be
+    taken for another's. Raises PermanentError `KeyMismatch`.
+    """
+    inputs: dict[str, str] = {}
+    for name, source in spec.inputs.items():
+        if source.stage != "prepare":
+            inputs[name] = f"{source.key}/{source.output}"
+        elif name in manifests:
+            inputs[name] = _output(name, source, manifests[name]).digest
+        else:
+            return
+    expected = stage_key(spec.kind, spec.settings, spec.seed, inputs)
+    if spec.key != expected:
+        raise PermanentError(
+            "KeyMismatch",
+            f"key: {spec.key} does not follow from the settings, seed and inputs, which give {expected}; was the spec "
+            "edited, or made by another version of evolution-operator than the one that runs it?",
+        )
+
+
+def fetch_inputs(
+    store: Store, spec: StageSpec, manifests: Mapping[str, Manifest], directory: Path, check_stop: Callable[[], None]
+) -> None:
+    """Serve each input as `directory/<name>` of verified files: links where the store is on this machine, else copies.
+
+    Raises InputError `InputMissing` where the stage behind an input is not published, `InputCorrupt` where a file of
+    it is missing or has another digest; that stage's manifest is then retracted.
+    """
+    for name, source in spec.inputs.items():
+        if name not in manifests:
+            raise InputError(
+                "InputMissing",
+                f"input {name}: {manifest_path(source.key)} does not exist; stage {source.stage} must run first",
+                source.stage,
+            )
+        target = directory / name
+        target.mkdir(parents=True)
+        for file in _output(name, source, manifests[name]).files:
+            check_stop()
+            try:
+                _provide(store, file, inside(target, file.path))
+            except (CorruptObjectError, MissingObjectError) as error:
+                retract(store, source.key, f"found by {spec.stage}: {error}")
+                raise InputError(
+                    "InputCorrupt", f"input {name}: {error}; stage {source.stage} is made again", source.stage
+                ) from error
+
+
+def digests(spec: StageSpec, manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Input name to the digest of the content that was read."""
+    return {name: _output(name, source, manifests[name]).digest for name, source in spec.inputs.items()}
+
+
+def references(spec: StageSpec, manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Input name to where its content lies, for inputs that were pinned and not copied."""
+    found = {name: _output(name, source, manifests[name]).reference for name, source in spec.inputs.items()}
+    return {name: reference for name, reference in found.items() if reference is not None}
+
+
+def _output(name: str, source: Input, manifest: Manifest) -> Output:
+    if source.output not in manifest.outputs:
+        raise PermanentError(
+            "InputMissing",
+            f"input {name}: stage {source.stage} has no output {source.output} (it has {', '.join(manifest.outputs)})",
+        )
+    return manifest.outputs[source.output]
+
+
+def _provide(store: Store, file: File, target: Path) -> None:
+    """Make one file readable at `target`, once it is known to have its digest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stored = store.local(file.location)
+    if stored is None:
+        try:
+            store.get_file(file.location, target, file.sha256)
+        except CorruptObjectError as error:
+            # Withdrawing a finished stage is dear: rule out that bytes were lost on the way.
+            log.warning("%s: read again", error)
+            store.get_file(file.location, target, file.sha256)
+        return
+    found = store.sha256(file.location)
+    if found is None:
+        raise MissingObjectError(store.uri, file.location)
+    if found != file.sha256:
+        raise CorruptObjectError(store.uri, file.location, file.sha256, found)
+    target.symlink_to(stored)

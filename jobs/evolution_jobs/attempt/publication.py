@@ -1,0 +1,126 @@
+"""From a stage's result to a published manifest: digests, upload, one conditional put."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, rows_prefix
+from ..contract.manifest import File, Manifest, Output, canonical_digest, content_digest
+from ..contract.stage import StageSpec
+from ..stages.workspace import Result
+from ..store.base import Store, check_location, file_sha256
+from ..store.manifests import publish
+
+DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft")
+"""Packages whose version a reader of a manifest wants to know."""
+
+
+def publish_result(
+    store: Store,
+    spec: StageSpec,
+    attempt: str,
+    result: Result,
+    inputs: Mapping[str, str],
+    seconds: Callable[[], float],
+    extra_counts: Mapping[str, int],
+) -> Manifest:
+    """Upload a result's files under this attempt and publish its manifest.
+
+    Returns the manifest in force: another attempt's where that one was first; this one's files are then removed.
+    """
+    names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
+    outputs = {name: _upload(store, spec.key, attempt, name, result) for name in names}
+    metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
+    counts = {**result.counts, **{name: count for name, count in extra_counts.items() if count}}
+    if lost := len(result.metrics) - len(metrics):
+        counts["metrics.notFinite"] = lost
+    mine = Manifest(
+        key=spec.key,
+        kind=spec.kind,
+        stage=spec.stage,
+        iteration=spec.iteration,
+        run=spec.run,
+        attempt=attempt,
+        outputs=outputs,
+        inputs=dict(inputs),
+        settings=spec.settings,
+        seed=spec.seed,
+        code=code_versions(spec.kind),
+        counts=counts,
+        metrics=metrics,
+        details={name: _finite(value) for name, value in result.details.items()},
+        seconds=round(seconds(), 3),
+        tokens=result.tokens,
+        gpus=visible_gpus(),
+    )
+    manifest = publish(store, mine)
+    if manifest.attempt != attempt:
+        store.delete(attempt_prefix(spec.key, attempt))
+    return manifest
+
+
+def clear_leftovers(store: Store, manifest: Manifest) -> None:
+    """Remove what the published result has made useless: rows, checkpoints, and the files of every other attempt."""
+    store.delete(rows_prefix(manifest.key))
+    store.delete(checkpoints_prefix(manifest.key))
+    kept = attempt_prefix(manifest.key, manifest.attempt)
+    everyone = kept.removesuffix(f"{manifest.attempt}/")
+    others = {location[len(everyone) :].partition("/")[0] for location, _ in store.list(everyone)}
+    for attempt in others - {manifest.attempt}:
+        store.delete(f"{everyone}{attempt}/")
+
+
+def code_versions(kind: str) -> dict[str, str]:
+    """Versions of Python, this project, its stage code and the libraries that are installed."""
+    versions = {"python": platform.python_version(), "stage": str(CODE_VERSIONS[kind])}
+    for package in DECIDING_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def visible_gpus() -> int:
+    """GPUs this process holds; torch is asked only where the stage has loaded it."""
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.device_count()) if torch is not None else 0
+
+
+def _upload(store: Store, key: str, attempt: str, name: str, result: Result) -> Output:
+    root = result.outputs.get(name)
+    reference = result.references.get(name)
+    files = [] if root is None else [_upload_file(store, key, attempt, name, root, path) for path in _files(root)]
+    if not files and reference is None:
+        raise RuntimeError(f"output {name} has no files")
+    digest = content_digest((file.path, file.sha256) for file in files) if files else canonical_digest(reference)
+    return Output(digest=digest, files=files, reference=reference)
+
+
+def _upload_file(store: Store, key: str, attempt: str, name: str, root: Path, path: Path) -> File:
+    relative = path.name if path == root else path.relative_to(root).as_posix()
+    location = check_location(f"{attempt_prefix(key, attempt)}{name}/{relative}")
+    file = File(path=relative, location=location, sha256=file_sha256(path), size=path.stat().st_size)
+    store.put_file(path, location)
+    return file
+
+
+def _files(root: Path) -> list[Path]:
+    return [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every figure that JSON cannot carry."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,52 @@
+"""Signals as a flag that a stage asks for between batches."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether the process was asked to stop."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask the stage to stop at its next check."""
+        self._event.set()
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """SIGTERM and SIGINT set the flag; a second SIGINT ends the work at once by KeyboardInterrupt.
+
+    Ctrl-C reaches a whole process group, and whoever started this process may send SIGTERM on top of it: that is one
+    wish to stop, not two. Outside the main thread, where Python lets nobody handle signals, the flag stays as it is.
+    """
+    stop = StopRequest()
+    interrupted = False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if number == signal.SIGINT:
+            if interrupted:
+                raise KeyboardInterrupt
+            interrupted = True
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""The workspace that a stage is given: a private directory, its inputs there, and the store behind rows and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from ..contract.errors import PermanentError, Terminated
+from ..contract.stage import StageSpec
+from ..store.base import Store
+from .checkpoints import StoredCheckpoints
+from .rows import StoredRows
+from .stop import StopRequest
+
+PROGRESS_INTERVAL = 0.5
+"""Least seconds between two progress lines."""
+
+
+class StoredWorkspace:
+    """`evolution_jobs.stages.workspace.Workspace` over a store."""
+
+    def __init__(self, spec: StageSpec, store: Store, attempt: str, directory: Path, stop: StopRequest) -> None:
+        self.spec = spec
+        self.scratch = directory / "scratch"
+        self.scratch.mkdir()
+        self.inputs = directory / "inputs"
+        """Where each input is served, by name."""
+        self.references: dict[str, str] = {}
+        self.rows = StoredRows(store, spec.key)
+        self.checkpoints = StoredCheckpoints(store, spec.key, attempt, directory)
+        self._stop = stop
+        self._reported = float("-inf")
+
+    def input(self, name: str) -> Path:
+        """The named input as a local directory of verified files; it must not be written to."""
+        if not self.has_input(name):
+            raise PermanentError("InputMissing", f"inputs.{name}: stage {self.spec.stage} needs it and has none")
+        return self.inputs / name
+
+    def reference(self, name: str) -> str | None:
+        """Where the named input lies when it was pinned and not copied, else None."""
+        return self.references.get(name)
+
+    def has_input(self, name: str) -> bool:
+        """Whether the spec names this input."""
+        return name in self.spec.inputs
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """One JSON line on stdout, at most two a second, and the last."""
+        now = time.monotonic()
+        if now - self._reported < PROGRESS_INTERVAL and done < total:
+            return
+        self._reported = now
+        line = {
+            "stage": self.spec.stage,
+            "shard": self.spec.shard.index,
+            "done": done,
+            "total": total,
+            "unit": unit,
+        }
+        try:
+            sys.stdout.write(json.dumps({"progress": line}) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever started this process is gone, and with it the wish for a result
+            self._stop.set()
+
+    def check_stop(self) -> None:
+        """Raise Terminated if the process was asked to stop."""
+        if self.stopping:
+            raise Terminated
+
+    @property
+    def stopping(self) -> bool:
+        """True once the process was asked to stop."""
+        return bool(self._stop)

@@ -1,0 +1,61 @@
+"""Domain errors and the exit codes that carry them out of a stage's process.
+
+A stage ends with one of these codes; the planner's retry policy reads nothing else. The two chosen codes are
+EX_DATAERR and EX_TEMPFAIL of sysexits(3); 143 is 128 + SIGTERM, what a shell reports for a terminated process.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+EXIT_PERMANENT = 65
+EXIT_TRANSIENT = 75
+EXIT_TERMINATED = 143
+
+FailureKind = Literal["permanent", "transient", "disruption", "out-of-memory"]
+
+
+class StageError(Exception):
+    """A stage cannot go on. `reason` is a constant CamelCase word, `str(error)` one line for the user."""
+
+    exit_code = EXIT_TRANSIENT
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PermanentError(StageError):
+    """Trying again cannot help: bad input, bad settings, a checksum that does not match its pin."""
+
+    exit_code = EXIT_PERMANENT
+
+
+class TransientError(StageError):
+    """Trying again may help: a refused connection, a full disk, a throttled store."""
+
+    exit_code = EXIT_TRANSIENT
+
+
+class Terminated(StageError):
+    """The process was asked to stop (SIGTERM, eviction, Ctrl-C) and has saved what it could."""
+
+    exit_code = EXIT_TERMINATED
+
+    def __init__(self, message: str = "asked to stop; progress so far is saved") -> None:
+        super().__init__("Terminated", message)
+
+
+def failure_kind(exit_code: int) -> FailureKind:
+    """What the exit code of a stage's process says about trying again.
+
+    Negative codes are signals as Python's subprocess reports them. SIGKILL that nobody sent is nearly always the
+    kernel's out-of-memory killer.
+    """
+    if exit_code == EXIT_PERMANENT:
+        return "permanent"
+    if exit_code in (EXIT_TERMINATED, -15, 130, -2):
+        return "disruption"
+    if exit_code in (137, -9):
+        return "out-of-memory"
+    return "transient"

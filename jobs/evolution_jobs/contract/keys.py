@@ -1,0 +1,95 @@
+"""How a stage's result is named: a Merkle digest of all that decides it, and where things lie in the store.
+
+stages/<key>/manifest.json                    the finished stage
+stages/<key>/attempts/<attempt>/<output>/...  files, each attempt under its own prefix
+stages/<key>/rows/<sha256>.jsonl              finished rows of a sharded stage, addressed by content
+stages/<key>/checkpoints/<step>-<attempt>/... training state, its index.json written last
+runs/<namespace>/<name>/run.json              a run's stages, keys and metrics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .manifest import canonical_digest
+from .settings import SETTINGS, deciding
+from .stage import Node, RunRef
+
+CODE_VERSIONS: dict[str, int] = {"prepare": 1, "sft": 1, "generate": 1, "reflect": 1, "dpo": 1, "evaluate": 1}
+"""Raised by hand when a change to a stage's code changes its result: old results then no longer match."""
+
+
+def stage_key(kind: str, settings: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> str:
+    """The key of a stage.
+
+    `inputs` maps each input's name to the digest of its content (prepare's outputs) or to the key and output name of
+    the stage that makes it. The number of shards, the attempt and the run's name are not part of a key.
+
+    Raises pydantic.ValidationError where the settings are not of that kind.
+    """
+    model = SETTINGS[kind].model_validate(settings)
+    return canonical_digest(
+        {
+            "kind": kind,
+            "code": CODE_VERSIONS[kind],
+            "settings": deciding(model),
+            "seed": seed,
+            "inputs": dict(inputs),
+        }
+    )
+
+
+def resolve_keys(graph: Iterable[Node], contents: Mapping[str, str] | None) -> dict[str, str]:
+    """The key of every stage whose inputs are known, by stage id.
+
+    `contents` maps prepare's output names to content digests; None before prepare has run, when only prepare's own key
+    is known. An output that prepare does not list (no replay data, say) leaves the stages that read it without a key.
+    The graph is in topological order.
+    """
+    keys: dict[str, str] = {}
+    for node in graph:
+        inputs: dict[str, str] = {}
+        for name, source in node.inputs.items():
+            stage, _, output = source.partition("/")
+            if stage == "prepare":
+                if contents is None or output not in contents:
+                    break
+                inputs[name] = contents[output]
+            else:
+                if stage not in keys:
+                    break
+                inputs[name] = f"{keys[stage]}/{output}"
+        else:
+            keys[node.id] = stage_key(node.kind, node.settings, node.seed, inputs)
+    return keys
+
+
+def stage_prefix(key: str) -> str:
+    """Where everything of a stage lies, with a trailing slash."""
+    return f"stages/{key}/"
+
+
+def manifest_path(key: str) -> str:
+    """Where a finished stage's manifest lies."""
+    return f"stages/{key}/manifest.json"
+
+
+def attempt_prefix(key: str, attempt: str) -> str:
+    """Where one attempt writes, with a trailing slash."""
+    return f"stages/{key}/attempts/{attempt}/"
+
+
+def rows_prefix(key: str) -> str:
+    """Where finished rows of a sharded stage lie, with a trailing slash."""
+    return f"stages/{key}/rows/"
+
+
+def checkpoints_prefix(key: str) -> str:
+    """Where training state lies, with a trailing slash."""
+    return f"stages/{key}/checkpoints/"
+
+
+def run_record_path(run: RunRef) -> str:
+    """Where a run's record lies."""
+    return f"runs/{run.namespace}/{run.name}/run.json"

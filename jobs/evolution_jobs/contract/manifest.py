@@ -1,0 +1,129 @@
+"""What a stage leaves: files, and a manifest written last that names each by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .model import Document
+from .stage import Node, RunRef, StageKind
+
+MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class File(Document):
+    """One stored file."""
+
+    path: str
+    """Relative to the output's own root, with `/`: `adapter_model.safetensors`."""
+    location: str
+    """Relative to the storage URI: `stages/<key>/attempts/<attempt>/adapter/adapter_model.safetensors`."""
+    sha256: Digest
+    size: int
+    """Bytes."""
+
+
+class Output(Document):
+    """A named set of files, addressed by content."""
+
+    digest: Digest
+    files: list[File]
+    reference: str | None = None
+    """Where the content lies when it is not copied into the store: a pinned `hf://owner/model@commit`, `pvc://...`."""
+
+
+class Manifest(Document):
+    """A finished stage. Published by a conditional put at `stages/<key>/manifest.json`: the first attempt wins."""
+
+    version: Literal["evolution.run/manifest/v1"] = MANIFEST_VERSION
+    key: Digest
+    kind: StageKind
+    stage: str
+    iteration: int | None = None
+    run: RunRef
+    attempt: str
+    outputs: dict[str, Output]
+    inputs: dict[str, Digest] = {}
+    """Input name to the digest of the content that was read."""
+    settings: dict[str, Any]
+    seed: int
+    code: dict[str, str]
+    """Versions of this project, its stage code and the libraries that decide the result."""
+    counts: dict[str, int] = {}
+    """Rows read, kept, and dropped under each reason (`dropped.<reason>`)."""
+    metrics: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    """What else a reader wants: loss curve, metric signatures, reference digest."""
+    seconds: float
+    """Wall time of the process that published, without waiting for inputs."""
+    tokens: int = 0
+    """Tokens generated or trained on, padding not counted."""
+    gpus: int = 0
+    """GPUs that process held."""
+
+
+class Report(Document):
+    """What a stage's process says at its end: the termination message, at most 4096 bytes (Kubernetes' limit)."""
+
+    reason: str
+    """`Completed`, `Cached`, `ShardCompleted`, or the error's reason."""
+    message: str = ""
+    key: str | None = None
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    seconds: float = 0
+    contents: dict[str, str] = {}
+    """Prepare only: output name to content digest, from which every key of the run follows."""
+    published: list[str] = []
+    """Prepare only: ids of the stages whose key is published already."""
+    figures: dict[str, dict[str, float]] = {}
+    """Prepare only: metrics of the published evaluations by stage id; left out where they do not fit."""
+    digest: str | None = None
+    """Digest of the stage's main output, the first that it names."""
+    corrupt: str | None = None
+    """Id of the stage whose result this one found missing or corrupt, and which must be made again first."""
+
+
+class RunRecord(Document):
+    """`runs/<namespace>/<name>/run.json`: a run's stages, keys and metrics."""
+
+    run: RunRef
+    stages: dict[str, StageRecord]
+
+
+class StageRecord(Document):
+    """One stage in a run's record."""
+
+    key: str
+    kind: StageKind
+    iteration: int | None = None
+    state: Literal["Planned", "Published"]
+    cached: bool = False
+    """True where an earlier run had published it."""
+    seconds: float = 0
+    metrics: dict[str, float] = {}
+    counts: dict[str, int] = {}
+
+
+RunRecord.model_rebuild()
+
+
+def content_digest(files: Iterable[tuple[str, str]]) -> str:
+    """Digest of a set of (path, sha256) pairs, independent of their order."""
+    return canonical_digest(sorted(files))
+
+
+def canonical_digest(value: Any) -> str:
+    """SHA-256 of a JSON value in one canonical form (sorted keys, no white space, UTF-8), as hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def node_by_id(graph: Iterable[Node]) -> dict[str, Node]:
+    """The graph's nodes by id."""
+    return {node.id: node for node in graph}

@@ -1,0 +1,55 @@
+"""The base of every document in the contract: strict, immutable, camelCase on the wire, with cross-field rules as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cross-field rule, stated once for both verdicts: offline (`holds`) and in the API server (`cel`)."""
+
+    field: str
+    """Wire name of the field to blame, relative to the document."""
+    message: str
+    """What is wrong and what to do."""
+    cel: str
+    """The same rule in Kubernetes' Common Expression Language."""
+    holds: Callable[[Any], bool]
+    """The rule on the Python model."""
+
+
+class Document(BaseModel):
+    """A frozen model that refuses unknown fields; JSON and YAML use camelCase, Python snake_case."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        # inf and nan do not survive JSON.
+        allow_inf_nan=False,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        faults = [(rule.field, rule.message) for rule in self.rules if not rule.holds(self)]
+        if faults:
+            raise PydanticCustomError(
+                "rule",
+                "{text}",
+                {"text": "; ".join(f"{field}: {message}" for field, message in faults), "faults": faults},
+            )
+        return self
+
+    def wire(self) -> dict[str, Any]:
+        """The document as JSON-ready values under its wire names, without fields that are unset (None)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,92 @@
+"""Rows of the JSON Lines files that stages pass on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from .model import Document
+
+Role = Literal["seeker", "supporter"]
+
+STRATEGIES: tuple[str, ...] = (
+    "Question",
+    "Restatement or Paraphrasing",
+    "Reflection of feelings",
+    "Self-disclosure",
+    "Affirmation and Reassurance",
+    "Providing Suggestions",
+    "Information",
+    "Others",
+)
+"""The eight support strategies of ESConv (Liu et al., ACL 2021)."""
+
+
+class Turn(Document):
+    """One utterance."""
+
+    role: Role
+    text: str
+    strategy: str | None = None
+
+
+class Dialogue(Document):
+    """A conversation after preprocessing: roles alternate, it opens with the seeker, no turn is empty."""
+
+    id: str
+    """Digest of the turns' text, the first 16 hex digits: equal conversations have equal ids."""
+    source: str
+    """URI and record number, for messages to people."""
+    turns: list[Turn]
+
+
+class Instruction(Document):
+    """A general instruction sample for replay."""
+
+    id: str
+    prompt: str
+    response: str
+
+
+class Context(Document):
+    """A dialogue prefix that ends with the seeker's turn and waits for the supporter."""
+
+    id: str
+    """`<dialogue id>-<position of the awaited turn>`."""
+    dialogue: str
+    turns: list[Turn]
+    human: str
+    """What the data set's supporter answered."""
+    strategy: str | None = None
+    """The strategy the data set notes for that answer."""
+
+
+class Response(Document):
+    """An answer to a context."""
+
+    id: str
+    """The context's id."""
+    text: str
+    finish: Literal["stop", "length"]
+    tokens: int
+
+
+class Pair(Document):
+    """A preference pair, with all that made it."""
+
+    id: str
+    """The context's id."""
+    turns: list[Turn]
+    chosen: str
+    rejected: str
+    source: Literal["self", "human", "none"]
+    profile: dict[str, Any] | None = None
+    attempts: int = 1
+
+
+class Reject(Document):
+    """A row that was dropped, with its reason and all that is known of it."""
+
+    id: str
+    reason: str
+    detail: str = ""
+    row: dict[str, Any] = {}

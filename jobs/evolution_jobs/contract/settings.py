@@ -1,0 +1,307 @@
+"""Method settings of each stage, with the paper's values as defaults (arXiv 2505.16610).
+
+Every field here decides the result and is therefore part of the stage's key, except those marked `NotInKey`, which
+only decide how fast or in how many pieces the same result is made.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .model import Document, Rule
+
+
+class NotInKey:
+    """Marks a field that does not decide the result: changing it must not invalidate finished work."""
+
+
+def deciding(settings: Document) -> dict[str, Any]:
+    """The settings that decide a stage's result, on wire names: what enters its key."""
+    values = settings.wire()
+    for name, field in type(settings).model_fields.items():
+        alias = field.alias or name
+        value = getattr(settings, name)
+        if any(marker is NotInKey or isinstance(marker, NotInKey) for marker in field.metadata):
+            values.pop(alias, None)
+        elif isinstance(value, Document) and alias in values:
+            values[alias] = deciding(value)
+    return values
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+ALL_LINEAR = "all-linear"
+"""Every linear layer but the output head, as PEFT has it."""
+
+
+class LoraSettings(Document):
+    """Low-rank adaptation (paper: r=8, alpha=16)."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "targetModules",
+            f"{ALL_LINEAR} takes in every layer: let it stand alone, or name the layers without it",
+            f"!has(self.targetModules) || !('{ALL_LINEAR}' in self.targetModules) || size(self.targetModules) == 1",
+            lambda lora: ALL_LINEAR not in lora.target_modules or len(lora.target_modules) == 1,
+        ),
+    )
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Rank of the update."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Scaling numerator: the update is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training."""
+    target_modules: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]], Field(min_length=1, max_length=64)
+    ] = [ALL_LINEAR]
+    """Names of the layers to adapt; `all-linear`, alone, is every linear layer but the output head."""
+
+
+class TrainingSettings(Document):
+    """What SFT and DPO share."""
+
+    epochs: Annotated[float, Field(gt=0, le=100)] = 1
+    """Passes over the training rows."""
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Rows a device and forward pass."""
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Forward passes an optimiser step."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of the steps over which the learning rate rises from 0."""
+    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    max_length: Annotated[int, Field(ge=32, le=131072)] = 2048
+    """Longest sequence in tokens; longer dialogues lose their oldest turns, and how many is counted."""
+    precision: Precision = "auto"
+    """Arithmetic of the base model: `auto` is bfloat16 on a GPU that has it, else float32."""
+    gradient_checkpointing: bool = False
+    """Trade about a third more compute for much less activation memory."""
+    checkpoint_steps: Annotated[int, Field(ge=1, le=100000), NotInKey] = 50
+    """Optimiser steps between checkpoints: what a lost node costs at most."""
+
+
+class SftSettings(TrainingSettings):
+    """Supervised fine-tuning of M0 (paper section 3: LoRA, 2 epochs, early stopping with patience 3)."""
+
+    epochs: Annotated[float, Field(gt=0, le=100)] = 2
+    """Passes over the training dialogues."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Peak learning rate of AdamW."""
+    early_stopping_patience: Annotated[int, Field(ge=0, le=100)] = 3
+    """Evaluations without a lower validation loss before training stops; 0 turns early stopping off."""
+    evaluations_per_epoch: Annotated[int, Field(ge=1, le=100)] = 2
+    """How often an epoch the validation loss is measured."""
+    lora: LoraSettings = LoraSettings()
+    """The adapter that SFT makes and DPO trains on."""
+
+
+class DpoSettings(TrainingSettings):
+    """Direct preference optimisation from M(t-1) to Mt (paper: beta 0.1, gamma 1, AdamW lr 5e-6, batch 4 x 2)."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-6
+    """Peak learning rate of AdamW."""
+    beta: Annotated[float, Field(gt=0, le=10)] = 0.1
+    """How strongly the policy is held to its reference M(t-1)."""
+    sft_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight (gamma) of the SFT loss on the chosen answer."""
+
+
+class SamplingSettings(Document):
+    """How an answer is sampled (paper: temperature 0.9, top-p 0.8, top-k 50, repetition penalty 1.2)."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.9
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Smallest set of tokens whose probability reaches this."""
+    top_k: Annotated[int, Field(ge=0, le=100000)] = 50
+    """Most likely tokens kept; 0 keeps all."""
+    repetition_penalty: Annotated[float, Field(ge=1, le=5)] = 1.2
+    """Penalty on tokens that the prompt or the answer holds already; 1 is none."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Longest answer in tokens."""
+    max_prompt_tokens: Annotated[int, Field(ge=32, le=131072)] = 1792
+    """Longest prompt in tokens; longer histories lose their oldest turns, and how many is counted."""
+    precision: Precision = "auto"
+    """Arithmetic of the base model: `auto` is bfloat16 on a GPU that has it, else float32."""
+    token_budget: Annotated[int, Field(ge=128, le=10_000_000), NotInKey] = 8192
+    """Tokens (prompt and answer, padding included) a batch may hold."""
+
+
+class GenerationSettings(SamplingSettings):
+    """M(t-1) answers each context directly; the answer becomes `rejected`."""
+
+
+PreferenceSource = Literal["self", "human", "none"]
+
+
+class RefinementSettings(SamplingSettings):
+    """M(t-1) infers the user's profile and rewrites its answer; the rewrite becomes `chosen`."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Tries a row at a profile that parses as JSON (paper: 3)."""
+    max_profile_tokens: Annotated[int, Field(ge=16, le=4096)] = 256
+    """Longest profile in tokens."""
+    max_length_ratio: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """A row is dropped where chosen is longer than this times rejected (paper: 2), in words."""
+
+
+class ReflectionSettings(RefinementSettings):
+    """How `chosen` is made."""
+
+    source: PreferenceSource = "self"
+    """Where `chosen` comes from: `spec.preferenceSource`."""
+
+
+class EvaluationSettings(SamplingSettings):
+    """Each Mt answers the same held-out contexts with the same seeds."""
+
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Contexts to answer, drawn by seed; unset takes all."""
+
+
+def only_with_scheme(field: str, scheme: str) -> Rule:
+    """A rule: the field (wire name) makes sense only beside a `uri` of that scheme."""
+
+    def holds(document: Document) -> bool:
+        values = document.wire()
+        return field not in values or values["uri"].startswith(f"{scheme}://")
+
+    return Rule(
+        field,
+        f"applies to {scheme}:// only; remove it",
+        f"!has(self.{field}) || self.uri.startsWith('{scheme}://')",
+        holds,
+    )
+
+
+class DialogueMapping(Document):
+    """How to read dialogues from any JSON or JSON Lines file. A path is dot-separated keys, for example `meta.turns`."""
+
+    turns: Annotated[str, Field(min_length=1, max_length=256)]
+    """Path from a record to its list of turns."""
+    speaker: Annotated[str, Field(min_length=1, max_length=256)]
+    """Path from a turn to its speaker."""
+    text: Annotated[str, Field(min_length=1, max_length=256)]
+    """Path from a turn to its text."""
+    seeker: Annotated[list[str], Field(min_length=1, max_length=32)]
+    """Speaker values that mean the seeker (the one who is helped)."""
+    supporter: Annotated[list[str], Field(min_length=1, max_length=32)]
+    """Speaker values that mean the supporter (the one who helps)."""
+    strategy: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Path from a turn to its support strategy, where there is one."""
+    records: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Path from the file's root to its list of records, where the root is not that list."""
+
+
+class Source(Document):
+    """One data set."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "mapping",
+            "is needed with format: mapping, and only then; say where turns, speaker and text are, or remove it",
+            "(self.format == 'mapping') == has(self.mapping)",
+            lambda source: (source.format == "mapping") == (source.mapping is not None),
+        ),
+        only_with_scheme("split", "hf"),
+        only_with_scheme("revision", "hf"),
+        Rule(
+            "sha256",
+            "applies to file:// and s3:// only; pin an hf:// data set by revision instead",
+            "!has(self.sha256) || !self.uri.startsWith('hf://')",
+            lambda source: source.sha256 is None or not source.uri.startswith("hf://"),
+        ),
+        only_with_scheme("endpoint", "s3"),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3|hf)://.+")]
+    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the manifest."""
+    format: Literal["esconv", "extes", "messages", "alpaca", "mapping"]
+    """Layout of the file."""
+    mapping: DialogueMapping | None = None
+    """Where turns, speaker and text are: with `format: mapping`, and only then."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Digest that the file must have (`file://` and `s3://`)."""
+    split: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Split of an `hf://` data set; unset takes `train`."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Commit, tag or branch of an `hf://` data set; prepare pins it to a commit."""
+    samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Records to take, drawn by seed; unset takes all."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
+    """S3 endpoint of this source, where it differs from the storage's."""
+    credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
+    """Secret with this source's credentials (`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `HF_TOKEN`)."""
+
+
+class BaseModelSource(Document):
+    """The model that the run starts from."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (only_with_scheme("revision", "hf"),)
+
+    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(hf|s3|file|pvc|package)://.+")]
+    """`hf://owner/model`, `s3://bucket/prefix`, `file:///directory`, `pvc://claim/path` or `package://python_package` (a model that an installed Python package ships)."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Commit, tag or branch of an `hf://` model; prepare pins it to a commit."""
+    token_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
+    """Secret with `HF_TOKEN` for a gated model."""
+
+
+class Storage(Document):
+    """Where artifacts go."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        only_with_scheme("endpoint", "s3"),
+        only_with_scheme("region", "s3"),
+        only_with_scheme("credentialsSecret", "s3"),
+    )
+
+    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3)://.+")]
+    """`s3://bucket/prefix` or `file:///directory`."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
+    """S3 endpoint; unset is AWS."""
+    region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """S3 region; unset is the credentials' own, else us-east-1."""
+    credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
+    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset uses the Pod's own identity (IRSA, workload identity). Without a cluster the environment's credentials are used."""
+
+
+class PrepareSettings(Document):
+    """What data a run uses and how it is split (paper: 9:1 by conversation)."""
+
+    seed_data: list[Source]
+    """Dialogues for SFT."""
+    replay: list[Source] = []
+    """General instruction samples mixed into SFT."""
+    contexts: list[Source] = []
+    """Dialogues whose contexts the model answers in each iteration."""
+    test: list[Source] = []
+    """Dialogues that no Mt is trained on."""
+    base_model: BaseModelSource
+    """The model the run starts from."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the seed conversations held out for early stopping."""
+    min_history_turns: Annotated[int, Field(ge=1, le=100)] = 3
+    """Least turns of history a context needs (paper: 3)."""
+    contexts_per_dialogue: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Contexts to take from one dialogue, drawn by seed; unset takes every supporter turn with enough history."""
+    context_samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Contexts to answer in each iteration, drawn by seed; unset takes all."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """A record that cannot be read: refuse the run, or skip and count it."""
+    pins: dict[str, str] = {}
+    """What the hand that starts prepare knows of sources that can change in place: the run's uid, and size and time of local files. A change makes prepare look again."""
+
+
+SETTINGS: dict[str, type[Document]] = {
+    "prepare": PrepareSettings,
+    "sft": SftSettings,
+    "generate": GenerationSettings,
+    "reflect": ReflectionSettings,
+    "dpo": DpoSettings,
+    "evaluate": EvaluationSettings,
+}

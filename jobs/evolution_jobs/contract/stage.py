@@ -1,0 +1,85 @@
+"""What a stage is told: one JSON document, complete in itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .model import Document
+from .settings import Storage
+
+StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
+
+SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
+"""Kinds whose rows may be shared out over shards."""
+
+STAGE_VERSION: Literal["evolution.run/stage/v1"] = "evolution.run/stage/v1"
+
+
+class RunRef(Document):
+    """Which run a stage belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+    """Identity of this very run: two runs of one name, one after the other, differ in it."""
+
+
+class Node(Document):
+    """One stage of a run's graph, before anything has run."""
+
+    id: str
+    """`prepare`, `sft`, or kind and iteration: `dpo-2`."""
+    kind: StageKind
+    iteration: int | None = None
+    """0 for M0; unset for prepare."""
+    settings: dict[str, Any]
+    """Method settings of this kind on wire names, execution-only ones included."""
+    seed: int
+    inputs: dict[str, str] = {}
+    """Input name to where it comes from: `prepare/<output>` or `<stage id>/<output>`."""
+
+    @property
+    def upstream(self) -> frozenset[str]:
+        """Ids of the stages whose outputs this one reads."""
+        return frozenset(source.partition("/")[0] for source in self.inputs.values())
+
+
+class Input(Document):
+    """Where an input lies: a named output of a published stage."""
+
+    stage: str
+    """Id of the stage that made it."""
+    key: str
+    """That stage's key: its manifest is `stages/<key>/manifest.json`."""
+    output: str
+    """Name of the output in that manifest."""
+
+
+class Shard(Document):
+    """Which share of the rows is this process's: those whose position modulo `count` is `index`."""
+
+    index: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Field(ge=1)] = 1
+
+
+class StageSpec(Document):
+    """Everything a stage's process needs to know; it asks nobody else."""
+
+    version: Literal["evolution.run/stage/v1"] = STAGE_VERSION
+    run: RunRef
+    stage: str
+    """The node's id."""
+    kind: StageKind
+    iteration: int | None = None
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    attempt: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+    """Unique among all attempts at this key that may ever write: files go under it."""
+    settings: dict[str, Any]
+    seed: int
+    inputs: dict[str, Input] = {}
+    storage: Storage
+    shard: Shard = Shard()
+    graph: list[Node] = []
+    """The whole run, for prepare only: it derives every key from it and reports which are published."""

@@ -1,0 +1,1 @@
+"""Readers, preprocessing, splitting and leak checks."""

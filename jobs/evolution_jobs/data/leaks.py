@@ -1,0 +1,140 @@
+"""Conversations that occur twice, word for word or nearly: in one data set, or on both sides of training and test.
+
+Two conversations are near-duplicates where they share a large part of their word 4-grams (shingles), measured against
+the shorter one, so that a part of a conversation counts as well: the containment of Broder, "On the resemblance and
+containment of documents" (1997). Different conversations of ESConv share at most 0.15; changing one word in ten leaves
+0.6. A paraphrase is not found. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract.rows import Dialogue
+
+SHINGLE = 4
+"""Words a shingle."""
+CONTAINMENT = 0.4
+"""Share of the shorter conversation's shingles from which on two conversations are near-duplicates."""
+LEAST_SHARED = 8
+"""Shingles that must be shared at least: fewer are stock phrases. Conversations with fewer must be equal."""
+
+Hashes = NDArray[np.uint64]
+
+# Scripts without spaces between words are taken a character a word.
+_UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+# Odd, with well-mixed bits: 2^64 divided by the golden ratio.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Match(NamedTuple):
+    """Two conversations that are near-duplicates."""
+
+    left: Dialogue
+    right: Dialogue
+    shared: float
+    """Share of the shorter one's shingles that both have."""
+
+
+def leaks(test: Sequence[Dialogue], training: Sequence[Dialogue]) -> list[Match]:
+    """Each conversation of `test` (left) that occurs in `training` (right), with every one that it is like."""
+    pairs = _near_duplicates([*test, *training], boundary=len(test))
+    return [Match(test[one], training[other - len(test)], shared) for one, other, shared in sorted(pairs)]
+
+
+def groups(dialogues: Sequence[Dialogue]) -> dict[str, str]:
+    """A name for each dialogue id; near-duplicates, and those that others connect, bear the same."""
+    parent = {each.id: each.id for each in dialogues}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for left, right, _ in _near_duplicates(dialogues):
+        one, other = sorted((root(dialogues[left].id), root(dialogues[right].id)))
+        parent[other] = one
+    return {each.id: root(each.id) for each in dialogues}
+
+
+def _near_duplicates(dialogues: Sequence[Dialogue], boundary: int | None = None) -> Iterator[tuple[int, int, float]]:
+    """Positions of two near-duplicates, the lesser first, and the share; with `boundary`, one on each side of it.
+
+    The shorter conversation of a pair looks for the longer one. It shares `least` shingles with it or more, so at least
+    half as many are left when its most common shingles, half of `least`, are set aside; hardly any unlike conversation
+    shares those. Exact, and linear in the words for all but collections of stock phrases.
+    """
+    index = _Index(dialogues)
+    for position, size in enumerate(index.sizes):
+        least = max(math.ceil(CONTAINMENT * size), min(LEAST_SHARED, size))
+        for other in index.sharing(position, least):
+            if (index.sizes[other], other) <= (size, position):
+                continue
+            first, second = sorted((position, other))
+            if boundary is not None and not first < boundary <= second:
+                continue
+            if size < LEAST_SHARED and index.sizes[other] > size:
+                continue
+            shared = len(np.intersect1d(index.of(position), index.of(other), assume_unique=True))
+            if shared >= least:
+                yield first, second, shared / size
+
+
+class _Index:
+    """The shingles of each conversation, by number, and the conversations that hold each."""
+
+    def __init__(self, dialogues: Sequence[Dialogue]) -> None:
+        vocabulary: defaultdict[str, int] = defaultdict(count().__next__)
+        hashes = [_shingles(each, vocabulary) for each in dialogues]
+        self.sizes = [len(each) for each in hashes]
+        self._ends = np.cumsum(self.sizes, dtype=np.int64)
+        every = np.concatenate([np.empty(0, np.uint64), *hashes])
+        order = np.argsort(every, kind="stable")
+        ordered = every[order]
+        self._starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))[: len(every)]
+        self._counts = np.diff(np.append(self._starts, len(every)))
+        self._holders = np.repeat(np.arange(len(hashes)), self.sizes)[order]
+        self._numbers = np.empty(len(every), np.int64)
+        self._numbers[order] = np.repeat(np.arange(len(self._starts)), self._counts)
+
+    def of(self, position: int) -> NDArray[np.int64]:
+        """The numbers of a conversation's shingles."""
+        end = self._ends[position]
+        return self._numbers[end - self.sizes[position] : end]
+
+    def sharing(self, position: int, least: int) -> list[int]:
+        """The conversations that may share `least` of this one's shingles; all that do are among them."""
+        if not least:
+            return []
+        numbers = self.of(position)
+        aside = least // 2
+        rare = numbers[np.argsort(self._counts[numbers], kind="stable")][: len(numbers) - aside]
+        lengths = self._counts[rare]
+        # The holders of a shingle lie in a run that begins at its start: the runs' indices, one after the other.
+        runs = np.repeat(self._starts[rare] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        shared = np.bincount(self._holders[runs], minlength=len(self.sizes))
+        found: list[int] = np.flatnonzero(shared >= least - aside).tolist()
+        return found
+
+
+def _shingles(dialogue: Dialogue, vocabulary: Mapping[str, int]) -> Hashes:
+    """Distinct hashes of the conversation's shingles; of all its words, where they are fewer than a shingle's; none without words."""
+    text = " ".join(turn.text for turn in dialogue.turns).casefold()
+    numbers = np.array([vocabulary[word] for word in _WORD.findall(text)], dtype=np.uint64)
+    if not len(numbers):
+        return numbers
+    width = min(SHINGLE, len(numbers))
+    hashes = np.zeros(len(numbers) - width + 1, dtype=np.uint64)
+    for offset in range(width):
+        # One is added lest the first word's number vanish as a leading zero; the sum wraps at 2^64.
+        hashes = (hashes + numbers[offset : offset + len(hashes)] + np.uint64(1)) * _MULTIPLIER
+    return np.unique(hashes)

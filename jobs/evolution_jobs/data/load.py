@@ -1,0 +1,134 @@
+"""From sources to rows: read, preprocess, leave out duplicates, draw. Whatever does not become a row is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Dialogue, Instruction
+from ..contract.settings import Source, Storage
+from .draw import draw
+from .preprocess import dialogue, preprocess
+from .readers import BadRow, read_dialogue, read_instruction
+from .sources import Fetched, fetch
+
+LISTED_BAD_ROWS = 20
+CHECK_ROWS = 256
+"""Records between two looks whether to stop."""
+
+Row = TypeVar("Row", Dialogue, Instruction)
+Tally = Counter[str]
+Convert = Callable[[Any, Source, str, Tally], Row | str]
+"""A record's value, its source, its place and the source's tally, to a row or to the reason why there is none."""
+
+
+@dataclass
+class Loader:
+    """Loads the sources of one run."""
+
+    storage: Storage
+    directory: Path
+    """Where objects are downloaded to."""
+    seed: int
+    skip_bad_rows: bool
+    """Skip and count a record that cannot be read, in place of refusing the run."""
+    check_stop: Callable[[], None]
+    loaded: Callable[[], None]
+    """Called once for each source that is loaded."""
+    counts: Tally = field(default_factory=Counter)
+    """Rows read (`<role>.read`), dropped (`dropped.<reason>`), and turns left out or merged (`turns.<reason>`)."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """Each source, what pins it, and its own counts."""
+    bad_rows: list[str] = field(default_factory=list)
+    """The first few records that were skipped: place and reason."""
+
+    def dialogues(self, role: str, sources: Sequence[Source]) -> list[Dialogue]:
+        """Preprocessed dialogues of all sources of a role (`data.<role>` of the spec), without exact duplicates.
+
+        Raises PermanentError `DataEmpty` where nothing is left, `DataMalformed` for a record that cannot be read, and
+        what `fetch` raises.
+        """
+        return self._load(role, sources, _dialogue)
+
+    def instructions(self, role: str, sources: Sequence[Source]) -> list[Instruction]:
+        """Instruction samples of all sources of a role, without exact duplicates. Raises what `dialogues` does."""
+        return self._load(role, sources, lambda value, source, place, tally: read_instruction(value))
+
+    def _load(self, role: str, sources: Sequence[Source], convert: Convert[Row]) -> list[Row]:
+        rows: list[Row] = []
+        seen: set[str] = set()
+        total: Tally = Counter()
+        for position, source in enumerate(sources):
+            where = f"data.{role}[{position}]"
+            tally: Tally = Counter()
+            fetched = fetch(source, where, self.storage, self.directory)
+            found = self._rows(fetched, source, where, convert, seen, tally)
+            drawn = draw(found, source.samples, self.seed, lambda row: row.id)
+            if not tally["read"]:
+                raise PermanentError("DataEmpty", f"{where}: {source.uri} has no records")
+            rows += drawn
+            tally["kept"] = len(drawn)
+            self.sources.append({"role": role, "uri": source.uri, **fetched.pin, "counts": dict(tally)})
+            total.update(tally)
+            self.loaded()
+        self.counts[f"{role}.read"] = total["read"]
+        self.counts.update({name: count for name, count in total.items() if "." in name})
+        if not rows:
+            dropped = ", ".join(f"{count} {name}" for name, count in total.items() if name.startswith("dropped."))
+            first = f"; the first bad row: {self.bad_rows[0]}" if self.bad_rows else ""
+            raise PermanentError(
+                "DataEmpty", f"data.{role}: none of {total['read']} records is left ({dropped}){first}"
+            )
+        return rows
+
+    def _rows(
+        self,
+        fetched: Fetched,
+        source: Source,
+        where: str,
+        convert: Convert[Row],
+        seen: set[str],
+        tally: Tally,
+    ) -> Iterator[Row]:
+        for record in fetched.records():
+            if tally["read"] % CHECK_ROWS == 0:
+                self.check_stop()
+            tally["read"] += 1
+            try:
+                if record.error:
+                    raise BadRow(record.error)
+                row = convert(record.value, source, f"{fetched.name} {record.place}", tally)
+            except BadRow as error:
+                self._refuse(f"{where}: {source.uri} {record.place}: {error}", tally)
+                continue
+            if isinstance(row, str):
+                tally[f"dropped.{row}"] += 1
+            elif row.id in seen:
+                tally["dropped.duplicate"] += 1
+            else:
+                seen.add(row.id)
+                yield row
+
+    def _refuse(self, message: str, tally: Tally) -> None:
+        if not self.skip_bad_rows:
+            raise PermanentError("DataMalformed", f"{message}. Correct it, or set data.onBadRow: skip")
+        tally["dropped.bad_row"] += 1
+        if len(self.bad_rows) < LISTED_BAD_ROWS:
+            self.bad_rows.append(message)
+
+
+def _dialogue(value: Any, source: Source, place: str, tally: Tally) -> Dialogue | str:
+    reading = read_dialogue(value, source)
+    prepared = preprocess(reading.turns)
+    tally.update({f"turns.{reason}": count for reason, count in prepared.counts.items()})
+    if reading.system:
+        tally["turns.system"] += reading.system
+    if not prepared.turns:
+        return "only_greetings"
+    if len(prepared.turns) < 2:
+        return "no_answer"
+    return dialogue(prepared.turns, place)

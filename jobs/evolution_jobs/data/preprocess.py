@@ -1,0 +1,92 @@
+"""Preprocessing of every conversation (arXiv 2505.16610, section 3): merge consecutive turns of one speaker, keep
+seeker and supporter in alternation, drop greetings. Pure; whatever is left out is counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from ..contract.manifest import canonical_digest
+from ..contract.rows import Dialogue, Turn
+
+
+class Prepared(NamedTuple):
+    """What preprocessing makes of one conversation."""
+
+    turns: list[Turn]
+    """Alternating, opened by the seeker; empty where nothing is left to learn from."""
+    counts: Counter[str]
+    """Turns merged into the one before (`merged`) and turns left out: `empty`, `repeated`, `greeting`, `leading_supporter`."""
+
+
+def preprocess(turns: Iterable[Turn]) -> Prepared:
+    """Normalise white space, merge, drop what is said twice, leading greetings and what precedes the seeker's first turn.
+
+    Applying it twice changes nothing.
+    """
+    counts: Counter[str] = Counter()
+    spoken: list[Turn] = []
+    for turn in turns:
+        text = " ".join(turn.text.split())
+        if not text:
+            counts["empty"] += 1
+        elif spoken and (spoken[-1].role, spoken[-1].text) == (turn.role, text):
+            # Sent twice by mistake; merged, the sentence would be learned doubled.
+            counts["repeated"] += 1
+        else:
+            spoken.append(turn if text == turn.text else Turn(role=turn.role, text=text, strategy=turn.strategy))
+    merged = [_merge(list(group)) for _, group in groupby(spoken, key=lambda turn: turn.role)]
+    counts["merged"] = len(spoken) - len(merged)
+    start = 0
+    while start < len(merged):
+        if is_greeting(merged[start].text):
+            counts["greeting"] += 1
+        elif merged[start].role == "supporter":
+            counts["leading_supporter"] += 1
+        else:
+            break
+        start += 1
+    return Prepared(merged[start:], +counts)
+
+
+def dialogue(turns: Sequence[Turn], source: str) -> Dialogue:
+    """The turns under the name that their text gives them."""
+    name = canonical_digest([[turn.role, turn.text] for turn in turns])[:16]
+    return Dialogue(id=name, source=source, turns=list(turns))
+
+
+def _merge(turns: Sequence[Turn]) -> Turn:
+    if len(turns) == 1:
+        return turns[0]
+    strategies = dict.fromkeys(turn.strategy for turn in turns if turn.strategy)
+    return Turn(
+        role=turns[0].role,
+        text=" ".join(turn.text for turn in turns),
+        strategy="; ".join(strategies) or None,
+    )
+
+
+_HAIL = r"(?:hi+|hey+|hello+|hiya|howdy|greetings|good\s+(?:morning|afternoon|evening|day)|welcome)"
+_ADDRESSED = r"(?:\s+(?:there|again|dear|friend|everyone|all))?"
+_HOW_ARE_YOU = (
+    r"(?:and\s+)?how\s+(?:are|r)\s+(?:you|u|we|things)(?:\s+(?:doing|feeling|going))?(?:\s+with\s+you)?"
+    r"|(?:and\s+)?how(?:'s|\s+is)\s+(?:it\s+going|your\s+(?:day|evening|night|morning)(?:\s+going)?)"
+    r"|nice\s+to\s+meet\s+you|are\s+you\s+there"
+)
+_WHEN = r"(?:\s+(?:today|tonight|now|this\s+(?:morning|afternoon|evening)))?"
+_PART = rf"(?:{_HAIL}|{_HOW_ARE_YOU}){_ADDRESSED}{_WHEN}"
+_GREETING = re.compile(rf"\W*{_PART}(?:\W+{_PART})*\W*", re.IGNORECASE)
+
+
+def is_greeting(text: str) -> bool:
+    """Whether a turn is nothing but a greeting: "Hello good afternoon.", "Hi! How are you doing today?".
+
+    Only English phrases that are known to say nothing else are matched, so "Hi, I lost my job" is none, nor is an offer
+    ("How can I help you?").
+    """
+    # A greeting is short; the bound also keeps the match from backtracking over a long hostile text.
+    return len(text) <= 100 and _GREETING.fullmatch(text) is not None

@@ -1,0 +1,1 @@
+"""Engines that answer requests: one interface, several back ends."""

@@ -1,0 +1,85 @@
+"""What a stage asks of whatever samples text: requests in, completions out, in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ..contract.settings import SamplingSettings
+
+Message = dict[str, str]
+"""`role` (system, user, assistant) and `content`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float
+    """0 takes the most likely token."""
+    top_p: float
+    top_k: int
+    """0 keeps all."""
+    repetition_penalty: float
+    """On tokens of the prompt and of the answer so far (Keskar et al., arXiv 1909.05858); 1 is none."""
+
+    @classmethod
+    def of(cls, settings: SamplingSettings) -> Sampling:
+        """The part of a stage's settings that decides how tokens are drawn."""
+        return cls(settings.temperature, settings.top_p, settings.top_k, settings.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat whose next message is wanted."""
+
+    id: str
+    messages: list[Message]
+    """Roles alternate after an optional system message; the last is the user's."""
+    sampling: Sampling
+    seed: int
+    """Of this row: the same request gets the same text whatever it is batched with, but for rounding."""
+    max_new_tokens: int
+    max_prompt_tokens: int
+    schema: dict[str, Any] | None = None
+    """JSON schema that the text must follow: an object of bounded strings."""
+    keep: int = 1
+    """Messages at the end that must stay when the prompt is too long."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The message that answers a request."""
+
+    id: str
+    text: str
+    tokens: int
+    """Tokens sampled, the end-of-turn token included."""
+    finish: Literal["stop", "length"]
+    """`length`: cut off at `max_new_tokens`."""
+    prompt_tokens: int
+    truncated_turns: int
+    """Oldest messages that were left out so that the prompt fits."""
+
+
+class Engine(Protocol):
+    """A model that completes chats."""
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Shares of the requests that are best asked for together: what a stage makes durable at a time."""
+        ...
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """One completion a request, each as soon as it is there.
+
+        Raises PermanentError where a request cannot be asked at all: its prompt does not fit even without history.
+        """
+        ...
+
+
+def row_seed(seed: int, id: str, purpose: str, attempt: int = 1) -> int:
+    """The seed of one text, from 0 to 2**63 - 1: of the run's seed, the row, what the text is for, and the attempt."""
+    digest = hashlib.sha256(f"{seed}/{id}/{purpose}/{attempt}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

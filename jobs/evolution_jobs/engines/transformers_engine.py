@@ -1,0 +1,176 @@
+"""Sampling with Hugging Face transformers, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..contract.settings import Precision
+from ..models.load import load_model, load_tokenizer
+from .base import Completion, Request
+from .chat import prompt_tokens, stop_tokens
+from .grammar import Following, Grammars
+from .sampling import next_tokens
+from .states import Prefixes, empty_cache, reusable
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class _Row:
+    request: Request
+    prompt: list[int]
+    truncated_turns: int
+    sampled: list[int] = field(default_factory=list)
+    following: Following | None = None
+
+    @property
+    def room(self) -> int:
+        return len(self.prompt) + self.request.max_new_tokens
+
+    def accept(self, token: int) -> None:
+        self.sampled.append(token)
+        if self.following:
+            self.following.accept(token)
+
+
+class TransformersEngine:
+    """An `Engine` over one model: static batches whose rows leave as they end, and prefixes computed once.
+
+    transformers' own `generate` keeps a row until the batch's last one has ended and forgets its states, which costs
+    half of the time here (bench/generation.py), so the loop is our own and the forward pass is the library's.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:
+        """`token_budget` bounds rows x (longest prompt + tokens to sample) of a batch, and the prefixes kept."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._budget = token_budget
+        config = model.config.get_text_config(decoder=True)
+        self._positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self._stops = stop_tokens(tokenizer, model.generation_config)
+        self._vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self._exempt = self._tensor(sorted(self._stops))
+        self._grammars: Grammars | None = None
+        self._prefixes = Prefixes(token_budget) if reusable(self._empty_cache()) else None
+
+    @classmethod
+    def load(
+        cls, reference: Path | str, adapter: Path | None, precision: Precision, token_budget: int
+    ) -> TransformersEngine:
+        """An engine over a model directory or reference with its adapter. Raises as `models.load` does."""
+        return cls(load_model(reference, adapter, precision), load_tokenizer(reference), token_budget)
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Requests that share a batch: longest first, so that padding is small and memory runs out at once or never."""
+        for rows in self._batched(requests):
+            yield [row.request for row in rows]
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """One completion a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
+        for rows in self._batched(requests):
+            yield from self._complete(rows)
+
+    def _batched(self, requests: Iterable[Request]) -> Iterator[list[_Row]]:
+        rows = [_Row(r, *prompt_tokens(self._tokenizer, r, self._positions)) for r in requests]
+        # Within a batch all rows are drawn in one way, and either all or none follow a schema.
+        rows.sort(key=lambda row: (*_way(row), -row.room))
+        for _, alike in groupby(rows, key=_way):
+            batch: list[_Row] = []
+            for row in alike:
+                if batch and batch[0].room * (len(batch) + 1) > self._budget:
+                    yield batch
+                    batch = []
+                batch.append(row)
+            yield batch
+
+    @torch.inference_mode()
+    def _complete(self, rows: list[_Row]) -> Iterator[Completion]:
+        sampling = rows[0].request.sampling
+        seeds = self._tensor([row.request.seed for row in rows])
+        for row in rows:
+            if row.request.schema is not None:
+                row.following = self._constraints.follow(row.request.schema, row.request.max_new_tokens)
+        cache, mask, seen, logits = self._prefilled(rows)
+        for step in count():
+            following = [row.following for row in rows if row.following]
+            if following:
+                self._constraints.rule_out(logits, following)
+            tokens = next_tokens(logits, seen, seeds, step, sampling, self._exempt)
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                row.accept(token)
+            going = [index for index, row in enumerate(rows) if not self._ended(row)]
+            for index in sorted(set(range(len(rows))) - set(going)):
+                if self._prefixes:
+                    self._prefixes.add(rows[index].prompt + rows[index].sampled[:-1], cache, index)
+                yield self._completion(rows[index])
+            if not going:
+                return
+            if len(going) < len(rows):
+                kept = self._tensor(going)
+                rows = [rows[index] for index in going]
+                seeds, mask, seen, tokens = seeds[kept], mask[kept], seen[kept], tokens[kept]
+                cache.batch_select_indices(kept)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
+            seen = torch.cat([seen, tokens[:, None]], -1)
+            logits = self._logits(tokens[:, None], mask, cache)
+
+    def _prefilled(self, rows: list[_Row]) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
+        """Cache, mask, tokens so far and next logits of a batch padded on the left."""
+        prompts = [row.prompt for row in rows]
+        width = max(map(len, prompts))
+        # Padded with a token the row holds anyway: the repetition penalty then sees nothing that is not there.
+        seen = self._tensor([[prompt[0]] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = self._tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        cache = self._empty_cache()
+        known = self._prefixes.filled(cache, prompts) if self._prefixes else 0
+        return cache, mask, seen, self._logits(seen[:, known:], mask, cache)
+
+    def _logits(self, tokens: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits after the last column, (rows, vocabulary) in float32."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        output = self._model(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _completion(self, row: _Row) -> Completion:
+        stopped = row.sampled[-1] in self._stops
+        text = self._tokenizer.decode(row.sampled[:-1] if stopped else row.sampled, skip_special_tokens=True)
+        return Completion(
+            id=row.request.id,
+            text=text.strip(),
+            tokens=len(row.sampled),
+            finish="stop" if stopped else "length",
+            prompt_tokens=len(row.prompt),
+            truncated_turns=row.truncated_turns,
+        )
+
+    def _ended(self, row: _Row) -> bool:
+        return row.sampled[-1] in self._stops or len(row.sampled) == row.request.max_new_tokens
+
+    @property
+    def _constraints(self) -> Grammars:
+        if self._grammars is None:
+            self._grammars = Grammars(self._tokenizer, self._vocabulary, self._stops)
+        return self._grammars
+
+    def _empty_cache(self) -> DynamicCache:
+        return empty_cache(self._model.config)
+
+    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(values, device=self._model.device)
+
+
+def _way(row: _Row) -> tuple[bool, float, float, int, float]:
+    sampling = row.request.sampling
+    drawing = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty)
+    return (row.request.schema is not None, *drawing)

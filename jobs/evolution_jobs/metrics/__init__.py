@@ -1,0 +1,1 @@
+"""Evaluation metrics, each under a name that says how it is computed."""

@@ -1,0 +1,78 @@
+"""How close answers are to the human answers: BLEU and ROUGE-L as the reference implementation has them, and sacrebleu.
+
+The reference implementation is `myMetrics.py` of the ESConv authors' repository (Liu et al., ACL 2021,
+arXiv 2106.01144), which arXiv 2505.16610 follows. All figures are x100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, modified_precision
+from sacrebleu.metrics import BLEU
+
+Words = Sequence[str]
+Floats = npt.NDArray[np.float64]
+
+ORDERS = 4
+"""Longest n-gram that BLEU looks at."""
+ROUGE_BETA = 1.2
+"""How much more recall weighs than precision in ROUGE-L."""
+
+
+def bleu_ref(hypotheses: Sequence[Words], references: Sequence[Words], order: int) -> float:
+    """Corpus BLEU up to n-grams of `order`, smoothed as NIST does (method 3); one reference a hypothesis; 0 to 100."""
+    weights = tuple([1 / order] * order)
+    pairs = [[reference] for reference in references]
+    return 100 * float(corpus_bleu(pairs, list(hypotheses), weights, SmoothingFunction().method3))
+
+
+def rouge_l(hypothesis: Words, reference: Words) -> float:
+    """ROUGE-L's F-measure of one answer, beta 1.2; 0 to 100, 0 where either is empty."""
+    common = _longest_common_subsequence(hypothesis, reference)
+    if not common:
+        return 0.0
+    precision, recall = common / len(hypothesis), common / len(reference)
+    return 100 * (1 + ROUGE_BETA**2) * precision * recall / (recall + ROUGE_BETA**2 * precision)
+
+
+def bleu_sacre(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """Corpus BLEU of the plain texts by sacrebleu (0 to 100), and the signature that makes it comparable."""
+    # `force`: our texts may well end in a separate period, which sacrebleu otherwise warns of as a mistake.
+    metric = BLEU(force=True)
+    return float(metric.corpus_score(list(hypotheses), [list(references)]).score), str(metric.get_signature())
+
+
+def bleu_statistics(hypothesis: Words, reference: Words) -> list[int]:
+    """What corpus BLEU adds up over answers: matches of each order, n-grams of each order, both lengths (10 numbers)."""
+    precisions = [modified_precision([reference], hypothesis, order) for order in range(1, ORDERS + 1)]
+    return [
+        *(precision.numerator for precision in precisions),
+        *(precision.denominator for precision in precisions),
+        len(hypothesis),
+        len(reference),
+    ]
+
+
+def bleu_of_sums(sums: Floats, order: int) -> Floats:
+    """`bleu_ref` from summed statistics, many corpora at once: (corpora, 10) to (corpora,)."""
+    matches, totals = sums[:, :order], sums[:, ORDERS : ORDERS + order]
+    lengths, reference_lengths = sums[:, -2], sums[:, -1]
+    misses = matches == 0
+    # Method 3: the k-th order without a match counts 1 / 2^k matches.
+    precisions = np.where(misses, 0.5 ** np.cumsum(misses, axis=1), matches) / np.maximum(totals, 1)
+    brevity = np.exp(np.minimum(0, 1 - reference_lengths / np.maximum(lengths, 1)))
+    score = 100 * brevity * np.exp(np.log(precisions).mean(axis=1))
+    return np.where(misses[:, 0], 0.0, score)
+
+
+def _longest_common_subsequence(first: Words, second: Words) -> int:
+    previous = [0] * (len(second) + 1)
+    for word in first:
+        current = [0]
+        for position, other in enumerate(second):
+            current.append(previous[position] + 1 if word == other else max(previous[position + 1], current[-1]))
+        previous = current
+    return previous[-1]

@@ -1,0 +1,104 @@
+"""How well a model expects the human answers: their likelihood given the context, and its perplexity.
+
+Only the answer's own tokens count, its end-of-turn token included: the prompt is given, and so is what a chat template
+writes after the turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGIT_BYTES = 256 * 2**20
+"""About the most memory that a batch's logits take in float32: a vocabulary of 49,152 has 192 KiB a token."""
+
+
+class Passage(NamedTuple):
+    """A prompt and the answer that is scored after it, both as token ids; neither is empty."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt + self.answer
+
+
+class _Sequence(NamedTuple):
+    tokens: list[int]
+    members: list[int]
+    """Positions of the passages that this sequence begins with."""
+
+
+def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> float:
+    """The exponential of the mean negative log-likelihood a token: `losses` are sums over rows of
+    `tokens` tokens, in nats.
+    """
+    return math.exp(sum(losses) / sum(tokens))
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: PreTrainedModel, passages: Sequence[Passage], token_budget: int
+) -> Iterator[list[tuple[int, float]]]:
+    """Each passage's position and the summed negative log-likelihood of its answer, in nats, batch by batch.
+
+    A passage that begins another one (an earlier turn of the same dialogue) is read from the other's forward pass: a
+    causal model gives its tokens the same probabilities, and a dialogue of n answers costs one pass, not n.
+
+    A batch holds at most `token_budget` tokens, padding included, and fewer where its logits would take too much
+    memory; a longer passage goes alone.
+    """
+    budget = min(token_budget, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
+    for batch in _batches(_sequences(passages), budget):
+        yield _losses(model, passages, batch)
+
+
+def _sequences(passages: Sequence[Passage]) -> list[_Sequence]:
+    """The passages that begin no other one, longest first, each with those that begin it."""
+    found: list[_Sequence] = []
+    # In this order, what begins a sequence comes right after it or after another one that it begins as well.
+    for position in sorted(range(len(passages)), key=lambda position: passages[position].tokens, reverse=True):
+        tokens = passages[position].tokens
+        if found and found[-1].tokens[: len(tokens)] == tokens:
+            found[-1].members.append(position)
+        else:
+            found.append(_Sequence(tokens, [position]))
+    return sorted(found, key=lambda sequence: len(sequence.tokens), reverse=True)
+
+
+def _batches(sequences: Sequence[_Sequence], budget: int) -> Iterator[Sequence[_Sequence]]:
+    start = 0
+    while start < len(sequences):
+        rows = max(1, budget // len(sequences[start].tokens))
+        yield sequences[start : start + rows]
+        start += rows
+
+
+def _losses(model: PreTrainedModel, passages: Sequence[Passage], batch: Sequence[_Sequence]) -> list[tuple[int, float]]:
+    longest = len(batch[0].tokens)
+    # Padding on the right: a causal model never looks at it, so neither a mask nor position ids are needed.
+    ids = torch.tensor([[*tokens, *([0] * (longest - len(tokens)))] for tokens, _ in batch], device=model.device)
+    spans = [
+        (row, position, range(len(passages[position].prompt) - 1, len(passages[position].tokens) - 1))
+        for row, (_, members) in enumerate(batch)
+        for position in members
+    ]
+    # Logits at a token are for the next one, and are made only where an answer needs them.
+    kept = sorted({at for _, _, span in spans for at in span})
+    column = {at: index for index, at in enumerate(kept)}
+    output = model(input_ids=ids, logits_to_keep=torch.tensor(kept, device=model.device), use_cache=False)
+    losses = []
+    for row, position, span in spans:
+        logits = output.logits[row, column[span[0]] : column[span[0]] + len(span)].float()
+        target = ids[row, span.start + 1 : span.stop + 1]
+        losses.append((position, float(cross_entropy(logits, target, reduction="sum"))))
+    return losses

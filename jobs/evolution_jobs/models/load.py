@@ -1,0 +1,199 @@
+"""Load a tokenizer, a base model and a LoRA adapter. Safetensors only, no code from the model's repository is run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.settings import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PVC_ROOT = Path("/mnt/pvc")
+"""Where volumes named by `pvc://claim/path` are mounted: `<root>/<claim>/<path>`."""
+
+_HUB = re.compile(r"^hf://([\w.-]+/[\w.-]+)@([\w.-]+)$")
+_PVC = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(?:/(.*))?$")
+
+
+class Location(NamedTuple):
+    """What `from_pretrained` is told: a local directory, or a hub model and its commit."""
+
+    name: str
+    revision: str | None
+
+    @property
+    def directory(self) -> Path | None:
+        """The local directory, None for a hub model."""
+        return Path(self.name) if self.revision is None else None
+
+
+def locate(reference: Path | str) -> Location:
+    """Where a model lies: a directory or `file:///directory`, `hf://owner/model@commit` or `pvc://claim/path`.
+
+    Raises PermanentError (`ModelReference`) for any other reference, an unpinned hub model included.
+    """
+    text = str(reference)
+    if match := _HUB.match(text):
+        return Location(match[1], match[2])
+    if text.startswith("hf://"):
+        raise PermanentError("ModelReference", f"{text} names no commit; write hf://owner/model@commit")
+    if match := _PVC.match(text):
+        path = match[3] or ""
+        if ".." in path.split("/"):
+            raise PermanentError("ModelReference", f"{text} leaves its volume; remove the '..'")
+        return Location(str(PVC_ROOT / match[1] / path), None)
+    if text.startswith("file:///"):
+        return Location(unquote(urlsplit(text).path), None)
+    if "://" in text:
+        raise PermanentError("ModelReference", f"{text} is neither a directory nor an hf:// or pvc:// reference")
+    return Location(text, None)
+
+
+def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding on the left; where it has no pad token, its end-of-sequence token pads.
+
+    Raises PermanentError (`ModelIncomplete`) where tokenizer, chat template or end-of-sequence token is missing.
+    """
+    location = locate(reference)
+    if directory := location.directory:
+        _require_any(directory, ("tokenizer.json", "tokenizer.model", "vocab.json"), "tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location.name, revision=location.revision or "main", trust_remote_code=False, padding_side="left"
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise _unloadable(location, "tokenizer", error) from error
+    if not tokenizer.chat_template:
+        raise PermanentError(
+            "ModelIncomplete",
+            f"{location.name} has no chat template; take an instruction-tuned model, or add chat_template.jinja to it",
+        )
+    if tokenizer.eos_token_id is None:
+        raise PermanentError(
+            "ModelIncomplete", f"{location.name} has no end-of-sequence token; set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    reference: Path | str, adapter: Path | None, precision: Precision, *, trainable: bool = False
+) -> PreTrainedModel:
+    """The base model with its adapter, on the GPU if there is one, in evaluation mode.
+
+    `trainable` keeps the adapter a PeftModel whose weights require gradients. Otherwise a float32 model has it merged
+    into its weights, which saves two small products a layer; a bfloat16 one keeps it apart, because most of a DPO
+    update (learning rate 5e-6) is below half a unit in the last place of a bfloat16 weight and would be rounded away.
+
+    Raises PermanentError (`ModelIncomplete`, `AdapterIncomplete`) naming the file that is missing or broken,
+    TransientError (`ModelUnavailable`) where the hub cannot be reached.
+    """
+    location = locate(reference)
+    if location.directory:
+        _check_weights(location.directory)
+    if adapter is not None:
+        _check_adapter(adapter)
+    device, dtype = placement(precision)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            location.name,
+            revision=location.revision or "main",
+            dtype=dtype,
+            device_map={"": device} if device.type == "cuda" else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _unloadable(location, "model", error) from error
+    # Without this, missing weights would be initialised at random with no more than a warning.
+    if missing := sorted(info["missing_keys"]):
+        raise PermanentError("ModelIncomplete", f"{location.name} lacks {len(missing)} weights, first {missing[0]}")
+    if adapter is not None:
+        model = _with_adapter(model, adapter, trainable=trainable)
+        if not trainable and dtype == torch.float32:
+            model = model.merge_and_unload()
+    return model.eval()
+
+
+def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:
+    """Device and arithmetic: `auto` is bfloat16 on a GPU that has it, else float32."""
+    gpu = torch.cuda.is_available()
+    if precision == "auto":
+        precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
+    return torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _check_adapter(adapter: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise PermanentError("AdapterIncomplete", f"the adapter in {adapter} has no {name}")
+
+
+def _with_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool) -> PeftModel:
+    try:
+        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+            stored = set(file.keys())
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        message = f"the adapter in {adapter} does not fit the base model or is broken: {_first_line(error)}"
+        raise PermanentError("AdapterIncomplete", message) from error
+    # PEFT only warns of weights that it does not find, and leaves them at their initial value.
+    if differing := sorted(set(get_peft_model_state_dict(wrapped)) ^ stored):
+        message = (
+            f"the adapter in {adapter} does not match the base model: {len(differing)} weights, first {differing[0]}"
+        )
+        raise PermanentError("AdapterIncomplete", message)
+    return wrapped
+
+
+def _check_weights(directory: Path) -> None:
+    _require_any(directory, ("config.json",), "model")
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise PermanentError("ModelIncomplete", f"{index} cannot be read as a weight index") from error
+        if absent := sorted(name for name in shards if not (directory / str(name)).is_file()):
+            raise PermanentError("ModelIncomplete", f"{directory} lacks {absent[0]}, which {index.name} names")
+    elif not (directory / "model.safetensors").is_file():
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        advice = f"; {pickled[0]} is a pickle and is not read, convert it to safetensors" if pickled else ""
+        raise PermanentError("ModelIncomplete", f"{directory} has no model.safetensors{advice}")
+
+
+def _require_any(directory: Path, names: tuple[str, ...], what: str) -> None:
+    if not directory.is_dir():
+        raise PermanentError("ModelIncomplete", f"the {what}'s directory {directory} does not exist")
+    if not any((directory / name).is_file() for name in names):
+        raise PermanentError("ModelIncomplete", f"{directory} has no {' or '.join(names)}")
+
+
+def _unloadable(location: Location, what: str, error: Exception) -> StageError:
+    # A missing repository, a wrong revision and a gated model are subclasses of OSError, as a broken connection is.
+    causes = (error, error.__cause__, error.__context__)
+    refused = any(
+        isinstance(cause, (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError)) for cause in causes
+    )
+    if location.revision is None or refused or not isinstance(error, OSError):
+        return PermanentError("ModelIncomplete", f"cannot load the {what} of {location.name}: {_first_line(error)}")
+    message = f"cannot fetch the {what} of {location.name}@{location.revision} now: {_first_line(error)}"
+    return TransientError("ModelUnavailable", message)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

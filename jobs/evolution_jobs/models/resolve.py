@@ -1,0 +1,256 @@
+"""The base model that a run names, found complete and pinned. Safetensors only; no code of a model is ever run.
+
+A model that a Python package ships, or that lies in S3, is copied into the storage. A directory, a volume and a model
+of the hub are referred to, because they may be large and every stage can read them where they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import struct
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contract.errors import PermanentError
+from ..contract.settings import BaseModelSource, Storage
+from ..store.base import file_sha256
+from ..store.external import blamed_on, local_path, open_bucket
+from .hub import explained, pin
+
+FIELD = "baseModel"
+PVC_ROOT = Path("/mnt/pvc")
+"""Where the Job mounts the claims that `pvc://` names."""
+DIGESTS = "digests.json"
+"""The one stored file of a model that is referred to: name, sha256 and bytes of each of its files."""
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".gguf", ".py")
+"""Weights that are no safetensors (some are pickles, which run code when read), and code."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A base model that every stage can load."""
+
+    files: Path | None
+    """A directory to store: the model, or for one that is referred to its digests. None where a commit says it all."""
+    reference: str | None = None
+    """Where the model lies, where it is not among the files."""
+
+
+def resolve(source: BaseModelSource, storage: Storage, directory: Path) -> Resolved:
+    """Find the model, check that it is complete, and pin it; what has to be made is written below `directory`.
+
+    Raises PermanentError (`ModelMissing`, `ModelIncomplete`, `ModelMalformed`, `ModelUnsupported`, those of the store
+    and the hub) naming what is missing and what to do, or TransientError.
+    """
+    match source.uri.partition("://")[0]:
+        case "package":
+            return Resolved(_packaged(source.uri, directory / "model"))
+        case "hf":
+            return _on_hub(source)
+        case "s3":
+            return Resolved(_downloaded(source.uri, storage, directory / "model"))
+        case "pvc":
+            return _referred(_mounted(source.uri), source.uri, directory)
+        case _:
+            path = local_path(source.uri, FIELD)
+            if storage.uri.startswith("file://"):
+                return _referred(path, path.absolute().as_uri(), directory)
+            return Resolved(_linked(path, source.uri, directory / "model"))
+
+
+def require_complete(names: Collection[str], read: Callable[[str], Mapping[str, Any]], uri: str) -> None:
+    """Raise PermanentError `ModelIncomplete` or `ModelUnsupported` unless these files are a model that can be trained.
+
+    `read` gives one of its JSON files; it is asked only for names that are there.
+    """
+    faults = []
+    if "config.json" not in names:
+        faults.append("no config.json: name a directory in the Hugging Face layout")
+    if not set(TOKENIZERS) & set(names):
+        faults.append(f"no tokenizer ({', '.join(TOKENIZERS)}): save it beside the model with save_pretrained")
+    tokenizer = read("tokenizer_config.json") if "tokenizer_config.json" in names else {}
+    if not set(TEMPLATES) & set(names) and not tokenizer.get("chat_template"):
+        faults.append("no chat template: take an instruction-tuned model, or add chat_template.jinja")
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights:
+        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        kind = f"only pickled ones ({min(pickled)}), which are never read" if pickled else "none"
+        faults.append(f"weights: {kind}; convert with save_pretrained, which writes safetensors")
+    if "model.safetensors.index.json" in names:
+        shards = set(read("model.safetensors.index.json").get("weight_map", {}).values())
+        if absent := sorted(shards - set(names)):
+            faults.append(f"{len(absent)} of {len(shards)} weight files are missing, first {absent[0]}: fetch it again")
+    if faults:
+        raise PermanentError("ModelIncomplete", f"{FIELD}.uri: {uri}: {'; '.join(faults)}")
+    _require_known(read("config.json"), uri)
+
+
+def _require_known(config: Mapping[str, Any], uri: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        hint = "it brings code of its own, which is never run" if config.get("auto_map") else "update transformers"
+        raise PermanentError(
+            "ModelUnsupported", f"{FIELD}.uri: {uri}: transformers has no language model of type {kind!r}: {hint}"
+        )
+
+
+def _on_hub(source: BaseModelSource) -> Resolved:
+    import huggingface_hub
+
+    # The token of baseModel.tokenSecret is every stage's HF_TOKEN, because every stage loads this model.
+    pinned = pin(source.uri, source.revision, "model", None, FIELD)
+    fetch = {"repo_id": pinned.name, "revision": pinned.commit}
+    with explained(f"{FIELD}.uri: {source.uri}"):
+        if huggingface_hub.is_offline_mode():
+            root = Path(huggingface_hub.snapshot_download(**fetch, local_files_only=True))
+            names = [path.name for path in root.iterdir()]
+        else:
+            names = huggingface_hub.HfApi().list_repo_files(**fetch)
+            root = Path(huggingface_hub.snapshot_download(**fetch, allow_patterns=["*.json"]))
+    require_complete(names, _reader(root), source.uri)
+    return Resolved(None, pinned.uri)
+
+
+def _downloaded(uri: str, storage: Storage, directory: Path) -> Path:
+    directory.mkdir(parents=True)
+    with blamed_on(FIELD):
+        store, prefix = open_bucket(uri, storage, None, None)
+        below = f"{prefix}/" if prefix else ""
+        names = [name.removeprefix(below) for name, _ in store.list(below)]
+    if not names:
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: nothing lies below {uri}/")
+    for small in (True, False):
+        for name in _read_files(names):
+            if name.endswith(".safetensors") is not small:
+                with blamed_on(FIELD):
+                    store.get_file(below + name, directory / name)
+        # Said before gigabytes of weights are fetched in vain.
+        require_complete(names, _reader(directory), uri)
+    _require_sound(directory, uri)
+    return directory
+
+
+def _mounted(uri: str) -> Path:
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    if ".." in path.split("/"):
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri} leaves its volume: remove the '..'")
+    return PVC_ROOT / claim / path
+
+
+def _referred(path: Path, reference: str, directory: Path) -> Resolved:
+    """A model that stays where it is; its digests are stored in its place and pin it."""
+    names = _checked(path, reference)
+    digests = {name: {"sha256": file_sha256(path / name), "bytes": (path / name).stat().st_size} for name in names}
+    target = directory / "model"
+    target.mkdir(parents=True)
+    (target / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", "utf-8")
+    return Resolved(target, reference)
+
+
+def _linked(path: Path, uri: str, directory: Path) -> Path:
+    """A directory of links to the files of a model that are read."""
+    directory.mkdir(parents=True)
+    for name in _checked(path, uri):
+        (directory / name).symlink_to((path / name).resolve())
+    return directory
+
+
+def _packaged(uri: str, directory: Path) -> Path:
+    """The model in an installed package, whose own code is not imported: a directory, or one GGUF file, converted."""
+    name = uri.removeprefix("package://")
+    found = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
+    roots = [Path(root) for root in (found.submodule_search_locations or [])] if found else []
+    if not roots:
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: no package {name} is installed here: pip install it")
+    models = sorted(path.parent for root in roots for path in root.rglob("config.json"))
+    if len(models) == 1:
+        return _linked(models[0], uri, directory)
+    ggufs = sorted(path for root in roots for path in root.rglob("*.gguf"))
+    if len(models) or len(ggufs) != 1:
+        raise PermanentError(
+            "ModelMissing",
+            f"{FIELD}.uri: {uri} holds {len(models)} model directories and {len(ggufs)} GGUF files; it must hold one",
+        )
+    convert_gguf(ggufs[0], directory, uri)
+    _require_sound(directory, uri)
+    return directory
+
+
+def convert_gguf(path: Path, directory: Path, uri: str) -> None:
+    """Write a GGUF model as a Hugging Face directory in float32: tokenizer, chat template, config, safetensors.
+
+    Quantised weights become what they stand for. Raises PermanentError `ModelMalformed`, `ModelIncomplete`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError, struct.error) as error:
+        words = " ".join(str(error).split())[:300]
+        raise PermanentError("ModelMalformed", f"{FIELD}.uri: {uri}: {path.name} cannot be read: {words}") from error
+    if not tokenizer.chat_template:
+        raise PermanentError("ModelIncomplete", f"{FIELD}.uri: {uri}: {path.name} has no chat template")
+    # What was read from GGUF counts as quantised and cannot be saved; a plain model with its weights can.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _checked(path: Path, uri: str) -> list[str]:
+    """The files of a model directory that are read, once they are known to be complete and sound."""
+    if not path.is_dir():
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri}: {path} is no directory")
+    names = sorted(each.name for each in path.iterdir() if each.is_file())
+    require_complete(names, _reader(path), uri)
+    _require_sound(path, uri)
+    return _read_files(names)
+
+
+def _read_files(names: Collection[str]) -> list[str]:
+    return sorted(name for name in names if "/" not in name and name[0] != "." and not name.endswith(UNREAD))
+
+
+def _reader(root: Path) -> Callable[[str], Mapping[str, Any]]:
+    def read(name: str) -> Mapping[str, Any]:
+        try:
+            value = json.loads((root / name).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise PermanentError("ModelMalformed", f"{FIELD}.uri: {root / name} cannot be read as JSON") from error
+        if not isinstance(value, dict):
+            raise PermanentError("ModelMalformed", f"{FIELD}.uri: {root / name} is no JSON object")
+        return value
+
+    return read
+
+
+def _require_sound(path: Path, uri: str) -> None:
+    """Raise PermanentError `ModelMalformed` where a weight file's header does not fit its length: it was cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    for weights in sorted(path.glob("*.safetensors")):
+        try:
+            with safe_open(weights, "numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise PermanentError(
+                "ModelMalformed", f"{FIELD}.uri: {uri}: {weights.name} is cut off or no safetensors file: {error}"
+            ) from error

@@ -1,0 +1,1 @@
+"""How preference pairs are made: prompts, reflection, filters."""

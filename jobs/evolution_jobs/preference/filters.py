@@ -1,0 +1,132 @@
+"""Which rewritten answers become preference pairs (arXiv 2505.16610, section 3). Pure: text in, verdict out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+Reason = Literal["profile_unparsed", "empty", "equal", "too_long", "truncated"]
+
+_LABEL = r"[*_#\s]*(?:{names})[*_\s]*:[*_]*\s*"
+_SPEAKER = re.compile(
+    _LABEL.format(names="supporter|assistant|counsell?or|therapist|helper|chatbot|bot|ai"), re.IGNORECASE
+)
+_SEEKER_LINE = re.compile(r"\n" + _LABEL.format(names="user|seeker|client|person|human"), re.IGNORECASE)
+_NOUN = r"(?:answer|response|reply|rewrite|version)"
+_LEAD_IN = re.compile(
+    rf"(?:(?:sure|certainly|of course|okay|ok|absolutely)\b[,.!]*\s*)?"
+    rf"(?:here(?:['’]s| is)\s[^.!?:\n]{{0,60}}?\b{_NOUN}\b[^.!?:\n]{{0,60}}"
+    rf"|[*_#\s]*(?:(?:my|the|your)\s)?(?:new|rewritten|revised|refined|improved|personali[sz]ed|final)\s{_NOUN}[*_\s]*"
+    rf"|[*_#\s]*{_NOUN}[*_\s]*):[*_]*\s*",
+    re.IGNORECASE,
+)
+_QUOTES = {'"': '"', "“": "”", "«": "»", "'": "'", "‘": "’"}
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)*]*(?=\s|$)|[。！？]")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer and whether the token limit cut it off."""
+
+    text: str
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Both sides of a pair, as they are trained on."""
+
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why there is no pair."""
+
+    reason: Reason
+    detail: str
+
+
+def judge(chosen: Answer, rejected: Answer, max_length_ratio: float) -> Kept | Dropped:
+    """A pair, or the reason why its row is dropped.
+
+    Both sides must be `usable`. `equal` (but for case, punctuation and white space) and `too_long` (chosen over
+    `max_length_ratio` times rejected, in words) are the paper's filters.
+    """
+    sides = usable(chosen, "chosen"), usable(rejected, "rejected")
+    for side in sides:
+        if isinstance(side, Dropped):
+            return side
+    better, worse = map(str, sides)
+    if normalise(better) == normalise(worse):
+        return Dropped("equal", "chosen says the same as rejected")
+    if words(better) > max_length_ratio * words(worse):
+        return Dropped("too_long", f"chosen has {words(better)} words, rejected {words(worse)}")
+    return Kept(better, worse)
+
+
+def usable(answer: Answer, side: str) -> str | Dropped:
+    """The answer as it is trained on, or why it cannot be: it has no words (`empty`), or no full sentence (`truncated`).
+
+    An answer that the token limit cut off loses its last, unfinished sentence, on either side of a pair: chosen would
+    otherwise teach to stop in mid-sentence, and rejected would be told from chosen by its cut end alone.
+    """
+    if not normalise(answer.text):
+        return Dropped("empty", f"{side} has no words")
+    text = whole_sentences(answer.text) if answer.cut else answer.text.strip()
+    if not normalise(text):
+        return Dropped("truncated", f"{side} was cut off inside its first sentence")
+    return text
+
+
+def clean(text: str) -> str:
+    """A model's rewrite without what is not part of the answer.
+
+    Removed until nothing more is found: a lead-in ("Here is the rewritten answer:"), a speaker's label ("Supporter:"),
+    quotation marks around the whole; and all from the line on where the model plays the seeker's next turn.
+    """
+    while True:
+        shorter = _unquoted(_cut_next_turn(_without_start(text.strip()))).strip()
+        if shorter == text:
+            return text
+        text = shorter
+
+
+def normalise(text: str) -> str:
+    """Letters and digits only, in one case, words apart by one space: what two equal answers have in common."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
+
+
+def words(text: str) -> int:
+    """Length in words, as the paper's length filter and the metrics count it: runs of no white space."""
+    return len(text.split())
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to the end of its last full sentence; empty where there is none."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""
+
+
+def _without_start(text: str) -> str:
+    for pattern in (_LEAD_IN, _SPEAKER):
+        if match := pattern.match(text):
+            text = text[match.end() :]
+    return text
+
+
+def _cut_next_turn(text: str) -> str:
+    match = _SEEKER_LINE.search(text)
+    return text[: match.start()] if match else text
+
+
+def _unquoted(text: str) -> str:
+    if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
+        return text
+    inner = text[1:-1]
+    marks = re.sub(r"(?<=\w)['’](?=\w)", "", inner)  # an apostrophe ends no quotation
+    # 'He said "no", and then "yes"' opens and closes more than one quotation.
+    return inner if text[0] not in marks and text[-1] not in marks else text

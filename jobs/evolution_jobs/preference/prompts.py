@@ -1,0 +1,74 @@
+"""Prompts of the method (arXiv 2505.16610, section 3). Each later prompt extends the earlier one, so a prefix cache hits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..contract.rows import STRATEGIES, Turn
+
+Message = dict[str, str]
+"""`role` (system, user, assistant) and `content`."""
+
+SYSTEM = (
+    "You are a supporter who helps a person in distress through conversation. Listen, show that you understand, and "
+    "help the person take a next step. Keep to a few natural sentences. You may use these strategies: "
+    + "; ".join(STRATEGIES)
+    + "."
+)
+
+REFLECTION = (
+    "Pause before that answer is sent, and think about the person you talk to. Infer from the conversation their "
+    "personality, their emotional state, their situation and what they need now; be specific, and do not repeat the "
+    "answer. Write compact JSON with the string fields personality, emotionalState, situation and needs, a short "
+    "phrase each."
+)
+
+REFINEMENT = (
+    "Rewrite your answer for this very person, in the light of that profile. Speak to them directly and naturally, "
+    "take up what they said, leave out stock phrases, and be no longer than needed. Write the new answer only."
+)
+
+REFINEMENT_WITHOUT_PROFILE = (
+    "Rewrite that answer for this very person. Speak to them directly and naturally, take up what they said, leave out "
+    "stock phrases, and be no longer than needed. Write the new answer only."
+)
+
+
+def answer_messages(turns: Sequence[Turn]) -> list[Message]:
+    """The chat in which the next message is the supporter's: system prompt, seeker as user, supporter as assistant.
+
+    SFT, generation, DPO and evaluation all use it, so Mt is trained and asked in one format.
+    """
+    roles = {"seeker": "user", "supporter": "assistant"}
+    return [
+        {"role": "system", "content": SYSTEM},
+        *({"role": roles[turn.role], "content": turn.text} for turn in turns),
+    ]
+
+
+def reflection_messages(turns: Sequence[Turn], draft: str) -> list[Message]:
+    """The chat in which the next message is the seeker's profile as JSON: the model has just drafted its answer."""
+    return [
+        *answer_messages(turns),
+        {"role": "assistant", "content": draft},
+        {"role": "user", "content": REFLECTION},
+    ]
+
+
+def refinement_messages(turns: Sequence[Turn], draft: str, profile: str | None) -> list[Message]:
+    """The chat in which the next message is the rewritten answer.
+
+    `profile` is the JSON that answered `reflection_messages`; None asks for the rewrite at once (the paper's "no
+    reflection" ablation).
+    """
+    if profile is None:
+        return [
+            *answer_messages(turns),
+            {"role": "assistant", "content": draft},
+            {"role": "user", "content": REFINEMENT_WITHOUT_PROFILE},
+        ]
+    return [
+        *reflection_messages(turns, draft),
+        {"role": "assistant", "content": profile},
+        {"role": "user", "content": REFINEMENT},
+    ]

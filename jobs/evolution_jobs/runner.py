@@ -1,0 +1,208 @@
+"""Run one stage: fetch its inputs, call its code, upload, publish the manifest last, say how it went.
+
+    python -m evolution_jobs sft --spec stage.json
+
+A stage that is published already is not run again. Nothing is visible to anyone before the manifest, and the manifest
+is put on condition that there is none, so a process killed at any moment leaves nothing half done, and two processes
+at one key leave one result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from .attempt.failures import failure_report, invalid_fields
+from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
+from .attempt.publication import clear_leftovers, publish_result
+from .attempt.report import write_termination_message
+from .attempt.scratch import scratch_directory
+from .attempt.stop import StopRequest, stop_on_signals
+from .attempt.workspace import StoredWorkspace
+from .contract.errors import PermanentError
+from .contract.keys import manifest_path, resolve_keys
+from .contract.manifest import Manifest, Report
+from .contract.settings import SETTINGS
+from .contract.stage import SHARDED, Shard, StageSpec
+from .stages.workspace import Result, Workspace
+from .store.base import Store
+from .store.manifests import CorruptManifestError, published, read_manifest, retract, verify_manifest
+from .store.open import open_store
+from .store.record import record_graph, record_stage
+
+log = logging.getLogger(__name__)
+
+Stage = Callable[[Workspace], Result | None]
+"""A stage's code."""
+
+ATTEMPT_LENGTH = 54
+"""Characters of the spec's attempt that are kept: with nine more it is still a DNS label."""
+
+
+def installed_stage(kind: str) -> Stage:
+    """The stage's code in this package. Raises PermanentError where a library that it needs is not installed."""
+    try:
+        run: Stage = importlib.import_module(f"evolution_jobs.stages.{kind}").run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("evolution_jobs"):
+            raise
+        raise PermanentError(
+            "DependencyMissing", f"stage {kind} needs {error.name}: pip install 'evolution-operator[train]'"
+        ) from error
+    return run
+
+
+def run_stage(spec: StageSpec, stages: Callable[[str], Stage] = installed_stage) -> int:
+    """Run a stage and return the exit code for its process (see contract.errors).
+
+    Writes progress and, last, the report as one JSON line each to stdout, and the report to the termination log. An
+    error that the user can mend is one line on stderr; only an unexpected one comes with its traceback. Never raises.
+    """
+    try:
+        with stop_on_signals() as stop:
+            report, code = _run(_on_this_shard(spec), stages, stop), 0
+    except BaseException as error:  # noqa: BLE001 -- the process's edge: whatever it was, it is reported
+        report, code = failure_report(spec, error)
+    report_end(report)
+    return code
+
+
+def report_end(report: Report) -> None:
+    """Say how it went, to whoever started this process."""
+    write_termination_message(report)
+    try:
+        sys.stdout.write(json.dumps(report.wire(), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads it, and the interpreter would try once more when it ends.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
+def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
+    check_settings(spec)
+    store = open_store(spec.storage)
+    upstream = read_input_manifests(store, spec)
+    check_key(spec, upstream)
+    earlier = _sound_manifest(store, spec.key)
+    if earlier is not None:
+        return _settle(store, spec, earlier, "Cached", f"{manifest_path(spec.key)} is published already")
+    attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
+    with scratch_directory() as directory:
+        workspace = StoredWorkspace(spec, store, attempt, directory, stop)
+        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
+        workspace.references = references(spec, upstream)
+        started = time.monotonic()
+        result = stages(spec.kind)(workspace)
+        if result is None:
+            return _unfinished(store, spec, workspace)
+        manifest = publish_result(
+            store,
+            spec,
+            attempt,
+            result,
+            inputs=digests(spec, upstream),
+            seconds=lambda: time.monotonic() - started,
+            extra_counts={
+                "rows.corruptChunks": workspace.rows.corrupt_chunks,
+                "checkpoints.corrupt": workspace.checkpoints.corrupt,
+            },
+        )
+    if manifest.attempt != attempt:
+        return _settle(store, spec, manifest, "Cached", f"attempt {manifest.attempt} published first")
+    return _settle(store, spec, manifest, "Completed", "")
+
+
+def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str) -> Report:
+    """What follows publication, whoever published: leftovers go, the run's record is brought up to date."""
+    clear_leftovers(store, manifest)
+    report = Report(
+        reason=reason,
+        message=message,
+        key=manifest.key,
+        metrics=manifest.metrics,
+        counts=manifest.counts,
+        seconds=manifest.seconds,
+        digest=next((output.digest for output in manifest.outputs.values()), None),
+    )
+    if spec.kind != "prepare":
+        record_stage(store, spec, manifest)
+        return report
+    contents = {name: output.digest for name, output in manifest.outputs.items()}
+    keys = resolve_keys(spec.graph, contents)
+    found = published(store, keys.values())
+    record_graph(store, spec.run, spec.graph, keys, found)
+    kinds = {node.id: node.kind for node in spec.graph}
+    return report.model_copy(
+        update={
+            "contents": contents,
+            "published": [stage for stage, key in keys.items() if key in found],
+            "figures": {
+                stage: found[key].metrics for stage, key in keys.items() if key in found and kinds[stage] == "evaluate"
+            },
+        }
+    )
+
+
+def check_settings(spec: StageSpec) -> None:
+    """Raise PermanentError `SpecInvalid` with every faulty field of the settings, and of the graph's for prepare."""
+    places = {"settings": (spec.kind, spec.settings)}
+    places |= {f"graph.{node.id}.settings": (node.kind, node.settings) for node in spec.graph}
+    faults = []
+    for place, (kind, settings) in places.items():
+        try:
+            SETTINGS[kind].model_validate(settings)
+        except ValidationError as error:
+            faults.append(invalid_fields(error, f"{place}."))
+    if faults:
+        raise PermanentError("SpecInvalid", "; ".join(faults))
+
+
+def _unfinished(store: Store, spec: StageSpec, workspace: StoredWorkspace) -> Report:
+    """This shard's rows are done and other shards' are missing."""
+    if spec.kind not in SHARDED or spec.shard.count == 1:
+        raise RuntimeError(f"stage {spec.stage} returned nothing, although all rows are its own")
+    manifest = read_manifest(store, spec.key)
+    if manifest is not None:
+        return _settle(store, spec, manifest, "Cached", f"attempt {manifest.attempt} published first")
+    return Report(
+        reason="ShardCompleted",
+        message=f"shard {spec.shard.index} of {spec.shard.count} is done; the last one to end publishes",
+        key=spec.key,
+        counts={"rows.appended": workspace.rows.appended},
+    )
+
+
+def _sound_manifest(store: Store, key: str) -> Manifest | None:
+    """The key's manifest, if its files are all there; otherwise it is withdrawn, because the stage must run again."""
+    try:
+        manifest = read_manifest(store, key)
+        faults = verify_manifest(store, manifest, deep=False) if manifest else []
+    except CorruptManifestError as error:
+        manifest, faults = None, [str(error)]
+    if faults:
+        log.warning("%s is withdrawn and the stage run again: %s", manifest_path(key), "; ".join(faults))
+        retract(store, key, "; ".join(faults))
+        return None
+    return manifest
+
+
+def _on_this_shard(spec: StageSpec) -> StageSpec:
+    """The spec with the shard that an Indexed Job's Pod is told by its environment."""
+    named = os.environ.get("JOB_COMPLETION_INDEX")
+    if named is None or spec.shard.count == 1:
+        index = spec.shard.index
+    elif named.isdecimal():
+        index = int(named)
+    else:
+        raise PermanentError("SpecInvalid", f"JOB_COMPLETION_INDEX: {named!r} is not a number")
+    if index >= spec.shard.count:
+        raise PermanentError("SpecInvalid", f"shard.index: {index} is not below shard.count, {spec.shard.count}")
+    return spec.model_copy(update={"shard": Shard(index=index, count=spec.shard.count)})

@@ -1,0 +1,87 @@
+"""dpo: Mt, M(t-1)'s adapter trained on towards chosen and away from rejected (arXiv 2505.16610, section 3).
+
+The loss is sigmoid DPO plus the SFT loss on chosen. The reference is a frozen copy of M(t-1)'s adapter, not the base
+model and not M0; the stage refuses to train against any other.
+"""
+
+from __future__ import annotations
+
+from safetensors.torch import load_file
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Pair
+from ..contract.settings import DpoSettings
+from ..models.load import load_model, load_tokenizer
+from ..models.threads import use_allowed_cores
+from ..store.base import file_sha256
+from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
+from ..training.encoding import ChatEncoder
+from ..training.preference import PreferenceTrainer, preference_trainer
+from ..training.trainer import quiet, thinned
+from .rows import read_rows
+from .workspace import Result, Workspace
+
+
+def run(workspace: Workspace) -> Result:
+    """Output `adapter`, from inputs `model`, `adapter` (M(t-1)) and `pairs`.
+
+    Raises PermanentError `DataEmpty` where there is no pair, `WrongReference`, and those of models.load, `ChatEncoder`
+    and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    """
+    settings = DpoSettings.model_validate(workspace.spec.settings)
+    seed, base = workspace.spec.seed, workspace.reference("model")
+    quiet()
+    use_allowed_cores()
+    reference, before = base or workspace.input("model"), workspace.input("adapter")
+    tokenizer = load_tokenizer(reference)
+    pairs = read_rows(workspace, "pairs", Pair)
+    encoded = ChatEncoder(tokenizer, settings.max_length).pairs(pairs)
+    if not encoded.rows:
+        raise PermanentError(
+            "DataEmpty",
+            f"input pairs: of {len(pairs)} pairs none fits; see why reflect dropped its rows, or raise dpo.maxLength",
+        )
+    model = load_model(reference, before, settings.precision, trainable=True)
+    trainer = preference_trainer(model, tokenizer, settings, seed, encoded.rows, load_file(before / WEIGHTS), workspace)
+    trainer.resume()
+    adapter = save_adapter(model, adapter_tensors(model), base, workspace.scratch / "adapter")
+    return Result(
+        outputs={"adapter": adapter},
+        counts={"pairs": len(encoded.rows), "truncated": encoded.truncated, "dropped.too_long": encoded.too_long},
+        metrics=_metrics(trainer),
+        details=_details(trainer, file_sha256(before / WEIGHTS)),
+        tokens=trainer.trained_tokens,
+    )
+
+
+def _metrics(trainer: PreferenceTrainer) -> dict[str, float]:
+    """First and last are those of a step; the others are means over the last quarter of the steps, before each update.
+
+    A log-probability is that of a whole answer, in nats; its change is against M(t-1).
+    """
+
+    def late(name: str) -> float:
+        values = [value for _, value in trainer.history(name)]
+        kept = values[-max(1, len(values) // 4) :]
+        return sum(kept) / len(kept)
+
+    losses = [loss for _, loss in trainer.history("loss")]
+    return {
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+        "reward_margin": late("rewards/margins"),
+        "reward_accuracy": late("rewards/accuracies"),
+        "logp_change_chosen": late("rewards/chosen") / trainer.beta,
+        "logp_change_rejected": late("rewards/rejected") / trainer.beta,
+    }
+
+
+def _details(trainer: PreferenceTrainer, adapter_digest: str) -> dict[str, object]:
+    [(_, first_step)] = trainer.history("first_step")
+    return {
+        "reference": {"adapterDigest": adapter_digest, "firstStep": first_step},
+        "curve": thinned(trainer.history("loss")),
+        "margins": thinned(trainer.history("rewards/margins")),
+        "steps": trainer.state.global_step,
+        "sharedPrompts": trainer.shares_prompts,
+    }

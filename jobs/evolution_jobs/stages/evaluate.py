@@ -1,0 +1,223 @@
+"""Evaluate Mt: it answers held-out contexts directly, as at inference, and says how well it expects the human answers.
+
+Every Mt answers the same contexts with the same seeds, so that what differs is the model. Rows are shared out over
+shards; a shard that finds all of them finished works out the figures.
+
+Outputs: `answers` (answers.jsonl, one `Answer` a line) and `metrics` (metrics.json, `metrics.score.Scores`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..contract.errors import PermanentError
+from ..contract.model import Document
+from ..contract.rows import Context, Pair, Turn
+from ..contract.settings import EvaluationSettings
+from ..data.draw import draw
+from ..engines.base import Request, Sampling, row_seed
+from ..engines.transformers_engine import TransformersEngine
+from ..metrics.bootstrap import interval, ratio
+from ..metrics.perplexity import Passage, answer_losses, perplexity
+from ..metrics.score import Scores, score
+from ..models.load import load_model, load_tokenizer
+from ..preference.prompts import answer_messages
+from ..training.encoding import ChatEncoder
+from .workspace import Result, Workspace, shard_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CONTEXT_TAIL = 3
+"""Turns of the context that an answer is shown with."""
+CHUNK = 128
+"""Contexts whose likelihoods are made durable together: some dialogues, whose turns share one forward pass each."""
+
+DIVERGED = 100.0
+"""Nats a token that no working model reaches; chance is 12 for a vocabulary of 150,000."""
+
+
+class Answer(Document):
+    """A line of answers.jsonl."""
+
+    id: str
+    """The context's id."""
+    dialogue: str
+    context: list[Turn]
+    """The last turns before the answer."""
+    human: str
+    """What the data set's supporter answered."""
+    answer: str
+    """What the model answered."""
+    tokens: int
+    """Of the model's answer, its end-of-turn token included."""
+    finish: Literal["stop", "length"]
+    truncated_turns: int
+    """Oldest turns that the model did not see when it answered."""
+    nll: float | None
+    """Negative log-likelihood of the human answer, in nats; None where it does not fit with its last exchange."""
+    nll_tokens: int
+    """Tokens of the human answer, its end-of-turn token included."""
+
+
+def run(workspace: Workspace) -> Result | None:
+    """The figures of one model. None where other shards have not finished their rows yet.
+
+    Raises PermanentError (`TestSet`) where there is nothing to evaluate on, (`ModelDiverged`) where the model's
+    likelihoods are no sane numbers, and what loading a model and encoding a chat raise.
+    """
+    settings = EvaluationSettings.model_validate(workspace.spec.settings)
+    contexts = _contexts(workspace.input("test") / "test.jsonl")
+    drawn = draw(contexts, settings.samples, workspace.spec.seed, lambda context: context.id)
+    shard = workspace.spec.shard
+    own = set(shard_of((context.id for context in drawn), shard.index, shard.count))
+    _finish_rows(workspace, settings, [context for context in drawn if context.id in own])
+    finished = workspace.rows.finished()
+    if _unfinished(drawn, finished, "answer") or _unfinished(drawn, finished, "likelihood"):
+        return None
+    answers = [_answer(context, finished) for context in drawn]
+    return _result(workspace.scratch, answers, read=len(contexts))
+
+
+def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: Sequence[Context]) -> None:
+    """Make this shard's rows that are not finished yet: a likelihood and an answer for each context."""
+    finished = workspace.rows.finished()
+    unscored = _unfinished(contexts, finished, "likelihood")
+    unanswered = _unfinished(contexts, finished, "answer")
+    if not unscored and not unanswered:
+        return
+    reference = workspace.reference("model") or workspace.input("model")
+    adapter = workspace.input("adapter") if workspace.has_input("adapter") else None
+    tokenizer = load_tokenizer(reference)
+    model = load_model(reference, adapter, settings.precision)
+    engine = TransformersEngine(model, tokenizer, settings.token_budget)
+    requests = [_request(context, settings, workspace.spec.seed) for context in unanswered]
+
+    done = len(contexts) - len(unanswered)
+    workspace.progress(done, len(contexts), "rows")
+    for start in range(0, len(unscored), CHUNK):
+        workspace.rows.append(_likelihoods(model, tokenizer, settings, unscored[start : start + CHUNK]))
+        workspace.check_stop()
+    for batch in engine.batches(requests):
+        completions = list(engine.generate(batch))
+        workspace.rows.append({**asdict(completion), "id": f"{completion.id}/answer"} for completion in completions)
+        done += len(completions)
+        workspace.progress(done, len(contexts), "rows")
+        workspace.check_stop()
+
+
+def _request(context: Context, settings: EvaluationSettings, seed: int) -> Request:
+    return Request(
+        id=context.id,
+        messages=answer_messages(context.turns),
+        sampling=Sampling.of(settings),
+        # The run's seed, which is the same for every Mt; never the iteration.
+        seed=row_seed(seed, context.id, "evaluate"),
+        max_new_tokens=settings.max_new_tokens,
+        max_prompt_tokens=settings.max_prompt_tokens,
+    )
+
+
+def _likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: EvaluationSettings,
+    contexts: Sequence[Context],
+) -> Iterable[dict[str, Any]]:
+    """A row for each context: negative log-likelihood and tokens of its human answer, encoded as for training."""
+    encoder = ChatEncoder(tokenizer, settings.max_prompt_tokens + settings.max_new_tokens)
+    passages: list[tuple[str, Passage]] = []
+    for context in contexts:
+        human = Pair(id=context.id, turns=context.turns, chosen=context.human, rejected=context.human, source="human")
+        for encoded in encoder.pairs([human]).rows:
+            passages.append((context.id, Passage(encoded.prompt_ids, encoded.chosen_ids)))
+    rows: dict[str, dict[str, Any]] = {
+        context.id: {"id": f"{context.id}/likelihood", "nll": None, "tokens": 0} for context in contexts
+    }
+    for batch in answer_losses(model, [passage for _, passage in passages], settings.token_budget):
+        for position, nll in batch:
+            id_, passage = passages[position]
+            if not nll < DIVERGED * len(passage.answer):  # NaN, too
+                raise PermanentError(
+                    "ModelDiverged",
+                    f"context {id_}: the negative log-likelihood of the human answer is {nll:g}, so the model has "
+                    "diverged; train it again with a lower learning rate",
+                )
+            rows[id_] |= {"nll": nll, "tokens": len(passage.answer)}
+    return rows.values()
+
+
+def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
+    scores = _scores(answers)
+    answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
+    with answers_file.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(answer.wire(), ensure_ascii=False) + "\n" for answer in answers)
+    metrics_file.write_text(json.dumps(scores, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return Result(
+        outputs={"answers": answers_file, "metrics": metrics_file},
+        counts={
+            "read": read,
+            "kept": len(answers),
+            "truncated": sum(answer.truncated_turns > 0 for answer in answers),
+            "perplexity.tooLong": sum(answer.nll is None for answer in answers),
+        },
+        # Four places: they travel in a termination message, and no figure is known better. metrics.json has them all.
+        metrics={name: round(value, 4) for name, value in scores["metrics"].items()},
+        details={name: scores[name] for name in ("intervals", "human", "methods")},
+        tokens=sum(answer.tokens for answer in answers),
+    )
+
+
+def _scores(answers: Sequence[Answer]) -> Scores:
+    """The texts' figures, and those that only the model knows: perplexity and lengths in tokens."""
+    groups = [answer.dialogue for answer in answers]
+    scores = score([answer.answer for answer in answers], [answer.human for answer in answers], groups)
+    scores["metrics"] |= {
+        "length_tokens": sum(answer.tokens for answer in answers) / len(answers),
+        "cut_rate": 100 * sum(answer.finish == "length" for answer in answers) / len(answers),
+    }
+    likelihoods = [(answer.nll, answer.nll_tokens) for answer in answers if answer.nll is not None]
+    if likelihoods:
+        scores["metrics"]["perplexity"] = perplexity(*zip(*likelihoods, strict=True))
+        dialogues = [answer.dialogue for answer in answers if answer.nll is not None]
+        bounds = interval(np.array(likelihoods, float), lambda sums: np.exp(ratio(sums)), dialogues)
+        if bounds:
+            scores["intervals"]["perplexity"] = list(bounds)
+    return scores
+
+
+def _answer(context: Context, finished: Mapping[str, dict[str, Any]]) -> Answer:
+    answered, likelihood = finished[f"{context.id}/answer"], finished[f"{context.id}/likelihood"]
+    return Answer(
+        id=context.id,
+        dialogue=context.dialogue,
+        context=context.turns[-CONTEXT_TAIL:],
+        human=context.human,
+        answer=answered["text"],
+        tokens=answered["tokens"],
+        finish=answered["finish"],
+        truncated_turns=answered["truncated_turns"],
+        nll=likelihood["nll"],
+        nll_tokens=likelihood["tokens"],
+    )
+
+
+def _unfinished(contexts: Iterable[Context], finished: Mapping[str, Any], row: str) -> list[Context]:
+    return [context for context in contexts if f"{context.id}/{row}" not in finished]
+
+
+def _contexts(path: Path) -> list[Context]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            contexts = [Context.model_validate_json(line) for line in file]
+    except OSError as error:
+        raise PermanentError("TestSet", f"input test: {path.name} cannot be read: {error.strerror}") from error
+    if not contexts:
+        raise PermanentError("TestSet", "input test: there are no contexts to answer; name more dialogues in data.test")
+    return contexts

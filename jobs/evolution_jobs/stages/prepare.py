@@ -1,0 +1,163 @@
+"""prepare: fetch every data source once, check and preprocess it, split by conversation, refuse leaks, pin the model.
+
+What it leaves decides every later key, so it depends on the sources' content, the settings and the seed alone
+(arXiv 2505.16610, section 3: preprocessing, the 9:1 split, contexts with at least 3 turns of history).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..contract.errors import PermanentError
+from ..contract.model import Document
+from ..contract.rows import Dialogue
+from ..contract.settings import PrepareSettings
+from ..data.contexts import choose, places
+from ..data.leaks import groups, leaks
+from ..data.load import Loader
+from ..data.split import split
+from ..models.resolve import resolve
+from .workspace import Result, Workspace
+
+LISTED_LEAKS = 10
+
+SEED, CONTEXTS, TEST = "data.seed", "data.contexts", "data.test"
+
+
+def run(workspace: Workspace) -> Result:
+    """Outputs `train`, `validation`, `replay` (where there is any), `contexts`, `test` and `model`.
+
+    Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
+    models.resolve, store.external and models.hub; TransientError where a place cannot be reached now.
+    """
+    spec = workspace.spec
+    settings = PrepareSettings.model_validate(spec.settings)
+    if not settings.seed_data:
+        raise PermanentError("DataMissing", f"{SEED}: name at least one source of dialogues")
+    steps = _Steps(workspace, settings)
+    loader = Loader(
+        spec.storage,
+        workspace.scratch,
+        spec.seed,
+        skip_bad_rows=settings.on_bad_row == "skip",
+        check_stop=workspace.check_stop,
+        loaded=steps.done,
+    )
+    counts = loader.counts
+    seed_data = loader.dialogues("seed", settings.seed_data)
+    replay = loader.instructions("replay", settings.replay) if settings.replay else []
+    contexts = loader.dialogues("contexts", settings.contexts) if settings.contexts else []
+    test = loader.dialogues("test", settings.test) if settings.test else []
+
+    train, validation = _split(seed_data, settings, spec.seed, counts)
+    if test:
+        _refuse_leaks(TEST, test, {SEED: [*train, *validation], CONTEXTS: contexts})
+    else:
+        # `split` keeps near-duplicates of one set together, so only other sets can hold them.
+        _refuse_leaks(
+            f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, {CONTEXTS: contexts}
+        )
+    least = settings.min_history_turns
+    asked = choose(
+        _long_enough(CONTEXTS if contexts else SEED, contexts or train, least, counts),
+        least,
+        settings.contexts_per_dialogue,
+        settings.context_samples,
+        spec.seed,
+    )
+    tested = choose(_long_enough(TEST if test else SEED, test or validation, least, counts), least)
+    steps.done()
+    model = resolve(settings.base_model, spec.storage, workspace.scratch)
+    workspace.check_stop()
+
+    rows: dict[str, Iterable[Document]] = {"train": train, "validation": validation}
+    if replay:
+        rows["replay"] = replay
+    rows |= {"contexts": (place.context() for place in asked), "test": (place.context() for place in tested)}
+    outputs = {name: workspace.scratch / f"{name}.jsonl" for name in rows}
+    counts.update({name: _write(outputs[name], each) for name, each in rows.items()})
+    steps.done()
+    return Result(
+        outputs=outputs | ({"model": model.files} if model.files else {}),
+        references={"model": model.reference} if model.reference else {},
+        counts=counts,
+        details={
+            "sources": loader.sources,
+            "badRows": loader.bad_rows,
+            "contextsFrom": CONTEXTS if contexts else f"the training dialogues of {SEED}",
+            "testFrom": TEST if test else f"the validation dialogues of {SEED}, which early stopping has seen",
+            "model": {"uri": settings.base_model.uri, "reference": model.reference},
+        },
+    )
+
+
+class _Steps:
+    """Progress: each source, then the model, then the files."""
+
+    def __init__(self, workspace: Workspace, settings: PrepareSettings) -> None:
+        self._workspace = workspace
+        sources = (settings.seed_data, settings.replay, settings.contexts, settings.test)
+        self._total = sum(map(len, sources)) + 2
+        self._done = 0
+
+    def done(self) -> None:
+        self._done += 1
+        self._workspace.progress(self._done, self._total, "steps")
+
+
+def _split(
+    dialogues: Sequence[Dialogue], settings: PrepareSettings, seed: int, counts: Counter[str]
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    group = groups(dialogues)
+    if near := len(dialogues) - len(set(group.values())):
+        counts["seed.nearDuplicates"] = near
+    try:
+        return split(dialogues, settings.validation_fraction, seed, group)
+    except ValueError as error:
+        raise PermanentError("DataEmpty", f"{SEED}: {error}, one to train on and one to validate with") from error
+
+
+def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Sequence[Dialogue]]) -> None:
+    """Raise PermanentError `DataLeak` where Mt would be tested on a conversation that it was trained on."""
+    roles = {each.id: role for role, dialogues in training.items() for each in dialogues}
+    distinct = {each.id: each for dialogues in training.values() for each in dialogues}
+    found = leaks(test, list(distinct.values()))
+    if not found:
+        return
+    pairs = [
+        f"{match.left.source} is {match.right.source} of {roles[match.right.id]} ({match.shared:.0%} shared)"
+        for match in found[:LISTED_LEAKS]
+    ]
+    more = f"; and {len(found) - LISTED_LEAKS} more" if len(found) > LISTED_LEAKS else ""
+    count = len({match.left.id for match in found})
+    raise PermanentError(
+        "DataLeak",
+        f"{held} hold {count} of {len(test)} conversations that the run trains on, word for word or nearly: "
+        f"{'; '.join(pairs)}{more}. Take them out of one side",
+    )
+
+
+def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: Counter[str]) -> Sequence[Dialogue]:
+    """The dialogues, once it is known that they hold a context; those that hold none are counted."""
+    short = sum(not places(each, least) for each in dialogues)
+    if short == len(dialogues):
+        raise PermanentError(
+            "DataEmpty",
+            f"{role}: in none of {short} dialogues has a supporter turn {least} turns before it: take longer ones, "
+            "or lower data.minHistoryTurns",
+        )
+    if short:
+        counts["dropped.short_history"] += short
+    return dialogues
+
+
+def _write(path: Path, rows: Iterable[Document]) -> int:
+    """Write rows as JSON Lines in UTF-8; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(row.model_dump_json(by_alias=True, exclude_none=True) + "\n")
+            count += 1
+    return count

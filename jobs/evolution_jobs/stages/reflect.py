@@ -1,0 +1,163 @@
+"""reflect: M(t-1) infers the seeker's profile and rewrites its own answer; the rewrite becomes `chosen`.
+
+arXiv 2505.16610, section 3. Two of the paper's comparisons differ in `source` alone: `human` takes the data set's
+answer as `chosen` and loads no model, `none` has the answer rewritten without a profile.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Context, Pair, Reject, Response
+from ..contract.settings import ReflectionSettings
+from ..preference.filters import Answer, Dropped, judge, usable, words
+from .jsonl import read_rows, write_rows
+from .rewriting import Rewriter, Row
+from .workspace import Result, Workspace, shard_of
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
+
+ADVICE = {
+    "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
+    "empty": "look at the responses: one side says nothing",
+    "equal": "raise reflection.temperature, or take a larger model",
+    "too_long": "raise reflection.maxLengthRatio",
+    "truncated": "raise maxNewTokens of generation and reflection",
+}
+
+
+def run(workspace: Workspace) -> Result | None:
+    """Outputs `pairs` and `rejects`, in the contexts' order. None where other shards are not done yet.
+
+    Raises PermanentError `RowsMalformed`, `RowsMismatch` where contexts and responses differ, `NoPairs` where every row
+    was dropped, and what loading a model and encoding a chat raise.
+    """
+    settings = ReflectionSettings.model_validate(workspace.spec.settings)
+    contexts = read_rows(workspace.input("contexts") / "contexts.jsonl", Context)
+    responses = read_rows(workspace.input("responses") / "responses.jsonl", Response)
+    _require_same(contexts, responses)
+    shard = workspace.spec.shard
+    own = list(shard_of(contexts, shard.index, shard.count))
+    finished = workspace.rows.finished()
+    rows = [
+        Row(contexts[id_], Answer(responses[id_].text, cut=responses[id_].finish == "length"))
+        for id_ in own
+        if id_ not in finished
+    ]
+    if rows:
+        _finish(workspace, settings, rows, len(own))
+        finished = workspace.rows.finished()
+    if not contexts.keys() <= finished.keys():
+        return None
+    return _result(workspace, [finished[id_] for id_ in contexts])
+
+
+def _finish(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[Row], total: int) -> None:
+    """Make every row a pair or a reject, durable a batch at a time."""
+    done = total - len(rows)
+
+    def keep(ended: Iterable[Row]) -> None:
+        nonlocal done
+        outcomes = [_outcome(row, settings) for row in ended]
+        workspace.rows.append(outcomes)
+        done += len(outcomes)
+        workspace.progress(done, total, "rows")
+        workspace.check_stop()
+
+    if settings.source == "human":
+        for row in rows:
+            row.chosen = Answer(row.context.human)
+        return keep(rows)
+    for row in rows:
+        fault = usable(row.rejected, "rejected")
+        row.dropped = fault if isinstance(fault, Dropped) else None
+    keep(row for row in rows if row.dropped)
+    if open_rows := {row.context.id: row for row in rows if not row.dropped}:
+        engine = _engine(workspace, settings)
+        rewriter = Rewriter(engine, settings, workspace.spec.seed)
+        for batch in engine.batches(map(rewriter.first_request, open_rows.values())):
+            together = [open_rows[request.id] for request in batch]
+            rewriter.rewrite(together)
+            keep(together)
+    return None
+
+
+def _engine(workspace: Workspace, settings: ReflectionSettings) -> Engine:
+    from ..engines.transformers_engine import TransformersEngine  # seconds to import, and not always needed
+
+    reference = workspace.reference("model") or workspace.input("model")
+    adapter = workspace.input("adapter") if workspace.has_input("adapter") else None
+    return TransformersEngine.load(reference, adapter, settings.precision, settings.token_budget)
+
+
+def _outcome(row: Row, settings: ReflectionSettings) -> dict[str, Any]:
+    """What is made durable of a row: its pair or its reject, and what it cost."""
+    verdict = row.dropped or judge(row.chosen or Answer(""), row.rejected, settings.max_length_ratio)
+    noted = {"id": row.context.id, "attempts": row.attempts, "tokens": row.tokens, "truncated": row.truncated}
+    profile = row.profile.wire() if row.profile else None
+    if isinstance(verdict, Dropped):
+        known = {
+            "turns": [turn.wire() for turn in row.context.turns],
+            "human": row.context.human,
+            "rejected": row.rejected.text,
+            "chosen": row.chosen.text if row.chosen else None,
+            "profile": profile or row.profile_text,
+            "attempts": row.attempts,
+            "source": settings.source,
+        }
+        known = {name: value for name, value in known.items() if value is not None}
+        reject = Reject(id=row.context.id, reason=verdict.reason, detail=verdict.detail, row=known)
+        return {**noted, "reject": reject.wire()}
+    pair = Pair(
+        id=row.context.id,
+        turns=row.context.turns,
+        chosen=verdict.chosen,
+        rejected=verdict.rejected,
+        source=settings.source,
+        profile=profile,
+        attempts=max(row.attempts, 1),
+    )
+    return {**noted, "pair": pair.wire()}
+
+
+def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Result:
+    pairs = [Pair.model_validate(row["pair"]) for row in outcomes if "pair" in row]
+    rejects = [Reject.model_validate(row["reject"]) for row in outcomes if "reject" in row]
+    dropped = Counter(reject.reason for reject in rejects)
+    if not pairs:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
+        advice = ADVICE[dropped.most_common(1)[0][0]] if dropped else "name more dialogues in data.contexts"
+        raise PermanentError("NoPairs", f"none of {len(outcomes)} rows became a pair ({reasons}); {advice}")
+    attempts = Counter(row["attempts"] for row in outcomes if row["attempts"])
+    lengths = {side: sum(words(getattr(pair, side)) for pair in pairs) for side in ("chosen", "rejected")}
+    return Result(
+        outputs={
+            "pairs": write_rows(workspace.scratch / "pairs.jsonl", pairs),
+            "rejects": write_rows(workspace.scratch / "rejects.jsonl", rejects),
+        },
+        counts={
+            "read": len(outcomes),
+            "pairs": len(pairs),
+            **{f"dropped.{reason}": count for reason, count in sorted(dropped.items())},
+            **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
+            "truncated": sum(row["truncated"] for row in outcomes),
+        },
+        metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
+        tokens=sum(row["tokens"] for row in outcomes),
+    )
+
+
+def _require_same(contexts: Mapping[str, Context], responses: Mapping[str, Response]) -> None:
+    for what, lacking in (
+        ("contexts have no response", contexts.keys() - responses.keys()),
+        ("responses have no context", responses.keys() - contexts.keys()),
+    ):
+        if lacking:
+            raise PermanentError(
+                "RowsMismatch",
+                f"{len(lacking)} {what}, first {min(lacking)}; both must come from one run: run generate again",
+            )

@@ -1,0 +1,98 @@
+"""sft: M0, a LoRA adapter of the base model trained on whole dialogues (arXiv 2505.16610, section 3).
+
+A dialogue is one sequence with a loss on the supporter's turns only, in place of one sequence a turn: the same turns
+for a fraction of the tokens. General instruction samples are mixed in as replay.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Dialogue, Instruction
+from ..contract.settings import SftSettings
+from ..models.load import load_model, load_tokenizer
+from ..models.threads import use_allowed_cores
+from ..training.adapter import new_adapter, save_adapter
+from ..training.encoding import ChatEncoder, Encoded, Example
+from ..training.supervised import SupervisedTrainer, supervised_trainer
+from ..training.trainer import quiet, thinned
+from .rows import read_rows
+from .workspace import Result, Workspace
+
+
+def run(workspace: Workspace) -> Result:
+    """Output `adapter`, from inputs `model`, `train`, `validation` and, if there is any, `replay`.
+
+    Raises PermanentError `DataEmpty` where nothing is left to train on or to validate with, and those of models.load,
+    `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    """
+    settings = SftSettings.model_validate(workspace.spec.settings)
+    seed, base = workspace.spec.seed, workspace.reference("model")
+    quiet()
+    use_allowed_cores()
+    reference = base or workspace.input("model")
+    tokenizer = load_tokenizer(reference)
+    encoder = ChatEncoder(tokenizer, settings.max_length)
+    train = encoder.dialogues(read_rows(workspace, "train", Dialogue))
+    validation = encoder.dialogues(read_rows(workspace, "validation", Dialogue))
+    replayed = read_rows(workspace, "replay", Instruction) if workspace.has_input("replay") else []
+    replay = encoder.instructions(replayed)
+    for name, encoded in (("train", train), ("validation", validation)):
+        if not encoded.rows:
+            raise PermanentError("DataEmpty", _nothing_left(name, encoded))
+
+    model = new_adapter(load_model(reference, None, settings.precision), settings.lora, seed)
+    trainer = supervised_trainer(
+        model, tokenizer, settings, seed, [*train.rows, *replay.rows], validation.rows, workspace
+    )
+    trainer.resume()
+    adapter = save_adapter(model, trainer.trained, base, workspace.scratch / "adapter")
+    return Result(
+        outputs={"adapter": adapter},
+        counts=_counts(train, validation, replay),
+        metrics=_metrics(trainer),
+        details=_details(trainer),
+        tokens=trainer.trained_tokens,
+    )
+
+
+def _counts(train: Encoded[Example], validation: Encoded[Example], replay: Encoded[Example]) -> dict[str, int]:
+    return {
+        "dialogues": len(train.rows),
+        "supporterTurns": sum(example.turns for example in train.rows),
+        "validation": len(validation.rows),
+        "replay": len(replay.rows),
+        "truncated": train.truncated + validation.truncated,
+        "dropped.silent": train.silent + validation.silent,
+        "dropped.too_long": train.too_long + validation.too_long + replay.too_long,
+    }
+
+
+def _metrics(trainer: SupervisedTrainer) -> dict[str, float]:
+    """Losses in nats a token of the supporter's turns; validation is that of the adapter that is kept."""
+    losses = [loss for _, loss in trainer.history("loss")]
+    validation = trainer.kept_validation
+    return {
+        "train_loss_first": losses[0],
+        "train_loss_last": losses[-1],
+        "validation_loss": validation,
+        "validation_perplexity": math.exp(validation),
+    }
+
+
+def _details(trainer: SupervisedTrainer) -> dict[str, object]:
+    return {
+        "curve": thinned(trainer.history("loss")),
+        "validation": thinned(trainer.history("eval_loss")),
+        "steps": trainer.state.global_step,
+        "keptStep": trainer.kept_step,
+        "stoppedEarly": trainer.validations.exhausted,
+    }
+
+
+def _nothing_left(name: str, encoded: Encoded[Example]) -> str:
+    return (
+        f"input {name}: no dialogue is left: in {encoded.silent} the supporter says nothing, and of {encoded.too_long} "
+        "not even the last exchange fits; raise sft.maxLength or name more dialogues in data.seed"
+    )

@@ -1,0 +1,141 @@
+"""What every store can do, and what it raises. Locations are relative to the storage URI, with `/`."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from ..contract.errors import PermanentError, StageError, TransientError
+
+DOCUMENT_LIMIT = 64 << 20
+"""Bytes a document may have that is read whole: manifests, indexes and chunks of rows are far smaller."""
+
+
+class MissingObjectError(TransientError):
+    """Nothing lies at the location."""
+
+    def __init__(self, uri: str, location: str) -> None:
+        super().__init__("ObjectMissing", f"{uri}/{location} does not exist")
+
+
+class CorruptObjectError(TransientError):
+    """What lies at the location does not have the digest it must have."""
+
+    def __init__(self, uri: str, location: str, expected: str, found: str) -> None:
+        super().__init__("ObjectCorrupt", f"{uri}/{location}: expected sha256 {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A document and the tag (etag) of this very version of it."""
+
+    data: bytes
+    tag: str
+
+
+class Store(Protocol):
+    """Durable storage. What is written is there whole or not at all, and seen by every reader at once.
+
+    Every method raises StageError with one line for the user where storage refuses or fails: TransientError
+    `StorageUnreachable`, `StorageFull`, `DiskFull`; PermanentError `StorageDenied`, `BucketMissing`,
+    `CredentialsMissing`, `LocationInvalid`. No method holds a whole file in memory; `read` and `put_*` of bytes are
+    for small documents.
+    """
+
+    uri: str
+    """For messages: `s3://bucket/prefix` or `file:///directory`, no trailing slash, no credentials."""
+
+    def put_file(self, local: Path, location: str) -> None:
+        """Store a local file, replacing what lies there."""
+        ...
+
+    def put_bytes(self, data: bytes, location: str) -> None:
+        """Store a small document, replacing what lies there."""
+        ...
+
+    def put_if_absent(self, data: bytes, location: str) -> bool:
+        """Store a small document where nothing lies yet. True where `data` is what lies there afterwards."""
+        ...
+
+    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
+        """Replace a small document where it still has this tag. True where `data` is what lies there afterwards."""
+        ...
+
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+        """A small document with its tag, or None. PermanentError `DocumentTooLarge` where it exceeds `limit` bytes."""
+        ...
+
+    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
+        """Copy to a local file, which appears only when whole. Raises MissingObjectError, CorruptObjectError, `DiskFull`."""
+        ...
+
+    def sha256(self, location: str) -> str | None:
+        """Digest of the stored bytes, read as a stream, or None where nothing lies there."""
+        ...
+
+    def size(self, location: str) -> int | None:
+        """Bytes stored, or None where nothing lies there."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Location and size of everything below a prefix that ends with `/` (or is empty), in no order."""
+        ...
+
+    def delete(self, location: str) -> None:
+        """Remove one location, or all below it where it ends with `/`. Nothing there is no error."""
+        ...
+
+    def local(self, location: str) -> Path | None:
+        """The stored file itself where it lies on this machine, for reading in place; None where it does not."""
+        ...
+
+
+def check_location(location: str) -> str:
+    """The location, if it names a place inside the store.
+
+    Raises PermanentError `LocationInvalid` for absolute paths, `..` and other ways out: locations are also read from
+    manifests, which may be hostile.
+    """
+    parts = location.split("/")
+    if any(part in ("", ".", "..") or part.startswith(".evolution-") for part in parts) or {"\\", "\0"} & set(location):
+        raise PermanentError("LocationInvalid", f"{location!r} is not a path inside the storage")
+    return location
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix, if it is empty or a valid location and a trailing slash."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise PermanentError("LocationInvalid", f"{prefix!r} does not end with a slash")
+        check_location(prefix[:-1])
+    return prefix
+
+
+def inside(directory: Path, path: str) -> Path:
+    """`path` below `directory`, refused where it leads out of it."""
+    return directory / PurePosixPath(check_location(path))
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a local file, read as a stream."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def disk_error(error: OSError, path: Path | str) -> StageError:
+    """What an error of the local file system means for the user."""
+    where = error.filename or path
+    words = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransientError("DiskFull", f"no space left for {where}: free some, or point storage or TMPDIR elsewhere")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermanentError("StorageDenied", f"{where}: {words}; this user must be able to read and write it")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return PermanentError("StorageInvalid", f"{where}: {words}")
+    return TransientError("StorageUnreachable", f"{where}: {words}")

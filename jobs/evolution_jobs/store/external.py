@@ -1,0 +1,66 @@
+"""Places that a run reads and that are not its storage: data sets and base models in files and in S3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from ..contract.credentials import credential_prefix
+from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.settings import Storage
+from .base import MissingObjectError
+
+if TYPE_CHECKING:
+    from .s3 import S3Store
+
+
+def local_path(uri: str, field: str) -> Path:
+    """The path of a `file:///path` URI. Raises PermanentError `DataInvalid` where it is not absolute."""
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise PermanentError("DataInvalid", f"{field}.uri: {uri} is not absolute: write file:///absolute/path")
+    return Path(unquote(parts.path))
+
+
+def credential(secret: str | None, name: str) -> str | None:
+    """A value of the Secret, None where no Secret is named or this process was not given it (outside a cluster)."""
+    return os.environ.get(credential_prefix(secret) + name) if secret else None
+
+
+def open_bucket(uri: str, storage: Storage, endpoint: str | None, secret: str | None) -> tuple[S3Store, str]:
+    """The bucket of `s3://bucket/key`, and the key.
+
+    Endpoint and region are the storage's where the place has none of its own; credentials are those of the Secret,
+    else of boto3's own chain.
+    """
+    import boto3
+
+    from .s3 import S3Store, client_config
+
+    parts = urlsplit(uri)
+    store = S3Store(parts.netloc, "", endpoint or storage.endpoint, storage.region)
+    if access_key := credential(secret, "AWS_ACCESS_KEY_ID"):
+        session = boto3.Session(
+            aws_access_key_id=access_key,
+            aws_secret_access_key=credential(secret, "AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=credential(secret, "AWS_SESSION_TOKEN"),
+            region_name=store.client.meta.region_name,
+        )
+        store.client = session.client("s3", endpoint_url=store.endpoint, config=client_config(store.endpoint))
+    return store, parts.path.strip("/")
+
+
+@contextmanager
+def blamed_on(field: str) -> Iterator[None]:
+    """Errors of S3 name this field of the spec in place of the storage's."""
+    try:
+        yield
+    except MissingObjectError as error:
+        raise PermanentError("DataMissing", f"{field}.uri: {error}") from error
+    except StageError as error:
+        kind = TransientError if isinstance(error, TransientError) else PermanentError
+        raise kind(error.reason, f"{field}: {str(error).replace('storage.', f'{field}.')}") from error

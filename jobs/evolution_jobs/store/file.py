@@ -1,0 +1,219 @@
+"""A directory as a store: on one machine, or on a volume that several Pods mount."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..contract.errors import PermanentError
+from .base import (
+    DOCUMENT_LIMIT,
+    CorruptObjectError,
+    MissingObjectError,
+    Store,
+    Tagged,
+    check_location,
+    check_prefix,
+    disk_error,
+    file_sha256,
+)
+
+COPY_CHUNK = 1 << 20
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""How file systems without hard links refuse one: FUSE, SMB, FAT."""
+ABANDONED_SECONDS = 24 * 3600
+"""A file still being written after this long was left by a process that was killed."""
+PRIVATE = ".evolution-partial"
+"""Files being written and locks: on the same file system, so that a rename is atomic, and outside every listing."""
+
+
+class FileStore(Store):
+    """Atomic by rename(2), conditional by link(2), both durable by fsync(2). Replacing a document takes a flock(2)."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute():
+            raise PermanentError("StorageInvalid", f"storage directory {root}: the path must be absolute")
+        self.root = root
+        self.uri = f"file://{root}"
+        self._swept = False
+
+    def put_file(self, local: Path, location: str) -> None:
+        def copy(file: BinaryIO) -> None:
+            with local.open("rb") as source:
+                shutil.copyfileobj(source, file, COPY_CHUNK)
+
+        with self._written(location, copy) as (partial, target):
+            partial.rename(target)
+
+    def put_bytes(self, data: bytes, location: str) -> None:
+        with self._written(location, lambda file: file.write(data)) as (partial, target):
+            partial.rename(target)
+
+    def put_if_absent(self, data: bytes, location: str) -> bool:
+        with self._written(location, lambda file: file.write(data)) as (partial, target):
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                return target.read_bytes() == data
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                with self._lock(location):
+                    if target.exists():
+                        return target.read_bytes() == data
+                    partial.rename(target)
+            return True
+
+    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
+        with self._lock(location):
+            current = self.read(location)
+            if current is None or current.tag != tag:
+                return False
+            self.put_bytes(data, location)
+            return True
+
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+        path = self.root / check_location(location)
+        try:
+            with path.open("rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise disk_error(error, path) from error
+        if len(data) > limit:
+            raise PermanentError("DocumentTooLarge", f"{path} is larger than {limit} bytes")
+        return Tagged(data, hashlib.sha256(data).hexdigest())
+
+    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
+        path = self.root / check_location(location)
+        partial = local.with_name(f".{local.name}.{secrets.token_hex(4)}")
+        try:
+            with path.open("rb") as source, partial.open("xb") as target:
+                shutil.copyfileobj(source, target, COPY_CHUNK)
+            if sha256 is not None and (found := file_sha256(partial)) != sha256:
+                raise CorruptObjectError(self.uri, location, sha256, found)
+            partial.rename(local)
+        except FileNotFoundError as error:
+            if error.filename == str(path):
+                raise MissingObjectError(self.uri, location) from error
+            raise disk_error(error, local) from error
+        except OSError as error:
+            raise disk_error(error, local) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def sha256(self, location: str) -> str | None:
+        path = self.root / check_location(location)
+        try:
+            return file_sha256(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def size(self, location: str) -> int | None:
+        path = self.root / check_location(location)
+        try:
+            return path.stat().st_size if path.is_file() else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        top = self.root / check_prefix(prefix)
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise disk_error(error, top) from error
+
+        for directory, names, files in os.walk(top, onerror=refuse):
+            if PRIVATE in names:
+                names.remove(PRIVATE)
+            for name in files:
+                path = Path(directory, name)
+                try:
+                    size = path.stat().st_size
+                except FileNotFoundError:
+                    continue
+                yield path.relative_to(self.root).as_posix(), size
+
+    def delete(self, location: str) -> None:
+        below = location.endswith("/")
+        path = self.root / (check_prefix(location) if below else check_location(location))
+        try:
+            if below:
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def local(self, location: str) -> Path | None:
+        return self.root / check_location(location)
+
+    @contextmanager
+    def _written(self, location: str, write: Callable[[BinaryIO], object]) -> Iterator[tuple[Path, Path]]:
+        """A durable file under a private name and where it shall go; what is left under that name is removed."""
+        target = self.root / check_location(location)
+        partial = self.root / PRIVATE / secrets.token_hex(16)
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            yield partial, target
+            _sync_directory(target.parent)
+        except OSError as error:
+            raise disk_error(error, target) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-written, once in this object's life."""
+        if self._swept:
+            return
+        self._swept = True
+        for path in (self.root / PRIVATE).iterdir():
+            try:
+                if path.suffix != ".lock" and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+    @contextmanager
+    def _lock(self, location: str) -> Iterator[None]:
+        name = hashlib.sha256(location.encode()).hexdigest()
+        path = self.root / PRIVATE / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                # The kernel lets go of it when the holder dies.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

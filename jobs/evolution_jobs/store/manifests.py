@@ -1,0 +1,107 @@
+"""Finished stages in a store: read, published once, verified, and withdrawn where their files turn out corrupt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from pydantic import ValidationError
+
+from ..contract.errors import TransientError
+from ..contract.keys import attempt_prefix, manifest_path
+from ..contract.manifest import File, Manifest
+from .base import Store
+
+LOOKUPS = 16
+"""Requests in flight at once while a run's keys are looked up."""
+
+
+class CorruptManifestError(TransientError):
+    """A manifest lies at a key but cannot be read as that key's."""
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__("ManifestCorrupt", f"{manifest_path(key)}: {detail}")
+
+
+def read_manifest(store: Store, key: str) -> Manifest | None:
+    """The manifest of a finished stage, or None. Raises CorruptManifestError."""
+    stored = store.read(manifest_path(key))
+    if stored is None:
+        return None
+    try:
+        manifest = Manifest.model_validate_json(stored.data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise CorruptManifestError(key, f"{field or 'document'}: {first['msg']}") from error
+    if manifest.key != key:
+        raise CorruptManifestError(key, f"names the key {manifest.key}")
+    for name, output in manifest.outputs.items():
+        for file in output.files:
+            if file.location != f"{attempt_prefix(key, manifest.attempt)}{name}/{file.path}":
+                raise CorruptManifestError(key, f"outputs.{name}: {file.path} lies at {file.location}")
+    return manifest
+
+
+def publish(store: Store, manifest: Manifest) -> Manifest:
+    """Make a stage's result visible, unless another attempt was first. Returns the manifest that is in force."""
+    data = json.dumps(manifest.wire(), ensure_ascii=False, indent=1, allow_nan=False).encode()
+    if store.put_if_absent(data, manifest_path(manifest.key)):
+        return manifest
+    winner = read_manifest(store, manifest.key)
+    if winner is None:
+        raise TransientError("ManifestWithdrawn", f"{manifest_path(manifest.key)} was withdrawn meanwhile; try again")
+    return winner
+
+
+def verify_manifest(store: Store, manifest: Manifest, deep: bool) -> list[str]:
+    """Locations that the manifest names and that are missing or corrupt, each with what is wrong with it.
+
+    Existence and size by one listing; `deep` reads every file and compares its sha256.
+    """
+    found = dict(store.list(attempt_prefix(manifest.key, manifest.attempt)))
+    faults: list[str] = []
+    for file in files_of(manifest):
+        if file.location not in found:
+            faults.append(f"{file.location} is missing")
+        elif found[file.location] != file.size:
+            faults.append(f"{file.location} has {found[file.location]} bytes instead of {file.size}")
+        elif deep and (digest := store.sha256(file.location)) != file.sha256:
+            faults.append(f"{file.location}: expected sha256 {file.sha256}, found {digest}")
+    return faults
+
+
+def retract(store: Store, key: str, why: str) -> None:
+    """Withdraw a published stage, so that it is made again; its manifest is kept below `stages/<key>/retracted/`."""
+    stored = store.read(manifest_path(key))
+    if stored is None:
+        return
+    try:
+        attempt = Manifest.model_validate_json(stored.data).attempt
+    except ValidationError:
+        attempt = "unreadable"
+    record = {"why": why, "manifest": stored.data.decode("utf-8", "replace")}
+    store.put_bytes(json.dumps(record, ensure_ascii=False, indent=1).encode(), f"stages/{key}/retracted/{attempt}.json")
+    store.delete(manifest_path(key))
+
+
+def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
+    """Those of the keys whose manifest is there and whose files all are, by existence and size."""
+
+    def look_up(key: str) -> Manifest | None:
+        try:
+            manifest = read_manifest(store, key)
+        except CorruptManifestError:
+            return None
+        return manifest if manifest and not verify_manifest(store, manifest, deep=False) else None
+
+    wanted = list(keys)
+    with ThreadPoolExecutor(LOOKUPS) as pool:
+        found = zip(wanted, pool.map(look_up, wanted), strict=True)
+        return {key: manifest for key, manifest in found if manifest is not None}
+
+
+def files_of(manifest: Manifest) -> list[File]:
+    """Every file a manifest names."""
+    return [file for output in manifest.outputs.values() for file in output.files]

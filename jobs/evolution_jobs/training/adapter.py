@@ -1,0 +1,75 @@
+"""LoRA adapters: made by SFT, trained on by DPO, kept as two files that name no machine."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..contract.errors import PermanentError
+from ..contract.settings import ALL_LINEAR, LoraSettings
+from ..models.load import locate
+
+WEIGHTS = "adapter_model.safetensors"
+
+Tensors = dict[str, Tensor]
+
+
+def new_adapter(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
+    """The model with a fresh adapter, `default`, which changes nothing yet; initialised from `seed`.
+
+    Raises PermanentError (`LoraSettings`) where the model has no such layer, or the output head is asked for: trl
+    multiplies by the head's own weights, so an adapter on it would never be trained.
+    """
+    target = ALL_LINEAR if lora.target_modules == [ALL_LINEAR] else lora.target_modules
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=target, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(seed)
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise PermanentError("LoraSettings", f"sft.lora.targetModules: {error}") from error
+    if isinstance(wrapped.get_output_embeddings(), BaseTunerLayer):
+        raise PermanentError("LoraSettings", "sft.lora.targetModules: the output head cannot be adapted; leave it out")
+    return wrapped
+
+
+def adapter_tensors(model: PeftModel, name: str = "default") -> Tensors:
+    """A copy of the adapter's weights on the CPU, under the names that its file uses."""
+    return {key: value.detach().cpu().clone() for key, value in _weights(model, name).items()}
+
+
+def same_tensors(left: Tensors, right: Tensors) -> bool:
+    """Whether both hold the same names with bit-identical values."""
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def save_adapter(model: PeftModel, tensors: Tensors, base: str | None, directory: Path) -> Path:
+    """Write `adapter_model.safetensors` and `adapter_config.json`; equal weights give equal bytes.
+
+    `base` is the pinned reference of the base model, if there is one. The configuration names a model of the hub and no
+    other: the place of a directory is nothing that another machine could use.
+    """
+    config = copy.copy(model.peft_config["default"])
+    hub = locate(base) if base and base.startswith("hf://") else None
+    config.base_model_name_or_path = hub.name if hub else None
+    config.revision = hub.revision if hub else None
+    config.inference_mode = True
+    # PEFT keeps the names in a set, whose order is another one in each process.
+    config.target_modules = sorted(config.target_modules)
+    directory.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(directory))
+    save_file({key: value.contiguous() for key, value in tensors.items()}, directory / WEIGHTS, {"format": "pt"})
+    return directory
+
+
+def _weights(model: PeftModel, name: str) -> Tensors:
+    weights: Tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    return weights

@@ -1,0 +1,198 @@
+"""Chats as token ids and labels: exactly what the chat template gives, with a loss on the assistant's turns only."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from jinja2 import TemplateError
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Dialogue, Instruction, Pair, Turn
+from ..preference.prompts import Message, answer_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label of a token without loss (`ignore_index` of torch.nn.functional.cross_entropy)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence of SFT."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """As long as `input_ids`: the token itself where it is learnt, else `IGNORED`."""
+    turns: int
+    """Assistant turns that are learnt."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sequence."""
+        return len(self.input_ids)
+
+    longest = tokens
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One pair of DPO; both answers end with the end-of-turn token."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, the prompt's counted once."""
+        return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer of the two sequences."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+Row = TypeVar("Row", Example, Preference)
+
+
+@dataclass
+class Encoded(Generic[Row]):
+    """What became of the rows of one file."""
+
+    rows: list[Row] = field(default_factory=list)
+    truncated: int = 0
+    """Rows that lost their oldest turns."""
+    too_long: int = 0
+    """Rows dropped because their last exchange alone is longer than the longest sequence."""
+    silent: int = 0
+    """Dialogues dropped because the supporter says nothing in them."""
+
+
+class ChatEncoder:
+    """Turns chats into token ids by the tokenizer's own template.
+
+    Every method raises PermanentError (`ChatTemplate`) where the template refuses a chat, renders earlier turns
+    differently once later ones follow (one sequence could then not stand for all its turns), or ends the assistant's
+    turn without a special token (the model could not learn to stop).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        if not tokenizer.is_fast:
+            raise PermanentError("ChatTemplate", "the model has no tokenizer.json; add one (it maps tokens to text)")
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+    def dialogues(self, dialogues: Iterable[Dialogue]) -> Encoded[Example]:
+        """One sequence a dialogue, up to the supporter's last turn; the supporter's turns are learnt."""
+        encoded: Encoded[Example] = Encoded()
+        for dialogue in dialogues:
+            last = max((place for place, turn in enumerate(dialogue.turns) if turn.role == "supporter"), default=None)
+            if last is None:
+                encoded.silent += 1
+            else:
+                encode = partial(self._example, name=f"dialogue {dialogue.id}")
+                self._take(dialogue.turns[: last + 1], encode, encoded)
+        return encoded
+
+    def instructions(self, instructions: Iterable[Instruction]) -> Encoded[Example]:
+        """One sequence an instruction sample; the response is learnt."""
+        encoded: Encoded[Example] = Encoded()
+        for sample in instructions:
+            chat = [{"role": "user", "content": sample.prompt}, {"role": "assistant", "content": sample.response}]
+            example = self._learnt(chat, f"instruction {sample.id}")
+            if example.tokens > self._max_length:
+                encoded.too_long += 1
+            else:
+                encoded.rows.append(example)
+        return encoded
+
+    def pairs(self, pairs: Iterable[Pair]) -> Encoded[Preference]:
+        """Prompt, chosen and rejected of each pair; the longer of the two sequences decides what fits."""
+        encoded: Encoded[Preference] = Encoded()
+        for pair in pairs:
+            self._take(pair.turns, partial(self._preference, pair=pair), encoded)
+        return encoded
+
+    def _take(self, turns: Sequence[Turn], encode: Callable[[Sequence[Turn]], Row], encoded: Encoded[Row]) -> None:
+        """Add the encoding of the turns without the oldest exchanges, so that it fits; count what that costs."""
+        for start, turn in enumerate(turns):
+            if turn.role == "seeker" and (row := encode(turns[start:])).longest <= self._max_length:
+                encoded.rows.append(row)
+                encoded.truncated += start > 0
+                return
+        encoded.too_long += 1
+
+    def _example(self, turns: Sequence[Turn], name: str) -> Example:
+        return self._learnt(answer_messages(turns), name)
+
+    def _learnt(self, chat: Sequence[Message], name: str) -> Example:
+        spoken = [place for place, message in enumerate(chat) if message["role"] == "assistant"]
+        ids, spans = self._sequence(chat, spoken, name)
+        labels = [IGNORED] * len(ids)
+        for start, end in spans:
+            labels[start:end] = ids[start:end]
+        return Example(ids, labels, len(spoken))
+
+    def _preference(self, turns: Sequence[Turn], pair: Pair) -> Preference:
+        chat = answer_messages(turns)
+        sides = []
+        for text in (pair.chosen, pair.rejected):
+            whole = [*chat, {"role": "assistant", "content": text.strip()}]
+            ids, [(start, end)] = self._sequence(whole, [len(chat)], f"pair {pair.id}")
+            sides.append((ids[:start], ids[start:end]))
+        (prompt, chosen), (other, rejected) = sides
+        if prompt != other:
+            raise _unsteady(f"pair {pair.id}")
+        return Preference(prompt, chosen, rejected)
+
+    def _sequence(
+        self, chat: Sequence[Message], places: Iterable[int], name: str
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The chat's token ids, and from where to where the assistant's turns at `places` go, end-of-turn included."""
+        text = self._text(chat)
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
+        starts = [start for start, _ in offsets]
+        spans = []
+        for place in places:
+            prompt, until = self._text(chat[:place], answer=True), self._text(chat[: place + 1])
+            if not (until.startswith(prompt) and text.startswith(until)):
+                raise _unsteady(name)
+            first, end = bisect_left(starts, len(prompt)), bisect_left(starts, len(until))
+            # A token over the boundary would be learnt in part, and would not be in the prompt of generation.
+            if offsets[first - 1][1] > len(prompt):
+                raise _unsteady(name)
+            spans.append((first, self._end_of_turn(ids, first, end, name)))
+        return ids, spans
+
+    def _end_of_turn(self, ids: Sequence[int], first: int, end: int, name: str) -> int:
+        for place in range(end, first, -1):
+            if ids[place - 1] in self._special:
+                return place
+        raise PermanentError(
+            "ChatTemplate",
+            f"{name}: the model's chat template ends the assistant's turn without a special token, so the model cannot "
+            "learn to stop; take a model whose template does",
+        )
+
+    def _text(self, chat: Sequence[Message], *, answer: bool = False) -> str:
+        """The rendered chat; `answer` opens the assistant's next turn."""
+        try:
+            return str(self._tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer))
+        except TemplateError as error:
+            raise PermanentError("ChatTemplate", f"the model's chat template refuses a chat: {error}") from error
+
+
+def _unsteady(name: str) -> PermanentError:
+    return PermanentError(
+        "ChatTemplate",
+        f"{name}: the model's chat template renders earlier turns differently once later ones follow, so a dialogue "
+        "cannot be trained on as one sequence; take a model or a template that does not",
+    )

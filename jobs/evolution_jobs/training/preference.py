@@ -1,0 +1,114 @@
+"""DPO from M(t-1) to Mt: trl's DPOTrainer, whose loss here does not depend on how a step's pairs are cut into passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from ..contract.settings import DpoSettings
+from .adapter import Tensors
+from .encoding import IGNORED, Preference
+from .forward import shares_prompts, spare_forward
+from .reference import ReferenceGuard
+from .schedule import training_order
+from .trainer import Host, Resumable, arguments
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+CHECKED_PROMPT, CHECKED_ANSWER = 48, 16
+"""Tokens of a pair on which it is tried whether the model can share prompts."""
+
+
+class PreferenceTrainer(Resumable, DPOTrainer):  # type: ignore[misc]
+    """DPOTrainer on token ids."""
+
+    sft_weight: float
+    guard: ReferenceGuard
+    shares_prompts: bool
+
+    def resume(self) -> None:
+        """Train to the end; raises what `Resumable.resume` does, and `WrongReference`."""
+        super().resume()
+        self.guard.check_tensors()
+
+    def get_batch_samples(self, *given: Any, **options: Any) -> Any:
+        """One optimiser step's passes; notes how many pairs and chosen tokens they hold together."""
+        passes, items = super().get_batch_samples(*given, **options)
+        sizes = [_sizes(inputs) for inputs in passes]
+        self._step = (len(sizes), sum(pairs for pairs, _ in sizes), sum(tokens for _, tokens in sizes))
+        return passes, items
+
+    def compute_loss(self, model: Any, inputs: Any, *given: Any, **options: Any) -> Tensor:
+        """The loss of one pass as trl has it, weighted by the pass's share of the step.
+
+        There the sigmoid term is a mean over the pass's pairs, the SFT term one over its chosen tokens, and the step's
+        loss is the mean of its passes. With these weights it is the mean over all the step's pairs plus `sft_weight`
+        times the mean over all its chosen tokens: 4 x 2 pairs on a GPU train as 1 x 8 on a CPU, and a smaller last pass
+        counts less.
+        """
+        passes, pairs, tokens = self._step
+        own_pairs, own_tokens = _sizes(inputs)
+        self.loss_weights = [passes * own_pairs / pairs, self.sft_weight * passes * own_tokens / tokens]
+        loss: Tensor = super().compute_loss(model, inputs, *given, **options)
+        return loss
+
+
+def preference_trainer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DpoSettings,
+    seed: int,
+    pairs: Sequence[Preference],
+    input_adapter: Tensors,
+    host: Host,
+) -> PreferenceTrainer:
+    """A trainer that is ready to `resume`. `model` has M(t-1)'s adapter, trainable; there is at least one pair.
+
+    The reference's log-probabilities are not computed ahead: over one epoch, the paper's, that saves nothing.
+    """
+    order = training_order([pair.tokens for pair in pairs], settings.epochs, settings.batch_size, seed)
+    rows = {name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    trainer = PreferenceTrainer(
+        model=model,
+        args=DPOConfig(
+            **arguments(settings, len(order), seed, host.scratch),
+            beta=settings.beta,
+            loss_type=["sigmoid", "sft"],
+            loss_weights=[1.0, settings.sft_weight],
+        ),
+        train_dataset=Dataset.from_dict(rows).select(order),
+        processing_class=tokenizer,
+    )
+    base = model.get_base_model()
+    trainer.sft_weight = settings.sft_weight
+    trainer.shares_prompts = shares_prompts(base, *_trial(pairs[0], model.device))
+    spare_forward(base, share_prompts=trainer.shares_prompts)
+    trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
+    trainer.add_callback(trainer.guard)
+    trainer.attach(host, [pairs[row].tokens for row in order])
+    return trainer
+
+
+def _sizes(inputs: Any) -> tuple[int, int]:
+    """Pairs of a pass, and tokens of their chosen answers."""
+    mask = inputs["completion_mask"]
+    pairs = len(mask) // 2
+    return pairs, int(mask[:pairs, 1:].sum())
+
+
+def _trial(pair: Preference, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The end of a pair's prompt and the beginnings of its answers as token ids and labels, (2, tokens)."""
+    prompt = pair.prompt_ids[-CHECKED_PROMPT:]
+    ids, labels = [], []
+    for answer in (pair.chosen_ids[:CHECKED_ANSWER], pair.rejected_ids[:CHECKED_ANSWER]):
+        padding = CHECKED_ANSWER - len(answer)
+        ids.append([*prompt, *answer, *[0] * padding])
+        labels.append([*[IGNORED] * len(prompt), *answer, *[IGNORED] * padding])
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)

@@ -1,0 +1,225 @@
+"""What SFT and DPO share around trl's trainers: arguments, checkpoints, progress, stopping."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import datasets
+import torch
+import transformers
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..contract.errors import PermanentError
+from ..contract.settings import DpoSettings, SftSettings
+from ..models.load import placement
+from .adapter import Tensors
+from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
+from .schedule import optimiser_steps
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+CURVE_POINTS = 200
+"""Most points of a curve in a manifest."""
+
+
+class Checkpoints(Protocol):
+    """`stages.workspace.Checkpoints`."""
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        ...
+
+    def save(self, directory: Path, step: int) -> None:
+        """Make a checkpoint durable."""
+        ...
+
+
+class Host(Protocol):
+    """What training needs of `stages.workspace.Workspace`."""
+
+    @property
+    def scratch(self) -> Path:
+        """A private directory."""
+        ...
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Training state that outlives the process."""
+        ...
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Report progress."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raise Terminated if the process was asked to stop."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """True once the process was asked to stop."""
+        ...
+
+
+class Resumable:
+    """Mixed into a trl trainer: what it keeps goes through the host, and a resumed run ends as an unbroken one does.
+
+    Rows come in the order of the data set, and every step seeds its own random numbers, so that the place in the
+    training is the step alone. The methods that trl or transformers call are named as there.
+    """
+
+    def attach(self: Any, host: Host, row_tokens: Sequence[int]) -> None:
+        """Report to `host`; to be called before `train`. `row_tokens` is the length of every row, in order."""
+        self.host = host
+        self.row_tokens = row_tokens
+        self.best: Tensors | None = None
+        """SFT: the adapter with the lowest validation loss so far."""
+        self.remove_callback(PrinterCallback)  # it prints on standard output
+        self.add_callback(_Steps(self))
+
+    def resume(self: Any) -> None:
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Raises Terminated when the host is stopping, with a checkpoint saved; PermanentError (`TrainingDiverged`) where
+        a loss or gradient is no finite number.
+        """
+        latest = self.host.checkpoints.latest()
+        self.train(resume_from_checkpoint=str(latest) if latest else None)
+
+    def stop_if_asked(self: Any) -> None:
+        """Save and raise Terminated if the host is stopping. Only between steps or inside one, before its update."""
+        if self.host.stopping:
+            if self.state.global_step:
+                self._save_checkpoint(self.model, None)
+            self.host.check_stop()
+
+    @property
+    def trained_tokens(self: Any) -> int:
+        """Tokens trained on up to now, padding not counted and the prompt of a pair counted once."""
+        rows = self.state.global_step * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return sum(self.row_tokens[:rows])
+
+    def history(self: Any, name: str) -> list[tuple[int, float]]:
+        """(step, value) of a logged figure, from the beginning, also where this process has only resumed."""
+        return [(entry["step"], entry[name]) for entry in self.state.log_history if name in entry]
+
+    def _send_telemetry(self) -> None:
+        """Nothing: by default trl calls the hub at every start."""
+
+    def _prepare_dataset(self, dataset: Any, *_arguments: Any, **_options: Any) -> Any:
+        return dataset  # tokens already
+
+    def _save_checkpoint(self: Any, _model: Any, _trial: Any) -> None:
+        step = self.state.global_step
+        directory = self.host.scratch / "saved"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        write_checkpoint(directory, self.model, self.best, self.optimizer, self.lr_scheduler)
+        self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
+        self.host.checkpoints.save(directory, step)
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        read_adapter(Path(resume_from_checkpoint), self.model)
+        self.best = read_best(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            read_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Every step seeds its own."""
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Seeds, reports and watches every step."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.host.progress(state.global_step, state.max_steps, "steps")
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.stop_if_asked()
+        torch.manual_seed(args.seed * 1_000_003 + state.global_step)
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # A step can take a minute on a CPU, longer than the grace that a stopping process has.
+        self._trainer.stop_if_asked()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.host.progress(state.global_step, state.max_steps, "steps")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float],
+        **_: Any,
+    ) -> None:
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise PermanentError(
+                    "TrainingDiverged",
+                    f"{name} is {logs[name]} at step {state.global_step} of {state.max_steps}: lower learningRate",
+                )
+
+
+def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path) -> dict[str, Any]:
+    """What SFTConfig and DPOConfig are both given. `rows` counts all epochs: to the trainer they are one.
+
+    An optimiser step takes batch_size x gradient_accumulation rows on any device. On a CPU they go one by one: batches
+    bring it no speed, cost padding, and four 512-token rows of a model of 135M parameters hold 7 GiB of activations.
+    """
+    device, dtype = placement(settings.precision)
+    batch, accumulation = settings.batch_size, settings.gradient_accumulation
+    steps = optimiser_steps(rows, batch, accumulation)
+    if device.type == "cpu":
+        batch, accumulation = 1, batch * accumulation
+    return {
+        "output_dir": str(scratch / "trainer"),
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "optim": "adamw_torch",
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
+        "warmup_steps": int(settings.warmup_ratio * steps),
+        "max_length": None,
+        "seed": seed,
+        "use_cpu": device.type == "cpu",
+        "bf16": dtype == torch.bfloat16,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "dataloader_pin_memory": device.type != "cpu",
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_steps,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def quiet() -> None:
+    """Only errors: standard output is the runner's, and progress goes through the workspace."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+
+
+def thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The curve with evenly spaced points, first and last among them, and values of five digits."""
+    stride = max(1, math.ceil((len(curve) - 1) / (CURVE_POINTS - 1))) if len(curve) > 1 else 1
+    kept = curve[::stride] + ([curve[-1]] if curve and (len(curve) - 1) % stride else [])
+    return [(step, float(f"{value:.5g}")) for step, value in kept]

@@ -1,0 +1,135 @@
+"""One YAML document out of one file: read as kubectl reads it, from people one does not trust."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SIZE_LIMIT = 1 << 20
+"""Bytes of a manifest; the API server takes little more."""
+VALUE_LIMIT = 10_000
+"""Values in a manifest once its aliases are followed: some lines of nested aliases stand for billions."""
+NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a manifest."""
+
+    path: str
+    """Where, as a user writes it: `spec.data.test[0].mapping`. Empty for the manifest as a whole."""
+    message: str
+    """What is wrong and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def at(path: str, part: str | int) -> str:
+    """The path of a field or item below a path."""
+    if isinstance(part, int):
+        return f"{path}[{part}]"
+    if not NAME.fullmatch(part):
+        return f'{path}["{part}"]'
+    return f"{path}.{part}" if path else part
+
+
+def read_document(path: Path) -> tuple[Any, list[Fault]]:
+    """A file's one document, and what is wrong with the file; the document is None where it cannot be read at all."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        return None, [Fault("", f"cannot be read: {error.strerror}")]
+    if len(data) > SIZE_LIMIT:
+        return None, [Fault("", f"is larger than {SIZE_LIMIT >> 20} MiB: this is not a manifest")]
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return None, [Fault("", f"line {line} is not UTF-8: save the file in that encoding")]
+    try:
+        return _parse(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        return None, [Fault("", f"{where}not YAML: {error.problem or error.context}")]
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        return None, [Fault("", f"line {line}: not YAML: character U+{ord(text[error.position]):04X} is not allowed")]
+    except ValueError as error:
+        return None, [Fault("", f"not YAML: {error}")]
+    except RecursionError:
+        return None, [Fault("", "is nested too deeply: this is not a manifest")]
+
+
+class _Loader(yaml.SafeLoader):
+    """Scalars as kubectl reads them: `1e-4` is a number and a date is text, unlike in PyYAML's YAML 1.1."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "value")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str) -> tuple[Any, list[Fault]]:
+    loader = _Loader(text)
+    try:
+        nodes: list[yaml.Node] = []
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
+                nodes.append(node)
+        if not nodes:
+            return None, [Fault("", "is empty: exactly one EvolutionRun is wanted")]
+        if len(nodes) > 1:
+            lines = ", ".join(str(node.start_mark.line + 1) for node in nodes)
+            message = f"holds {len(nodes)} documents (at lines {lines}): exactly one EvolutionRun is wanted"
+            return None, [Fault("", message)]
+        found = list(_node_faults(nodes[0]))
+        if any(not fault.path for fault in found):
+            return None, found
+        return loader.construct_document(nodes[0]), found
+    finally:
+        loader.dispose()
+
+
+def _node_faults(root: yaml.Node) -> Iterator[Fault]:
+    """Keys that are written twice or are not text, in the order of the file: loaders silently drop one of them."""
+    pending: list[tuple[yaml.Node, str]] = [(root, "")]
+    values = 0
+    while pending:
+        node, path = pending.pop()
+        values += 1
+        if values > VALUE_LIMIT:
+            yield Fault("", f"holds more than {VALUE_LIMIT} values once its aliases are followed")
+            return
+        below: list[tuple[yaml.Node, str]] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = [(item, at(path, index)) for index, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    yield Fault("", f"line {line}: a key must be text, not a list or a mapping")
+                    continue
+                here = at(path, key.value)
+                if key.tag.rpartition(":")[2] not in ("str", "merge"):
+                    yield Fault(here, f"the key on line {line} is not text: write it in quotes")
+                    key.tag = "tag:yaml.org,2002:str"  # so that what follows is checked under the key as written
+                if key.value in lines:
+                    yield Fault(here, f"is written twice, on lines {lines[key.value]} and {line}: remove one")
+                lines[key.value] = line
+                below.append((value, here))
+        pending.extend(reversed(below))

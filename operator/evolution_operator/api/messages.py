@@ -1,0 +1,92 @@
+"""What to tell a user about a fault that pydantic has found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+_EXPECTED = {
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "takes at most {max_length} characters",
+    "too_short": "needs at least {min_length} entry",
+    "too_long": "takes at most {max_length} entries",
+}
+"""pydantic's error type to what was expected instead, with the error's context filled in."""
+
+PATTERNS = {
+    r"^(file|s3|hf)://.+": "must start with file://, s3:// or hf://",
+    r"^(hf|s3|file|pvc|package)://.+": "must start with hf://, s3://, file://, pvc:// or package://",
+    r"^(file|s3)://.+": "must start with file:// or s3://",
+    r"^https?://.+": "must start with http:// or https://",
+    r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
+    r"^(Always|IfNotPresent|Never)$": "must be Always, IfNotPresent or Never",
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and begin and end with a letter or digit",
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and begin and end with a letter or digit",
+}
+"""The resource's patterns in words."""
+
+_SILENT = frozenset({"string_too_long", "string_too_short", "too_short", "too_long"})
+"""Errors that say all without the value."""
+
+
+def explain(errors: list[ErrorDetails], secret: bool = False) -> str:
+    """One message for the errors of one value: several are the alternatives of a union.
+
+    A value that may be a secret is not repeated.
+    """
+    first = errors[0]
+    if first["type"] == "missing":
+        return "is required"
+    expected = [_expected(error) for error in errors]
+    text = " or ".join([expected[0], *(more.removeprefix("must be ") for more in expected[1:])])
+    if secret or first["type"] in _SILENT:
+        return text
+    return f"{text}, not {_shown(first['input'])}"
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """What to do about a field that is not there: most are slips of spelling, or another field's Python name."""
+    plain = {field.lower(): field for field in known}
+    close = get_close_matches(name.replace("_", "").replace("-", "").lower(), plain, n=1)
+    if close:
+        return f"unknown field; did you mean {plain[close[0]]}?"
+    return f"unknown field; remove it (known here: {', '.join(plain.values())})"
+
+
+def _expected(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    if error["type"] not in _EXPECTED:
+        return error["msg"]
+    bounds = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in context.items()}
+    return _EXPECTED[error["type"]].format(**bounds)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

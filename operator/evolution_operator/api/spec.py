@@ -1,0 +1,222 @@
+"""`EvolutionRun` (evolution.run/v1alpha1): the only definition of the resource, with the paper's defaults (arXiv 2505.16610)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from evolution_jobs.contract.model import Document, Rule
+from evolution_jobs.contract.settings import (
+    BaseModelSource,
+    DpoSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    PreferenceSource,
+    RefinementSettings,
+    SftSettings,
+    Source,
+    Storage,
+)
+from pydantic import BaseModel, ConfigDict, Field
+
+from .pod import PodSettings
+
+GROUP = "evolution.run"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "EvolutionRun"
+
+Dialogues = Annotated[list[Source], Field(max_length=32)]
+
+CHAMPION_METRICS: dict[str, bool] = {
+    "distinct1": True,
+    "distinct2": True,
+    "distinct3": True,
+    "bleu_sacre": True,
+    "bleu2_ref": True,
+    "bleu4_ref": True,
+    "rougeL_ref": True,
+    "perplexity": False,
+    "stock_phrase_rate": False,
+}
+"""Metrics a champion can be chosen by, and whether more is better."""
+
+
+class PrepareStage(Document):
+    """The stage that pins and checks data and model. It needs no GPU."""
+
+    pod: PodSettings = PodSettings()
+    """This stage's Pod."""
+
+
+class SftStage(SftSettings):
+    """Supervised fine-tuning: base model to M0."""
+
+    pod: PodSettings = PodSettings()
+    """This stage's Pod."""
+
+
+class GenerationStage(GenerationSettings):
+    """M(t-1) answers each context; the answers become `rejected`."""
+
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods (or local processes) that share the contexts."""
+    pod: PodSettings = PodSettings()
+    """This stage's Pods."""
+
+
+class ReflectionStage(RefinementSettings):
+    """M(t-1) reflects on the user and refines its answer, which becomes `chosen`."""
+
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods (or local processes) that share the contexts."""
+    pod: PodSettings = PodSettings()
+    """This stage's Pods."""
+
+
+class DpoStage(DpoSettings):
+    """Preference training from M(t-1) to Mt, with M(t-1) as the reference."""
+
+    pod: PodSettings = PodSettings()
+    """This stage's Pod."""
+
+
+class EvaluationStage(EvaluationSettings):
+    """Every Mt on the same held-out contexts and seeds."""
+
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods (or local processes) that share the contexts."""
+    champion_metric: Literal[
+        "distinct1",
+        "distinct2",
+        "distinct3",
+        "bleu_sacre",
+        "bleu2_ref",
+        "bleu4_ref",
+        "rougeL_ref",
+        "perplexity",
+        "stock_phrase_rate",
+    ] = "distinct2"
+    """Figure by which `status.champion` is chosen: the highest, or for perplexity and stock_phrase_rate the lowest."""
+    pod: PodSettings = PodSettings()
+    """This stage's Pods."""
+
+
+def _dialogues_only(field: str) -> Rule:
+    def holds(data: Document) -> bool:
+        return all(source.format != "alpaca" for source in getattr(data, field))
+
+    return Rule(
+        field,
+        "takes dialogues: format alpaca holds none, move the source to replay",
+        f"!has(self.{field}) || self.{field}.all(s, s.format != 'alpaca')",
+        holds,
+    )
+
+
+class Data(Document):
+    """The run's data sets."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "replay",
+            "takes general instruction samples: give each source format: alpaca",
+            "!has(self.replay) || self.replay.all(s, s.format == 'alpaca')",
+            lambda data: all(source.format == "alpaca" for source in data.replay),
+        ),
+        _dialogues_only("seed"),
+        _dialogues_only("contexts"),
+        _dialogues_only("test"),
+    )
+
+    seed: Annotated[list[Source], Field(min_length=1, max_length=32)]
+    """Dialogues for SFT, split into training and validation by conversation."""
+    replay: Dialogues = []
+    """General instruction samples mixed into SFT, against forgetting (paper: 500 of Alpaca)."""
+    contexts: Dialogues = []
+    """Dialogues whose contexts the model answers in each iteration; unset takes the seed's training dialogues."""
+    test: Dialogues = []
+    """Held-out dialogues for evaluation; unset takes the validation dialogues, which early stopping has seen."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the seed conversations held out for early stopping (paper: 9:1 by conversation)."""
+    min_history_turns: Annotated[int, Field(ge=1, le=100)] = 3
+    """Least turns of history a context needs (paper: 3)."""
+    contexts_per_dialogue: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Contexts to take from one dialogue, drawn by seed; unset takes every supporter turn with enough history."""
+    context_samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Contexts to answer in each iteration, drawn by seed; unset takes all."""
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    """A record that cannot be read: refuse the run, or skip and count it."""
+
+
+class Retry(Document):
+    """What happens after a stage fails in a way that may pass: a lost node, an unreachable store, a full disk."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    """Attempts a stage has. Disruptions (eviction, preemption, drain) do not count; a permanent failure uses them up at once."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
+    """Pause before the second attempt; it doubles with each failure."""
+    max_backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
+    """Longest pause between attempts."""
+
+
+class EvolutionRunSpec(Document):
+    """A self-evolution run: SFT to M0, then T rounds of generate, reflect and DPO (arXiv 2505.16610)."""
+
+    iterations: Annotated[int, Field(ge=0, le=100)] = 2
+    """Rounds T (paper: 2). 0 makes and evaluates M0 alone. It may be raised on a finished run: only the new rounds run."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Seed of every random choice."""
+    base_model: BaseModelSource
+    """The model that SFT starts from."""
+    storage: Storage
+    """Where artifacts go."""
+    data: Data
+    """The data sets."""
+    preference_source: PreferenceSource = "self"
+    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer."""
+    prepare: PrepareStage = PrepareStage()
+    """Pins and checks data and model."""
+    sft: SftStage = SftStage()
+    """Base model to M0."""
+    generation: GenerationStage = GenerationStage()
+    """Direct answers."""
+    reflection: ReflectionStage = ReflectionStage()
+    """Profiles and refined answers."""
+    dpo: DpoStage = DpoStage()
+    """M(t-1) to Mt."""
+    evaluation: EvaluationStage = EvaluationStage()
+    """Figures for every Mt."""
+    pod: PodSettings = PodSettings()
+    """Pod settings for every stage; a stage's own override them."""
+    retry: Retry = Retry()
+    """Retries of failed stages."""
+    suspend: bool = False
+    """True stops the run where it is (checkpoints are kept); false goes on."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """The run fails if it has not finished this long after it started."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """The resource is deleted this long after the run has finished; unset keeps it."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What happens to artifacts in storage when the resource is deleted. Delete spares what other runs share."""
+    queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
+    """Kueue LocalQueue: Jobs carry its label and are created suspended, for Kueue to admit."""
+
+
+class Metadata(BaseModel):
+    """The part of a resource's metadata that matters here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    """At most 40 characters, because Job and Pod names (63) are made from it."""
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
+
+
+class EvolutionRun(Document):
+    """The manifest as a user writes it."""
+
+    api_version: Literal["evolution.run/v1alpha1"]
+    kind: Literal["EvolutionRun"]
+    metadata: Metadata
+    spec: EvolutionRunSpec
+    status: dict[str, Any] | None = Field(default=None, exclude=True)

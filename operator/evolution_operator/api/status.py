@@ -1,0 +1,133 @@
+"""`status` of an EvolutionRun: what the planner knows and the user reads. One patch a reconcile writes it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from evolution_jobs.contract.model import Document
+from evolution_jobs.contract.stage import StageKind
+
+Phase = Literal["Pending", "Running", "Suspended", "Complete", "Failed"]
+StageState = Literal["Waiting", "Queued", "Running", "Suspended", "Backoff", "Succeeded", "Failed"]
+
+
+class StageProgress(Document):
+    """How far a running stage is."""
+
+    done: int
+    """Rows or steps finished, over all shards."""
+    total: int
+    """Rows or steps there are, over all shards."""
+    unit: str
+    """`rows` or `steps`."""
+    eta_seconds: int | None = None
+    """Estimated seconds left."""
+
+
+class StageStatus(Document):
+    """One stage of the run."""
+
+    id: str
+    """`prepare`, `sft`, or kind and iteration: `dpo-2`."""
+    name: StageKind
+    """Kind of the stage."""
+    iteration: int | None = None
+    """0 for M0."""
+    state: StageState = "Waiting"
+    """Waiting (for its inputs), Queued (for room), Running, Suspended, Backoff (before the next attempt), Succeeded or Failed."""
+    key: str | None = None
+    """Digest of all that decides the result; unset until prepare has pinned the data."""
+    cached: bool = False
+    """True where an earlier run had published the result, so no Pod was spent."""
+    attempts: int = 0
+    """Number of the newest attempt."""
+    failures: int = 0
+    """Failed attempts that count against the retry budget."""
+    settled: int = 0
+    """Number of the newest attempt that has ended without a result to keep; the next one is settled + 1."""
+    job: str | None = None
+    """Name of the newest attempt's Job."""
+    shards: str | None = None
+    """Finished shards of all, `3/4`."""
+    progress: StageProgress | None = None
+    """How far it is, while it runs."""
+    started_at: datetime | None = None
+    """When the newest attempt started."""
+    finished_at: datetime | None = None
+    """When the newest attempt ended."""
+    next_attempt_at: datetime | None = None
+    """When the next attempt starts, while in Backoff."""
+    seconds: float | None = None
+    """Wall time of the stage's compute."""
+    gpu_seconds: float | None = None
+    """GPUs held times seconds, over all attempts and shards."""
+    artifact: str | None = None
+    """URI of the manifest."""
+    digest: str | None = None
+    """Digest of the main output."""
+    reason: str | None = None
+    """Constant word for why the stage is where it is."""
+    message: str | None = None
+    """The stage's own last message."""
+
+
+class Condition(Document):
+    """A standard Kubernetes condition (KEP-1623)."""
+
+    type: Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
+    """What the condition is about."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: str
+    """Constant word for why."""
+    message: str = ""
+    """Why, and what to do about it."""
+    observed_generation: int | None = None
+    """Generation of the spec the condition is about."""
+    last_transition_time: datetime
+    """When `status` last changed."""
+
+
+class IterationMetrics(Document):
+    """Figures of one Mt."""
+
+    iteration: int
+    """0 for M0."""
+    figures: dict[str, float]
+    """Figure's name to its value."""
+
+
+class RunStatus(Document):
+    """The whole status."""
+
+    observed_generation: int | None = None
+    """Generation of the spec this status is about."""
+    phase: Phase = "Pending"
+    """Pending, Running, Suspended, Complete or Failed: a summary of the conditions."""
+    conditions: list[Condition] = []
+    """Accepted, Progressing, Suspended, Complete and Failed."""
+    progress: str | None = None
+    """Finished stages of all, `7/11`."""
+    stage: str | None = None
+    """Stage at work now, with its progress."""
+    stages: list[StageStatus] = []
+    """Every stage of the run, in the order of the graph."""
+    metrics: list[IterationMetrics] = []
+    """Figures of every evaluated Mt."""
+    champion: int | None = None
+    """Iteration with the best `evaluation.championMetric` so far."""
+    contents: dict[str, str] | None = None
+    """Digests that prepare pinned; every stage's key follows from them."""
+    retried: str | None = None
+    """The newest retry request that was honoured."""
+    started_at: datetime | None = None
+    """When the run was first seen."""
+    finished_at: datetime | None = None
+    """When it was complete or failed."""
+    gpu_seconds: float | None = None
+    """GPU-seconds of all stages."""
+
+    def stage_by_id(self) -> dict[str, StageStatus]:
+        """The stages by id."""
+        return {stage.id: stage for stage in self.stages}

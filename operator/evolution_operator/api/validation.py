@@ -1,0 +1,210 @@
+"""From a file to an `EvolutionRun`, or to everything that is wrong with it, each fault under its path in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from posixpath import normpath
+from typing import Any, TypeVar, get_args
+from urllib.parse import quote
+
+from evolution_jobs.contract.model import Rule
+from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from .document import Fault, at, read_document
+from .messages import explain, unknown_field
+from .spec import EvolutionRun
+
+Place = TypeVar("Place", Source, BaseModelSource, Storage)
+
+
+class ManifestError(Exception):
+    """A manifest cannot be used. `str(error)` lists every fault on a line of its own, after the file's name."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
+        self.source = source
+        self.faults = tuple(faults)
+
+
+def load_run(path: Path) -> EvolutionRun:
+    """The run that a file describes.
+
+    Raises ManifestError where it cannot be read or does not describe one.
+    """
+    return _as_written(read_manifest(path))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The document of a file that describes a run, as it is written: without defaults.
+
+    Raises ManifestError where it cannot be read or does not describe one.
+    """
+    document, found = read_document(path)
+    if document is not None or not found:
+        found = [*found, *faults(document)]
+    if found:
+        raise ManifestError(str(path), found)
+    assert isinstance(document, dict)
+    return document
+
+
+def faults(document: object) -> list[Fault]:
+    """Everything that is wrong with a parsed manifest; empty where it is right.
+
+    Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is reported
+    even where another field is wrong, as long as those that it reads are right.
+    """
+    if not isinstance(document, dict):
+        return [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
+    try:
+        _as_written(document)
+    except ValidationError as error:
+        plain: Any = _without_nulls(EvolutionRun, document)
+        found = list(_field_faults(plain, error.errors(include_url=False)))
+        broken: list[Fault] = []
+        _readable(EvolutionRun, plain, "", {fault.path for fault in found}, broken)
+        return [*found, *broken]
+    return []
+
+
+def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
+    """The run with every relative `file://path` made absolute from the manifest's directory. For local runs only."""
+    root = quote(str(directory.absolute()))
+
+    def absolute(place: Place) -> Place:
+        rest = place.uri.removeprefix("file://")
+        if rest == place.uri or rest.startswith(("/", "localhost/")):
+            return place
+        return place.model_copy(update={"uri": "file://" + normpath(f"{root}/{rest}")})
+
+    spec, data = run.spec, run.spec.data
+    sources = {
+        "seed": [absolute(source) for source in data.seed],
+        "replay": [absolute(source) for source in data.replay],
+        "contexts": [absolute(source) for source in data.contexts],
+        "test": [absolute(source) for source in data.test],
+    }
+    places = {
+        "base_model": absolute(spec.base_model),
+        "storage": absolute(spec.storage),
+        "data": data.model_copy(update=sources),
+    }
+    return run.model_copy(update={"spec": spec.model_copy(update=places)})
+
+
+def _as_written(document: Mapping[str, Any]) -> EvolutionRun:
+    """As the API server does: wire names only, and no text where a number belongs."""
+    plain = _without_nulls(EvolutionRun, document)
+    return EvolutionRun.model_validate(plain, strict=True, by_alias=True, by_name=False)
+
+
+def _without_nulls(model: type[BaseModel], value: Any) -> Any:
+    """A field left empty is unset, as in the API server: a block whose lines are all commented out is no fault."""
+    if isinstance(value, list):
+        return [_without_nulls(model, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    submodels = {field.alias or name: _submodel(field.annotation) for name, field in model.model_fields.items()}
+    return {
+        name: content if (submodel := submodels.get(name)) is None else _without_nulls(submodel, content)
+        for name, content in value.items()
+        if content is not None or name not in submodels
+    }
+
+
+def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fault]:
+    """Faults of single fields; those of rules come from `_readable`."""
+    grouped: dict[str, list[ErrorDetails]] = {}
+    branches: set[str] = set()
+    for error in errors:
+        if error["type"] != "rule":
+            path, branch = _path(document, error)
+            grouped.setdefault(path, []).append(error)
+            if branch:
+                branches.add(path)
+    for path, found in grouped.items():
+        # Of a union's alternatives the one that fits best is spoken of: it got as far as an item of the list.
+        if path in branches and any(other.startswith(f"{path}[") for other in branches):
+            continue
+        if found[0]["type"] == "extra_forbidden":
+            *parents, name = found[0]["loc"]
+            yield Fault(path, unknown_field(str(name), _known(parents)))
+        else:
+            yield Fault(path, explain(found, secret=path.lower().endswith("secret")))
+
+
+def _path(document: Any, error: ErrorDetails) -> tuple[str, bool]:
+    """The path of an error, and whether pydantic names one alternative of a union in it, which no user has written."""
+    path, branch, value = "", False, document
+    for part in error["loc"]:
+        if isinstance(value, dict) and part in value:
+            path, value = at(path, str(part)), value[part]
+        elif isinstance(value, list) and isinstance(part, int):
+            path, value = at(path, part), value[part]
+        elif error["type"] == "missing":
+            path = at(path, part)
+        else:
+            branch = True
+    return path, branch
+
+
+def _known(parents: Iterable[str | int]) -> list[str]:
+    """Wire names of the fields beside an unknown one."""
+    model: type[BaseModel] = EvolutionRun
+    for part in parents:
+        if isinstance(part, str):
+            field = next(field for name, field in model.model_fields.items() if part in (field.alias, name))
+            model = _submodel(field.annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _submodel(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field, or each item of a field, is."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _submodel(inner)) is not None), None)
+
+
+def _readable(
+    model: type[BaseModel], value: Mapping[str, Any], path: str, wrong: set[str], broken: list[Fault]
+) -> BaseModel:
+    """What can be read of a document that has faults, without the fields at `wrong`; adds its broken rules to `broken`.
+
+    pydantic itself asks no rule of a model of which a field is wrong, so a user would hear of it one run later.
+    """
+    fields: dict[str, Any] = {}
+    unreadable: list[str] = []
+    for name, field in model.model_fields.items():
+        alias = field.alias or name
+        here = at(path, alias)
+        submodel = _submodel(field.annotation)
+        content = value.get(alias)
+        if submodel is not None and isinstance(content, dict):
+            fields[name] = _readable(submodel, content, here, wrong, broken)
+        elif submodel is not None and isinstance(content, list):
+            fields[name] = [
+                _readable(submodel, item, at(here, index), wrong, broken)
+                for index, item in enumerate(content)
+                if isinstance(item, dict)
+            ]
+        elif any(other == here or other.startswith((f"{here}[", f"{here}.")) for other in wrong):
+            unreadable.append(name)
+        elif alias in value:
+            fields[name] = content
+    document = model.model_construct(None, **fields)
+    for name in unreadable:
+        # Reading it raises AttributeError, so that a rule about it is left undecided.
+        document.__dict__.pop(name, None)
+    rules: tuple[Rule, ...] = getattr(model, "rules", ())
+    broken.extend(Fault(at(path, rule.field), rule.message) for rule in rules if not _holds(rule, document))
+    return document
+
+
+def _holds(rule: Rule, document: BaseModel) -> bool:
+    try:
+        return rule.holds(document)
+    except (AttributeError, KeyError, TypeError):
+        return True

@@ -1,0 +1,80 @@
+"""The closing page of a run: figures of every Mt side by side, where everything lies, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+FIGURES: tuple[tuple[str, str], ...] = (
+    ("distinct1", "Distinct-1, %"),
+    ("distinct2", "Distinct-2, %"),
+    ("distinct3", "Distinct-3, %"),
+    ("bleu_sacre", "BLEU (sacrebleu)"),
+    ("bleu2_ref", "BLEU-2 (reference)"),
+    ("bleu4_ref", "BLEU-4 (reference)"),
+    ("rougeL_ref", "ROUGE-L (reference)"),
+    ("length_words", "answer length, words"),
+    ("stock_phrase_rate", "answers with a stock phrase, %"),
+    ("perplexity", "perplexity of the human answer"),
+)
+"""Figures of the closing table, in its order, with what a reader calls them."""
+
+
+def print_closing(console: Console, summary: dict[str, Any], manifest: Path) -> None:
+    """Print the closing page of a finished or failed run."""
+    if summary["metrics"]:
+        console.print(_table(summary))
+    _print_pairs(console, summary)
+    if summary["artifacts"]:
+        console.print("\n[bold]Where everything lies[/bold]")
+        for label, uri in summary["artifacts"].items():
+            console.print(f"  {label:<11} {uri}", highlight=False, soft_wrap=True)
+    cached = sum(stage["cached"] for stage in summary["stages"])
+    share = 100 * summary["overheadSeconds"] / summary["seconds"] if summary["seconds"] else 0
+    console.print(
+        f"\n{summary['phase']} in {summary['seconds']:.0f} s: stages {summary['stageSeconds']:.0f} s"
+        f" ({cached} of {len(summary['stages'])} cached), driver and start-up {summary['overheadSeconds']:.1f} s"
+        f" ({share:.1f} %)",
+        highlight=False,
+    )
+    if summary["phase"] == "Complete":
+        console.print("\n[bold]What to do next[/bold]")
+        for line in (
+            f"evolution plan -f {manifest}            what is cached, and under which key",
+            f"raise spec.iterations in {manifest} and run again: only the new rounds are made",
+            "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
+        ):
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+    elif summary["message"]:
+        console.print(f"\n{summary['message']}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    by_iteration = {entry["iteration"]: entry for entry in summary["metrics"]}
+    table = Table(title="The same held-out contexts and seeds for every model", title_justify="left")
+    table.add_column("")
+    for iteration in sorted(by_iteration):
+        star = " *" if iteration == summary["champion"] else ""
+        table.add_column(f"M{iteration}{star}", justify="right")
+    for name, label in FIGURES:
+        values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
+        if any(value is not None for value in values):
+            table.add_row(label, *("" if value is None else f"{value:.2f}" for value in values))
+    table.caption = "* champion by evaluation.championMetric"
+    table.caption_justify = "left"
+    return table
+
+
+def _print_pairs(console: Console, summary: dict[str, Any]) -> None:
+    """How many preference pairs each round kept, and why rows were dropped."""
+    for stage in summary["stages"]:
+        if not stage["id"].startswith("reflect-") or not stage["counts"]:
+            continue
+        counts = stage["counts"]
+        dropped = {k.removeprefix("dropped."): v for k, v in counts.items() if k.startswith("dropped.") and v}
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        tail = f"; dropped {sum(dropped.values())}: {reasons}" if dropped else "; none dropped"
+        console.print(f"{stage['id']}: {counts.get('pairs', 0)} pairs kept{tail}", highlight=False)

@@ -1,0 +1,95 @@
+"""`evolution status NAME` and `evolution retry NAME`: a run on the cluster of the current kubeconfig context."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from evolution_jobs.contract.errors import PermanentError
+from rich.console import Console
+from rich.table import Table
+
+from ..api.spec import GROUP, VERSION
+from ..api.status import RunStatus, StageStatus
+from .display import amount, one_line
+
+PLURAL = "evolutionruns"
+RETRY_ANNOTATION = f"{GROUP}/retry"
+
+
+def fetch(name: str, namespace: str | None) -> dict[str, Any]:
+    """The EvolutionRun as the API server has it. Raises PermanentError with what to check."""
+    api, namespace = _client(namespace)
+    from kubernetes.client import ApiException
+
+    try:
+        found: dict[str, Any] = api.get_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name)
+    except ApiException as error:
+        raise _explained(error, name, namespace) from error
+    return found
+
+
+def request_retry(name: str, namespace: str | None) -> str:
+    """Ask the operator to try failed stages again; the token that it will honour."""
+    api, namespace = _client(namespace)
+    from kubernetes.client import ApiException
+
+    token = datetime.now(UTC).isoformat(timespec="microseconds")
+    patch = {"metadata": {"annotations": {RETRY_ANNOTATION: token}}}
+    try:
+        api.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, patch)
+    except ApiException as error:
+        raise _explained(error, name, namespace) from error
+    return token
+
+
+def print_status(console: Console, name: str, status: RunStatus) -> None:
+    """Phase, what holds the run up, its stages and figures."""
+    console.print(f"[bold]{name}[/bold]  {one_line(status)}", highlight=False)
+    for condition in status.conditions:
+        if condition.message:
+            console.print(f"  {condition.reason}: {condition.message}", highlight=False, markup=False, soft_wrap=True)
+    table = Table()
+    for column in ("stage", "state", "attempt", "progress", "seconds", "GPU-s", "message"):
+        table.add_column(column, overflow="fold")
+    for stage in status.stages:
+        table.add_row(*_row(stage))
+    console.print(table)
+    for entry in status.metrics:
+        star = " *" if entry.iteration == status.champion else ""
+        figures = "  ".join(f"{figure} {value:.4g}" for figure, value in sorted(entry.figures.items()))
+        console.print(f"M{entry.iteration}{star}  {figures}", highlight=False, soft_wrap=True)
+
+
+def _row(stage: StageStatus) -> tuple[str, ...]:
+    state = f"{stage.state} (cached)" if stage.cached else stage.state
+    seconds, gpu = (f"{value:.0f}" if value is not None else "" for value in (stage.seconds, stage.gpu_seconds))
+    return (stage.id, state, str(stage.attempts or ""), amount(stage), seconds, gpu, stage.message or "")
+
+
+def _client(namespace: str | None) -> tuple[Any, str]:
+    try:
+        from kubernetes import client, config
+    except ModuleNotFoundError as error:
+        raise PermanentError(
+            "DependencyMissing", "a cluster needs the kubernetes package: pip install 'evolution-operator[operator]'"
+        ) from error
+    try:
+        config.load_config()
+        _, active = config.list_kube_config_contexts()
+    except config.ConfigException as error:
+        raise PermanentError(
+            "NoCluster", f"no cluster is configured: {error}; set KUBECONFIG, or use -f FILE"
+        ) from error
+    return client.CustomObjectsApi(), namespace or active["context"].get("namespace", "default")
+
+
+def _explained(error: Any, name: str, namespace: str) -> PermanentError:
+    reasons = {
+        401: "the cluster does not accept these credentials",
+        403: f"not allowed to read or change EvolutionRuns in namespace {namespace}",
+        404: f"no EvolutionRun {name} in namespace {namespace}; `kubectl get evo -A` lists them",
+    }
+    return PermanentError(
+        "ClusterRefused", reasons.get(error.status, f"the API server answered {error.status}: {error.reason}")
+    )

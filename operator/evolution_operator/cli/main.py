@@ -1,0 +1,165 @@
+"""`evolution`: run, plan, validate, status, retry, score."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from evolution_jobs.contract.errors import StageError
+from rich.console import Console
+
+from ..api.validation import ManifestError, load_run
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SUSPENDED = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Let a dialogue model improve itself: SFT, then rounds of generate, reflect and DPO (arXiv 2505.16610).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    text = "text"
+    json = "json"
+
+
+File = Annotated[Path, typer.Option("--file", "-f", help="The EvolutionRun manifest (YAML).")]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Storage URI or directory, in place of spec.storage.uri.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text, or one JSON document.")]
+
+
+@app.command()
+def run(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
+    """Run a manifest on this machine, going on where an earlier run of it stopped."""
+    from evolution_jobs.store.open import open_store
+
+    from ..local.driver import Driver, run_directory
+    from ..local.load import local_run
+    from ..local.machine import Machine
+    from ..local.summary import summarise
+    from .closing import print_closing
+    from .display import Display
+
+    started = time.monotonic()
+    # With --output json, standard output is the document's alone.
+    console = Console(stderr=output is Output.json)
+    wanted = local_run(file, storage)
+    store = open_store(wanted.spec.storage)
+    with run_directory(wanted.spec.storage.uri, wanted.ref.namespace, wanted.ref.name) as directory:
+        try:
+            with Display(console) as display:
+                display.tell(f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}")
+                driver = Driver(wanted, store, Machine.here(), directory, display.tell)
+                status = driver.drive(display.watch)
+        except KeyboardInterrupt:
+            console.print("Stopped; what is finished is kept. Run the same command to go on.", highlight=False)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        summary = summarise(wanted, status, store, time.monotonic() - started)
+    if output is Output.json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        print_closing(console, summary, file)
+    if status.phase != "Complete":
+        raise typer.Exit(EXIT_SUSPENDED if status.phase == "Suspended" else EXIT_FAILED)
+
+
+@app.command()
+def plan(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
+    """Show a run's stages with their keys: cached or to run, and from which inputs."""
+    from ..local.forecast import forecast, print_forecast
+    from ..local.load import local_run
+
+    rows = forecast(local_run(file, storage))
+    if output is Output.json:
+        print(json.dumps(rows, ensure_ascii=False))
+    else:
+        print_forecast(Console(), rows)
+
+
+@app.command()
+def validate(file: File, output: OutputOption = Output.text) -> None:
+    """Check a manifest; list every fault with its field path."""
+    manifest = load_run(file)
+    if output is Output.json:
+        print(json.dumps({"valid": True, "faults": []}))
+    else:
+        print(f"{file}: valid; {manifest.metadata.namespace}/{manifest.metadata.name}")
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Show where a run on the cluster is: stages, progress, figures, and what holds it up."""
+    from ..api.status import RunStatus
+    from .cluster import fetch, print_status
+
+    found = fetch(name, namespace).get("status", {})
+    if output is Output.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print_status(Console(), name, RunStatus.model_validate(found))
+
+
+@app.command()
+def retry(
+    name: Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
+) -> None:
+    """Try a failed run's failed stages again; what is finished stays."""
+    from .cluster import request_retry
+
+    request_retry(name, namespace)
+    print(f"{name}: failed stages are tried again; follow with: evolution status {name}")
+
+
+@app.command()
+def score(
+    hypotheses: Annotated[Path, typer.Option(help="Answers to score, one a line.")],
+    references: Annotated[Path, typer.Option(help="Human answers, one a line.")],
+) -> None:
+    """Score answers against references with the figures that evaluate uses; prints one JSON document."""
+    from evolution_jobs.metrics.score import score_files
+
+    print(json.dumps(score_files(hypotheses, references), ensure_ascii=False, indent=1))
+
+
+def main() -> None:
+    """Entry point: a user's mistake becomes one message and an exit code, never a stack trace."""
+    try:
+        app()
+    except ManifestError as error:
+        _fail_validation(error)
+    except StageError as error:
+        print(f"error: {error.reason}: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail_validation(error: ManifestError) -> None:
+    """Every fault on a line of its own, `PATH: message`; exit 2."""
+    if "json" in sys.argv[1:] or "--output=json" in sys.argv[1:]:
+        faults = [{"path": fault.path, "message": fault.message} for fault in error.faults]
+        print(json.dumps({"valid": False, "faults": faults}, ensure_ascii=False))
+    for fault in error.faults:
+        print(f"{fault.path}: {fault.message}" if fault.path else fault.message, file=sys.stderr)
+    sys.exit(EXIT_USAGE)

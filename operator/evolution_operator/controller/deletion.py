@@ -1,0 +1,119 @@
+"""The end of a run whose `deletionPolicy` is Delete: a finalizer holds it until a Job has deleted its artifacts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from ..api.spec import EvolutionRunSpec
+from ..planner.actions import Event
+from . import labels
+from .apiserver import AlreadyExistsError, RefusedError
+from .cache import Cache, RunKey, Seen
+from .carrying_out import Hand
+from .cleanup import build_cleanup_job, cleanup_name
+from .cluster import Cluster
+from .events import send_events
+from .manifests import Owner
+from .settings import Settings
+from .views import JobView
+
+log = logging.getLogger(__name__)
+
+PAUSE = timedelta(minutes=2)
+"""Between a cleanup that failed and the next."""
+
+
+class Deletion:
+    """Sees a run off."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, hand: Hand, settings: Settings) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._hand = hand
+        self._settings = settings
+
+    def guard(self, key: RunKey, run: Mapping[str, Any], spec: EvolutionRunSpec | None) -> Mapping[str, Any]:
+        """The run, with our finalizer exactly where its policy wants it."""
+        wanted = spec is not None and spec.deletion_policy == "Delete"
+        if wanted == (labels.FINALIZER in _finalizers(run)):
+            return run
+        return self._set_finalizer(key, run, wanted)
+
+    def proceed(self, key: RunKey, seen: Seen, spec: EvolutionRunSpec | None, now: datetime) -> float | None:
+        """One pass over a run that is being deleted; seconds until the next."""
+        run = seen.run
+        if run is None or labels.FINALIZER not in _finalizers(run):
+            return None
+        if spec is None or spec.deletion_policy != "Delete":
+            self._set_finalizer(key, run, False)
+            return None
+        owner = Owner(key.namespace, key.name, run["metadata"]["uid"])
+        cleanup = [job for job in seen.jobs if job.meta.name == cleanup_name(owner)]
+        stages = [job for job in seen.jobs if job.meta.owner == owner.uid]
+        for job in stages:
+            if not job.meta.deleting:
+                self._hand.delete(key, job)
+        if stages or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP):
+            # No stage may write while its artifacts are deleted. The end of each comes as an event.
+            return self._settings.held_retry_seconds
+        if not cleanup:
+            return self._clean_up(key, owner, run, spec)
+        return self._follow(key, run, cleanup[0], spec, now)
+
+    def _clean_up(self, key: RunKey, owner: Owner, run: Mapping[str, Any], spec: EvolutionRunSpec) -> float | None:
+        stages = (run.get("status") or {}).get("stages") or []
+        keys = [stage["key"] for stage in stages if stage.get("key")]
+        try:
+            self._cache.put_job(self._cluster.create_job(build_cleanup_job(owner, spec, keys, self._settings)))
+        except AlreadyExistsError:
+            self._cache.put_job(self._cluster.read_job(key, cleanup_name(owner)))
+        except RefusedError as error:
+            if not error.terminating:
+                raise
+            # Nothing can be created any more, and the namespace waits for this very run.
+            log.warning(
+                "the namespace is being deleted: artifacts stay in %s",
+                spec.storage.uri,
+                extra={"run": f"{key.namespace}/{key.name}"},
+            )
+            self._set_finalizer(key, run, False)
+            return None
+        return self._settings.held_retry_seconds
+
+    def _follow(
+        self, key: RunKey, run: Mapping[str, Any], job: JobView, spec: EvolutionRunSpec, now: datetime
+    ) -> float | None:
+        if "Complete" in job.conditions:
+            self._set_finalizer(key, run, False)
+            return None
+        failed = job.conditions.get("Failed")
+        if failed is None or job.meta.deleting:
+            return self._settings.held_retry_seconds
+        wait = (failed.since or now) + PAUSE - now
+        if wait > timedelta(0):
+            message = (
+                f"artifacts in {spec.storage.uri} could not be deleted; see Job {job.meta.name}. It is tried again; "
+                "set spec.deletionPolicy to Retain to leave them and let the run go"
+            )
+            send_events(self._cluster, run, [Event("Warning", "CleanupFailed", message)], now)
+            return wait.total_seconds()
+        self._hand.delete(key, job)
+        return self._settings.held_retry_seconds
+
+    def _set_finalizer(self, key: RunKey, run: Mapping[str, Any], wanted: bool) -> Mapping[str, Any]:
+        others = [name for name in _finalizers(run) if name != labels.FINALIZER]
+        metadata = {
+            # A finalizer that another party has set meanwhile is not overwritten.
+            "resourceVersion": run["metadata"]["resourceVersion"],
+            "finalizers": [*others, labels.FINALIZER] if wanted else others,
+        }
+        patched = self._cluster.patch_run(key, {"metadata": metadata})
+        self._cache.put_run(patched)
+        return patched
+
+
+def _finalizers(run: Mapping[str, Any]) -> list[str]:
+    return list(run["metadata"].get("finalizers") or [])

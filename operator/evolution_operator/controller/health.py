@@ -1,0 +1,72 @@
+"""/healthz, /readyz and /metrics, from a thread of their own: they answer even where the rest is stuck, and say so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+Probe = Callable[[], str | None]
+"""What is wrong, None where all is well."""
+
+TEXT = "text/plain; charset=utf-8"
+
+
+class HealthServer:
+    """Serves on all addresses until `stop`.
+
+    Args:
+        port: 0 takes a free one.
+        alive: asked for /healthz; a kubelet restarts a container of which it says what is wrong.
+        ready: asked for /readyz.
+        registry: served under /metrics.
+    """
+
+    def __init__(self, port: int, alive: Probe, ready: Probe, registry: CollectorRegistry) -> None:
+        probes = {"/healthz": alive, "/readyz": ready}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                """Answer a probe or a scrape."""
+                path = self.path.partition("?")[0]
+                if path == "/metrics":
+                    self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
+                elif path in probes:
+                    fault = probes[path]()
+                    status = HTTPStatus.OK if fault is None else HTTPStatus.SERVICE_UNAVAILABLE
+                    self._answer(status, TEXT, f"{fault or 'ok'}\n".encode())
+                else:
+                    self._answer(HTTPStatus.NOT_FOUND, TEXT, b"/healthz, /readyz or /metrics\n")
+
+            def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Probes come every few seconds and are no news."""
+
+        self._server = ThreadingHTTPServer(("", port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Serve no more."""
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,28 @@
+"""Labels and annotations by which the operator knows its objects again, and users select them."""
+
+from __future__ import annotations
+
+from ..api.spec import GROUP
+
+RUN = f"{GROUP}/run"
+"""Name of the run. Jobs and Pods are watched by this label."""
+STAGE = f"{GROUP}/stage"
+"""Id of the stage as in `status.stages`: `dpo-2`."""
+ITERATION = f"{GROUP}/iteration"
+ATTEMPT = f"{GROUP}/attempt"
+"""Number of the attempt, from 1."""
+KEY = f"{GROUP}/key"
+"""Annotation: the stage's key."""
+SPEC = f"{GROUP}/spec"
+"""Annotation of a Pod: the StageSpec, which the downward API serves to the stage as a file."""
+RETRY = f"{GROUP}/retry"
+"""Annotation of a run: a new value forgives past failures."""
+FINALIZER = f"{GROUP}/artifacts"
+"""Finalizer of a run whose artifacts are to be deleted with it."""
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Kueue's label: the LocalQueue that admits a Job."""
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR = "evolution-operator"
+CLEANUP = "cleanup"
+"""Value of STAGE of the Job that deletes a run's artifacts."""

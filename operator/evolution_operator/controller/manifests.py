@@ -1,0 +1,295 @@
+"""From a Start action to a Job. Pure, and proven by golden files: what a Pod is told and may do is read off here.
+
+The StageSpec travels as an annotation of the Pod template, which the downward API serves as a file. A Job and its spec
+are thus created in one call, and nobody can change the one without the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from evolution_jobs.contract.credentials import credential_prefix
+from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
+from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.stage import Shard
+
+from ..api.pod import PodSettings
+from ..api.spec import API_VERSION, KIND, EvolutionRunSpec
+from ..planner.actions import Start
+from ..planner.policies import BLOCKS
+from . import labels
+from .settings import Settings
+
+CONTAINER = "stage"
+SPEC_DIRECTORY = "/etc/evolution"
+PVC_ROOT = "/mnt/pvc"
+"""Where the stages look for `pvc://claim/path`."""
+SCRATCH = "/scratch"
+TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own
+USER = 65532
+GRACE_SECONDS = 120
+NAME_LENGTH = 53
+"""Longest Job name: with a shard's index and the Pod's random suffix it is still a DNS label of 63 characters."""
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run a Job belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+def job_name(owner: Owner, kind: str, iteration: int | None, stage: str, key: str, number: int) -> str:
+    """`<run>-<iteration>-<kind>-<digest8>`: the same for the same attempt, so that creating it twice is harmless."""
+    identity = "/".join((owner.uid, stage, key, str(number)))
+    tail = f"-{iteration or 0}-{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    return owner.name[: NAME_LENGTH - len(tail)].rstrip("-") + tail
+
+
+def build_job(owner: Owner, spec: EvolutionRunSpec, start: Start, settings: Settings) -> Object:
+    """The Job of an attempt: Indexed, one index a shard, where its rows are shared out.
+
+    A Pod's exit decides nothing but this Job; the planner retries. Evicted Pods, and those that were told to end
+    (exit code 143), are replaced and not counted.
+    """
+    stage = start.spec
+    own: PodSettings = getattr(spec, BLOCKS[stage.kind]).pod
+    pod = merged(settings.stage_pod, spec.pod, own)
+    told = stage.model_copy(update={"shard": Shard(index=0, count=start.shards)})
+    name = job_name(owner, stage.kind, stage.iteration, stage.stage, stage.key, start.number)
+    tags = {
+        **common_labels(owner.name, stage.kind),
+        labels.STAGE: stage.stage,
+        labels.ITERATION: str(stage.iteration or 0),
+        labels.ATTEMPT: str(start.number),
+    }
+    template = {
+        "metadata": {
+            "labels": {**(pod.labels or {}), **tags},
+            "annotations": {
+                **(pod.annotations or {}),
+                labels.SPEC: json.dumps(told.wire(), ensure_ascii=False, separators=(",", ":")),
+            },
+        },
+        "spec": _pod_spec(spec, start, pod, settings),
+    }
+    indexed = {"completionMode": "Indexed"} if start.shards > 1 else {}
+    queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": owner.namespace,
+            "labels": {**tags, **queue},
+            "annotations": {labels.KEY: stage.key},
+            "ownerReferences": [_owner_reference(owner)],
+        },
+        "spec": {
+            "parallelism": start.shards,
+            "completions": start.shards,
+            **indexed,
+            "suspend": spec.queue_name is not None,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": failure_rules()},
+            "template": template,
+        },
+    }
+
+
+def common_labels(run: str, component: str) -> dict[str, str]:
+    """Labels of everything that belongs to a run."""
+    return {
+        "app.kubernetes.io/name": "evolution-run",
+        "app.kubernetes.io/instance": run,
+        "app.kubernetes.io/component": component,
+        labels.MANAGED_BY: labels.OPERATOR,
+        labels.RUN: run,
+    }
+
+
+def merged(*settings: PodSettings) -> PodSettings:
+    """Pod settings from the most general to a stage's own: a field that is given replaces what came before."""
+    given = {name: getattr(layer, name) for layer in settings for name in layer.model_fields_set}
+    return PodSettings().model_copy(update=given)
+
+
+def failure_rules() -> list[Object]:
+    """How a Pod's end counts: the cluster's doing not at all, a permanent error for good."""
+
+    def on_exit(action: str, code: int) -> Object:
+        return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
+
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit("Ignore", EXIT_TERMINATED),
+        on_exit("FailJob", EXIT_PERMANENT),
+    ]
+
+
+def _owner_reference(owner: Owner) -> Object:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _pod_spec(spec: EvolutionRunSpec, start: Start, pod: PodSettings, settings: Settings) -> Object:
+    volumes, mounts = volumes_and_mounts([spec_volume("stage.json"), *_model_volume(spec)], pod)
+    usual = settings.critical_priority_class if start.critical else settings.evaluation_priority_class
+    priority = pod.priority_class_name or usual
+    prepares = start.spec.kind == "prepare"
+    container = {
+        **container_basics(pod, settings),
+        "command": ["python", "-m", "evolution_jobs", start.spec.kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
+        "env": variables(credentials_env(spec.storage, spec.base_model.token_secret), pod),
+        "envFrom": _source_credentials(spec) if prepares else [],
+        "volumeMounts": mounts,
+    }
+    return {
+        **pod_basics(pod),
+        **present({"priorityClassName": priority}),
+        "containers": [present(container)],
+        "volumes": volumes,
+    }
+
+
+def pod_basics(pod: PodSettings) -> Object:
+    """What a Pod of ours may do, and where it is placed: no Kubernetes API, no root, no capability."""
+    grace = pod.termination_grace_period_seconds
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS if grace is None else grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            # The user's own claims (a model cache, file:// storage) become writable; unchanged ones are not walked.
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **present(
+            {
+                "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets or []],
+                "nodeSelector": pod.node_selector,
+                "tolerations": pod.tolerations,
+                "affinity": pod.affinity,
+                "topologySpreadConstraints": pod.topology_spread_constraints,
+                "runtimeClassName": pod.runtime_class_name,
+                "schedulerName": pod.scheduler_name,
+                "serviceAccountName": pod.service_account_name,
+            }
+        ),
+    }
+
+
+def container_basics(pod: PodSettings, settings: Settings) -> Object:
+    """Image, resources and rights of our container."""
+    return {
+        "name": CONTAINER,
+        "image": pod.image or settings.stage_image,
+        **present({"imagePullPolicy": pod.image_pull_policy}),
+        "resources": present(pod.resources.wire()) if pod.resources else None,
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
+    """Credentials by reference to a Secret's keys; none is read, let alone copied, by the operator."""
+    env: list[Object] = []
+    if storage.credentials_secret:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            env.append(_from_secret(name, storage.credentials_secret))
+        env.append(_from_secret("AWS_SESSION_TOKEN", storage.credentials_secret, optional=True))
+    if token_secret:
+        env.append(_from_secret("HF_TOKEN", token_secret))
+    return env
+
+
+def _from_secret(name: str, secret: str, optional: bool = False) -> Object:
+    reference = {"name": secret, "key": name} | ({"optional": True} if optional else {})
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _source_credentials(spec: EvolutionRunSpec) -> list[Object]:
+    """The data sources' Secrets, each under a prefix of its own (evolution_jobs.contract.credentials)."""
+    data = spec.data
+    sources = [*data.seed, *data.replay, *data.contexts, *data.test]
+    secrets = dict.fromkeys(source.credentials_secret for source in sources if source.credentials_secret)
+    return [{"prefix": credential_prefix(name), "secretRef": {"name": name}} for name in secrets]
+
+
+def variables(ours: Iterable[Object], pod: PodSettings) -> list[Object]:
+    """Our variables, with the user's in place of those of the same name."""
+    writable: list[Object] = [
+        {"name": "HOME", "value": TMP},
+        {"name": "TMPDIR", "value": SCRATCH},
+        {"name": "HF_HOME", "value": f"{SCRATCH}/huggingface"},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+    ]
+    by_name = {variable.get("name"): variable for variable in [*writable, *ours, *(pod.env or [])]}
+    return list(by_name.values())
+
+
+Mounted = tuple[str, Object, bool]
+"""Mount path, volume, and whether it is read-only."""
+
+
+def spec_volume(file: str) -> Mounted:
+    """The Pod's own annotation as a file."""
+    path = f"metadata.annotations['{labels.SPEC}']"
+    items = [{"path": file, "fieldRef": {"fieldPath": path}}]
+    return SPEC_DIRECTORY, {"name": "evolution-spec", "downwardAPI": {"items": items}}, True
+
+
+def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
+    """The claim of a `pvc://claim/path` model."""
+    if not spec.base_model.uri.startswith("pvc://"):
+        return []
+    claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
+    source = {"claimName": claim, "readOnly": True}
+    return [(f"{PVC_ROOT}/{claim}", {"name": "evolution-model", "persistentVolumeClaim": source}, True)]
+
+
+def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[Object], list[Object]]:
+    """Volumes and mounts: ours, writable directories, and the user's own."""
+    writable = [
+        (TMP, {"name": "evolution-tmp", "emptyDir": {}}, False),
+        (SCRATCH, {"name": "evolution-scratch", "emptyDir": {}}, False),
+    ]
+    given = pod.volume_mounts or []
+    # The user may put a larger volume in our place; a mount over the spec itself is left for the API server to refuse.
+    taken = {str(mount.get("mountPath", "")).rstrip("/") for mount in given} - {SPEC_DIRECTORY}
+    kept = [mounted for mounted in [*ours, *writable] if mounted[0] not in taken]
+    mounts = [
+        {"name": volume["name"], "mountPath": place} | ({"readOnly": True} if read_only else {})
+        for place, volume, read_only in kept
+    ]
+    return [*(volume for _, volume, _ in kept), *(pod.volumes or [])], [*mounts, *given]
+
+
+def present(values: Object) -> Object:
+    """The fields that are set; an empty one would only be read as a wish."""
+    return {name: value for name, value in values.items() if value not in (None, "", {}, [])}

@@ -1,0 +1,204 @@
+"""One pass over one run: observe, plan, carry out, write the status once, then tell the events. Level-triggered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from evolution_jobs.contract.stage import RunRef
+from pydantic import ValidationError
+
+from ..api.spec import EvolutionRunSpec
+from ..api.status import RunStatus
+from ..api.validation import faults
+from ..planner.actions import Plan
+from ..planner.observed import Observed, Run
+from ..planner.plan import plan
+from . import labels
+from .apiserver import ConflictError, NotFoundError
+from .cache import Cache, RunKey, Seen
+from .carrying_out import Hand
+from .cluster import Cluster
+from .deletion import Deletion
+from .events import send_events
+from .inquiry import Inquiry
+from .manifests import Owner
+from .metrics import Metrics
+from .observe import observe
+from .settings import Settings
+from .wholeness import FINISHED, Wholeness
+
+log = logging.getLogger(__name__)
+
+Object = Mapping[str, Any]
+
+
+def now_utc() -> datetime:
+    """The time in whole seconds, as Kubernetes writes it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Reconciler:
+    """Brings runs to what their specs say. One thread at a time works on one run."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = now_utc,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._hand = Hand(cluster, cache, settings)
+        self._deletion = Deletion(cluster, cache, self._hand, settings)
+        self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
+        self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
+        self._specs: dict[RunKey, tuple[tuple[str, int], EvolutionRunSpec | None, str | None]] = {}
+        """Specs as read, by uid and generation."""
+
+    def distrust(self) -> None:
+        """Watches have been broken, and may have lost what happened meanwhile."""
+        self._whole.distrust()
+
+    def reconcile(self, key: RunKey) -> float | None:
+        """One pass; seconds until the next one is wanted even if nothing happens. Raises ClusterError."""
+        seen = self._cache.seen(key)
+        if seen.run is None:
+            self._forget(key)
+            return None
+        with self._metrics.passes.time():
+            try:
+                spec, invalid = self._spec(key, seen.run)
+                seen = self._whole.ensure(key, seen)
+                if seen.run is None:
+                    return 0.0
+                if seen.run["metadata"].get("deletionTimestamp"):
+                    return self._deletion.proceed(key, seen, spec, self._clock())
+                run = self._deletion.guard(key, seen.run, spec)
+                return self._pass(key, replace(seen, run=run), spec, invalid)
+            except (ConflictError, NotFoundError):
+                # Somebody else was faster. What the API server has now decides.
+                return self._read_again(key, seen)
+
+    def _read_again(self, key: RunKey, seen: Seen) -> float | None:
+        try:
+            self._cache.put_run(self._cluster.read_run(key))
+        except NotFoundError:
+            if seen.run is not None:
+                self._cache.drop_run(key, seen.run["metadata"]["uid"])
+        return 0.0
+
+    def _pass(self, key: RunKey, seen: Seen, spec: EvolutionRunSpec | None, invalid: str | None) -> float | None:
+        body = seen.run
+        assert body is not None, "a pass is made over a run that is there"
+        now = self._clock()
+        owner = Owner(key.namespace, key.name, body["metadata"]["uid"])
+        run = _run(owner, body, spec)
+        again = self._inquiry.ask(key, seen.jobs, seen.pods)
+        observed = Observed(
+            attempts=observe(
+                owner, seen.jobs, seen.pods, self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
+            ),
+            previous=_previous(key, body),
+            invalid=invalid,
+        )
+        decided = plan(run, observed, now)
+        held = self._hand.carry_out(owner, run.spec, decided.actions)
+        if held:
+            # The same plan once more, with what became of its actions, says what is so now.
+            decided = plan(run, replace(observed, attempts=observed.attempts + held), now)
+        self._write(key, body, observed.previous, decided, now)
+        if decided.expired:
+            log.info("ttlSecondsAfterFinished has passed", extra={"run": f"{key.namespace}/{key.name}"})
+            self._cluster.delete_run(key, owner.uid)
+            return None
+        return self._again(decided, now, again, bool(held))
+
+    def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:
+        waits = [inquiry] if inquiry is not None else []
+        if decided.wake_at is not None:
+            waits.append(max(0.0, (decided.wake_at - now).total_seconds()))
+        if held:
+            waits.append(self._settings.held_retry_seconds)
+        if decided.status.phase not in FINISHED:
+            waits.append(self._settings.resync_interval_seconds)
+        return min(waits, default=None)
+
+    def _write(self, key: RunKey, body: Object, previous: RunStatus | None, decided: Plan, now: datetime) -> None:
+        """The status, where it has changed; then, and only then, the events, so that each is told once."""
+        patch = merge_patch(body.get("status") or {}, decided.status.wire())
+        if not patch:
+            return
+        body = self._cluster.patch_status(key, body["metadata"]["resourceVersion"], patch)
+        self._cache.put_run(body)
+        self._metrics.record(previous, decided.status)
+        send_events(self._cluster, body, decided.events, now)
+
+    def _spec(self, key: RunKey, body: Object) -> tuple[EvolutionRunSpec | None, str | None]:
+        """The run's spec, or why it cannot be read; read once a generation."""
+        version = (body["metadata"]["uid"], body["metadata"].get("generation", 0))
+        known = self._specs.get(key)
+        if known is None or known[0] != version:
+            known = (version, *_read_spec(body))
+            self._specs[key] = known
+        return known[1], known[2]
+
+    def _forget(self, key: RunKey) -> None:
+        self._specs.pop(key, None)
+        self._whole.forget(key)
+        self._inquiry.forget(key)
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) from one document to another; empty where they are equal."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch
+
+
+def _run(owner: Owner, body: Object, spec: EvolutionRunSpec | None) -> Run:
+    metadata = body["metadata"]
+    return Run(
+        ref=RunRef(namespace=owner.namespace, name=owner.name, uid=owner.uid),
+        # A spec that cannot be read is never looked into: the planner only says so in the status.
+        spec=spec or EvolutionRunSpec.model_construct(),  # type: ignore[call-arg]
+        generation=metadata.get("generation"),
+        attempt_prefix=owner.uid,
+        pins={"run": owner.uid},
+        retry=(metadata.get("annotations") or {}).get(labels.RETRY),
+    )
+
+
+def _read_spec(body: Object) -> tuple[EvolutionRunSpec | None, str | None]:
+    try:
+        return EvolutionRunSpec.model_validate(body.get("spec")), None
+    except ValidationError as error:
+        document = {name: body[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in body}
+        found = [str(fault) for fault in faults(document)]
+        return None, "; ".join(found) or f"spec: {error}"
+
+
+def _previous(key: RunKey, body: Object) -> RunStatus | None:
+    if not body.get("status"):
+        return None
+    try:
+        return RunStatus.model_validate(body["status"])
+    except ValidationError as error:
+        # Written by another version, or by hand: what Jobs there are says enough to begin anew.
+        log.warning("the status cannot be read and is written anew: %s", error, extra={"run": "/".join(key)})
+        return None

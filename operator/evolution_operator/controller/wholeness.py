@@ -1,0 +1,57 @@
+"""Lists a run's Jobs and Pods where the cache may lack something: seldom, because watches feed it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .cache import Cache, RunKey, Seen
+from .cluster import Cluster
+from .observe import ended_unseen, pods_by_job
+
+FINISHED = ("Complete", "Failed")
+
+
+class Wholeness:
+    """Remembers since when each run has been seen whole.
+
+    Args:
+        cluster, cache: what is listed, and what takes it in.
+        interval: seconds after which an unfinished run is listed again, against events that a broken watch has lost.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, cluster: Cluster, cache: Cache, interval: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._interval = interval
+        self._clock = clock
+        self._since: dict[RunKey, float] = {}
+        self._looked_up: dict[RunKey, frozenset[str]] = {}
+        """Uids of Jobs that had ended without their Pods being known, and for which a list has been asked since."""
+
+    def distrust(self) -> None:
+        """A watch was broken: list each unfinished run at its next pass."""
+        self._since = dict.fromkeys(self._since, float("-inf"))
+
+    def forget(self, key: RunKey) -> None:
+        """Forget a run that is gone."""
+        self._since.pop(key, None)
+        self._looked_up.pop(key, None)
+
+    def ensure(self, key: RunKey, seen: Seen) -> Seen:
+        """The view of the run, listed anew where it may lack something. Raises ClusterError."""
+        now = self._clock()
+        by_job = pods_by_job(seen.pods)
+        unseen = {job.meta.uid for job in seen.jobs if ended_unseen(job, by_job.get(job.meta.uid, []))}
+        finished = seen.run is not None and (seen.run.get("status") or {}).get("phase") in FINISHED
+        overdue = not finished and now - self._since.setdefault(key, now) >= self._interval
+        if not overdue and unseen <= self._looked_up.get(key, frozenset()):
+            return seen
+        self._cache.replace_jobs(key, self._cluster.list_jobs(key))
+        self._cache.replace_pods(key, self._cluster.list_pods(key))
+        self._since[key] = now
+        self._looked_up[key] = frozenset(unseen)
+        return self._cache.seen(key)

@@ -1,0 +1,1 @@
+"""The hand for one machine: carries out the planner's actions with processes."""

@@ -1,0 +1,221 @@
+"""An attempt on this machine: the processes of its shards, and what the planner sees of them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from evolution_jobs.contract.errors import EXIT_PERMANENT, failure_kind
+from evolution_jobs.contract.manifest import Report
+from evolution_jobs.contract.stage import Shard
+
+from ..api.status import StageProgress
+from ..planner.actions import Start
+from ..planner.observed import Attempt, AttemptState, Failure
+from .machine import Machine
+from .processes import StageProcess, WarmServer
+
+
+class LocalAttempt:
+    """A stage at work. Its shards share the machine: as many at once as there are GPUs, or else cores, for them."""
+
+    def __init__(self, start: Start, directory: Path) -> None:
+        self.start = start
+        self.stage = start.spec.stage
+        self.number = start.number
+        self._directory = directory
+        self._waiting = list(range(start.shards))
+        self._running: dict[int, tuple[StageProcess, str | None]] = {}
+        self._reports: dict[int, Report | None] = {}
+        self._failure: Failure | None = None
+        self._admitted = False
+        self._suspended = False
+        self._stopped = False
+        self._started_at: datetime | None = None
+        self._clock = 0.0
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it has been given room and has not ended."""
+        return self._admitted and not self.over
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether it waits for the machine, or for more of it."""
+        return not self._suspended and not self._stopped and self._failure is None and bool(self._waiting)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it runs or will run."""
+        ended = self._failure is not None or self._stopped or len(self._reports) == self.start.shards
+        return ended and not self._running
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether its processes take a GPU each, where there are any."""
+        return self.start.spec.kind != "prepare"
+
+    @property
+    def gpus(self) -> list[str]:
+        """GPUs its processes hold."""
+        return [gpu for _, gpu in self._running.values() if gpu is not None]
+
+    @property
+    def processes(self) -> list[StageProcess]:
+        """The processes that run now."""
+        return [process for process, _ in self._running.values()]
+
+    def log(self, shard: int = 0) -> Path:
+        """Where the shard's standard error goes."""
+        suffix = f"-{shard}" if self.start.shards > 1 else ""
+        return self._directory / f"{self.stage}-{self.number}{suffix}.log"
+
+    def admit(self, server: WarmServer, machine: Machine, gpus: list[str]) -> None:
+        """Start as many waiting shards as there is room for; takes the GPUs it uses off the list."""
+        side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
+        if self._started_at is None:
+            self._started_at = datetime.now(UTC)
+            self._clock = time.monotonic()
+        self._admitted = True
+        while self._waiting and len(self._running) < side_by_side:
+            gpu: str | None = None
+            if self.needs_gpu and machine.gpus:
+                if not gpus:
+                    return
+                gpu = gpus.pop(0)
+            shard = self._waiting.pop(0)
+            spec = self.start.spec.model_copy(update={"shard": Shard(index=shard, count=self.start.shards)})
+            environment: Mapping[str, str] = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+            process = server.start(
+                spec, self.log(shard), self._report_path(shard), environment, max(1, machine.cpus // side_by_side)
+            )
+            self._running[shard] = (process, gpu)
+
+    def poll(self) -> None:
+        """Take output and ends of processes. A shard that fails takes the attempt's other shards with it."""
+        for shard, (process, _) in list(self._running.items()):
+            process.read()
+            if process.exit_code is None:
+                continue
+            process.join()
+            process.close()
+            del self._running[shard]
+            report = process.report
+            if process.exit_code == 0:
+                self._reports[shard] = report
+            elif self._suspended:
+                self._waiting.append(shard)
+            elif self._failure is None and not self._stopped:
+                self._failure = self._why(process, report)
+                self._terminate()
+
+    def suspend(self) -> None:
+        """Ask its processes to save and stop; it goes on by `resume`."""
+        self._suspended = True
+        self._terminate()
+
+    def resume(self) -> None:
+        """Let it have room again."""
+        self._suspended = False
+        self._admitted = False
+        self._waiting.sort()
+
+    def stop(self) -> None:
+        """End it for good; what it has made durable stays for the next attempt."""
+        self._stopped = True
+        self._waiting.clear()
+        self._terminate()
+
+    def kill(self) -> None:
+        """End its processes at once."""
+        for process in self.processes:
+            process.kill()
+
+    def observed(self) -> Attempt:
+        """What the planner sees."""
+        return Attempt(
+            stage=self.stage,
+            number=self.number,
+            key=self.start.spec.key,
+            state=self._state(),
+            started_at=self._started_at,
+            finished_at=datetime.now(UTC) if self.over and self._started_at else None,
+            failure=self._failure if not self._running else None,
+            report=self._result() if self._state() == "succeeded" else None,
+            progress=self._progress(),
+            shards_done=len(self._reports),
+            shards=self.start.shards,
+        )
+
+    def _state(self) -> AttemptState:
+        if self._failure is not None and not self._running:
+            return "failed"
+        if len(self._reports) == self.start.shards:
+            return "succeeded"
+        if self._suspended and not self._running:
+            return "suspended"
+        return "running" if self._admitted else "queued"
+
+    def _result(self) -> Report:
+        """The stage's report: the publishing shard's, with the time of the slowest."""
+        reports = [report for report in self._reports.values() if report is not None]
+        whole = next((r for r in reports if r.reason != "ShardCompleted"), reports[0] if reports else None)
+        if whole is None:
+            return Report(reason="Completed")
+        return whole.model_copy(update={"seconds": max(report.seconds for report in reports)})
+
+    def _progress(self) -> StageProgress | None:
+        """Rows or steps over all shards; the time left assumes the pace so far."""
+        lines = [process.progress for process, _ in self._running.values() if process.progress]
+        if not lines:
+            return None
+        done, total = (sum(int(line[name]) for line in lines) for name in ("done", "total"))
+        elapsed = time.monotonic() - self._clock
+        eta = int(elapsed * (total - done) / done) if done else None
+        return StageProgress(done=done, total=total, unit=str(lines[0]["unit"]), eta_seconds=eta)
+
+    def _terminate(self) -> None:
+        for process in self.processes:
+            process.terminate()
+
+    def _why(self, process: StageProcess, report: Report | None) -> Failure:
+        code = process.exit_code
+        assert code is not None, "only an ended process has failed"
+        kind = failure_kind(code)
+        if report is not None:
+            return Failure(kind, report.reason, report.message, report.corrupt)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if code == EXIT_PERMANENT:
+            return Failure(kind, "StageFailed", f"{how}; its log is {process.log}")
+        return Failure(kind, "ProcessDied", f"the process ended by {how} without a word; its log is {process.log}")
+
+    def _report_path(self, shard: int) -> Path:
+        path = self._directory / "reports" / f"{self.stage}-{self.number}-{shard}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A report left by an earlier process of this shard would be taken for this one's.
+        path.unlink(missing_ok=True)
+        return path
+
+
+def room(machine: Machine, attempts: list[LocalAttempt]) -> Iterator[tuple[LocalAttempt, list[str]]]:
+    """Attempts that may start processes now, each with the free GPUs, critical ones first.
+
+    Without GPUs one attempt at a time has the whole machine: two would only slow each other down. With GPUs attempts
+    run side by side as long as one is free.
+    """
+    free = [gpu for gpu in machine.gpus if all(gpu not in attempt.gpus for attempt in attempts)]
+    for attempt in sorted((a for a in attempts if a.wants_room), key=lambda a: not a.start.critical):
+        others = [a for a in attempts if a is not attempt and (a.admitted or a.processes)]
+        if attempt.needs_gpu and machine.gpus:
+            if free:
+                yield attempt, free
+        elif not others or machine.gpus:
+            yield attempt, []
+
+
+def clear(directory: Path) -> None:
+    """Empty a run's directory of reports of earlier drivers."""
+    shutil.rmtree(directory / "reports", ignore_errors=True)

@@ -1,0 +1,159 @@
+"""`evolution run`: observe, plan, carry out, wait; until the run is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.store.base import Store
+
+from ..api.status import RunStatus
+from ..planner.actions import Action, Plan, Resume, Start, Stop, Suspend
+from ..planner.observed import Observed, Run
+from ..planner.plan import plan
+from ..planner.stages import build_graph
+from .attempts import LocalAttempt, clear, room
+from .lookup import Finished, look_up
+from .machine import Machine
+from .processes import WarmServer
+
+GRACE_SECONDS = 60.0
+"""How long stages have to save after Ctrl-C before they are ended."""
+GLANCE_SECONDS = 1.0
+"""How often progress is looked at while nothing ends."""
+
+Watcher = Callable[[Plan], None]
+
+
+class Driver:
+    """Drives one run with processes on this machine."""
+
+    def __init__(self, run: Run, store: Store, machine: Machine, directory: Path, tell: Callable[[str], None]) -> None:
+        self._run = run
+        self._store = store
+        self._machine = machine
+        self._directory = directory
+        self._tell = tell
+        self._server = WarmServer()
+        self._attempts: dict[str, LocalAttempt] = {}
+        self._ended: list[LocalAttempt] = []
+        self._previous: RunStatus | None = None
+        self._finished = Finished({}, None)
+
+    def drive(self, watch: Watcher) -> RunStatus:
+        """Run until Complete, Failed or Suspended. Ctrl-C lets stages save, then raises KeyboardInterrupt."""
+        graph = build_graph(self._run.spec, dict(self._run.pins))
+        self._finished = look_up(self._store, graph, self._tell)
+        try:
+            while True:
+                status = self._step(watch)
+                if status.phase in ("Complete", "Failed", "Suspended") and not self._busy():
+                    return status
+                self._wait()
+        finally:
+            self._end_all()
+
+    def _step(self, watch: Watcher) -> RunStatus:
+        """Plan and carry out until nothing more is to be done at this moment."""
+        while True:
+            for attempt in self._attempts.values():
+                attempt.poll()
+            decided = plan(self._run, self._observe(), datetime.now(UTC))
+            self._previous = decided.status
+            watch(decided)
+            for action in decided.actions:
+                self._carry_out(action)
+            self._admit()
+            if not decided.actions:
+                return decided.status
+
+    def _observe(self) -> Observed:
+        return Observed(
+            attempts=tuple(attempt.observed() for attempt in self._attempts.values()),
+            published=self._finished.published(),
+            contents=self._finished.contents,
+            previous=self._previous,
+        )
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Start(spec=spec):
+                self._attempts[spec.stage] = LocalAttempt(action, self._directory)
+            case Stop(stage=stage):
+                attempt = self._attempts.pop(stage)
+                attempt.stop()
+                self._ended.append(attempt)
+            case Suspend(stage=stage):
+                self._attempts[stage].suspend()
+            case Resume(stage=stage):
+                self._attempts[stage].resume()
+
+    def _admit(self) -> None:
+        for attempt, gpus in room(self._machine, [*self._attempts.values(), *self._ended]):
+            attempt.admit(self._server, self._machine, gpus)
+
+    def _busy(self) -> bool:
+        return any(attempt.processes for attempt in (*self._attempts.values(), *self._ended))
+
+    def _wait(self) -> None:
+        """Sleep until a process says something or ends, at most for a glance."""
+        for attempt in self._ended:
+            attempt.poll()
+        self._ended = [attempt for attempt in self._ended if attempt.processes]
+        processes = [p for a in (*self._attempts.values(), *self._ended) for p in a.processes]
+        wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS)
+
+    def _end_all(self) -> None:
+        """Let what still runs save and stop, then end it."""
+        attempts = [*self._attempts.values(), *self._ended]
+        for attempt in attempts:
+            if attempt.processes:
+                attempt.stop()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for attempt in attempts:
+            for process in attempt.processes:
+                try:
+                    ended = process.join(max(0.0, deadline - time.monotonic()))
+                except KeyboardInterrupt:
+                    ended, deadline = False, 0.0
+                if not ended:
+                    process.kill()
+                    process.join()
+
+
+@contextmanager
+def run_directory(storage_uri: str, namespace: str, name: str) -> Iterator[Path]:
+    """This run's directory for logs on this machine, locked against a second driver.
+
+    Raises PermanentError `RunBusy` where another process drives the run.
+    """
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "evolution"
+    place = "".join(c if c.isalnum() else "-" for c in storage_uri.partition("://")[2]).strip("-")[-80:]
+    directory = home / place / namespace / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("w")
+    except OSError as error:
+        raise PermanentError("StateUnwritable", f"{directory}: {error.strerror}; set XDG_STATE_HOME") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PermanentError(
+                "RunBusy", f"another `evolution run` drives {namespace}/{name} in {storage_uri}; wait for it or end it"
+            ) from None
+        clear(directory)
+        yield directory
+
+
+def attempt_prefix() -> str:
+    """Attempts of two drivers must not share a name, for a driver forgets its numbers when it ends."""
+    return f"local-{secrets.token_hex(4)}"

@@ -1,0 +1,74 @@
+"""What of a run is finished in the store already, checked file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evolution_jobs.contract.keys import resolve_keys
+from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.stage import Node
+from evolution_jobs.store.base import Store
+from evolution_jobs.store.manifests import CorruptManifestError, read_manifest, retract, verify_manifest
+
+from ..planner.observed import Published
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Finished stages by key, and prepare's content digests where it is among them."""
+
+    manifests: dict[str, Manifest]
+    contents: dict[str, str] | None
+
+    def published(self) -> dict[str, Published]:
+        """As the planner sees them."""
+        return {
+            key: Published(metrics=manifest.metrics, seconds=manifest.seconds, digest=main_digest(manifest))
+            for key, manifest in self.manifests.items()
+        }
+
+
+def main_digest(manifest: Manifest) -> str | None:
+    """Digest of what the stage is for: its first output."""
+    return next((output.digest for output in manifest.outputs.values()), None)
+
+
+def look_up(
+    store: Store, graph: list[Node], tell: Callable[[str], None], withdraw: bool = True, deep: bool = True
+) -> Finished:
+    """Find the run's finished stages, and withdraw those whose files are missing or corrupt, telling which.
+
+    `deep` reads every file and compares digests; otherwise existence and size are compared.
+    """
+    ids = {node.id: node for node in graph}
+    manifests: dict[str, Manifest] = {}
+    first = resolve_keys(graph, None)["prepare"]
+    contents: dict[str, str] | None = None
+    prepare = _sound(store, "prepare", first, tell, withdraw, deep)
+    if prepare is not None:
+        manifests[first] = prepare
+        contents = {name: output.digest for name, output in prepare.outputs.items()}
+        for stage, key in resolve_keys(graph, contents).items():
+            if ids[stage].kind == "prepare":
+                continue
+            manifest = _sound(store, stage, key, tell, withdraw, deep)
+            if manifest is not None:
+                manifests[key] = manifest
+    return Finished(manifests, contents)
+
+
+def _sound(
+    store: Store, stage: str, key: str, tell: Callable[[str], None], withdraw: bool, deep: bool
+) -> Manifest | None:
+    try:
+        manifest = read_manifest(store, key)
+        faults = verify_manifest(store, manifest, deep) if manifest is not None else []
+    except CorruptManifestError as error:
+        manifest, faults = None, [str(error)]
+    if faults:
+        tell(f"stage {stage}: {'; '.join(faults)}; it is made again")
+        if withdraw:
+            retract(store, key, "; ".join(faults))
+        return None
+    return manifest

@@ -1,0 +1,40 @@
+"""Imported once by the warm server, so that each stage's process is forked with its libraries already there.
+
+Importing torch, transformers and trl takes 5 to 10 seconds; a run of two iterations has eleven stages. Nothing here may
+start threads or touch a GPU: neither survives a fork.
+"""
+
+import importlib
+import os
+import threading
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+_HEAVY = {
+    "torch": (),
+    "transformers": ("AutoModelForCausalLM", "AutoTokenizer", "Trainer"),
+    "transformers.models.llama.modeling_llama": (),
+    "peft": ("PeftModel", "LoraConfig"),
+    "trl": ("DPOTrainer", "SFTTrainer"),
+    "datasets": (),
+    "xgrammar": (),
+    "evolution_jobs.runner": (),
+}
+"""Modules, and the names whose lazy import has to be triggered."""
+
+try:
+    # tqdm's own lock is a semaphore of the whole machine, which processes that end at once would leak.
+    importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
+except ImportError:
+    pass
+for _module, _names in _HEAVY.items():
+    try:
+        _loaded = importlib.import_module(_module)
+        for _name in _names:
+            getattr(_loaded, _name)
+    except ImportError:
+        # A stage that needs it will say so itself, with its own name and remedy.
+        continue

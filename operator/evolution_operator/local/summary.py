@@ -1,0 +1,68 @@
+"""What a finished run comes to: one JSON document, from which the closing table is printed too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.store.base import Store
+from evolution_jobs.store.manifests import read_manifest
+
+from ..api.status import RunStatus, StageStatus
+from ..planner.observed import Run
+
+SHOWN_OUTPUTS = {"sft": "adapter", "dpo": "adapter", "reflect": "pairs", "evaluate": "answers"}
+"""Outputs a user wants to find, by stage kind."""
+
+
+def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) -> dict[str, Any]:
+    """Phase, stages, artifact URIs and figures. `overheadSeconds` is wall time beyond the stages' own compute."""
+    manifests = {
+        stage.id: manifest
+        for stage in status.stages
+        if stage.state == "Succeeded" and stage.key and (manifest := read_manifest(store, stage.key)) is not None
+    }
+    # The driver's cost is what it adds to the work done in this call; cached stages were paid for by another.
+    compute = sum(stage.seconds or 0 for stage in status.stages if stage.state == "Succeeded" and not stage.cached)
+    return {
+        "run": {"namespace": run.ref.namespace, "name": run.ref.name},
+        "phase": status.phase,
+        "message": next((c.message for c in status.conditions if c.type == "Failed" and c.status == "True"), None),
+        "seconds": round(wall_seconds, 1),
+        "stageSeconds": round(compute, 1),
+        "overheadSeconds": round(max(0.0, wall_seconds - compute), 1),
+        "stages": [_stage(stage, manifests.get(stage.id)) for stage in status.stages],
+        "artifacts": _artifacts(run, manifests),
+        "metrics": [{"iteration": entry.iteration, **entry.figures} for entry in status.metrics],
+        "champion": status.champion,
+    }
+
+
+def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:
+    return {
+        "id": stage.id,
+        "state": stage.state,
+        "cached": stage.cached,
+        "seconds": round(stage.seconds, 1) if stage.seconds is not None else None,
+        "attempts": stage.attempts,
+        "key": stage.key,
+        "manifest": stage.artifact,
+        "counts": dict(manifest.counts) if manifest else {},
+        "reason": stage.reason,
+        "message": stage.message,
+    }
+
+
+def _artifacts(run: Run, manifests: dict[str, Manifest]) -> dict[str, str]:
+    """`M0`, `M1`, ... and `pairs-1`, ... to the URI of their directory or file."""
+    root = run.spec.storage.uri.rstrip("/")
+    found = {}
+    for id_, manifest in manifests.items():
+        name = SHOWN_OUTPUTS.get(manifest.kind)
+        output = manifest.outputs.get(name) if name else None
+        if output is None or not output.files:
+            continue
+        label = f"M{manifest.iteration}" if name == "adapter" else f"{name}-{manifest.iteration}"
+        location = output.files[0].location
+        found[label if name else id_] = f"{root}/{location.rpartition('/')[0] if name == 'adapter' else location}"
+    return found

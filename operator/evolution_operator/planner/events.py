@@ -1,0 +1,66 @@
+"""Events are the difference between two statuses, so each transition is told once however often it is looked at."""
+
+from __future__ import annotations
+
+from ..api.status import RunStatus, StageStatus
+from .actions import Event
+
+
+def events_between(previous: RunStatus | None, status: RunStatus) -> tuple[Event, ...]:
+    """What a user wants to hear of, in the order it happened: stages first, then the run."""
+    before = previous.stage_by_id() if previous else {}
+    events = [event for stage in status.stages if (event := _stage_event(before.get(stage.id), stage)) is not None]
+    phase = previous.phase if previous else None
+    if phase != status.phase and (event := _phase_event(phase, status)) is not None:
+        events.append(event)
+    return tuple(events)
+
+
+def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None:
+    if before is not None and (before.state, before.attempts, before.settled, before.reason) == (
+        stage.state,
+        stage.attempts,
+        stage.settled,
+        stage.reason,
+    ):
+        return None
+    name = _attempt(stage, stage.attempts)
+    match stage.state:
+        case "Succeeded" if before is None or before.state != "Succeeded":
+            if stage.cached:
+                return Event("Normal", "StageCached", f"{stage.id}: an earlier run had made it")
+            return Event("Normal", "StageSucceeded", f"{name} finished in {stage.seconds or 0:.0f} s")
+        case "Failed" if before is None or before.state != "Failed":
+            return Event("Warning", "StageFailed", f"{_attempt(stage, stage.settled)}: {stage.reason}: {stage.message}")
+        case "Waiting" if stage.reason == "OutputCorrupt":
+            # Said when its result is given up, not again when it is started.
+            voided = before is not None and before.state == "Succeeded"
+            return Event("Warning", "OutputCorrupt", f"{stage.id}: {stage.message}") if voided else None
+        case "Backoff" | "Waiting" if stage.reason and (before is None or before.settled != stage.settled):
+            # Waiting already, where there is no pause: after a disruption, or as the user wants it.
+            return Event(
+                "Warning", "StageRetrying", f"{_attempt(stage, stage.settled)}: {stage.reason}: {stage.message}"
+            )
+        case "Running" if before is None or before.state in ("Waiting", "Backoff", "Queued", "Suspended"):
+            return Event("Normal", "StageStarted", name)
+        case "Running" | "Queued" if stage.reason and before is not None and before.reason != stage.reason:
+            return Event("Warning", stage.reason, f"{name}: {stage.message}")
+    return None
+
+
+def _attempt(stage: StageStatus, number: int) -> str:
+    return f"{stage.id} (attempt {number})" if number > 1 else stage.id
+
+
+def _phase_event(phase: str | None, status: RunStatus) -> Event | None:
+    match status.phase:
+        case "Running":
+            return Event("Normal", "Resumed" if phase == "Suspended" else "Started", f"{len(status.stages)} stages")
+        case "Suspended":
+            return Event("Normal", "Suspended", "spec.suspend is true; checkpoints and finished rows are kept")
+        case "Complete":
+            return Event("Normal", "Complete", f"{status.progress} stages finished")
+        case "Failed":
+            message = next((c.message for c in status.conditions if c.type == "Failed"), "")
+            return Event("Warning", "Failed", message)
+    return None

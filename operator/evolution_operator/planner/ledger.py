@@ -1,0 +1,257 @@
+"""What has become of each stage: memory, published results and live attempts folded into one StageStatus a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from evolution_jobs.contract.keys import manifest_path
+from evolution_jobs.contract.stage import Node
+
+from ..api.status import StageStatus
+from . import policies
+from .observed import Attempt, Failure, Observed, Published, Run
+
+REPORT_LOST = Failure("transient", "ReportLost", "it ended well, but its report was lost; it is asked again")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The stages' states, and what the fold found besides."""
+
+    stages: dict[str, StageStatus]
+    live: dict[str, Attempt]
+    """Attempts that are not over and may still publish what the run wants, by stage id."""
+    stale: tuple[Attempt, ...]
+    """Attempts that are not over though nobody wants their result: of an old key, or given up."""
+
+
+def prepared(observed: Observed, key: str, settled: int) -> Attempt | None:
+    """Prepare's attempt that has succeeded under this key, if it is still there."""
+    return next(
+        (
+            attempt
+            for attempt in observed.attempts
+            if attempt.stage == "prepare"
+            and attempt.key == key
+            and attempt.number > settled
+            and attempt.state == "succeeded"
+        ),
+        None,
+    )
+
+
+def fold(
+    run: Run,
+    observed: Observed,
+    graph: Iterable[Node],
+    keys: Mapping[str, str],
+    published: Mapping[str, Published],
+    now: datetime,
+) -> Ledger:
+    """Bring every stage's status up to date with what was seen.
+
+    Attempts of a stage are numbered from 1; `settled` is the newest that ended with nothing to keep, and what is
+    numbered above it still counts. That makes the fold idempotent: a failure is counted once however often it is seen,
+    an attempt that vanished is made again under its old number and name, and where the memory is older than the world
+    (a status write was lost) the fold catches up with it.
+    """
+    memory = observed.previous.stage_by_id() if observed.previous else {}
+    forgiving = run.retry is not None and run.retry != (observed.previous.retried if observed.previous else None)
+    corrupt = _corrupt(observed, memory)
+    stages: dict[str, StageStatus] = {}
+    live: dict[str, Attempt] = {}
+    for node in graph:
+        key = keys.get(node.id)
+        stage = _remembered(node, key, memory.get(node.id), forgiving)
+        stage = _past_strangers(stage, observed.attempts)
+        # A stage that is at work has been voided before: the attempt that complains now had read the same files.
+        voided = node.id in corrupt and stage.state == "Succeeded"
+        if voided:
+            stage = _void(stage)
+        if key is not None and stage.state != "Succeeded":
+            stage, attempt = _with_attempts(run, stage, observed.attempts, now)
+            if key in published and not voided and stage.state not in ("Succeeded", "Running"):
+                stage = _with_published(stage, published[key])
+            if stage.state in ("Waiting", "Backoff") and stage.next_attempt_at and stage.next_attempt_at <= now:
+                stage = stage.model_copy(update={"state": "Waiting", "next_attempt_at": None})
+            if attempt is not None and stage.state in ("Queued", "Running", "Suspended"):
+                live[node.id] = attempt
+        if key is not None:
+            stage = stage.model_copy(update={"artifact": f"{run.spec.storage.uri.rstrip('/')}/{manifest_path(key)}"})
+        stages[node.id] = stage
+    stale = tuple(a for a in observed.attempts if _active(a) and live.get(a.stage) is not a)
+    return Ledger(stages, live, stale)
+
+
+def stopped(stage: StageStatus, attempt: Attempt) -> StageStatus:
+    """The stage after its live attempt was told to end. Its number is not used again: it may be a while in dying."""
+    return stage.model_copy(
+        update={
+            **_IDLE,
+            "settled": attempt.number,
+            "gpu_seconds": _added(stage.gpu_seconds, attempt.gpu_seconds),
+        }
+    )
+
+
+_IDLE: dict[str, Any] = {"state": "Waiting", "progress": None, "shards": None, "reason": None, "message": None}
+"""What a stage's status says when the attempt that it spoke of is gone."""
+
+
+def _active(attempt: Attempt) -> bool:
+    return attempt.state in ("queued", "running", "suspended")
+
+
+def _corrupt(observed: Observed, memory: Mapping[str, StageStatus]) -> frozenset[str]:
+    """Stages whose output a newly failed attempt found corrupt."""
+    return frozenset(
+        attempt.failure.corrupt
+        for attempt in observed.attempts
+        if attempt.failure is not None
+        and attempt.failure.corrupt is not None
+        and attempt.number > (memory[attempt.stage].settled if attempt.stage in memory else 0)
+    )
+
+
+def _remembered(node: Node, key: str | None, stage: StageStatus | None, forgiving: bool) -> StageStatus:
+    """The stage as last written; begun anew under a new key or, after a retry request, where it had failed."""
+    if stage is None:
+        return StageStatus(id=node.id, name=node.kind, iteration=node.iteration, key=key)
+    fresh = StageStatus(
+        id=node.id,
+        name=node.kind,
+        iteration=node.iteration,
+        key=key,
+        attempts=stage.attempts,
+        # Whatever was tried is over; numbers are never used twice.
+        settled=stage.attempts if stage.key != key else stage.settled,
+        gpu_seconds=stage.gpu_seconds,
+    )
+    if stage.key != key or (forgiving and stage.state in ("Failed", "Backoff")):
+        return fresh
+    return stage
+
+
+def _past_strangers(stage: StageStatus, attempts: Iterable[Attempt]) -> StageStatus:
+    """The stage with the numbers of attempts at other keys taken: an action names an attempt by stage and number."""
+    taken = max((a.number for a in attempts if a.stage == stage.id and a.key != stage.key), default=0)
+    if taken <= stage.settled:
+        return stage
+    return stage.model_copy(update={"settled": taken, "attempts": max(taken, stage.attempts)})
+
+
+def _with_attempts(
+    run: Run, stage: StageStatus, attempts: Iterable[Attempt], now: datetime
+) -> tuple[StageStatus, Attempt | None]:
+    """The stage after all its attempts that still count, and the one that decided."""
+    counting = [a for a in attempts if a.stage == stage.id and a.key == stage.key and a.number > stage.settled]
+    if not counting and stage.state in ("Queued", "Running", "Suspended"):
+        return stage.model_copy(update=_IDLE), None
+    latest = None
+    for latest in sorted(counting, key=lambda attempt: attempt.number):
+        stage = _with_attempt(run, stage.model_copy(update={"settled": latest.number - 1}), latest, now)
+        if stage.state == "Succeeded":
+            break
+    return stage, latest
+
+
+def _void(stage: StageStatus) -> StageStatus:
+    """The stage after its output was found corrupt: to be made again, by a new attempt."""
+    return StageStatus(
+        id=stage.id,
+        name=stage.name,
+        iteration=stage.iteration,
+        key=stage.key,
+        attempts=stage.attempts,
+        settled=stage.attempts,
+        gpu_seconds=stage.gpu_seconds,
+        reason="OutputCorrupt",
+        message="a file of this stage no longer matches its digest; it is made again",
+    )
+
+
+def _with_published(stage: StageStatus, published: Published) -> StageStatus:
+    return stage.model_copy(
+        update={
+            "state": "Succeeded",
+            "cached": True,
+            "seconds": published.seconds,
+            "digest": published.digest,
+            "progress": None,
+            "next_attempt_at": None,
+            "reason": "Cached",
+            "message": None,
+        }
+    )
+
+
+def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime) -> StageStatus:
+    common = {
+        "attempts": max(stage.attempts, attempt.number),
+        "job": attempt.name,
+        "started_at": attempt.started_at or stage.started_at,
+        "shards": f"{attempt.shards_done}/{attempt.shards}" if attempt.shards > 1 else None,
+        "next_attempt_at": None,
+    }
+    if attempt.state == "succeeded" and stage.name == "prepare" and not (attempt.report and attempt.report.contents):
+        # Without prepare's digests no key is known. The next attempt finds its result published and only reports it.
+        attempt = replace(attempt, state="failed", failure=REPORT_LOST)
+    if attempt.state == "succeeded":
+        report = attempt.report
+        return stage.model_copy(
+            update={
+                **common,
+                "state": "Succeeded",
+                "cached": report is not None and report.reason == "Cached",
+                "finished_at": attempt.finished_at or now,
+                "seconds": report.seconds if report else None,
+                "digest": report.digest if report else None,
+                "gpu_seconds": _added(stage.gpu_seconds, attempt.gpu_seconds),
+                "shards": f"{attempt.shards}/{attempt.shards}" if attempt.shards > 1 else None,
+                "progress": None,
+                "reason": "Completed",
+                "message": None,
+            }
+        )
+    if attempt.state == "failed":
+        return _after_failure(run, stage.model_copy(update=common), attempt, now)
+    states = {"queued": "Queued", "running": "Running", "suspended": "Suspended"}
+    reason, message = attempt.note or (None, None)
+    return stage.model_copy(
+        update={
+            **common,
+            "state": states[attempt.state],
+            "progress": attempt.progress or stage.progress,
+            "reason": reason,
+            "message": message,
+        }
+    )
+
+
+def _after_failure(run: Run, stage: StageStatus, attempt: Attempt, now: datetime) -> StageStatus:
+    failure = attempt.failure
+    assert failure is not None, "a failed attempt says why"
+    counted = policies.counts_against_budget(failure)
+    failures = stage.failures + counted
+    given_up = counted and policies.exhausted(failure, failures, run.spec.retry)
+    pause = policies.backoff(failures if counted else 0, run.spec.retry)
+    return stage.model_copy(
+        update={
+            "state": "Failed" if given_up else "Backoff",
+            "failures": failures,
+            "settled": attempt.number,
+            "finished_at": attempt.finished_at or now,
+            "next_attempt_at": None if given_up else now + pause,
+            "gpu_seconds": _added(stage.gpu_seconds, attempt.gpu_seconds),
+            "progress": None,
+            "reason": failure.reason,
+            "message": policies.advice(stage.name, failure),
+        }
+    )
+
+
+def _added(total: float | None, more: float) -> float | None:
+    return round((total or 0) + more, 1) if total or more else None

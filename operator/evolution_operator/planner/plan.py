@@ -1,0 +1,192 @@
+"""`plan(run, observed, now)`: what a run does next. Both hands call it and carry out what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from evolution_jobs.contract.keys import resolve_keys
+from evolution_jobs.contract.stage import Input, Node, StageSpec
+
+from ..api.status import RunStatus, StageStatus
+from . import policies
+from .actions import Action, Plan, Resume, Start, Stop, Suspend
+from .events import events_between
+from .ledger import Ledger, fold, prepared, stopped
+from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
+from .report import derive_status, rejected_status
+from .stages import build_graph, critical, shards
+
+
+def plan(run: Run, observed: Observed, now: datetime) -> Plan:
+    """Decide the next actions, the status to write and the events to send.
+
+    Level-triggered: the answer follows from what is there, not from what has just changed, so lost and repeated calls
+    do no harm. `observed.previous` is the only memory.
+    """
+    if observed.invalid is not None:
+        status = rejected_status(run, observed, now)
+        return Plan((), status, events_between(observed.previous, status), None)
+    graph = build_graph(run.spec, dict(run.pins))
+    contents = _contents(observed, graph)
+    known = resolve_keys(graph, contents)
+    published = _published(observed, known)
+    ledger = fold(run, observed, graph, known, published, now)
+    keys = resolve_keys(graph, contents if ledger.stages["prepare"].state == "Succeeded" else None)
+    started_at = _started_at(run, observed, ledger, now)
+    late = _late(run, ledger, started_at, now)
+    actions = _actions(run, graph, ledger, keys, halted=late)
+    stages = _after_actions(ledger, actions)
+    ordered = [stages[node.id] for node in graph]
+    status = derive_status(run, observed, ordered, contents, published, started_at, late, now)
+    expiry = policies.expiry(run.spec, status.finished_at)
+    return Plan(
+        actions=actions,
+        status=status,
+        events=events_between(observed.previous, status),
+        wake_at=_wake_at(run, status, expiry, now),
+        expired=expiry is not None and expiry <= now,
+    )
+
+
+def _contents(observed: Observed, graph: list[Node]) -> Mapping[str, str] | None:
+    """Prepare's content digests: from its attempt's report, from the store, or as remembered for the same key."""
+    key = resolve_keys(graph, None)["prepare"]
+    memory = observed.previous.stage_by_id().get("prepare") if observed.previous else None
+    settled = memory.settled if memory else 0
+    attempt = prepared(observed, key, settled)
+    if attempt is not None and attempt.report is not None:
+        return attempt.report.contents
+    if key in observed.published and observed.contents:
+        return observed.contents
+    return observed.previous.contents if observed.previous and memory and memory.key == key else None
+
+
+def _published(observed: Observed, keys: Mapping[str, str]) -> dict[str, Published]:
+    """Finished stages in the store: what the hand found, and what prepare reports in the pass that first sees it end.
+
+    Only in that pass, because a stage may since have been found corrupt.
+    """
+    memory = observed.previous.stage_by_id().get("prepare") if observed.previous else None
+    found = dict(observed.published)
+    attempt = prepared(observed, keys["prepare"], memory.settled if memory else 0)
+    if (
+        attempt is None
+        or attempt.report is None
+        or (memory is not None and memory.state == "Succeeded" and memory.key == attempt.key)
+    ):
+        return found
+    for stage in attempt.report.published:
+        if stage in keys:
+            found.setdefault(keys[stage], Published(metrics=attempt.report.figures.get(stage, {})))
+    return found
+
+
+def _started_at(run: Run, observed: Observed, ledger: Ledger, now: datetime) -> datetime:
+    """When the run was last set going: by its creation, by a retry of a failed run, or by more rounds for a finished one."""
+    previous = observed.previous
+    if previous is None or previous.started_at is None:
+        return now
+    retried = previous.phase == "Failed" and run.retry is not None and run.retry != previous.retried
+    extended = previous.phase == "Complete" and _unfinished(ledger)
+    return now if retried or extended else previous.started_at
+
+
+def _late(run: Run, ledger: Ledger, started_at: datetime, now: datetime) -> bool:
+    """Whether an unfinished run is past its deadline."""
+    end = policies.deadline(run.spec, started_at)
+    return end is not None and end <= now and _unfinished(ledger)
+
+
+def _unfinished(ledger: Ledger) -> bool:
+    return any(stage.state != "Succeeded" for stage in ledger.stages.values())
+
+
+def _actions(run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str], halted: bool) -> tuple[Action, ...]:
+    stops: list[Action] = [Stop(attempt.stage, attempt.number) for attempt in ledger.stale]
+    live = ledger.live.values()
+    doomed = any(critical(node) and ledger.stages[node.id].state == "Failed" for node in graph)
+    if halted or doomed:
+        return (*stops, *(Stop(attempt.stage, attempt.number) for attempt in live))
+    if run.spec.suspend:
+        return (*stops, *(Suspend(a.stage, a.number) for a in live if a.state != "suspended"))
+    starts = [
+        _start(run, graph, node, ledger.stages[node.id], keys) for node in graph if _ready(node, ledger.stages, keys)
+    ]
+    return (*stops, *_giving_way(run, graph, ledger), *starts)
+
+
+def _giving_way(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
+    """Evaluations use spare room only: one that finds none, or that a critical stage waits behind, is put off to the end.
+
+    Under Kueue the queue decides, and the planner keeps out of its way.
+    """
+    nodes = {node.id: node for node in graph}
+    unfinished = any(critical(node) and ledger.stages[node.id].state != "Succeeded" for node in graph)
+    blocked = any(critical(nodes[a.stage]) and _finds_no_room(a) for a in ledger.live.values())
+    for attempt in ledger.live.values():
+        puts_off = not critical(nodes[attempt.stage]) and unfinished and run.spec.queue_name is None
+        if attempt.state == "suspended":
+            if not puts_off:
+                yield Resume(attempt.stage, attempt.number)
+        elif puts_off and (attempt.state == "queued" or blocked):
+            yield Suspend(attempt.stage, attempt.number)
+
+
+def _finds_no_room(attempt: Attempt) -> bool:
+    """Of some shards that run and some that find no room, the attempt is `running`, and says so in its note."""
+    return attempt.state == "queued" or (attempt.note is not None and attempt.note[0] == UNSCHEDULABLE)
+
+
+def _ready(node: Node, stages: Mapping[str, StageStatus], keys: Mapping[str, str]) -> bool:
+    return (
+        node.id in keys
+        and stages[node.id].state == "Waiting"
+        and all(stages[upstream].state == "Succeeded" for upstream in node.upstream)
+    )
+
+
+def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Mapping[str, str]) -> Start:
+    number = stage.settled + 1
+    inputs = {}
+    for name, source in node.inputs.items():
+        upstream, _, output = source.partition("/")
+        inputs[name] = Input(stage=upstream, key=keys[upstream], output=output)
+    spec = StageSpec(
+        run=run.ref,
+        stage=node.id,
+        kind=node.kind,
+        iteration=node.iteration,
+        key=keys[node.id],
+        attempt=f"{run.attempt_prefix}-{number}",
+        settings=node.settings,
+        seed=node.seed,
+        inputs=inputs,
+        storage=run.spec.storage,
+        graph=graph if node.kind == "prepare" else [],
+    )
+    return Start(spec=spec, number=number, shards=shards(run.spec, node), critical=critical(node))
+
+
+def _after_actions(ledger: Ledger, actions: Iterable[Action]) -> dict[str, StageStatus]:
+    """What is started and stopped now is remembered at once: the next look at the world may be stale."""
+    stages = dict(ledger.stages)
+    for action in actions:
+        if isinstance(action, Start):
+            stage = stages[action.spec.stage]
+            started = {"attempts": max(stage.attempts, action.number), "next_attempt_at": None}
+            stages[stage.id] = stage.model_copy(update=started)
+        elif isinstance(action, Stop):
+            attempt = ledger.live.get(action.stage)
+            if attempt is not None and attempt.number == action.number:
+                stages[action.stage] = stopped(stages[action.stage], attempt)
+    return stages
+
+
+def _wake_at(run: Run, status: RunStatus, expiry: datetime | None, now: datetime) -> datetime | None:
+    times = [stage.next_attempt_at for stage in status.stages if stage.next_attempt_at is not None]
+    if status.phase not in ("Complete", "Failed"):
+        end = policies.deadline(run.spec, status.started_at)
+        times += [end] if end else []
+    times += [expiry] if expiry else []
+    return min((time for time in times if time > now), default=None)

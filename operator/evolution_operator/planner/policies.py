@@ -1,0 +1,72 @@
+"""Small decisions, each on its own: retry, memory advice, deadlines, the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from ..api.spec import CHAMPION_METRICS, EvolutionRunSpec, Retry
+from ..api.status import IterationMetrics
+from .observed import Failure
+
+
+def counts_against_budget(failure: Failure) -> bool:
+    """Disruptions (eviction, preemption, drain, a rebooted node) are nobody's fault."""
+    return failure.kind != "disruption"
+
+
+def exhausted(failure: Failure, failures: int, retry: Retry) -> bool:
+    """Whether a stage is given up after this failure, the `failures`-th that counts."""
+    return failure.kind == "permanent" or failures >= retry.max_attempts
+
+
+def backoff(failures: int, retry: Retry) -> timedelta:
+    """Pause before the next attempt: doubles with each counted failure up to the cap; none after a disruption."""
+    if failures == 0:
+        return timedelta(0)
+    # The exponent is bounded because 2**100 seconds overflows a timedelta long before the cap is applied.
+    return timedelta(seconds=min(retry.backoff_seconds * 2 ** min(failures - 1, 20), retry.max_backoff_seconds))
+
+
+BLOCKS = {
+    "prepare": "prepare",
+    "sft": "sft",
+    "generate": "generation",
+    "reflect": "reflection",
+    "dpo": "dpo",
+    "evaluate": "evaluation",
+}
+"""Stage kind to the spec's block that configures it."""
+
+
+def advice(kind: str, failure: Failure) -> str:
+    """The failure's message for a user, with what to change where the process could not say it itself."""
+    if failure.kind != "out-of-memory":
+        return failure.message
+    block = BLOCKS[kind]
+    lever = "batchSize or maxLength" if kind in ("sft", "dpo") else "tokenBudget"
+    return (
+        f"the process was killed, most likely for memory: raise spec.{block}.pod.resources.limits.memory, "
+        f"or lower spec.{block}.{lever}"
+    )
+
+
+def deadline(spec: EvolutionRunSpec, started_at: datetime | None) -> datetime | None:
+    """When the run has to be finished."""
+    if spec.active_deadline_seconds is None or started_at is None:
+        return None
+    return started_at + timedelta(seconds=spec.active_deadline_seconds)
+
+
+def expiry(spec: EvolutionRunSpec, finished_at: datetime | None) -> datetime | None:
+    """When a finished run's resource is deleted."""
+    if spec.ttl_seconds_after_finished is None or finished_at is None:
+        return None
+    return finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
+
+
+def champion(metrics: Iterable[IterationMetrics], metric: str) -> int | None:
+    """The iteration with the best figure, the earlier one in a tie; None where none has that figure."""
+    sign = 1 if CHAMPION_METRICS[metric] else -1
+    scored = [(sign * entry.figures[metric], -entry.iteration) for entry in metrics if metric in entry.figures]
+    return -max(scored)[1] if scored else None

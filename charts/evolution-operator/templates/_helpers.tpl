@@ -1,0 +1,127 @@
+{{- define "evolution.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Names of other objects are made from it: at most 40 characters. */}}
+{{- define "evolution.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "evolution.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: {{ include "evolution.name" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Of the operator's own Pods. */}}
+{{- define "evolution.selector" -}}
+app.kubernetes.io/name: {{ include "evolution.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "evolution.minioSelector" -}}
+app.kubernetes.io/name: {{ include "evolution.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: minio
+{{- end }}
+
+{{/* Of the Pod that makes MinIO's bucket. */}}
+{{- define "evolution.bucketSelector" -}}
+app.kubernetes.io/name: {{ include "evolution.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: bucket
+{{- end }}
+
+{{- define "evolution.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "evolution.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name: name the account to use, or set serviceAccount.create" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* Of an image's values and the version to take where they name none. */}}
+{{- define "evolution.image" -}}
+{{- if .image.digest }}
+{{- printf "%s@%s" .image.repository .image.digest }}
+{{- else }}
+{{- printf "%s:%s" .image.repository (default .version .image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "evolution.operatorImage" -}}
+{{- include "evolution.image" (dict "image" .Values.image "version" .Chart.AppVersion) }}
+{{- end }}
+
+{{/* Namespaces that are served, as JSON; none stands for all of them. */}}
+{{- define "evolution.namespaces" -}}
+{{- if eq .Values.rbac.scope "cluster" }}
+{{- if .Values.watchNamespaces }}
+{{- fail "watchNamespaces: applies to rbac.scope=namespace only; set that, or leave watchNamespaces empty" }}
+{{- end }}
+{{- list | toJson }}
+{{- else }}
+{{- default (list .Release.Namespace) .Values.watchNamespaces | uniq | toJson }}
+{{- end }}
+{{- end }}
+
+{{- define "evolution.storageSecret" -}}
+{{- default .Values.minio.secretName .Values.minio.existingSecret }}
+{{- end }}
+
+{{- define "evolution.evaluationPriorityClass" -}}
+{{- if .Values.evaluationPriorityClassName }}
+{{- .Values.evaluationPriorityClassName }}
+{{- else if .Values.priorityClasses.create }}
+{{- printf "%s-evaluation" (include "evolution.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{/* What Pod Security's level "restricted" asks for, and more. */}}
+{{- define "evolution.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "evolution.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Egress rule: names are resolved. */}}
+{{- define "evolution.dns" -}}
+{{- with .Values.networkPolicies.dns }}
+- to:
+    {{- toYaml .to | nindent 4 }}
+  ports:
+    {{- range .ports }}
+    - {port: {{ . }}, protocol: UDP}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "evolution.criticalPriorityClass" -}}
+{{- if .Values.priorityClasses.create }}
+{{- printf "%s-critical" (include "evolution.fullname" .) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,137 @@
+"""``python -m hack.cluster``: a Kubernetes node on this host, without Docker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from hack.cluster import ClusterError
+from hack.cluster.binaries import CACHE, PROGRAMS, ensure
+from hack.cluster.host import IMAGE_PROGRAMS, NODE_PROGRAMS, require
+from hack.cluster.images import build
+from hack.cluster.node import STATE, Node, locked
+
+
+def main() -> int:
+    """Run one command; the exit status is 0 if it did what it says, 1 if not, 2 for bad usage."""
+    arguments = _parser().parse_args()
+    try:
+        return int(arguments.command(arguments) or 0)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hack.cluster", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        return added
+
+    add("up", _up, "start the node, or what of it does not run")
+    add("down", _down, "delete its Pods, stop it and remove all its state")
+    add("status", _status, "show what runs; status 1 unless all does")
+    add("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig")
+    load = add("load", _load, "load images from OCI or Docker archives")
+    load.add_argument("archives", nargs="+", type=Path, metavar="IMAGE.tar")
+    program = add("load-program", _load_program, "load one of the cached programs as an image of its own")
+    program.add_argument("program", choices=sorted(PROGRAMS), metavar="PROGRAM")
+    program.add_argument("image", metavar="IMAGE")
+    image = add("image", _image, "build a Dockerfile by buildah, and load it where a node is up")
+    image.add_argument("--file", type=Path, required=True, metavar="DOCKERFILE")
+    image.add_argument("--tag", required=True, metavar="IMAGE", help="full name, such as localhost/operator:dev")
+    image.add_argument("--build-arg", action="append", default=[], type=_assignment, metavar="NAME=VALUE")
+    image.add_argument("--archive", type=Path, metavar="IMAGE.tar", help="keep the archive here")
+    image.add_argument("context", nargs="?", type=Path, default=Path())
+    restart = add("restart", _restart, "stop and start components as they were, to try what that breaks")
+    restart.add_argument("components", nargs="+", metavar="COMPONENT")
+    build_programs = add("build", _build, "build programs into the cache and print where they are")
+    build_programs.add_argument("programs", nargs="+", choices=sorted(PROGRAMS), metavar="PROGRAM")
+    return parser
+
+
+def _up(_: argparse.Namespace) -> None:
+    require(NODE_PROGRAMS)
+    with locked(STATE):
+        node = Node(STATE)
+        node.up()
+    print(f"export KUBECONFIG={node.control_plane.kubeconfig}")
+
+
+def _down(_: argparse.Namespace) -> None:
+    with locked(STATE):
+        if STATE.exists():
+            Node(STATE).down()
+        else:
+            print("no node is up")
+
+
+def _status(_: argparse.Namespace) -> bool:
+    running = {process.name: process.pid for process in _existing().processes}
+    for name, pid in running.items():
+        print(f"{name:24} {f'running, pid {pid}' if pid else 'stopped'}")
+    return None in running.values()
+
+
+def _kubeconfig(_: argparse.Namespace) -> None:
+    print(_existing().control_plane.kubeconfig)
+
+
+def _load(arguments: argparse.Namespace) -> None:
+    for archive in arguments.archives:
+        _existing().load(archive)
+
+
+def _load_program(arguments: argparse.Namespace) -> None:
+    _existing().load_program(arguments.program, arguments.image)
+
+
+def _image(arguments: argparse.Namespace) -> None:
+    require(IMAGE_PROGRAMS)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # An image may hold gigabytes, and /tmp may lie in memory.
+    with tempfile.TemporaryDirectory(prefix="image-", dir=CACHE) as folder:
+        archive = arguments.archive or Path(folder) / "image.tar"
+        build(arguments.file, arguments.tag, arguments.context, archive, dict(arguments.build_arg))
+        if STATE.exists():
+            Node(STATE).load(archive)
+
+
+def _restart(arguments: argparse.Namespace) -> None:
+    with locked(STATE):
+        processes = {process.name: process for process in _existing().processes}
+        for name in arguments.components:
+            if name not in processes:
+                raise ClusterError(f"no component {name!r}: one of {', '.join(processes)}")
+        for name in arguments.components:
+            processes[name].restart()
+            print(f"{name} restarted")
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    for name, path in ensure(arguments.programs).items():
+        print(f"{name} {path}")
+
+
+def _existing() -> Node:
+    if not STATE.exists():
+        raise ClusterError("no node is up: run `python -m hack.cluster up` first")
+    return Node(STATE)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

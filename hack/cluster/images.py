@@ -1,0 +1,107 @@
+"""Container images without Docker: built by buildah on a Debian base, or made of one program."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from hack.cluster.binaries import CACHE
+from hack.cluster.host import run, succeeds
+
+SUITE = "bookworm"
+BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
+BASE_IMAGE = f"localhost/evolution-operator/base:{SUITE}"
+STORAGE = CACHE / "buildah"
+RUNTIME = Path("/run/evolution-operator/buildah")
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def build(dockerfile: Path, tag: str, context: Path, archive: Path, arguments: Mapping[str, str] | None = None) -> None:
+    """Build an image and write it as an OCI archive.
+
+    ``BASE_IMAGE`` is a minimal Debian with Python unless ``arguments`` name another.
+
+    Args:
+        dockerfile: what to build.
+        tag: the full name of the image, registry host included.
+        context: the folder that the Dockerfile copies from.
+        archive: the file to write, which a node can load.
+        arguments: build arguments.
+
+    Raises:
+        ClusterError: a step failed; the message is buildah's.
+    """
+    values = dict(arguments or {})
+    if "BASE_IMAGE" not in values:
+        values["BASE_IMAGE"] = _base()
+    command = ["build-using-dockerfile", "--layers", "--network=host", f"--tag={tag}", f"--file={dockerfile}"]
+    # The host's certificates, for a package index behind a proxy that the host trusts.
+    command += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
+    command += [f"--build-arg={name}={value}" for name, value in values.items()]
+    _buildah(*command, str(context))
+    archive.unlink(missing_ok=True)
+    # Only the local disk is between builder and node: compressing takes longer than it saves.
+    _buildah("push", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")
+
+
+def program_archive(program: Path, name: str, archive: Path) -> None:
+    """Write an image that holds one static program, its entry point, as a Docker archive.
+
+    ``name`` is the image's full name. The program runs as user and group 65532 unless told otherwise.
+    """
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as files:
+        entry = tarfile.TarInfo(program.name)
+        entry.mode, entry.size = 0o755, program.stat().st_size
+        with program.open("rb") as content:
+            files.addfile(entry, content)
+    configuration = {
+        "architecture": ARCHITECTURES[platform.machine()],
+        "os": "linux",
+        "config": {"Entrypoint": [f"/{program.name}"], "User": "65532:65532"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    with tarfile.open(archive, mode="w") as files:
+        _add(files, "config.json", json.dumps(configuration).encode())
+        _add(files, "layer.tar", layer.getvalue())
+        _add(files, "manifest.json", json.dumps(manifest).encode())
+
+
+def _base() -> str:
+    """The base image, made once and kept in buildah's storage."""
+    if succeeds(_command("inspect", "--type=image", BASE_IMAGE)):
+        return BASE_IMAGE
+    print(f"building {BASE_IMAGE} by mmdebstrap", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root.tar"
+        run(["mmdebstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", SUITE, root])
+        container = _buildah("from", "scratch").strip()
+        try:
+            _buildah("add", container, str(root), "/")
+            _buildah("commit", container, BASE_IMAGE)
+        finally:
+            _buildah("rm", container)
+    return BASE_IMAGE
+
+
+def _buildah(*arguments: str) -> str:
+    return run(_command(*arguments), environment={**os.environ, "BUILDAH_ISOLATION": "chroot"})
+
+
+def _command(*arguments: str) -> list[str]:
+    storage = [f"--root={STORAGE}", f"--runroot={RUNTIME}", "--storage-driver=overlay"]
+    return ["buildah", *storage, *arguments]
+
+
+def _add(files: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    files.addfile(entry, io.BytesIO(content))

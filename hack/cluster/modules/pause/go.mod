@@ -1,0 +1,3 @@
+module evolution-operator/hack/cluster/modules/pause
+
+go 1.26

@@ -1,0 +1,143 @@
+"""One node with a control plane beside it, on this host; its state is a folder that `down` removes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hack.cluster import ClusterError, host
+from hack.cluster.binaries import ensure, program
+from hack.cluster.containerd import PAUSE_IMAGE, Containerd
+from hack.cluster.control_plane import PROGRAMS, ControlPlane, Ports
+from hack.cluster.dns import Dns
+from hack.cluster.images import program_archive
+from hack.cluster.kubelet import NODE, Kubelet, Proxy
+from hack.cluster.processes import Process
+
+STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "evolution-operator" / "cluster"
+
+
+class Node:
+    """A whole cluster of one node.
+
+    Args:
+        state: the folder of its files, made here and removed by `down`.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.control_plane = ControlPlane(state, address=host.NODE_ADDRESS, ports=Ports(), tied=False)
+        self.containerd = Containerd(state)
+        self.kubelet = Kubelet(state, self.control_plane, self.containerd.socket)
+        self.proxy = Proxy(state, self.control_plane)
+        self.dns = Dns(state, self.control_plane)
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """In the order in which they start."""
+        runtime = self.containerd.process
+        return (
+            runtime,
+            *self.control_plane.processes,
+            self.kubelet.process,
+            self.proxy.process,
+            self.dns.process,
+        )
+
+    def up(self) -> None:
+        """Start what does not run, and wait until Pods can run.
+
+        Raises:
+            ClusterError: another kubelet runs here, or a component did not start. What started
+                stays, for another try or for `down`.
+        """
+        if self.kubelet.process.pid is None and not self.kubelet.volumes.exists():
+            host.refuse_rival()
+        ensure([*PROGRAMS, "etcd", "kubelet", "kube-proxy", "coredns", "pause"])
+        host.connect(self.state)
+        _timed("containerd", self.containerd.start)
+        _timed("pause image", self._load_pause)
+        _timed("control plane", self.control_plane.start)
+        _timed("kubelet", self.kubelet.start)
+        _timed("kube-proxy", self.proxy.start)
+        _timed("CoreDNS", self.dns.start)
+
+    def down(self) -> None:
+        """Delete the Pods, stop everything, undo what was done to the host and remove the state.
+
+        Raises:
+            ClusterError: something of it is still in use, and so its files are kept.
+        """
+        self.control_plane.scheduler.stop()  # so that no Pod made anew is started
+        _timed("Pods deleted", self._delete_pods)
+        _timed("kubelet stopped", self.kubelet.stop)
+        _timed("kube-proxy stopped", self.proxy.stop)
+        _timed("CoreDNS stopped", self.dns.process.stop)
+        _timed("control plane stopped", self.control_plane.stop)
+        _timed("containerd stopped", self.containerd.stop)
+        _timed("host as before", self._restore_host)
+        _timed("state removed", lambda: shutil.rmtree(self.state))
+        print("the node is down", flush=True)
+
+    def load(self, archive: Path) -> None:
+        """Take the images of an archive into the node.
+
+        Raises:
+            ClusterError: the node is not up, or the archive cannot be read.
+        """
+        if self.containerd.process.pid is None:
+            raise ClusterError("no node to load images into: run `python -m hack.cluster up` first")
+        print(self.containerd.load(archive), end="", flush=True)
+
+    def load_program(self, name: str, image: str) -> None:
+        """Take a static program of `binaries` into the node as an image."""
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "image.tar"
+            program_archive(program(name), image, archive)
+            self.load(archive)
+
+    def _restore_host(self) -> None:
+        host.disconnect(self.state)
+        host.unmount_below(self.state)
+        host.remove_control_groups()
+
+    def _load_pause(self) -> None:
+        if not self.containerd.has(PAUSE_IMAGE):
+            self.load_program("pause", PAUSE_IMAGE)
+
+    def _delete_pods(self) -> None:
+        if self.control_plane.apiserver.pid is None or self.kubelet.process.pid is None:
+            return
+        where = ["--all-namespaces", f"--field-selector=spec.nodeName={NODE}"]
+        try:
+            self.control_plane.kubectl("delete", "pods", *where, "--grace-period=5", "--timeout=60s")
+        except ClusterError as error:
+            print(f"{error}\nwhat is left of the Pods is killed", flush=True)
+
+
+@contextlib.contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Keep other commands from changing the node meanwhile.
+
+    Raises:
+        ClusterError: one does already.
+    """
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with state.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ClusterError("another command is changing this node: wait for it to end") from error
+        yield
+
+
+def _timed(what: str, act: Callable[[], None]) -> None:
+    started = time.monotonic()
+    act()
+    print(f"{what}: {time.monotonic() - started:.1f} s", flush=True)

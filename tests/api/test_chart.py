@@ -1,0 +1,199 @@
+"""The chart on a real API server: every object is admitted, rights are what they should be, upgrade and uninstall."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hack.cluster import ClusterError
+from hack.cluster.control_plane import ControlPlane
+from hack.cluster.processes import wait_until
+from tests.chart import CHART, FULL, NAMESPACED, VALUE_SETS, helm_program, pod_templates, render, value_flags
+
+MONITORING = "monitoring.coreos.com/v1"
+"""Kinds of the Prometheus operator, whose CRDs are not here."""
+ALLOWED = [
+    ("get", "evolutionruns.evolution.run", "team-a"),
+    ("watch", "evolutionruns.evolution.run", "team-a"),
+    ("patch", "evolutionruns.evolution.run/status", "team-a"),
+    ("create", "jobs.batch", "team-a"),
+    ("delete", "jobs.batch", "team-a"),
+    ("list", "pods", "team-a"),
+    ("get", "pods/log", "team-a"),
+    ("create", "events", "team-a"),
+    ("create", "leases.coordination.k8s.io", "evolution"),
+    ("update", "leases.coordination.k8s.io", "evolution"),
+]
+DENIED = [
+    ("get", "secrets", "team-a"),
+    ("list", "secrets", "evolution"),
+    ("create", "pods", "team-a"),
+    ("delete", "pods", "team-a"),
+    ("create", "pods/exec", "team-a"),
+    ("create", "pods/ephemeralcontainers", "team-a"),
+    ("create", "serviceaccounts/token", "evolution"),
+    ("update", "evolutionruns.evolution.run", "team-a"),
+    ("create", "evolutionruns.evolution.run", "team-a"),
+    ("get", "configmaps", "evolution"),
+    ("create", "deployments.apps", "evolution"),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "evolution"),
+    ("update", "customresourcedefinitions.apiextensions.k8s.io", ""),
+    ("get", "nodes", ""),
+    ("list", "namespaces", ""),
+    ("create", "leases.coordination.k8s.io", "kube-system"),
+    ("impersonate", "users", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def namespaces(control_plane: ControlPlane) -> Iterator[tuple[str, ...]]:
+    """Where Pod Security's level "restricted" is enforced."""
+    names = ("evolution", "team-a", "team-b", "elsewhere")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    for name in names:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        control_plane.kubectl("apply", "--server-side", "--filename=-", manifest=body)
+    yield names
+    control_plane.kubectl("delete", "namespaces", *names, "--wait=false")
+
+
+@pytest.fixture
+def release(control_plane: ControlPlane, namespaces: tuple[str, ...]) -> Iterator[Release]:
+    """A release, gone after the test."""
+    made = Release(control_plane)
+    yield made
+    made.helm("uninstall", "evo", "--ignore-not-found", "--no-hooks")
+
+
+class Release:
+    """Helm against the test's own control plane. No Pod runs there, so hooks are left out."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self._control_plane = control_plane
+
+    def helm(self, *arguments: str) -> str:
+        command = [helm_program(), f"--kubeconfig={self._control_plane.kubeconfig}", "--namespace=evolution"]
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def install(self, values: dict[str, Any] | None = None) -> None:
+        self.helm("upgrade", "--install", "evo", str(CHART), "--no-hooks", *value_flags(values or {}))
+
+    def get(self, kind: str, name: str, namespace: str = "evolution") -> dict[str, Any]:
+        found = self._control_plane.kubectl("get", kind, name, f"--namespace={namespace}", "--output=json")
+        return dict(json.loads(found))
+
+    def may(self, verb: str, resource: str, namespace: str) -> bool:
+        where = [f"--namespace={namespace}"] if namespace else ["--all-namespaces"]
+        resource, _, subresource = resource.partition("/")
+        where.append(f"--subresource={subresource}")
+        account = "--as=system:serviceaccount:evolution:evo-evolution-operator"
+        try:
+            answer = self._control_plane.kubectl("auth", "can-i", verb, resource, account, *where)
+        except ClusterError:
+            return False
+        return answer.strip() == "yes"
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_the_api_server_admits_every_object(
+    control_plane: ControlPlane, namespaces: tuple[str, ...], values: dict[str, Any]
+) -> None:
+    objects = [each for each in render(values) if each["apiVersion"] != MONITORING]
+    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+    said = control_plane.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", manifest=listed)
+    assert len(said.splitlines()) == len(objects)
+
+
+@pytest.mark.parametrize("values", [FULL, NAMESPACED], ids=["full", "namespaced"])
+def test_pod_security_admits_every_pod(
+    control_plane: ControlPlane, namespaces: tuple[str, ...], values: dict[str, Any]
+) -> None:
+    # The account and the classes are not there on a dry run; both are admission's business, not Pod Security's.
+    absent = ("serviceAccountName", "priorityClassName")
+    for name, template in pod_templates(render(values)).items():
+        spec = {field: value for field, value in template["spec"].items() if field not in absent}
+        spec["restartPolicy"] = "Never"
+        mounts = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", [])}
+        given = {volume["name"] for volume in spec.get("volumes", [])}
+        spec["volumes"] = [
+            *spec.get("volumes", []),
+            *({"name": each, "emptyDir": {}} for each in sorted(mounts - given)),
+        ]
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name.split("/")[1]}, "spec": spec}
+        wait_for_default_account = ["create", "--dry-run=server", "--namespace=team-a", "--filename=-"]
+        control_plane.kubectl(*wait_for_default_account, manifest=body)
+
+
+def test_pod_security_would_have_refused_a_lax_pod(control_plane: ControlPlane, namespaces: tuple[str, ...]) -> None:
+    spec = {"containers": [{"name": "lax", "image": "x"}]}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lax"}, "spec": spec}
+    with pytest.raises(ClusterError, match="violates PodSecurity"):
+        control_plane.kubectl("create", "--dry-run=server", "--namespace=team-a", "--filename=-", manifest=body)
+
+
+def test_cluster_wide_the_operator_may_do_its_work_and_no_more(release: Release) -> None:
+    release.install()
+    assert [case for case in ALLOWED if not release.may(*case)] == []
+    assert [case for case in DENIED if release.may(*case)] == []
+
+
+def test_in_namespaces_the_operator_may_nothing_elsewhere(release: Release) -> None:
+    release.install({"rbac.scope": "namespace", "watchNamespaces": ["team-a"]})
+    assert [case for case in ALLOWED if not release.may(*case)] == []
+    elsewhere = [(verb, resource, "elsewhere") for verb, resource, _ in ALLOWED]
+    assert [case for case in [*DENIED, *elsewhere] if release.may(*case)] == []
+
+
+def test_users_with_the_role_edit_may_make_runs_and_viewers_only_see_them(
+    control_plane: ControlPlane, release: Release
+) -> None:
+    release.install()
+    for role in ("edit", "view"):
+        control_plane.kubectl(
+            "create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}or", "--namespace=team-b"
+        )
+
+    def may(user: str, verb: str) -> bool:
+        asked = ["auth", "can-i", verb, "evolutionruns.evolution.run", f"--as={user}", "--namespace=team-b"]
+        try:
+            return control_plane.kubectl(*asked).strip() == "yes"
+        except ClusterError:
+            return False
+
+    # A controller gathers aggregated roles.
+    wait_until(lambda: may("editor", "create") and may("viewor", "get"), "the roles are gathered", timeout=30)
+    verbs = ("create", "delete", "update", "get")
+    assert [verb for verb in verbs if may("editor", verb)] == [*verbs]
+    assert [verb for verb in verbs if may("viewor", verb)] == ["get"]
+
+
+def test_an_upgrade_keeps_the_secret_and_leaves_minio_running(release: Release) -> None:
+    release.install({"minio.enabled": True})
+    secret, minio = release.get("secret", "evolution-storage"), release.get("sts", "evo-evolution-operator-minio")
+    assert len(base64.b64decode(secret["data"]["AWS_SECRET_ACCESS_KEY"])) == 40
+
+    release.install({"minio.enabled": True, "replicas": 2, "commonLabels": {}, "settings": {"workers": 2}})
+
+    assert release.get("secret", "evolution-storage")["data"] == secret["data"]
+    assert release.get("sts", "evo-evolution-operator-minio")["spec"]["template"] == minio["spec"]["template"]
+    assert release.get("deployment", "evo-evolution-operator")["spec"]["replicas"] == 2
+
+
+def test_uninstalling_leaves_the_crd_and_the_runs_and_nothing_else(
+    control_plane: ControlPlane, release: Release
+) -> None:
+    release.install({"minio.enabled": True, "replicas": 2, "priorityClasses.create": True})
+    release.helm("uninstall", "evo", "--no-hooks")
+    kinds = "deploy,sts,svc,cm,secret,sa,role,rolebinding,netpol,pdb,clusterrole,clusterrolebinding,priorityclass"
+    left = control_plane.kubectl(
+        "get", kinds, "--all-namespaces", "--selector=app.kubernetes.io/part-of=evolution-operator", "--output=name"
+    )
+    assert left == ""
+    assert control_plane.kubectl("get", "crd", "evolutionruns.evolution.run", "--output=name")

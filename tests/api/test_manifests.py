@@ -1,0 +1,188 @@
+"""The API server refuses a bad manifest with a message that names the field; `evolution validate` says the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from evolution_operator.api.validation import faults
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from hack.cluster.control_plane import ControlPlane
+from tests.api.harness import Runs, manifest
+
+Path = tuple[str | int, ...]
+ABSENT = object()
+
+BAD: list[tuple[Path, Any, str]] = [
+    (("spec", "baseModel"), ABSENT, "spec.baseModel"),
+    (("spec", "storage"), ABSENT, "spec.storage"),
+    (("spec", "data"), ABSENT, "spec.data"),
+    (("spec", "data", "seed"), [], "spec.data.seed"),
+    (("spec", "data", "seed", 0, "format"), "csv", "spec.data.seed[0].format"),
+    (("spec", "data", "seed", 0, "uri"), "ftp://host/file", "spec.data.seed[0].uri"),
+    (("spec", "data", "seed", 0, "format"), "mapping", "spec.data.seed[0].mapping"),
+    (("spec", "data", "seed", 0, "sha256"), "0" * 64, "spec.data.seed[0].sha256"),
+    (("spec", "data", "seed", 0, "endpoint"), "http://minio:9000", "spec.data.seed[0].endpoint"),
+    (("spec", "data", "seed", 0, "samples"), 0, "spec.data.seed[0].samples"),
+    (("spec", "data", "replay"), [{"uri": "hf://a/b", "format": "esconv"}], "spec.data.replay"),
+    (("spec", "data", "test"), [{"uri": "hf://a/b", "format": "alpaca"}], "spec.data.test"),
+    (("spec", "data", "validationFraction"), 1, "spec.data.validationFraction"),
+    (("spec", "baseModel", "uri"), "meta-llama/Llama", "spec.baseModel.uri"),
+    (("spec", "baseModel"), {"uri": "s3://b/m", "revision": "main"}, "spec.baseModel.revision"),
+    (("spec", "baseModel", "tokenSecret"), "Not_A_Name", "spec.baseModel.tokenSecret"),
+    (("spec", "storage", "uri"), "gs://bucket", "spec.storage.uri"),
+    (("spec", "storage"), {"uri": "file:///runs", "endpoint": "http://minio:9000"}, "spec.storage.endpoint"),
+    (("spec", "storage", "endpoint"), "minio:9000", "spec.storage.endpoint"),
+    (("spec", "iterations"), -1, "spec.iterations"),
+    (("spec", "iterations"), 101, "spec.iterations"),
+    (("spec", "iterations"), 1.5, "spec.iterations"),
+    (("spec", "iterations"), "2", "spec.iterations"),
+    (("spec", "seed"), 2**31, "spec.seed"),
+    (("spec", "preferenceSource"), "teacher", "spec.preferenceSource"),
+    (("spec", "sft"), {"epochs": 0}, "spec.sft.epochs"),
+    (("spec", "sft"), {"scheduler": "step"}, "spec.sft.scheduler"),
+    (("spec", "sft"), {"lora": {"r": 0}}, "spec.sft.lora.r"),
+    (("spec", "sft"), {"lora": {"targetModules": "all-linear"}}, "spec.sft.lora.targetModules"),
+    (("spec", "sft"), {"lora": {"targetModules": ["all-linear", "q_proj"]}}, "spec.sft.lora.targetModules"),
+    (("spec", "generation"), {"shards": 0}, "spec.generation.shards"),
+    (("spec", "generation"), {"shards": 1001}, "spec.generation.shards"),
+    (("spec", "generation"), {"topP": 0}, "spec.generation.topP"),
+    (("spec", "generation"), {"temperature": -0.1}, "spec.generation.temperature"),
+    (("spec", "reflection"), {"maxAttempts": 11}, "spec.reflection.maxAttempts"),
+    (("spec", "dpo"), {"beta": 0}, "spec.dpo.beta"),
+    (("spec", "dpo"), {"learningRate": 2}, "spec.dpo.learningRate"),
+    (("spec", "evaluation"), {"championMetric": "charm"}, "spec.evaluation.championMetric"),
+    (("spec", "pod"), {"resources": {"limits": {"cpu": 1.5}}}, "spec.pod.resources.limits.cpu"),
+    (("spec", "pod"), {"nodeSelector": {"a": 1}}, "spec.pod.nodeSelector.a"),
+    (("spec", "pod"), {"imagePullPolicy": "Sometimes"}, "spec.pod.imagePullPolicy"),
+    (("spec", "retry"), {"maxAttempts": 0}, "spec.retry.maxAttempts"),
+    (("spec", "suspend"), "yes", "spec.suspend"),
+    (("spec", "deletionPolicy"), "Shred", "spec.deletionPolicy"),
+    (("spec", "activeDeadlineSeconds"), 0, "spec.activeDeadlineSeconds"),
+    (("spec", "queueName"), "Not a queue", "spec.queueName"),
+    (("spec", "iteratoins"), 2, "spec.iteratoins"),
+    (("spec", "dpo"), {"betta": 0.2}, "spec.dpo.betta"),
+    (("metadata", "name"), "n" * 41, "metadata.name"),
+    (("metadata", "name"), "dotted.name", "metadata.name"),
+]
+
+GOOD: list[tuple[Path, Any]] = [
+    (("spec", "iterations"), 0),
+    (("spec", "storage"), {"uri": "file:///runs"}),
+    (("spec", "baseModel"), {"uri": "pvc://claim/model"}),
+    (("spec", "sft"), None),
+    (("spec", "sft"), {"epochs": 1, "lora": {"targetModules": ["q_proj", "v_proj"]}}),
+    (("spec", "pod"), {"resources": {"limits": {"nvidia.com/gpu": 1, "memory": "48Gi"}}, "affinity": {"x": {"y": 1}}}),
+    (
+        ("spec", "pod"),
+        {"tolerations": [{"key": "gpu", "operator": "Exists"}], "volumes": [{"name": "a", "emptyDir": {}}]},
+    ),
+    (("spec", "data", "replay"), [{"uri": "s3://b/alpaca.json", "format": "alpaca", "samples": 500}]),
+    (("spec", "generation"), {"topP": 1, "temperature": 0, "shards": 1000}),
+    (("metadata", "name"), "n" * 40),
+]
+
+
+def changed(document: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    document = json.loads(json.dumps(document))
+    *parents, last = path
+    node: Any = document
+    for part in parents:
+        node = node[part]
+    if value is ABSENT:
+        del node[last]
+    else:
+        node[last] = value
+    return document
+
+
+@pytest.fixture
+def runs(kube: client.ApiClient, namespace: str) -> Runs:
+    return Runs(kube, namespace)
+
+
+def refusal(runs: Runs, document: dict[str, Any]) -> str:
+    """What the API server says, strict about unknown fields as it is to kubectl."""
+    with pytest.raises(ApiException) as refused:
+        runs.apply(document, dry_run="All", field_validation="Strict")
+    assert refused.value.status in (400, 422)
+    return str(json.loads(refused.value.body)["message"])
+
+
+@pytest.mark.parametrize(("path", "value", "field"), BAD, ids=lambda part: str(part)[:40])
+def test_a_bad_manifest_is_refused_by_both_with_its_field(runs: Runs, path: Path, value: Any, field: str) -> None:
+    document = changed(manifest("bad", runs.namespace), path, value)
+    assert field.replace("[0]", "") in refusal(runs, document).replace("[0]", "")
+    assert field in {fault.path for fault in faults(document)}
+
+
+@pytest.mark.parametrize(("path", "value"), GOOD, ids=lambda part: str(part)[:40])
+def test_a_good_manifest_is_taken_by_both(runs: Runs, path: Path, value: Any) -> None:
+    document = changed(manifest("good", runs.namespace), path, value)
+    assert faults(document) == []
+    runs.apply(document, dry_run="All", field_validation="Strict")
+
+
+FIXED: list[tuple[dict[str, Any], str]] = [
+    ({"seed": 1}, "spec.seed"),
+    ({"baseModel": {"uri": "hf://owner/other"}}, "spec.baseModel"),
+    ({"storage": {"uri": "s3://elsewhere"}}, "spec.storage"),
+    ({"data": {"contextSamples": 5}}, "spec.data"),
+    ({"data": {"seed": [{"uri": "hf://x/y", "format": "esconv"}]}}, "spec.data"),
+    ({"preferenceSource": "human"}, "spec.preferenceSource"),
+    ({"sft": {"epochs": 3}}, "spec.sft.epochs"),
+    ({"sft": {"lora": {"r": 16}}}, "spec.sft.lora"),
+    ({"generation": {"temperature": 1}}, "spec.generation.temperature"),
+    ({"reflection": {"maxAttempts": 5}}, "spec.reflection.maxAttempts"),
+    ({"dpo": {"beta": 0.2}}, "spec.dpo.beta"),
+    ({"evaluation": {"samples": 5}}, "spec.evaluation.samples"),
+    ({"iterations": 1}, "spec.iterations"),
+]
+
+
+def test_what_finished_work_depends_on_stays(runs: Runs) -> None:
+    runs.create("fixed", iterations=2)
+    for patch, field in FIXED:
+        with pytest.raises(ApiException) as refused:
+            runs.patch("fixed", {"spec": patch})
+        told = json.loads(refused.value.body)
+        assert refused.value.status == 422
+        assert field in {cause["field"] for cause in told["details"]["causes"]}, patch
+        assert "may only be raised" in told["message"] or "create another EvolutionRun" in told["message"]
+
+
+def test_what_decides_no_result_may_change(runs: Runs) -> None:
+    runs.create("free", iterations=1)
+    for patch in (
+        {"iterations": 3},
+        {"suspend": True},
+        {"generation": {"shards": 8, "tokenBudget": 4096, "pod": {"image": "other:1"}}},
+        {"dpo": {"checkpointSteps": 5}},
+        {"evaluation": {"championMetric": "perplexity"}},
+        {"pod": {"nodeSelector": {"gpu": "a100"}}},
+        {"retry": {"maxAttempts": 9}},
+        {"activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60, "deletionPolicy": "Delete"},
+    ):
+        runs.patch("free", {"spec": patch})
+
+
+def test_kubectl_explains_and_lists(control_plane: ControlPlane, runs: Runs) -> None:
+    explained = control_plane.kubectl("explain", "evolutionrun.spec.dpo")
+    assert "How strongly the policy is held to its reference M(t-1)." in explained
+    assert "Number of" not in control_plane.kubectl("explain", "evo.spec")
+    assert "Digest of all that decides the result" in control_plane.kubectl("explain", "evo.status.stages.key")
+    runs.create("listed")
+    assert "listed" in control_plane.kubectl("get", "evolution", "--namespace", runs.namespace)
+
+
+def test_the_least_manifest_gets_the_papers_defaults(runs: Runs) -> None:
+    least = manifest("least", runs.namespace)
+    for field in ("iterations", "pod", "retry"):
+        del least["spec"][field]
+    spec = runs.apply(least)["spec"]
+    assert (spec["iterations"], spec["dpo"]["beta"], spec["dpo"]["learningRate"]) == (2, 0.1, 5e-06)
+    assert (spec["sft"]["lora"]["r"], spec["sft"]["lora"]["alpha"]) == (8, 16)
+    assert (spec["generation"]["temperature"], spec["generation"]["topP"], spec["generation"]["topK"]) == (0.9, 0.8, 50)

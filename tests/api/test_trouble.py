@@ -1,0 +1,240 @@
+"""What goes wrong around a run: quotas, images, Jobs deleted and edited by hand, and its own deletion."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from evolution_operator.controller import labels
+from kubernetes import client
+
+from hack.cluster.control_plane import ControlPlane
+from hack.cluster.kwok import Kwok
+from tests.api.harness import STAYS, Outcome, Runs, Script, condition, end, manifest, stage, wait_for
+
+
+def _quota(runs: Runs, resource: str, amount: int) -> None:
+    body = client.V1ResourceQuota(
+        metadata=client.V1ObjectMeta(name="tight"), spec=client.V1ResourceQuotaSpec(hard={resource: str(amount)})
+    )
+    runs.core.create_namespaced_resource_quota(runs.namespace, body)
+    wait_for(
+        lambda: runs.core.read_namespaced_resource_quota("tight", runs.namespace),
+        lambda quota: quota.status.hard,
+        "the quota counts",
+    )
+
+
+def test_a_quota_on_jobs_is_named_and_waited_for(runs: Runs, script: Script) -> None:
+    _quota(runs, "count/jobs.batch", 0)
+    runs.create("poor")
+    run = runs.wait("poor", lambda run: stage(run, "prepare").get("reason") == "QuotaExceeded", "the quota is named")
+    progressing = condition(run, "Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("False", "QuotaExceeded")
+    assert "exceeded quota: tight" in progressing["message"]
+    assert stage(run, "prepare")["state"] == "Queued"
+
+    runs.core.delete_namespaced_resource_quota("tight", runs.namespace)
+    run = runs.wait_phase("poor", "Complete")
+    assert stage(run, "prepare")["failures"] == 0
+
+
+def test_a_quota_on_pods_is_named_and_waited_for(runs: Runs, script: Script) -> None:
+    _quota(runs, "pods", 0)
+    runs.create("podless")
+    run = runs.wait("podless", lambda run: stage(run, "prepare").get("reason") == "QuotaExceeded", "the quota is named")
+    assert stage(run, "prepare")["message"].startswith("exceeded quota: tight, requested: pods=1")
+
+    runs.core.delete_namespaced_resource_quota("tight", runs.namespace)
+    run = runs.wait("podless", lambda run: stage(run, "prepare").get("state") == "Succeeded", "prepare", timeout=90)
+    assert stage(run, "prepare")["failures"] == 0
+
+
+def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script) -> None:
+    runs.create("nowhere", prepare={"pod": {"nodeSelector": {"no": "such-node"}}})
+    run = runs.wait("nowhere", lambda run: stage(run, "prepare").get("reason") == "Unschedulable", "no node")
+    assert stage(run, "prepare")["state"] == "Queued"
+    assert "1 of 1 Pods find no node: 0/1 nodes are available" in condition(run, "Progressing")["message"]
+
+    pod = runs.pod("prepare", phase="Pending")
+    for reason, message, expected in (
+        (
+            "ErrImagePull",
+            'failed to pull image "example.invalid/train:1": not found',
+            "image example.invalid/train:1 cannot be pulled: check its name, and spec.pod.imagePullSecrets",
+        ),
+        ("CreateContainerConfigError", 'secret "s3" not found', 'secret "s3" not found: create it, or correct'),
+    ):
+        waiting = {"waiting": {"reason": reason, "message": message}}
+        container = {"name": "stage", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+        runs.core.patch_namespaced_pod_status(
+            pod.metadata.name, runs.namespace, {"status": {"containerStatuses": [container]}}
+        )
+        run = runs.wait(
+            "nowhere", lambda run, text=expected: text in stage(run, "prepare").get("message", ""), f"{reason} is named"
+        )
+    assert {"Unschedulable", "ImagePullBackOff"} <= {
+        event.reason for event in runs.events("nowhere", "CreateContainerConfigError")
+    }
+
+
+def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone(runs: Runs, script: Script, kwok: Kwok) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("cut")
+    pod, job = runs.pod("sft"), runs.job("sft")
+    assert kwok.process.pid is not None
+    os.kill(kwok.process.pid, signal.SIGSTOP)  # its node hangs: the Pod lives on in deletion
+    try:
+        runs.batch.delete_namespaced_job(job.metadata.name, runs.namespace, propagation_policy="Background")
+        run = runs.wait("cut", lambda run: stage(run, "sft").get("reason") == "Terminating", "the Pod is waited for")
+        assert stage(run, "sft")["message"] == f"waits for Pod {pod.metadata.name} of an earlier attempt to end"
+        assert [j.metadata.uid for j in runs.jobs() if j.metadata.labels[labels.STAGE] == "sft"] == []
+    finally:
+        os.kill(kwok.process.pid, signal.SIGCONT)
+
+    run = runs.wait_phase("cut", "Complete")
+    again = runs.job("sft")
+    assert (again.metadata.name, again.metadata.uid != job.metadata.uid) == (job.metadata.name, True)
+    assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (1, 0)
+
+
+def test_a_job_deleted_after_its_end_is_not_missed(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("tidy")
+    runs.pod("sft")
+    runs.batch.delete_namespaced_job(runs.job("prepare").metadata.name, runs.namespace, propagation_policy="Background")
+    end(runs.core, runs.namespace, runs.pod("sft").metadata.name, "sft", Outcome())
+    runs.wait_phase("tidy", "Complete")
+    assert {job.metadata.labels[labels.STAGE] for job in runs.jobs()} == {"sft", "evaluate-0"}
+
+
+def test_a_job_edited_by_hand_is_put_right(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS, STAYS)
+    runs.create("bent")
+    runs.pod("sft")
+    job = runs.job("sft")
+    stripped = {"metadata": {"labels": {labels.RUN: None, labels.ATTEMPT: None}, "annotations": {labels.KEY: None}}}
+    runs.batch.patch_namespaced_job(job.metadata.name, runs.namespace, stripped)
+    healed = wait_for(
+        lambda: runs.batch.read_namespaced_job(job.metadata.name, runs.namespace),
+        lambda job: labels.RUN in job.metadata.labels and labels.ATTEMPT in job.metadata.labels,
+        "its labels are back",
+    )
+    assert healed.metadata.uid == job.metadata.uid
+
+    runs.batch.patch_namespaced_job(job.metadata.name, runs.namespace, {"spec": {"suspend": True}})
+    wait_for(
+        lambda: runs.batch.read_namespaced_job(job.metadata.name, runs.namespace),
+        lambda job: not job.spec.suspend,
+        "it goes on",
+    )
+    end(runs.core, runs.namespace, runs.pod("sft").metadata.name, "sft", Outcome())
+    runs.wait_phase("bent", "Complete")
+    assert runs.job("sft").metadata.uid == job.metadata.uid
+
+
+def test_two_runs_of_one_name_do_not_meet(runs: Runs, script: Script, kube: client.ApiClient) -> None:
+    other = Runs(kube, f"{runs.namespace}-b")
+    runs.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=other.namespace)))
+    script.will(runs.namespace, "sft", Outcome(65, {"reason": "DataInvalid", "message": "no"}))
+    runs.create("same")
+    other.create("same")
+    runs.wait_phase("same", "Failed")
+    other.wait_phase("same", "Complete")
+    assert not {job.metadata.name for job in runs.jobs()} & {job.metadata.name for job in other.jobs()}
+    runs.core.delete_namespace(other.namespace)
+
+
+def test_a_run_made_anew_under_its_name_begins_anew(runs: Runs, script: Script) -> None:
+    runs.create("twice")
+    runs.wait_phase("twice", "Complete")
+    before = {job.metadata.uid for job in runs.jobs()}
+    runs.delete("twice")
+    runs.wait_gone("twice")
+    runs.create("twice")
+    run = runs.wait_phase("twice", "Complete")
+    assert run["status"]["progress"] == "3/3"
+    assert len([job for job in runs.jobs() if job.metadata.uid not in before]) == 3
+
+
+def test_artifacts_are_deleted_where_the_policy_says_so(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    script.will(runs.namespace, labels.CLEANUP, STAYS)
+    runs.create("clean", deletionPolicy="Delete")
+    runs.pod("sft")
+    run = runs.get("clean")
+    assert run["metadata"]["finalizers"] == [labels.FINALIZER]
+    runs.delete("clean")
+    cleanup = wait_for(
+        lambda: [job for job in runs.jobs() if job.metadata.labels[labels.STAGE] == labels.CLEANUP], bool, "cleanup"
+    )[0]
+    assert [job.metadata.name for job in runs.jobs()] == [cleanup.metadata.name], "no stage is left that could write"
+    assert cleanup.spec.template.spec.containers[0].command[:3] == ["python", "-m", "evolution_jobs.cleanup"]
+    keys = [s["key"] for s in run["status"]["stages"] if "key" in s]
+    assert all(key in cleanup.spec.template.metadata.annotations[labels.SPEC] for key in keys)
+    assert runs.get("clean")["metadata"]["deletionTimestamp"]
+
+    (pod,) = wait_for(
+        lambda: [
+            pod
+            for pod in runs.core.list_namespaced_pod(
+                runs.namespace, label_selector=f"{labels.STAGE}={labels.CLEANUP}"
+            ).items
+            if pod.status.phase == "Running"
+        ],
+        bool,
+        "the cleanup runs",
+    )
+    end(runs.core, runs.namespace, pod.metadata.name, labels.CLEANUP, Outcome())
+    runs.wait_gone("clean")
+
+
+def test_a_cleanup_that_fails_can_be_given_up(runs: Runs, script: Script) -> None:
+    broken = Outcome(65, {"reason": "StorageDenied", "message": "no"})
+    script.will(runs.namespace, labels.CLEANUP, *[broken] * 8)
+    runs.create("stuck", deletionPolicy="Delete", prepare={"pod": {"terminationGracePeriodSeconds": 1}})
+    runs.wait_phase("stuck", "Complete")
+    runs.delete("stuck")
+    (event,) = [event for event in runs.events("stuck", "CleanupFailed") if event.reason == "CleanupFailed"]
+    assert "set spec.deletionPolicy to Retain" in event.message
+    runs.patch("stuck", {"spec": {"deletionPolicy": "Retain"}})
+    runs.wait_gone("stuck")
+
+
+def test_a_namespace_can_be_deleted_with_all_its_runs(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("inside", deletionPolicy="Delete")
+    runs.pod("sft")
+    runs.core.delete_namespace(runs.namespace)
+    wait_for(
+        lambda: [ns.metadata.name for ns in runs.core.list_namespace().items],
+        lambda names: runs.namespace not in names,
+        "the namespace is gone",
+    )
+    runs.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=runs.namespace)))
+
+
+def test_a_spec_that_this_operator_cannot_read_is_told(runs: Runs, script: Script, control_plane: ControlPlane) -> None:
+    """As after a downgrade: the API server's CRD knows more than the operator."""
+    definition = f"{'evolutionruns'}.{'evolution.run'}"
+    patch = '[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/dpo/properties/beta/maximum", "value": 100}]'
+    original = patch.replace("100", "10")
+    control_plane.kubectl("patch", "crd", definition, "--type=json", f"--patch={patch}")
+    try:
+        document = manifest("newer", runs.namespace, dpo={"beta": 50})
+        wait_for(lambda: _applies(runs, document), bool, "the API server takes it")
+        run = runs.wait_phase("newer", "Failed")
+    finally:
+        control_plane.kubectl("patch", "crd", definition, "--type=json", f"--patch={original}")
+    accepted = condition(run, "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
+    assert accepted["message"] == "spec.dpo.beta: must be at most 10, not 50"
+    assert runs.jobs() == []
+
+
+def _applies(runs: Runs, document: dict[str, object]) -> bool:
+    try:
+        runs.apply(document)
+    except client.ApiException:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""`evolution run` end to end on the real small model: memoised, resumable, self-healing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.conftest import TinyRun
+
+pytestmark = pytest.mark.model
+
+STAGES = ("prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-0", "evaluate-1")
+
+
+def states(summary: dict[str, Any]) -> dict[str, bool]:
+    return {stage["id"]: stage["cached"] for stage in summary["stages"]}
+
+
+def unlinked(path: Path) -> Path:
+    """The file as a copy of its own, so that spoiling it spares the run it was linked from."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    return path
+
+
+def test_what_a_run_leaves(finished: TinyRun) -> None:
+    contexts = [
+        json.loads(line) for p in finished.files_of("prepare") if p.name == "contexts.jsonl" for line in p.open()
+    ]
+    pairs, rejects = finished.files_of("reflect-1")
+    kept = [json.loads(line) for line in pairs.open()]
+    dropped = [json.loads(line) for line in rejects.open()]
+    assert {row["id"] for row in kept} | {row["id"] for row in dropped} == {row["id"] for row in contexts}
+    assert len(kept) + len(dropped) == len(contexts)
+    assert all(pair["chosen"] and pair["chosen"] != pair["rejected"] for pair in kept)
+    dpo = finished.manifest_of("dpo-1")
+    assert dpo["inputs"]["adapter"] == finished.manifest_of("sft")["outputs"]["adapter"]["digest"]
+    assert math.isclose(dpo["details"]["reference"]["firstStep"]["sigmoid"], math.log(2), rel_tol=1e-4)
+    assert not list(finished.store.glob("**/*.bin")), "no pickle"
+    assert not list(finished.store.glob("**/*.pt"))
+
+
+def test_a_finished_run_is_a_fixed_point(finished: TinyRun, tmp_path: Path) -> None:
+    run = finished.copy(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.store.rglob("*") if p.is_file()}
+    summary = run.run()
+    assert all(states(summary).values())
+    assert {p: p.stat().st_mtime_ns for p in run.store.rglob("*") if p.is_file()} == before
+
+
+def test_changed_beta_reuses_all_before_dpo(finished: TinyRun, tmp_path: Path) -> None:
+    run = finished.copy(tmp_path)
+    run.spec["dpo"]["beta"] = 0.3
+    made = {id_ for id_, cached in states(run.run()).items() if not cached}
+    assert made == {"dpo-1", "evaluate-1"}
+
+
+def test_raised_iterations_add_one_round_only(finished: TinyRun, tmp_path: Path) -> None:
+    run = finished.copy(tmp_path)
+    run.spec["iterations"] = 2
+    made = {id_ for id_, cached in states(run.run()).items() if not cached}
+    assert made == {"generate-2", "reflect-2", "dpo-2", "evaluate-2"}
+
+
+@pytest.mark.parametrize("stage", ["sft", "reflect-1"])
+@pytest.mark.parametrize("spoil", ["corrupt", "missing"])
+def test_spoiled_file_is_named_and_made_again(finished: TinyRun, tmp_path: Path, stage: str, spoil: str) -> None:
+    run = finished.copy(tmp_path)
+    victim = unlinked(max(run.files_of(stage), key=lambda p: p.stat().st_size))
+    if spoil == "corrupt":
+        data = bytearray(victim.read_bytes())
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+    else:
+        victim.unlink()
+    result = run.call("run", "-f", str(run.manifest), "--output", "json")
+    assert result.returncode == 0, result.stderr + run.logs()
+    assert victim.name in result.stderr
+    assert stage in result.stderr
+    made = {id_ for id_, cached in states(json.loads(result.stdout)).items() if not cached}
+    assert stage in made
+    assert "prepare" not in made
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_a_stage_goes_on(finished: TinyRun, tmp_path: Path, stage: str) -> None:
+    """kill -9 the driver while the stage works: nothing finished is run again, and the end is whole."""
+    run = finished.copy(tmp_path)
+    key = run.key(stage)
+    (run.store / "stages" / key / "manifest.json").unlink()
+    for leftover in ("attempts", "rows", "checkpoints"):
+        for path in sorted((run.store / "stages" / key / leftover).rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+
+    def under_way() -> bool:
+        durable = [p for part in ("rows", "checkpoints") for p in (run.store / "stages" / key / part).rglob("*.json*")]
+        # prepare keeps no partial work: its process being there is all that can be seen of it.
+        return bool(durable) or (stage == "prepare" and bool(list(run.directory.glob("state/**/prepare-1.log"))))
+
+    assert run.kill_when(under_way) == -signal.SIGKILL
+    assert not (run.store / "stages" / key / "manifest.json").exists()
+    summary = run.run()
+    cached = states(summary)
+    assert [id_ for id_, there in cached.items() if not there] == [stage]
+    for file in run.manifest_of(stage)["outputs"].values():
+        assert all((run.store / entry["location"]).stat().st_size == entry["size"] for entry in file["files"])
+
+
+def test_stage_process_does_not_outlive_the_driver(finished: TinyRun, tmp_path: Path) -> None:
+    run = finished.copy(tmp_path)
+    key = run.key("dpo-1")
+    (run.store / "stages" / key / "manifest.json").unlink()
+    run.kill_when(lambda: any((run.store / "stages" / key / "checkpoints").rglob("index.json")))
+    # A stage that lived on would publish; a second driver finds the key free and the lock released.
+    summary = run.run()
+    assert not states(summary)["dpo-1"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(finished: TinyRun, tmp_path: Path) -> None:
+    run = finished.copy(tmp_path)
+    key = run.key("dpo-1")
+    (run.store / "stages" / key / "manifest.json").unlink()
+    code = run.kill_when(lambda: any((run.store / "stages" / key / "checkpoints").rglob("index.json")), signal.SIGINT)
+    assert code == 130
+    assert not states(run.run())["dpo-1"]
+
+
+def test_plan_before_and_after(finished: TinyRun, tmp_path: Path) -> None:
+    rows = json.loads(finished.call("plan", "-f", str(finished.manifest), "-o", "json").stdout)
+    assert {row["state"] for row in rows} == {"cached"}
+    fresh = TinyRun(tmp_path, {**finished.spec, "storage": {"uri": f"file://{tmp_path / 'nothing'}"}})
+    rows = json.loads(fresh.call("plan", "-f", str(fresh.manifest), "-o", "json").stdout)
+    assert [row["key"] is None for row in rows] == [False] + [True] * (len(rows) - 1)
+    assert not (tmp_path / "nothing").exists(), "a plan writes nothing"
+
+
+def test_one_driver_a_run(finished: TinyRun, tmp_path: Path) -> None:
+    import fcntl
+
+    run = finished.copy(tmp_path)
+    run.run()
+    lock = next(run.directory.glob("state/**/lock"))
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = run.call("run", "-f", str(run.manifest))
+    assert result.returncode == 1
+    assert "RunBusy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"data": {"seed": [{"uri": "file:///nowhere/seed.jsonl", "format": "esconv"}]}}, "/nowhere/seed.jsonl"),
+        ({"baseModel": {"uri": "file:///nowhere/model"}}, "/nowhere/model"),
+        ({"storage": {"uri": "file:///proc/evolution"}}, "/proc/evolution"),
+    ],
+)
+def test_a_users_mistake_is_one_message(finished: TinyRun, tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    storage = {"storage": {"uri": f"file://{tmp_path / 'store'}"}}
+    run = TinyRun(tmp_path, {**finished.spec, **storage, **change})
+    result = run.call("run", "-f", str(run.manifest))
+    assert result.returncode == 1
+    assert word in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not list((tmp_path / "store").glob("stages/*/manifest.json")) if os.path.isdir(tmp_path / "store") else True

@@ -1,0 +1,147 @@
+"""The cache forgets nothing that is there, keeps nothing that is gone, and never goes back in time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.controller import labels
+from evolution_operator.controller.cache import Cache, Listing, RunKey
+from evolution_operator.planner.actions import Start
+
+from tests.kubernetes_objects import OWNER, job_object, pod_object
+
+KEY = RunKey(OWNER.namespace, OWNER.name)
+SPEC = EvolutionRunSpec.model_validate(
+    {
+        "baseModel": {"uri": "hf://owner/model"},
+        "storage": {"uri": "s3://bucket/runs"},
+        "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
+    }
+)
+
+
+def job(version: int, uid: str = "job", **settings: Any) -> dict[str, Any]:
+    spec = StageSpec(
+        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
+        stage="sft",
+        kind="sft",
+        iteration=0,
+        key="ab" * 32,
+        attempt="a-1",
+        settings={},
+        seed=0,
+        storage=SPEC.storage,
+    )
+    return job_object(SPEC, Start(spec, 1, 1, True), uid=uid, version=version, **settings)
+
+
+def run(version: int, uid: str = "run-uid", **metadata: Any) -> dict[str, Any]:
+    names = {"namespace": KEY.namespace, "name": KEY.name, "uid": uid, "resourceVersion": str(version)}
+    return {"metadata": names | metadata}
+
+
+def listing(version: int, *items: dict[str, Any]) -> Listing:
+    return Listing(items, version)
+
+
+def versions(cache: Cache) -> list[int]:
+    return [view.meta.version for view in cache.seen(KEY).jobs]
+
+
+def test_a_late_event_does_not_undo_what_was_written() -> None:
+    cache = Cache()
+    cache.put_job(job(7, suspend=True))
+    cache.put_job(job(5, suspend=False))
+    (view,) = cache.seen(KEY).jobs
+    assert (view.meta.version, view.suspended) == (7, True)
+    cache.put_run(run(9))
+    cache.put_run(run(8))
+    seen = cache.seen(KEY).run
+    assert seen is not None
+    assert seen["metadata"]["resourceVersion"] == "9"
+
+
+def test_what_is_deleted_does_not_come_back_by_a_late_list() -> None:
+    cache = Cache()
+    cache.put_job(job(5))
+    cache.drop_job(job(8))
+    cache.replace_jobs(KEY, listing(6, job(5)))
+    cache.put_job(job(7))
+    assert versions(cache) == []
+
+
+def test_a_job_that_lost_its_label_comes_back_with_it() -> None:
+    cache = Cache()
+    cache.put_job(job(5))
+    cache.drop_job(job(8))  # how a watch by label tells of it
+    cache.put_job(job(9))
+    assert versions(cache) == [9]
+
+
+def test_a_listing_shows_what_a_broken_watch_has_lost() -> None:
+    cache = Cache()
+    cache.put_job(job(5, uid="ghost"))
+    cache.put_job(job(6, uid="kept"))
+    cache.put_job(job(12, uid="younger"))
+    cache.replace_jobs(KEY, listing(10, job(6, uid="kept")))
+    assert {view.meta.uid for view in cache.seen(KEY).jobs} == {"kept", "younger"}
+
+
+def test_what_a_deleted_pod_left_is_kept_as_long_as_its_job() -> None:
+    cache = Cache()
+    body = job(5)
+    cache.put_job(body)
+    cache.put_pod(pod_object(body, "Running", version=6))
+    cache.put_pod(pod_object(body, "Failed", version=7, code=65, message="why"))
+    cache.drop_pod(pod_object(body, "Failed", version=8, code=65, message="why"))
+    (pod,) = cache.seen(KEY).pods
+    assert (pod.gone, pod.alive, pod.exit_code, pod.message) == (True, False, 65, "why")
+    cache.drop_job(job(9))
+    assert cache.seen(KEY).pods == ()
+
+
+def test_a_pod_that_outlives_its_job_is_seen_until_it_is_gone() -> None:
+    cache = Cache()
+    body = job(5)
+    cache.put_job(body)
+    cache.put_pod(pod_object(body, "Running", version=6))
+    cache.drop_job(job(7))
+    (pod,) = cache.seen(KEY).pods
+    assert pod.alive
+    cache.drop_pod(pod_object(body, "Failed", version=9))
+    assert cache.seen(KEY).pods == ()
+
+
+def test_a_listing_buries_pods_that_went_unseen() -> None:
+    cache = Cache()
+    body = job(5)
+    cache.put_job(body)
+    cache.put_pod(pod_object(body, "Running", version=6))
+    cache.replace_pods(KEY, listing(10))
+    (pod,) = cache.seen(KEY).pods
+    assert (pod.gone, pod.alive) == (True, False)
+
+
+def test_a_run_of_the_same_name_is_another() -> None:
+    cache = Cache()
+    cache.put_run(run(5))
+    cache.put_run(run(9, uid="second"))
+    cache.drop_run(KEY, "run-uid")
+    seen = cache.seen(KEY).run
+    assert seen is not None
+    assert seen["metadata"]["uid"] == "second"
+    cache.drop_run(KEY, "second")
+    assert cache.seen(KEY).run is None
+    assert cache.runs() == {}
+
+
+def test_only_what_decides_is_kept() -> None:
+    cache = Cache()
+    cache.put_run(run(5, managedFields=[{"manager": "kubectl"}]))
+    seen = cache.seen(KEY).run
+    assert seen is not None
+    assert "managedFields" not in seen["metadata"]
+    assert labels.SPEC not in str(cache.put_job(copy.deepcopy(job(5))))

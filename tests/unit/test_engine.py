@@ -1,0 +1,225 @@
+"""The transformers engine on the real small model: rows that do not depend on their neighbours, JSON that parses."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.engines.base import Request, Sampling, row_seed
+from evolution_jobs.engines.chat import encode, prompt_tokens, stop_tokens
+from evolution_jobs.engines.transformers_engine import TransformersEngine
+from evolution_jobs.models.load import load_model, load_tokenizer
+from evolution_jobs.preference.reflection import SCHEMA, parse_profile
+from transformers import GenerationConfig
+
+pytestmark = pytest.mark.model
+
+PAPER = Sampling(temperature=0.9, top_p=0.8, top_k=50, repetition_penalty=1.2)
+GREEDY = Sampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1)
+SYSTEM = {"role": "system", "content": "You are kind."}
+SPOKEN = [
+    "I lost my job last week.",
+    "That is hard. How long had you worked there?",
+    "Seven years. I do not know what to tell my family, and I cannot sleep.",
+    "What do you fear they would say?",
+    "That I let them down.",
+]
+OTHERS = ["My cat died.", "I cannot talk to my father any more since we quarrelled about money.", "Nobody calls me."]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_model):
+    return load_tokenizer(small_model)
+
+
+@pytest.fixture(scope="module")
+def model(small_model):
+    return load_model(small_model, None, "float32")
+
+
+@pytest.fixture
+def engine(model, tokenizer):
+    """A fresh engine: no prefixes of another test."""
+    return TransformersEngine(model, tokenizer, token_budget=4096)
+
+
+def chat(*texts):
+    return [
+        SYSTEM,
+        *({"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)),
+    ]
+
+
+def request(id_, messages, sampling=PAPER, **options):
+    options = {"max_new_tokens": 16, "max_prompt_tokens": 512, **options}
+    return Request(id_, messages, sampling, row_seed(0, id_, "test"), **options)
+
+
+CHATS = [chat(*SPOKEN), chat(*SPOKEN[:3]), *(chat(text) for text in OTHERS)]
+REQUESTS = [request(str(place), messages) for place, messages in enumerate(CHATS)]
+
+
+def texts(engine, requests):
+    return {completion.id: completion.text for completion in engine.generate(requests)}
+
+
+def test_a_row_says_the_same_alone_in_a_batch_and_in_any_share(model, tokenizer, engine):
+    together = texts(engine, REQUESTS)
+    assert len(set(together.values())) == len(REQUESTS)
+    for row in REQUESTS:
+        assert texts(TransformersEngine(model, tokenizer, 4096), [row]) == {row.id: together[row.id]}
+    shares = TransformersEngine(model, tokenizer, token_budget=300)
+    assert texts(shares, REQUESTS[::2]) | texts(shares, REQUESTS[1::2]) == together
+
+
+def test_another_seed_says_something_else(engine):
+    first = request("a", CHATS[0])
+    other = dataclasses.replace(first, id="b", seed=first.seed + 1)
+    said = texts(engine, [first, other])
+    assert said["a"] != said["b"]
+
+
+def test_greedy_is_what_generate_says(model, tokenizer, engine):
+    rows = [request(str(place), messages, GREEDY) for place, messages in enumerate(CHATS)]
+    said = texts(engine, rows)
+    for row in rows:
+        prompt = torch.tensor([encode(tokenizer, row.messages)])
+        output = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=16, do_sample=False
+        )
+        expected = tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+        assert said[row.id] == expected
+
+
+def test_a_prompt_that_extends_an_earlier_one_is_computed_from_there_on(model, tokenizer, engine):
+    columns = []
+    watch = model.register_forward_pre_hook(
+        lambda _, __, inputs: columns.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        first = request("first", CHATS[0], GREEDY)
+        answer = texts(engine, [first])["first"]
+        longer = request("longer", [*CHATS[0], {"role": "assistant", "content": answer}, *chat("Why?")[1:]], GREEDY)
+        columns.clear()
+        reused = texts(engine, [longer])
+        computed = columns[0]
+        columns.clear()
+        fresh = texts(TransformersEngine(model, tokenizer, 4096), [longer])
+    finally:
+        watch.remove()
+    assert columns[0] == len(encode(tokenizer, longer.messages))
+    assert computed <= columns[0] - len(encode(tokenizer, first.messages))
+    assert reused == fresh
+
+
+def test_rows_that_end_leave_the_batch(model, engine):
+    rows = [request("short", CHATS[0], max_new_tokens=2), *REQUESTS[1:]]
+    sizes = []
+    watch = model.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(inputs["input_ids"].shape[0]), with_kwargs=True
+    )
+    try:
+        completions = list(engine.generate(rows))
+    finally:
+        watch.remove()
+    assert sizes[0] == len(rows)
+    assert sizes[2] < len(rows)
+    assert completions[0].id == "short"
+    assert (completions[0].finish, completions[0].tokens) == ("length", 2)
+
+
+def test_batches_keep_the_budget_and_hold_every_request_once(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer, token_budget=300)
+    batches = list(engine.batches(REQUESTS))
+    assert len(batches) > 1
+    assert sorted(row.id for batch in batches for row in batch) == [row.id for row in REQUESTS]
+    for batch in batches:
+        longest = max(len(encode(tokenizer, row.messages)) for row in batch)
+        assert len(batch) * (longest + 16) <= 300
+
+
+def test_a_row_over_the_budget_goes_alone(model, tokenizer):
+    engine = TransformersEngine(model, tokenizer, token_budget=20)
+    assert [len(batch) for batch in engine.batches(REQUESTS)] == [1] * len(REQUESTS)
+
+
+def test_nothing_asked_nothing_said(engine):
+    assert list(engine.batches([])) == []
+    assert list(engine.generate([])) == []
+
+
+def test_rows_with_and_without_a_schema_are_not_mixed(engine):
+    rows = [REQUESTS[0], dataclasses.replace(REQUESTS[1], schema=SCHEMA), REQUESTS[2]]
+    batches = [{row.id for row in batch} for batch in engine.batches(rows)]
+    assert sorted(batches, key=len) == [{"1"}, {"0", "2"}]
+
+
+def test_json_parses_and_ends_within_the_limit(engine):
+    """Hot sampling rambles: without the limit's help its strings would run on."""
+    limit = 48
+    wild = Sampling(temperature=1.5, top_p=1, top_k=0, repetition_penalty=1)
+    ask = {"role": "user", "content": "Describe me as JSON with personality, emotionalState, situation and needs."}
+    messages = [*CHATS[0][:-1], ask]
+    rows = [request(str(row), messages, wild, max_new_tokens=limit, schema=SCHEMA) for row in range(8)]
+    completions = list(engine.generate(rows))
+    assert {completion.finish for completion in completions} == {"stop"}
+    for completion in completions:
+        assert set(json.loads(completion.text)) == set(SCHEMA["properties"])
+    assert sum(completion.tokens > limit - 15 for completion in completions) > 2
+
+
+def test_a_profile_parses_under_the_paper_s_sampling(engine):
+    rows = [dataclasses.replace(row, schema=SCHEMA, max_new_tokens=64) for row in REQUESTS[2:]]
+    for completion in engine.generate(rows):
+        assert parse_profile(completion.text)
+
+
+def test_a_long_history_loses_its_oldest_exchanges(tokenizer, engine):
+    whole = len(encode(tokenizer, CHATS[0]))
+    row = request("long", CHATS[0], max_prompt_tokens=whole - 1)
+    tokens, dropped = prompt_tokens(tokenizer, row, positions=8192)
+    assert dropped == 2
+    assert tokens == encode(tokenizer, [SYSTEM, *CHATS[0][3:]])
+    [completion] = engine.generate([row])
+    assert (completion.truncated_turns, completion.prompt_tokens) == (2, len(tokens))
+    assert prompt_tokens(tokenizer, request("fits", CHATS[0], max_prompt_tokens=whole), 8192)[1] == 0
+
+
+def test_prompt_and_answer_fit_the_model_s_positions(tokenizer):
+    whole = len(encode(tokenizer, CHATS[0]))
+    assert prompt_tokens(tokenizer, request("fits", CHATS[0]), positions=whole + 16)[1] == 0
+    assert prompt_tokens(tokenizer, request("long", CHATS[0]), positions=whole + 15)[1] == 2
+
+
+def test_no_more_is_left_out_than_must_be(tokenizer):
+    messages = chat(*(f"Turn {place} of a long talk." for place in range(101)))
+    for limit in (60, 200, 500, 900):
+        tokens, dropped = prompt_tokens(tokenizer, request("long", messages, max_prompt_tokens=limit), 8192)
+        assert dropped % 2 == 0
+        assert len(tokens) <= limit
+        assert len(encode(tokenizer, [SYSTEM, *messages[1 + dropped - 2 :]])) > limit
+
+
+def test_the_last_messages_are_never_left_out(tokenizer):
+    row = request("a-7", CHATS[0], max_prompt_tokens=60, keep=3)
+    with pytest.raises(PermanentError, match=r"row a-7: .* maxPromptTokens") as refused:
+        prompt_tokens(tokenizer, row, 8192)
+    assert refused.value.reason == "PromptTooLong"
+
+
+def test_a_template_that_refuses_the_chat_is_named(small_model):
+    tokenizer = load_tokenizer(small_model)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(PermanentError, match="System role not supported"):
+        encode(tokenizer, CHATS[0])
+
+
+def test_every_token_that_ends_a_turn_stops(small_model, tokenizer):
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert stop_tokens(tokenizer, None) == {end}
+    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=[5, 6])) == {end, 5, 6}
+    # A base model's end of sequence need not be what its template ends a turn with.
+    base = load_tokenizer(small_model)
+    base.eos_token = "<|endoftext|>"
+    assert stop_tokens(base, None) == {end, tokenizer.convert_tokens_to_ids("<|endoftext|>")}

@@ -1,0 +1,187 @@
+"""The evaluate stage on the real small model: the same rows for every model, shards and kills that change nothing."""
+
+import json
+import math
+
+import pytest
+from evolution_jobs.contract.errors import PermanentError, Terminated
+from evolution_jobs.contract.rows import Context, Turn
+from evolution_jobs.metrics.score import score_files
+from evolution_jobs.models.load import load_model
+from evolution_jobs.stages import evaluate
+
+from tests.workspace import LocalWorkspace
+
+SPOKEN = [
+    "My sister stopped talking to me.",
+    "When did that begin?",
+    "Last month, after I moved out.",
+    "What did you two say to each other then?",
+    "Not much. I miss her.",
+    "You could write her a letter.",
+]
+OTHER = [
+    "I failed my exam again.",
+    "What was hard about it?",
+    "I could not sleep the night before.",
+    "That would wear anyone out.",
+]
+
+
+def context(dialogue: str, spoken: list[str], position: int) -> Context:
+    roles = ("seeker", "supporter")
+    turns = [Turn(role=roles[place % 2], text=text) for place, text in enumerate(spoken[:position])]
+    return Context(id=f"{dialogue}-{position}", dialogue=dialogue, turns=turns, human=spoken[position])
+
+
+CONTEXTS = [
+    context("aaaa", SPOKEN, 3),
+    context("aaaa", SPOKEN, 5),
+    context("bbbb", OTHER, 1),
+    context("bbbb", OTHER, 3),
+]
+# The smallest budget: every answer is a batch, and a chunk of rows, of its own.
+SETTINGS = {"temperature": 0, "maxNewTokens": 6, "tokenBudget": 128}
+
+
+def make_workspace(root, settings=SETTINGS, model=None, contexts=CONTEXTS, **options):
+    root.mkdir(exist_ok=True)
+    test_set = root / "test.jsonl"
+    test_set.write_text("".join(json.dumps(row.wire()) + "\n" for row in contexts))
+    inputs = {"test": test_set} | ({"model": model} if model else {})
+    return LocalWorkspace(root, "evaluate", settings, inputs=inputs, **options)
+
+
+@pytest.fixture
+def workspace(tmp_path, small_model):
+    return lambda name="run", settings=SETTINGS, **options: make_workspace(
+        tmp_path / name, settings, small_model, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, small_model):
+    """A workspace after the stage has run in one piece, and its result."""
+    space = make_workspace(tmp_path_factory.mktemp("whole"), model=small_model)
+    return space, evaluate.run(space)
+
+
+def rows(result):
+    return [json.loads(line) for line in result.outputs["answers"].read_text().splitlines()]
+
+
+@pytest.mark.model
+def test_figures_of_the_small_model(whole):
+    space, result = whole
+    answers = rows(result)
+    assert [row["id"] for row in answers] == [row.id for row in CONTEXTS]
+    assert [row["human"] for row in answers] == [row.human for row in CONTEXTS]
+    assert all(1 <= row["tokens"] <= 6 for row in answers)
+    assert answers[1]["context"][-1] == {"role": "seeker", "text": "Not much. I miss her."}
+    assert len(answers[1]["context"]) == evaluate.CONTEXT_TAIL
+
+    assert len(result.metrics) <= 20
+    assert result.metrics["perplexity"] == pytest.approx(
+        math.exp(sum(row["nll"] for row in answers) / sum(row["nllTokens"] for row in answers)), abs=1e-4
+    )
+    # A language model that reads the dialogue expects its answers far better than chance (49,152 tokens).
+    assert 1 < result.metrics["perplexity"] < 1000
+    assert result.metrics["length_tokens"] == sum(row["tokens"] for row in answers) / 4
+    assert result.tokens == sum(row["tokens"] for row in answers)
+    assert result.counts == {"read": 4, "kept": 4, "truncated": 0, "perplexity.tooLong": 0}
+
+    written = json.loads(result.outputs["metrics"].read_text())
+    assert {name: round(value, 4) for name, value in written["metrics"].items()} == result.metrics
+    low, high = written["intervals"]["perplexity"]
+    assert low <= written["metrics"]["perplexity"] <= high
+    assert "tok:13a" in result.details["methods"]["sacrebleu"]
+    again = score_files(result.outputs["answers"], result.outputs["answers"])["metrics"]
+    assert again.items() <= written["metrics"].items()
+    assert space.reported[-1] == (4, 4, "rows")
+
+
+@pytest.mark.model
+def test_shards_and_a_stop_between_batches_change_nothing(workspace, whole):
+    assert evaluate.run(workspace("shards", shard=(1, 2))) is None
+    with pytest.raises(Terminated):
+        evaluate.run(workspace("shards", shard=(0, 2), stop_after=2))
+    kept = set(workspace("shards").rows.finished())
+    assert f"{CONTEXTS[1].id}/answer" in kept
+    assert len(kept) == 2 * len(CONTEXTS) - 1
+
+    last = workspace("shards", shard=(0, 2))
+    chunks = len(last.rows.chunks)
+    sharded = rows(evaluate.run(last))
+    made = [json.loads(line)["id"] for chunk in last.rows.chunks[chunks:] for line in chunk.read_text().splitlines()]
+    assert set(made).isdisjoint(kept)
+    expected = rows(whole[1])
+    assert [row["answer"] for row in sharded] == [row["answer"] for row in expected]
+    assert [row["nll"] for row in sharded] == pytest.approx([row["nll"] for row in expected], rel=1e-4)
+
+
+@pytest.mark.model
+def test_another_seed_and_fewer_samples_draw_other_answers_and_some_of_the_contexts(workspace):
+    settings = {**SETTINGS, "temperature": 1.5, "samples": 2}
+    drawn = {seed: rows(evaluate.run(workspace(f"seed-{seed}", settings, seed=seed))) for seed in (0, 1)}
+    assert [len(answers) for answers in drawn.values()] == [2, 2]
+    # M1 is asked what M0 was: neither the rows nor their seeds follow from the iteration.
+    later = rows(evaluate.run(workspace("later", settings, seed=0, iteration=1)))
+    assert later == drawn[0]
+    assert later != drawn[1]
+
+
+@pytest.mark.model
+def test_what_does_not_fit_is_left_out_and_counted(workspace):
+    # The system prompt and an exchange fit, but neither the whole dialogue nor the long answer of the second context.
+    long = CONTEXTS[2].model_copy(update={"human": "I see. " * 200})
+    settings = {**SETTINGS, "maxPromptTokens": 110, "maxNewTokens": 20}
+    result = evaluate.run(workspace(settings=settings, contexts=[CONTEXTS[1], long]))
+    whole_dialogue, long_answer = rows(result)
+    assert result.counts == {"read": 2, "kept": 2, "truncated": 1, "perplexity.tooLong": 1}
+    assert whole_dialogue["truncatedTurns"] > 0 == long_answer["truncatedTurns"]
+    assert whole_dialogue["nll"] > 0
+    assert "nll" not in long_answer
+
+
+@pytest.mark.model
+def test_a_diverged_model_is_named_as_such(workspace, monkeypatch):
+    def diverged(*arguments, **options):
+        model = load_model(*arguments, **options)
+        model.get_output_embeddings().weight.data.fill_(math.nan)
+        return model
+
+    monkeypatch.setattr(evaluate, "load_model", diverged)
+    with pytest.raises(PermanentError, match=r"context aaaa-\d: .* is nan, so the model has diverged"):
+        evaluate.run(workspace())
+
+
+def test_finished_rows_need_no_model(tmp_path):
+    space = make_workspace(tmp_path)
+    for row in CONTEXTS:
+        answered = {"text": "I see.", "tokens": 4, "finish": "stop", "truncated_turns": 0}
+        space.rows.append([{"id": f"{row.id}/answer", **answered}])
+        space.rows.append([{"id": f"{row.id}/likelihood", "nll": 4 * math.log(2), "tokens": 4}])
+    result = evaluate.run(space)
+    assert result.metrics["perplexity"] == 2
+    assert result.metrics["duplicate_rate"] == 75
+    assert result.metrics["length_tokens"] == 4
+    assert result.metrics["cut_rate"] == 0
+    assert result.details["human"]["duplicate_rate"] == 0
+
+
+def test_figures_without_any_likelihood_leave_perplexity_out(tmp_path):
+    space = make_workspace(tmp_path)
+    for row in CONTEXTS:
+        answered = {"text": "", "tokens": 1, "finish": "stop", "truncated_turns": 2}
+        space.rows.append([{"id": f"{row.id}/answer", **answered}])
+        space.rows.append([{"id": f"{row.id}/likelihood", "nll": None, "tokens": 0}])
+    result = evaluate.run(space)
+    assert "perplexity" not in result.metrics
+    assert result.metrics["empty_rate"] == 100
+    assert result.metrics["bleu2_ref"] == 0
+    assert result.counts["perplexity.tooLong"] == 4
+
+
+def test_no_contexts_is_the_users_to_mend(tmp_path):
+    with pytest.raises(PermanentError, match=r"no contexts to answer; name more dialogues in data\.test"):
+        evaluate.run(make_workspace(tmp_path, contexts=[]))

@@ -1,0 +1,194 @@
+"""What a stage's key is made of: all that decides its result, and nothing else."""
+
+import copy
+import json
+
+import pytest
+from evolution_jobs.contract import keys as contract_keys
+from evolution_jobs.contract.keys import resolve_keys
+from evolution_jobs.contract.manifest import canonical_digest, content_digest
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.planner.stages import build_graph
+from hypothesis import given
+from hypothesis import strategies as st
+
+CONTENTS = {name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay")}
+SPEC = {
+    "baseModel": {"uri": "hf://owner/model"},
+    "storage": {"uri": "s3://bucket/runs"},
+    "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
+    "iterations": 2,
+}
+
+
+def keys_of(changes=(), contents=CONTENTS):
+    spec = copy.deepcopy(SPEC)
+    for path, value in changes:
+        place = spec
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    return resolve_keys(build_graph(EvolutionRunSpec.model_validate(spec), {}), contents)
+
+
+KEYS = keys_of()
+ALL = set(KEYS)
+DPO_AND_LATER = {"dpo-1", "evaluate-1", "generate-2", "reflect-2", "dpo-2", "evaluate-2"}
+ROUNDS = DPO_AND_LATER | {"generate-1", "reflect-1"}
+EVALUATIONS = {"evaluate-0", "evaluate-1", "evaluate-2"}
+
+
+def changed(keys):
+    return {stage for stage in KEYS if keys[stage] != KEYS[stage]}
+
+
+# How a result is made, where it goes and what becomes of the run decides no result.
+NEUTRAL = [
+    (("generation", "shards"), st.integers(1, 1000)),
+    (("reflection", "shards"), st.integers(1, 1000)),
+    (("evaluation", "shards"), st.integers(1, 1000)),
+    (("generation", "tokenBudget"), st.integers(128, 10_000_000)),
+    (("reflection", "tokenBudget"), st.integers(128, 10_000_000)),
+    (("evaluation", "tokenBudget"), st.integers(128, 10_000_000)),
+    (("sft", "checkpointSteps"), st.integers(1, 100_000)),
+    (("dpo", "checkpointSteps"), st.integers(1, 100_000)),
+    (("storage", "uri"), st.sampled_from(["file:///elsewhere", "s3://other/prefix"])),
+    (("storage", "region"), st.sampled_from(["eu-central-1", "us-west-2"])),
+    (("pod", "image"), st.text(min_size=1, max_size=20)),
+    (("sft", "pod"), st.fixed_dictionaries({"priorityClassName": st.just("high")})),
+    (("prepare", "pod"), st.fixed_dictionaries({"nodeSelector": st.just({"disk": "ssd"})})),
+    (("retry", "maxAttempts"), st.integers(1, 100)),
+    (("activeDeadlineSeconds",), st.integers(1, 1000)),
+    (("ttlSecondsAfterFinished",), st.integers(0, 1000)),
+    (("evaluation", "championMetric"), st.sampled_from(["bleu_sacre", "perplexity"])),
+    (("queueName",), st.just("research")),
+    (("suspend",), st.booleans()),
+]
+neutral = st.lists(st.sampled_from(NEUTRAL), unique_by=lambda place: place[0]).flatmap(
+    lambda places: st.tuples(*(st.tuples(st.just(path), values) for path, values in places))
+)
+
+
+def region_needs_s3(changes):
+    paths = dict(changes)
+    return ("storage", "region") in paths and str(paths.get(("storage", "uri"), "s3")).startswith("file")
+
+
+@given(neutral.filter(lambda changes: not region_needs_s3(changes)))
+def test_what_decides_no_result_is_in_no_key(changes):
+    assert keys_of(changes) == KEYS
+
+
+DECIDING = [
+    (("dpo", "beta"), 0.2, DPO_AND_LATER),
+    (("dpo", "sftWeight"), 0.5, DPO_AND_LATER),
+    (("dpo", "learningRate"), 1e-6, DPO_AND_LATER),
+    (("reflection", "maxLengthRatio"), 3.0, DPO_AND_LATER | {"reflect-1"}),
+    (("preferenceSource",), "none", DPO_AND_LATER | {"reflect-1"}),
+    (("generation", "temperature"), 0.5, ROUNDS),
+    (("sft", "lora"), {"r": 16}, ALL - {"prepare"}),
+    (("sft", "epochs"), 3, ALL - {"prepare"}),
+    (("evaluation", "samples"), 10, EVALUATIONS),
+    (("evaluation", "topK"), 1, EVALUATIONS),
+    (("seed",), 1, ALL),
+    # Prepare is asked again; if it finds the same contents, nothing else is.
+    (("baseModel", "uri"), "hf://owner/other", {"prepare"}),
+    (("data", "validationFraction"), 0.2, {"prepare"}),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), DECIDING)
+def test_what_decides_a_result_is_in_its_key_and_in_those_that_read_it(path, value, expected):
+    assert changed(keys_of([(path, value)])) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("test", EVALUATIONS),
+        ("contexts", ROUNDS),
+        ("train", ALL - {"prepare"}),
+        ("validation", ALL - {"prepare"}),
+        ("model", ALL - {"prepare"}),
+        ("replay", set()),  # this run has none
+    ],
+)
+def test_contents_change_only_what_reads_them(output, expected):
+    assert changed(keys_of(contents={**CONTENTS, output: "f" * 64})) == expected
+
+
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_more_iterations_keep_every_key(fewer, more):
+    fewer, more = sorted((fewer, more))
+    before, after = (keys_of([(("iterations",), count)]) for count in (fewer, more))
+    assert before.items() <= after.items()
+    assert len(after) == 3 + 4 * more
+    assert len(set(after.values())) == len(after)
+
+
+def test_before_prepare_has_run_only_its_own_key_is_known():
+    assert keys_of(contents=None) == {"prepare": KEYS["prepare"]}
+
+
+def test_what_prepare_does_not_list_leaves_its_readers_without_a_key():
+    contents = {name: digest for name, digest in CONTENTS.items() if name != "contexts"}
+    assert set(keys_of(contents=contents)) == {"prepare", "sft", "evaluate-0"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("dpo", DPO_AND_LATER), ("evaluate", EVALUATIONS), ("prepare", {"prepare"})]
+)
+def test_a_new_code_version_makes_its_stages_again(monkeypatch, kind, expected):
+    monkeypatch.setitem(contract_keys.CODE_VERSIONS, kind, 1000)
+    assert changed(keys_of()) == expected
+
+
+def test_a_replayed_set_is_part_of_sft_only_where_it_is_read():
+    replay = [(("data", "replay"), [{"uri": "file:///data/a.json", "format": "alpaca"}])]
+    assert changed(keys_of(replay)) == ALL
+    other = keys_of(replay, {**CONTENTS, "replay": "f" * 64})
+    assert {stage for stage, key in keys_of(replay).items() if key != other[stage]} == ALL - {"prepare"}
+
+
+# ---- digests
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+def reordered(value):
+    if isinstance(value, dict):
+        return {name: reordered(value[name]) for name in reversed(value)}
+    return [reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(values)
+def test_a_digest_does_not_depend_on_the_order_of_keys_or_on_a_trip_over_the_wire(value):
+    assert canonical_digest(value) == canonical_digest(reordered(value))
+    assert canonical_digest(value) == canonical_digest(json.loads(json.dumps(value)))
+
+
+@given(values, values)
+def test_equal_digests_mean_equal_values(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (canonical_digest(one) == canonical_digest(other)) == same
+
+
+def test_a_digest_is_the_same_on_every_machine():
+    assert canonical_digest({"b": [1, 2.5, None], "a": "é"}) == (
+        "d764fee2563da33e3d57334755404e635da33c995824b0adfabc4b6e1af4f608"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [-float("inf")]])
+def test_what_json_cannot_say_has_no_digest(value):
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_digest(value)
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=6), st.randoms())
+def test_a_set_of_files_has_one_digest_in_any_order(files, random):
+    shuffled = random.sample(files, len(files))
+    assert content_digest(shuffled) == content_digest(files)

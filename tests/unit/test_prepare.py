@@ -1,0 +1,322 @@
+"""prepare as a whole: what it leaves from the example data, and what it refuses to leave."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evolution_jobs.contract.errors import PermanentError, Terminated
+from evolution_jobs.contract.rows import Context, Dialogue, Instruction
+from evolution_jobs.stages import prepare
+from evolution_jobs.stages.workspace import Result
+
+from tests.models import model_directory
+from tests.workspace import LocalWorkspace
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "quickstart" / "data"
+
+
+def esconv(path: Path, **fields: Any) -> dict[str, Any]:
+    return {"uri": path.as_uri(), "format": "esconv", **fields}
+
+
+def record(*said: str) -> dict[str, Any]:
+    """An ESConv record whose seeker speaks first."""
+    return {"dialog": [{"speaker": ("usr", "sys")[at % 2], "text": text} for at, text in enumerate(said)]}
+
+
+def talk(number: int, turns: int = 6) -> dict[str, Any]:
+    rng = random.Random(number)
+    return record(*(" ".join(f"w{rng.randrange(10**6)}" for _ in range(8)) for _ in range(turns)))
+
+
+def lines(path: Path, records: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records), "utf-8")
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[..., LocalWorkspace]:
+    """A workspace for prepare with these settings, a tiny model and the example data where nothing else is said."""
+    model = model_directory(tmp_path / "model")
+
+    def make(seed: int = 0, stop_after: int | None = None, **settings: Any) -> LocalWorkspace:
+        values = {"seedData": [esconv(EXAMPLES / "seed.jsonl")], "baseModel": {"uri": model.as_uri()}, **settings}
+        return LocalWorkspace(tmp_path / "run", "prepare", values, seed=seed, stop_after=stop_after)
+
+    return make
+
+
+WHOLE: dict[str, Any] = {
+    "replay": [{"uri": (EXAMPLES / "replay.jsonl").as_uri(), "format": "alpaca", "samples": 10}],
+    "contexts": [esconv(EXAMPLES / "contexts.jsonl")],
+    "test": [esconv(EXAMPLES / "test.jsonl")],
+    "contextSamples": 20,
+    "contextsPerDialogue": 3,
+}
+
+
+def dialogues(result: Result, name: str) -> list[Dialogue]:
+    return [Dialogue.model_validate_json(line) for line in result.outputs[name].read_text("utf-8").splitlines()]
+
+
+def contexts(result: Result, name: str) -> list[Context]:
+    return [Context.model_validate_json(line) for line in result.outputs[name].read_text("utf-8").splitlines()]
+
+
+def digests(result: Result) -> dict[str, str]:
+    files = {name: sorted(path.iterdir()) if path.is_dir() else [path] for name, path in result.outputs.items()}
+    return {
+        f"{name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for name in files for path in files[name]
+    }
+
+
+def refusal(workspace: LocalWorkspace) -> PermanentError:
+    with pytest.raises(PermanentError) as caught:
+        prepare.run(workspace)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_the_example_data(workspace: Callable[..., LocalWorkspace]) -> None:
+    asked = workspace(**WHOLE)
+    result = prepare.run(asked)
+    assert list(result.outputs) == ["train", "validation", "replay", "contexts", "test", "model"]
+    train, validation = dialogues(result, "train"), dialogues(result, "validation")
+    assert (len(train), len(validation)) == (31, 3)
+    assert len({each.id for each in [*train, *validation]}) == 34
+    for each in [*train, *validation]:
+        assert [turn.role for turn in each.turns] == (["seeker", "supporter"] * 99)[: len(each.turns)]
+    replay = [
+        Instruction.model_validate_json(line) for line in result.outputs["replay"].read_text("utf-8").splitlines()
+    ]
+    assert len(replay) == 10
+    asks, tests = contexts(result, "contexts"), contexts(result, "test")
+    assert len(asks) == 20
+    per_dialogue = [sum(each.dialogue == other.dialogue for other in asks) for each in asks]
+    assert max(per_dialogue) <= 3
+    assert len({each.dialogue for each in tests}) == 10
+    for context in [*asks, *tests]:
+        assert len(context.turns) >= 3
+        assert context.turns[-1].role == "seeker"
+        assert context.human
+    assert not {each.dialogue for each in asks} & {each.id for each in train}
+    assert not {each.dialogue for each in tests} & {each.id for each in [*train, *validation]}
+    counts = {name: result.counts[name] for name in ("train", "validation", "replay", "contexts", "test")}
+    assert counts == {"train": 31, "validation": 3, "replay": 10, "contexts": 20, "test": len(tests)}
+    assert (result.counts["seed.read"], result.counts["replay.read"]) == (34, 24)
+    assert result.counts["turns.merged"] > 0
+    assert result.counts["turns.greeting"] > 0
+    assert result.details["testFrom"] == "data.test"
+    pins = {Path(each["uri"]).name: each["sha256"] for each in result.details["sources"]}
+    assert pins["seed.jsonl"] == hashlib.sha256((EXAMPLES / "seed.jsonl").read_bytes()).hexdigest()
+    assert asked.reported[-1] == (6, 6, "steps")
+
+
+def test_without_contexts_and_test_the_seed_data_stand_in(workspace: Callable[..., LocalWorkspace]) -> None:
+    result = prepare.run(workspace(validationFraction=0.2))
+    assert "replay" not in result.outputs
+    train, validation = dialogues(result, "train"), dialogues(result, "validation")
+    assert {each.dialogue for each in contexts(result, "contexts")} == {each.id for each in train}
+    assert {each.dialogue for each in contexts(result, "test")} == {each.id for each in validation}
+    assert "validation dialogues of data.seed" in result.details["testFrom"]
+    assert "training dialogues of data.seed" in result.details["contextsFrom"]
+
+
+def test_the_same_content_has_the_same_digests_wherever_it_lies(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    first = prepare.run(workspace(**WHOLE))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in EXAMPLES.glob("*.jsonl"):
+        (moved / path.name).write_bytes(path.read_bytes())
+    elsewhere = json.loads(json.dumps(WHOLE).replace(EXAMPLES.as_uri(), moved.as_uri()))
+    again = prepare.run(workspace(**elsewhere, seedData=[esconv(moved / "seed.jsonl")]))
+    assert digests(first) == digests(again)
+    other = prepare.run(workspace(seed=1, **WHOLE))
+    differing = {name for name, digest in digests(other).items() if digests(first)[name] != digest}
+    assert differing == {
+        "train/train.jsonl",
+        "validation/validation.jsonl",
+        "replay/replay.jsonl",
+        "contexts/contexts.jsonl",
+    }
+
+
+def test_rows_are_one_a_line_in_utf_8(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", [record("Ich bin müde\u2028heute 😊", "Warum?"), talk(1), talk(2)])
+    result = prepare.run(workspace(seedData=[esconv(path)]))
+    text = result.outputs["train"].read_bytes() + result.outputs["validation"].read_bytes()
+    assert text.count(b"\n") == 3
+    assert "müde heute 😊".encode() in text
+
+
+def test_a_test_conversation_in_the_seed_data_is_refused_by_name(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    copied = json.loads((EXAMPLES / "seed.jsonl").read_text("utf-8").splitlines()[6])
+    for turn in copied["dialog"]:
+        turn["text"] = turn["text"].replace("the", "a").replace("I am", "I'm").upper()
+    others = (EXAMPLES / "test.jsonl").read_text("utf-8").splitlines()
+    path = lines(tmp_path / "mine.jsonl", [*map(json.loads, others), copied])
+    error = refusal(workspace(test=[esconv(path)]))
+    assert error.reason == "DataLeak"
+    assert "data.test hold 1 of 11 conversations" in str(error)
+    assert "mine.jsonl line 11 is seed.jsonl line 7 of data.seed" in str(error)
+
+
+def test_a_test_conversation_among_the_contexts_is_refused(workspace: Callable[..., LocalWorkspace]) -> None:
+    same = [esconv(EXAMPLES / "test.jsonl")]
+    error = refusal(workspace(test=same, contexts=same))
+    assert error.reason == "DataLeak"
+    assert "hold 10 of 10" in str(error)
+    assert str(error).count("of data.contexts (100% shared)") == 10
+
+
+def test_only_the_first_leaks_are_listed(workspace: Callable[..., LocalWorkspace]) -> None:
+    error = refusal(workspace(test=[esconv(EXAMPLES / "seed.jsonl")]))
+    assert "hold 34 of 34" in str(error)
+    assert "and 24 more" in str(error)
+
+
+def test_validation_dialogues_that_stand_in_for_tests_must_not_be_contexts(
+    workspace: Callable[..., LocalWorkspace],
+) -> None:
+    error = refusal(workspace(contexts=[esconv(EXAMPLES / "seed.jsonl")]))
+    assert error.reason == "DataLeak"
+    assert "the validation dialogues of data.seed, which stand in for data.test," in str(error)
+
+
+def test_near_duplicates_within_the_seed_data_stay_on_one_side(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    """Else the validation dialogues that stand in for tests would leak, and nobody could say why."""
+    twins = [talk(number) for number in range(20)]
+    for number in range(20):
+        twin = talk(number)
+        twin["dialog"][-1]["text"] = "and something else"
+        twins.append(twin)
+    result = prepare.run(workspace(seedData=[esconv(lines(tmp_path / "x.jsonl", twins))], validationFraction=0.3))
+    assert result.counts["seed.nearDuplicates"] == 20
+    first = {name: {each.turns[0].text for each in dialogues(result, name)} for name in ("train", "validation")}
+    assert not first["train"] & first["validation"]
+    assert (result.counts["train"], result.counts["validation"]) == (28, 12)
+
+
+def test_what_is_left_out_is_counted(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "x.jsonl",
+        [
+            talk(1),
+            talk(1),
+            talk(2),
+            talk(3),
+            record("Hello!", "Hi, how are you?"),
+            record("Nobody answers me"),
+            record("Hi", "What is wrong?", "I am tired", "Why is that?"),
+            {"dialog": [{"speaker": "usr", "text": ""}, *talk(4)["dialog"]]},
+        ],
+    )
+    result = prepare.run(workspace(seedData=[esconv(path)], test=[esconv(EXAMPLES / "test.jsonl")]))
+    kept = [*dialogues(result, "train"), *dialogues(result, "validation")]
+    assert sorted(each.source for each in kept) == [f"x.jsonl line {line}" for line in (1, 3, 4, 7, 8)]
+    expected = {
+        "seed.read": 8,
+        "dropped.duplicate": 1,
+        "dropped.only_greetings": 1,
+        "dropped.no_answer": 1,
+        "dropped.short_history": 1,
+    }
+    assert {name: result.counts[name] for name in expected} == expected
+    (seed, _) = result.details["sources"]
+    assert seed["counts"]["kept"] == 5
+    assert seed["counts"]["turns.leading_supporter"] == 1
+    assert seed["counts"]["turns.empty"] == 1
+
+
+def test_samples_are_drawn_by_seed_from_what_is_left(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", [talk(1), *(talk(number) for number in range(40))])
+    drawn = [
+        sorted(each.source for name in ("train", "validation") for each in dialogues(result, name))
+        for result in (
+            prepare.run(workspace(seed=seed, seedData=[esconv(path, samples=12)], test=WHOLE["test"]))
+            for seed in (1, 1, 2)
+        )
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == len(drawn[2]) == 12
+
+
+BAD = [b'{"dialog": [', b'{"dialog": []}', b"\xff\xfe", b'{"dialog": [{"speaker": "narrator", "text": "x"}]}']
+
+
+def test_a_bad_row_refuses_the_run_and_is_named(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", [talk(1), talk(2)])
+    good = path.read_bytes()
+    for bad, words in zip(BAD, ("not JSON", "is empty", "not UTF-8", "'narrator'"), strict=True):
+        path.write_bytes(good + bad + b"\n" + good)
+        error = refusal(workspace(seedData=[esconv(path)]))
+        assert error.reason == "DataMalformed"
+        assert f"data.seed[0]: {path.as_uri()} line 3: " in str(error)
+        assert words in str(error)
+        assert "data.onBadRow: skip" in str(error)
+
+
+def test_bad_rows_are_skipped_counted_and_named_where_that_is_asked(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "x.jsonl", [talk(1), talk(2)])
+    path.write_bytes(path.read_bytes() + b"\n".join(BAD * 8))
+    result = prepare.run(workspace(seedData=[esconv(path)], test=WHOLE["test"], onBadRow="skip"))
+    assert result.counts["dropped.bad_row"] == 32
+    assert len(result.details["badRows"]) == 20
+    assert f"data.seed[0]: {path.as_uri()} line 3: not JSON" in result.details["badRows"][0]
+
+
+def test_a_list_that_is_cut_off_is_refused_even_where_bad_rows_are_skipped(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([talk(1), talk(2)])[:-20], "utf-8")
+    error = refusal(workspace(seedData=[esconv(path)], onBadRow="skip"))
+    assert (error.reason, "cut off" in str(error)) == ("DataMalformed", True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason", "words"),
+    [
+        ({"seedData": []}, "DataMissing", "data.seed"),
+        ({"seedData": [{"uri": "file:///there/is/none.jsonl", "format": "esconv"}]}, "DataMissing", "data.seed[0]"),
+        ({"test": [esconv(EXAMPLES / "test.jsonl", sha256="0" * 64)]}, "ChecksumMismatch", "data.test[0].sha256"),
+        ({"minHistoryTurns": 99}, "DataEmpty", "data.minHistoryTurns"),
+        ({"baseModel": {"uri": "file:///there/is/none"}}, "ModelMissing", "baseModel"),
+        (
+            {"contexts": [esconv(EXAMPLES / "seed.jsonl") | {"format": "extes"}], "onBadRow": "skip"},
+            "DataEmpty",
+            "data.contexts: none of 34 records is left (34 dropped.bad_row); the first bad row: data.contexts[0]",
+        ),
+        ({"seedData": [esconv(EXAMPLES / "seed.jsonl", samples=1)]}, "DataEmpty", "at least two different dialogues"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_by_its_field(
+    workspace: Callable[..., LocalWorkspace], settings: dict[str, Any], reason: str, words: str
+) -> None:
+    error = refusal(workspace(**settings))
+    assert error.reason == reason
+    assert words in str(error)
+
+
+def test_an_empty_file_is_refused(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", [])
+    error = refusal(workspace(seedData=[esconv(EXAMPLES / "seed.jsonl"), esconv(path)]))
+    assert (error.reason, str(error)) == ("DataEmpty", f"data.seed[1]: {path.as_uri()} has no records")
+
+
+def test_asked_to_stop_it_stops(workspace: Callable[..., LocalWorkspace]) -> None:
+    for checks in range(1, 5):
+        with pytest.raises(Terminated):
+            prepare.run(workspace(stop_after=checks, **WHOLE))

@@ -1,0 +1,146 @@
+"""Records of JSON and JSON Lines: every fault has its place, and a large file is read in pieces."""
+
+import json
+from pathlib import Path
+
+import pytest
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.data import records
+from evolution_jobs.data.records import Record, read_records
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data.json"
+
+
+def read(path: Path, content: str | bytes, root: str | None = None) -> list[Record]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(read_records(path, "data.seed[0]", root))
+
+
+def refusal(path: Path, content: str | bytes, root: str | None = None) -> str:
+    with pytest.raises(PermanentError) as caught:
+        read(path, content, root)
+    assert caught.value.reason == "DataMalformed"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        ('{"a": 1}\n{"a": 2}\n', ["line 1", "line 2"]),
+        ('{"a": 1}\n\n  \n{"a": 2}', ["line 1", "line 4"]),
+        ('[{"a": 1}, {"a": 2}]', ["record 1", "record 2"]),
+        ('\ufeff {"a": 1}\n{"a": 2}\n', ["line 1", "line 2"]),
+        ('\ufeff\n [\n{"a": 1}\n,{"a": 2}\n]\n\n', ["record 1", "record 2"]),
+    ],
+)
+def test_the_layout_follows_from_the_first_character(path: Path, content: str, places: list[str]) -> None:
+    found = read(path, content)
+    assert [record.value for record in found] == [{"a": 1}, {"a": 2}]
+    assert [record.place for record in found] == places
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", " [ ] "])
+def test_an_empty_file_has_no_records(path: Path, content: str) -> None:
+    assert read(path, content) == []
+
+
+def test_a_list_below_a_path(path: Path) -> None:
+    found = read(path, '{"meta": {"rows": [{"a": 1}]}}', "meta.rows")
+    assert [(record.place, record.value) for record in found] == [("record 1", {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a": 1,}', "not JSON"),
+        (b'{"a": NaN}', "NaN is no JSON value"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": "\xff"}', "not UTF-8 at byte 16"),
+        (b"{", "goes on over several lines"),
+    ],
+)
+def test_a_broken_line_is_named_and_the_next_is_read(path: Path, line: bytes, reason: str) -> None:
+    found = read(path, b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
+    assert [record.value for record in found if record.error is None] == [{"a": 1}, {"a": 3}]
+    (bad,) = (record for record in found if record.error is not None)
+    assert bad.place == "line 2"
+    assert reason in str(bad.error)
+
+
+def test_a_last_line_without_end_is_said_to_be_cut_off(path: Path) -> None:
+    *_, last = read(path, '{"a": 1}\n{"a": "tw')
+    assert last == Record("line 2", error="the file ends inside this record: it was cut off")
+
+
+@pytest.mark.parametrize(
+    ("content", "reasons"),
+    [
+        ('[{"a": 1},\n {"a": 2', ["line 2", "ends inside record 2", "cut off"]),
+        ('[{"a": 1},\n {"a": "tw', ["line 2", "ends inside record 2", "cut off"]),
+        ('[{"a": 1}\n', ["cut off"]),
+        ('[{"a": 1},\n\n {"a": }]', ["line 3", "record 2 is not JSON"]),
+        ('[{"a": 1}\n {"a": 2}]', ["line 2", "expected a comma after record 1"]),
+        ('[{"a": 1}]\n{"a": 2}\n', ["line 2", "follows the end"]),
+        ('[{"a": Infinity}]', ["Infinity is no JSON value"]),
+        ("[" * 100_000, ["record 1", "nested too deeply"]),
+        (b'\xef\xbb\xbf[{"a": "\xe9"}]', ["not UTF-8 at byte 11"]),
+        (b'[{"a": "\xe2\x82', ["not UTF-8 at byte 8"]),
+    ],
+)
+def test_a_broken_list_is_refused_with_its_place(path: Path, content: str | bytes, reasons: list[str]) -> None:
+    message = refusal(path, content)
+    assert message.startswith("data.seed[0]: ")
+    for reason in reasons:
+        assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"rows": [1', "line 1: not JSON: it was cut off"),
+        ('{"other": []}', "mapping.records 'rows': the file has no 'rows' there"),
+        ('{"rows": {"a": 1}}', "mapping.records 'rows' leads to dict, not to a list"),
+        ("[]", "mapping.records 'rows'"),
+    ],
+)
+def test_a_path_that_leads_to_no_list_is_refused(path: Path, content: str, reason: str) -> None:
+    assert reason in refusal(path, content, "rows")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab\u00e9\U0001f600", max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(values, max_size=8), st.sampled_from([None, 1, "\t"]), st.booleans(), st.integers(1, 7))
+def test_a_list_is_read_as_json_reads_it_however_it_is_cut_into_pieces(
+    tmp_path_factory: pytest.TempPathFactory, items: list[object], indent: int | str | None, ascii_: bool, chunk: int
+) -> None:
+    path = tmp_path_factory.mktemp("records") / "data.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "CHUNK", chunk)
+        text = json.dumps(items, indent=indent, ensure_ascii=ascii_)
+        path.write_text(text, "utf-8")
+        # One character may not be enough to see how a list opens.
+        assert [record.value for record in records._list_records(path, "x")] == items
+
+
+@given(st.lists(values, min_size=1, max_size=4), st.data())
+def test_a_list_that_is_cut_off_anywhere_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, items: list[object], data: st.DataObject
+) -> None:
+    text = json.dumps(items, ensure_ascii=False).encode()
+    path = tmp_path_factory.mktemp("records") / "data.json"
+    path.write_bytes(text[: data.draw(st.integers(1, len(text) - 1))])
+    with pytest.raises(PermanentError, match=r"cut off|not UTF-8|not JSON"):
+        list(read_records(path, "x"))

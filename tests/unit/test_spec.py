@@ -1,0 +1,108 @@
+"""The least manifest is the paper's experiment (arXiv 2505.16610)."""
+
+from typing import get_args
+
+import pytest
+from evolution_jobs.contract.settings import SETTINGS
+from evolution_operator.api.spec import CHAMPION_METRICS, EvaluationStage, EvolutionRun
+from evolution_operator.planner.stages import build_graph
+from pydantic import ValidationError
+
+LEAST = {
+    "apiVersion": "evolution.run/v1alpha1",
+    "kind": "EvolutionRun",
+    "metadata": {"name": "first"},
+    "spec": {
+        "baseModel": {"uri": "hf://owner/model"},
+        "storage": {"uri": "s3://bucket/runs"},
+        "data": {"seed": [{"uri": "hf://thu-coai/esconv", "format": "esconv"}]},
+    },
+}
+
+PAPER = [
+    # what the paper says, where it is in the spec
+    ("iterations", 2),
+    ("preferenceSource", "self"),
+    ("data.validationFraction", 0.1),  # 9:1 by conversation
+    ("data.minHistoryTurns", 3),
+    ("sft.lora.r", 8),
+    ("sft.lora.alpha", 16),
+    ("sft.epochs", 2),
+    ("sft.earlyStoppingPatience", 3),
+    ("generation.temperature", 0.9),
+    ("generation.topP", 0.8),
+    ("generation.topK", 50),
+    ("generation.repetitionPenalty", 1.2),
+    ("reflection.temperature", 0.9),
+    ("reflection.topP", 0.8),
+    ("reflection.topK", 50),
+    ("reflection.repetitionPenalty", 1.2),
+    ("reflection.maxAttempts", 3),
+    ("reflection.maxLengthRatio", 2.0),
+    ("dpo.beta", 0.1),
+    ("dpo.sftWeight", 1.0),  # gamma
+    ("dpo.learningRate", 5e-6),
+    ("dpo.batchSize", 4),
+    ("dpo.gradientAccumulation", 2),
+    ("evaluation.temperature", 0.9),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), PAPER)
+def test_defaults_are_the_papers(path, value):
+    place = EvolutionRun.model_validate(LEAST).wire()["spec"]
+    for part in path.split("."):
+        place = place[part]
+    assert place == value
+
+
+def test_the_defaults_reach_the_stages():
+    run = EvolutionRun.model_validate(LEAST)
+    graph = {node.id: node.settings for node in build_graph(run.spec, {})}
+    assert graph["dpo-2"]["beta"] == 0.1
+    assert graph["reflect-1"]["source"] == "self"
+    for stage in ("generate-1", "reflect-1", "evaluate-0"):
+        assert (graph[stage]["temperature"], graph[stage]["topP"], graph[stage]["topK"]) == (0.9, 0.8, 50)
+
+
+def test_a_stage_is_told_its_method_and_nothing_of_where_it_runs():
+    run = EvolutionRun.model_validate(LEAST)
+    for node in build_graph(run.spec, {}):
+        assert SETTINGS[node.kind].model_validate(node.settings).wire() == node.settings
+        assert {"pod", "shards", "championMetric"}.isdisjoint(node.settings)
+
+
+# The paper's own experiments, beside the main one.
+EXPERIMENTS = {
+    "M0 alone": {"iterations": 0},
+    "one iteration": {"iterations": 1},
+    "the human answer as chosen": {"preferenceSource": "human"},
+    "refined without a profile": {"preferenceSource": "none"},
+}
+
+
+@pytest.mark.parametrize("changes", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_the_papers_experiments_can_be_said(changes):
+    spec = EvolutionRun.model_validate({**LEAST, "spec": {**LEAST["spec"], **changes}}).spec
+    graph = build_graph(spec, {})
+    assert len(graph) == 3 + 4 * spec.iterations
+    sources = {node.settings["source"] for node in graph if node.kind == "reflect"}
+    assert sources == ({spec.preference_source} if spec.iterations else set())
+
+
+def test_a_run_survives_the_trip_over_the_wire():
+    run = EvolutionRun.model_validate(LEAST)
+    again = EvolutionRun.model_validate_json(run.model_dump_json(by_alias=True))
+    assert again == run
+    assert EvolutionRun.model_validate(run.wire()) == run
+
+
+def test_a_document_does_not_change():
+    run = EvolutionRun.model_validate(LEAST)
+    with pytest.raises(ValidationError, match="frozen"):
+        run.spec.iterations = 3
+
+
+def test_every_metric_that_can_choose_a_champion_has_a_direction():
+    choices = get_args(EvaluationStage.model_fields["champion_metric"].annotation)
+    assert set(choices) == set(CHAMPION_METRICS)

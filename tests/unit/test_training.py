@@ -1,0 +1,415 @@
+"""What training is made of: tokens and labels, the order of rows, the forward pass, checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.rows import Instruction, Pair, Turn
+from evolution_jobs.models.load import load_tokenizer
+from evolution_jobs.models.threads import allowed_cores
+from evolution_jobs.preference.prompts import answer_messages
+from evolution_jobs.stages.rows import read_rows
+from evolution_jobs.training import forward
+from evolution_jobs.training.encoding import IGNORED, ChatEncoder, Example
+from evolution_jobs.training.forward import FIELDS, shares_prompts, spare_forward
+from evolution_jobs.training.schedule import Validations, evaluation_interval, optimiser_steps, training_order
+from evolution_jobs.training.trainer import CURVE_POINTS, thinned
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
+from trl.trainer.utils import add_fused_lm_head
+
+from tests.training import DIALOGUES, dialogue, tiny_model, write_rows
+from tests.workspace import LocalWorkspace
+
+pytestmark = pytest.mark.model
+
+END = "<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_model: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(small_model)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: PreTrainedTokenizerBase) -> ChatEncoder:
+    return ChatEncoder(tokenizer, 2048)
+
+
+def learnt(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[str]:
+    """The runs of learnt tokens as text."""
+    pairs = zip(example.input_ids, example.labels, strict=True)
+    runs = itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED)
+    return [tokenizer.decode([id_ for id_, _ in run]) for wanted, run in runs if wanted]
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], *, answer: bool = False) -> list[int]:
+    ids = tokenizer.apply_chat_template(
+        answer_messages(turns), tokenize=True, add_generation_prompt=answer, return_dict=False
+    )
+    return list(ids)
+
+
+class TestDialogues:
+    def test_the_loss_is_on_the_supporters_turns_with_their_end_and_on_nothing_else(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder
+    ) -> None:
+        encoded = encoder.dialogues(DIALOGUES)
+        assert len(encoded.rows) == len(DIALOGUES)
+        for example, source in zip(encoded.rows, DIALOGUES, strict=True):
+            said = [turn.text + END for turn in source.turns if turn.role == "supporter"]
+            assert learnt(tokenizer, example) == said
+            assert example.turns == len(said)
+            assert all(label in (IGNORED, id_) for id_, label in zip(example.input_ids, example.labels, strict=True))
+
+    def test_the_sequence_is_what_the_template_gives_and_generation_sees_its_beginnings(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder
+    ) -> None:
+        turns = DIALOGUES[0].turns
+        [example] = encoder.dialogues([DIALOGUES[0]]).rows
+        assert example.input_ids == rendered(tokenizer, turns)
+        for place, turn in enumerate(turns):
+            if turn.role == "supporter":
+                prompt = rendered(tokenizer, turns[:place], answer=True)
+                assert example.input_ids[: len(prompt)] == prompt
+                assert example.labels[len(prompt) - 1] == IGNORED
+                assert example.labels[len(prompt)] != IGNORED
+
+    @settings(max_examples=40)
+    @given(st.lists(st.text(min_size=1, max_size=40), min_size=2, max_size=6))
+    def test_any_text_is_learnt_as_it_stands(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder, texts: list[str]
+    ) -> None:
+        said = [" ".join(text.split()) or "." for text in texts]
+        [example] = encoder.dialogues([dialogue(*said)]).rows
+        # The vocabulary lacks some bytes of characters that nobody has been given yet, so not every text survives.
+        survived = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in said[1::2]]
+        assert learnt(tokenizer, example) == [text + END for text in survived]
+
+    def test_what_follows_the_supporters_last_turn_is_left_out(
+        self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder
+    ) -> None:
+        [example] = encoder.dialogues([dialogue("Hello, I am sad.", "Why?", "I do not know.")]).rows
+        assert "I do not know" not in tokenizer.decode(example.input_ids)
+
+    def test_a_dialogue_without_the_supporter_is_dropped_and_counted(self, encoder: ChatEncoder) -> None:
+        encoded = encoder.dialogues([dialogue("Is anybody here?"), DIALOGUES[0]])
+        assert (len(encoded.rows), encoded.silent, encoded.too_long) == (1, 1, 0)
+
+    def test_a_long_dialogue_loses_its_oldest_exchanges(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        long = dialogue(*(f"{word} {number}" for number in range(30) for word in ("Seeker", "Supporter")))
+        encoded = ChatEncoder(tokenizer, 256).dialogues([long, DIALOGUES[0]])
+        shortened, whole = encoded.rows
+        assert encoded.truncated == 1
+        assert shortened.tokens <= 256
+        kept = learnt(tokenizer, shortened)
+        assert kept[-1] == "Supporter 29" + END
+        assert kept[0] == f"Supporter {30 - len(kept)}{END}"
+        text = tokenizer.decode(shortened.input_ids)
+        assert f"Seeker {30 - len(kept)}" in text
+        assert f"Seeker {29 - len(kept)}" not in text
+        # One exchange more would not have fitted.
+        longer = rendered(tokenizer, long.turns[-2 * (len(kept) + 1) :])
+        assert len(longer) > 256
+        assert whole.turns == 2
+
+    def test_a_last_exchange_that_does_not_fit_is_dropped_and_counted(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        encoded = ChatEncoder(tokenizer, 128).dialogues([dialogue("Hi, I am sad.", "word " * 200)])
+        assert (encoded.rows, encoded.too_long, encoded.truncated) == ([], 1, 0)
+
+
+class TestInstructions:
+    def test_the_response_is_learnt(self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder) -> None:
+        sample = Instruction(id="1", prompt="Name a colour.", response="Blue.")
+        [example] = encoder.instructions([sample]).rows
+        assert learnt(tokenizer, example) == ["Blue." + END]
+        assert "Name a colour." in tokenizer.decode(example.input_ids)
+
+    def test_one_that_does_not_fit_is_dropped_and_counted(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        long = Instruction(id="1", prompt="word " * 300, response="Blue.")
+        assert ChatEncoder(tokenizer, 128).instructions([long]).too_long == 1
+
+
+class TestPairs:
+    PAIR = Pair(
+        id="p",
+        turns=[Turn(role="seeker", text="I am sad.")],
+        chosen=" What makes you sad? ",
+        rejected="OK.",
+        source="self",
+    )
+
+    def test_prompt_and_answers(self, tokenizer: PreTrainedTokenizerBase, encoder: ChatEncoder) -> None:
+        [preference] = encoder.pairs([self.PAIR]).rows
+        assert preference.prompt_ids == rendered(tokenizer, self.PAIR.turns, answer=True)
+        assert tokenizer.decode(preference.chosen_ids) == "What makes you sad?" + END
+        assert tokenizer.decode(preference.rejected_ids) == "OK." + END
+
+    def test_a_long_prompt_loses_its_oldest_turns_for_both_answers(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        turns = dialogue(*(f"Turn {number}" for number in range(61))).turns
+        pair = self.PAIR.model_copy(update={"turns": turns, "rejected": "word " * 60})
+        encoded = ChatEncoder(tokenizer, 256).pairs([pair])
+        [preference] = encoded.rows
+        assert encoded.truncated == 1
+        assert preference.longest <= 256
+        assert "Turn 60" in tokenizer.decode(preference.prompt_ids)
+        assert "Turn 0<" not in tokenizer.decode(preference.prompt_ids)
+
+    def test_a_pair_whose_answer_does_not_fit_is_dropped_and_counted(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        pair = self.PAIR.model_copy(update={"rejected": "word " * 200})
+        encoded = ChatEncoder(tokenizer, 128).pairs([pair, self.PAIR])
+        assert (len(encoded.rows), encoded.too_long) == (1, 1)
+
+
+class TestTemplates:
+    """Templates that one sequence a dialogue cannot follow are refused with a word of advice."""
+
+    def refused(self, small_model: Path, template: str) -> PermanentError:
+        tokenizer = load_tokenizer(small_model)
+        tokenizer.chat_template = template
+        with pytest.raises(PermanentError) as caught:
+            ChatEncoder(tokenizer, 2048).dialogues([DIALOGUES[0]])
+        return caught.value
+
+    def test_earlier_turns_that_change_once_later_ones_follow(self, small_model: Path) -> None:
+        template = (
+            "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+            "{% if loop.last %}<think></think>{% endif %}{{ message['content'] }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        )
+        error = self.refused(small_model, template)
+        assert error.reason == "ChatTemplate"
+        assert f"dialogue {DIALOGUES[0].id}" in str(error)
+
+    def test_a_turn_without_an_end(self, small_model: Path) -> None:
+        template = (
+            "{% for message in messages %}{{ message['role'] }}\n{{ message['content'] }}\n\n{% endfor %}"
+            "{% if add_generation_prompt %}assistant\n{% endif %}"
+        )
+        assert "cannot learn to stop" in str(self.refused(small_model, template))
+
+    def test_a_prompt_whose_last_token_grows_into_the_answer(self, small_model: Path) -> None:
+        # "An" + "xiety" is one token: generation would never see the prompt that training shows.
+        template = (
+            "{% for message in messages %}{% if message['role'] == 'assistant' %}An{{ message['content'] }}<|im_end|>"
+            "{% else %}{{ message['content'] }}<|im_end|>{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}An{% endif %}"
+        )
+        tokenizer = load_tokenizer(small_model)
+        tokenizer.chat_template = template
+        assert len(tokenizer("Anxiety", add_special_tokens=False)["input_ids"]) < len(
+            tokenizer("An", add_special_tokens=False)["input_ids"]
+            + tokenizer("xiety", add_special_tokens=False)["input_ids"]
+        )
+        with pytest.raises(PermanentError, match="one sequence"):
+            ChatEncoder(tokenizer, 2048).dialogues([dialogue("What is it?", "xiety")])
+
+    def test_a_template_that_refuses_the_system_prompt(self, small_model: Path) -> None:
+        template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+        assert "No system role" in str(self.refused(small_model, template))
+
+
+class TestOrder:
+    lengths = st.lists(st.integers(1, 500), min_size=1, max_size=80)
+
+    @given(lengths, st.sampled_from([0.2, 0.5, 1, 1.5, 2, 3]), st.integers(1, 8), st.integers(0, 9))
+    def test_every_epoch_visits_every_row_once(self, lengths: list[int], epochs: float, batch: int, seed: int) -> None:
+        order = training_order(lengths, epochs, batch, seed)
+        rows = len(lengths)
+        assert len(order) == max(1, round(epochs * rows))
+        for start in range(0, len(order), rows):
+            epoch = order[start : start + rows]
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(range(rows))
+        assert order == training_order(lengths, epochs, batch, seed)
+
+    def test_no_rows_no_order(self) -> None:
+        assert training_order([], 2, 4, 0) == []
+
+    def test_seeds_and_epochs_differ(self) -> None:
+        lengths = list(range(50))
+        first = training_order(lengths, 2, 1, seed=0)
+        assert first[:50] != first[50:]
+        assert first != training_order(lengths, 2, 1, seed=1)
+
+    def test_rows_of_like_length_share_a_batch_in_every_epoch(self) -> None:
+        # 61 rows in batches of 4: the second epoch begins inside a batch.
+        lengths = [10, 1000] * 30 + [10]
+        order = training_order(lengths, 3, 4, seed=0)
+        batches = [[lengths[row] for row in order[start : start + 4]] for start in range(0, len(order), 4)]
+        assert sum(len(set(batch)) > 1 for batch in batches) <= 6
+
+    @pytest.mark.parametrize(
+        ("rows", "batch", "accumulation", "steps"), [(1, 4, 2, 1), (8, 4, 2, 1), (9, 4, 2, 2), (16, 4, 2, 2)]
+    )
+    def test_steps(self, rows: int, batch: int, accumulation: int, steps: int) -> None:
+        assert optimiser_steps(rows, batch, accumulation) == steps
+        assert optimiser_steps(rows, 1, batch * accumulation) == steps
+
+    def test_the_validation_interval_is_at_least_one_step(self) -> None:
+        assert evaluation_interval(100, 2, 2) == 25
+        assert evaluation_interval(1, 2, 4) == 1
+
+
+class TestValidations:
+    @pytest.mark.parametrize(
+        ("losses", "patience", "best", "exhausted"),
+        [
+            ([], 3, None, False),
+            ([2.0], 1, 10, False),
+            ([2.0, 2.0], 1, 10, True),
+            ([2.0, 1.0, 1.5, 1.2], 3, 20, False),
+            ([2.0, 1.0, 1.5, 1.2, 1.1], 3, 20, True),
+            ([2.0, 3.0, 4.0, 5.0], 0, 10, False),
+        ],
+    )
+    def test_patience(self, losses: list[float], patience: int, best: int | None, exhausted: bool) -> None:
+        validations = Validations([(10 * place, loss) for place, loss in enumerate(losses, 1)], patience)
+        assert validations.best_step == best
+        assert validations.exhausted is exhausted
+        assert validations.measured(10) is bool(losses)
+        assert not validations.measured(11)
+
+
+class TestForward:
+    """The same figures and gradients as trl's own pass."""
+
+    @pytest.fixture(scope="class")
+    def model(self, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> LlamaForCausalLM:
+        directory = tiny_model(small_model, tmp_path_factory.mktemp("model"))
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        add_fused_lm_head(model, outputs=FIELDS)
+        return model
+
+    @staticmethod
+    def batch(pairs: list[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+        """Token ids, labels and mask for (prompt, chosen, rejected) lengths; chosen answers first."""
+        generator = torch.Generator().manual_seed(0)
+        sides: tuple[list[Any], list[Any]] = ([], [])
+        for prompt, *answers in pairs:
+            shared = torch.randint(5, 49000, (prompt,), generator=generator)
+            for side, length in zip(sides, answers, strict=True):
+                answer = torch.randint(5, 49000, (length,), generator=generator)
+                side.append((torch.cat([shared, answer]), torch.cat([torch.full_like(shared, IGNORED), answer])))
+        rows = [*sides[0], *sides[1]]
+        return {
+            "input_ids": pad_sequence([ids for ids, _ in rows], batch_first=True),
+            "labels": pad_sequence([labels for _, labels in rows], batch_first=True, padding_value=IGNORED),
+            "attention_mask": pad_sequence([torch.ones_like(ids) for ids, _ in rows], batch_first=True),
+        }
+
+    @staticmethod
+    def figures(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        model.zero_grad()
+        output = model(**batch, fused_lm_head=True)
+        weights = torch.arange(1.0, 1 + len(batch["labels"]))
+        (output.log_probs.sum(1) * weights).sum().backward()
+        return output, torch.cat([weight.grad.flatten() for weight in model.model.layers.parameters()])
+
+    @pytest.mark.parametrize("share", [False, True])
+    @pytest.mark.parametrize("pairs", [[(7, 3, 5)], [(7, 3, 5), (20, 1, 1), (9, 12, 2)]])
+    def test_it_gives_what_trl_gives(
+        self, model: LlamaForCausalLM, pairs: list[tuple[int, int, int]], share: bool
+    ) -> None:
+        batch, own = self.batch(pairs), model.forward
+        expected, gradient = self.figures(model, batch)
+        spare_forward(model, share_prompts=share)
+        try:
+            output, spared = self.figures(model, batch)
+        finally:
+            model.forward = own
+        for name in FIELDS:
+            torch.testing.assert_close(getattr(output, name).float(), getattr(expected, name).float())
+        torch.testing.assert_close(output.label_mask, expected.label_mask)
+        torch.testing.assert_close(spared, gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+    def test_a_row_of_several_turns(self, model: LlamaForCausalLM) -> None:
+        batch, own = self.batch([(7, 9, 4)]), model.forward
+        batch["labels"][:, 9:11] = IGNORED
+        expected, _ = self.figures(model, batch)
+        spare_forward(model, share_prompts=False)
+        try:
+            output, _ = self.figures(model, batch)
+        finally:
+            model.forward = own
+        torch.testing.assert_close(output.log_probs, expected.log_probs)
+
+    def test_prompts_are_shared_where_that_changes_nothing(self, model: LlamaForCausalLM) -> None:
+        batch = self.batch([(20, 8, 8)])
+        assert shares_prompts(model, batch["input_ids"], batch["labels"])
+
+    def test_not_where_one_branch_sees_the_other(
+        self, model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(forward, "_mask", lambda _paths: None)
+        batch = self.batch([(20, 8, 8)])
+        assert not shares_prompts(model, batch["input_ids"], batch["labels"])
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("sliding_window", 8), ("layer_types", ["sliding_attention", "full_attention"]), ("rope_parameters", None)],
+    )
+    def test_nor_where_the_architecture_is_not_known_to_be_fit(
+        self, model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+    ) -> None:
+        monkeypatch.setattr(model.config, name, value, raising=False)
+        batch = self.batch([(20, 8, 8)])
+        assert not shares_prompts(model, batch["input_ids"], batch["labels"])
+
+    def test_a_pair_with_two_prompts_is_a_fault(self, model: LlamaForCausalLM) -> None:
+        batch = self.batch([(20, 8, 8)])
+        batch["input_ids"][0, 3] += 1
+        with pytest.raises(ValueError, match="different prompts"):
+            forward.branched(batch["input_ids"], batch["labels"])
+
+
+class TestThinned:
+    @given(st.integers(0, 2000))
+    def test_few_points_with_both_ends(self, points: int) -> None:
+        curve = [(step, step / 3) for step in range(points)]
+        kept = thinned(curve)
+        assert len(kept) == min(points, len(kept)) <= CURVE_POINTS + 1
+        assert [step for step, _ in kept[:1] + kept[-1:]] == [step for step, _ in curve[:1] + curve[-1:]]
+        if points <= CURVE_POINTS:
+            assert len(kept) == points
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("written", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)]
+    )
+    def test_affinity_and_quota(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, cores: int
+    ) -> None:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)))
+        (tmp_path / "cpu.max").write_text(written)
+        assert allowed_cores(tmp_path) == cores
+
+    def test_no_control_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 5})
+        assert allowed_cores(tmp_path) == 2
+
+
+class TestRows:
+    def read(self, tmp_path: Path, content: bytes) -> PermanentError:
+        path = tmp_path / "pairs.jsonl"
+        path.write_bytes(content)
+        workspace = LocalWorkspace(tmp_path, "dpo", {}, inputs={"pairs": path})
+        with pytest.raises(PermanentError) as caught:
+            read_rows(workspace, "pairs", Pair)
+        assert caught.value.reason == "InputMalformed"
+        return caught.value
+
+    def test_a_row_of_another_kind_is_named_with_its_line(self, tmp_path: Path) -> None:
+        good = write_rows(tmp_path / "good", [TestPairs.PAIR]).read_bytes()
+        assert "input pairs, line 2" in str(self.read(tmp_path, good + b'{"id": "x"}\n'))
+
+    def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
+        assert "pairs.jsonl" in str(self.read(tmp_path, b"\xff\xfe\x00"))

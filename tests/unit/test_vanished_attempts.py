@@ -1,0 +1,49 @@
+"""An attempt that is gone without a trace (its Job deleted by hand, its process lost) is made again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from evolution_jobs.contract.stage import RunRef
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.api.status import RunStatus
+from evolution_operator.planner.actions import Start
+from evolution_operator.planner.observed import Attempt, AttemptState, Observed, Run
+from evolution_operator.planner.plan import plan
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SPEC = EvolutionRunSpec.model_validate(
+    {
+        "baseModel": {"uri": "hf://owner/model"},
+        "storage": {"uri": "s3://bucket/prefix"},
+        "data": {"seed": [{"uri": "hf://owner/data", "format": "esconv"}]},
+    }
+)
+RUN = Run(RunRef(namespace="default", name="run", uid="uid"), SPEC, attempt_prefix="uid")
+
+
+def _seen_once(state: AttemptState) -> RunStatus:
+    """The status after prepare's first attempt was seen in that state."""
+    (start,) = plan(RUN, Observed(), NOW).actions
+    assert isinstance(start, Start)
+    attempt = Attempt("prepare", start.number, start.spec.key, state)
+    return plan(RUN, Observed((attempt,)), NOW).status
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "suspended"])
+def test_a_vanished_attempt_is_made_again_under_its_number(state: AttemptState) -> None:
+    again = plan(RUN, Observed(previous=_seen_once(state)), NOW)
+
+    (start,) = again.actions
+    assert isinstance(start, Start)
+    assert (start.spec.stage, start.number) == ("prepare", 1)
+    prepare = again.status.stage_by_id()["prepare"]
+    assert (prepare.state, prepare.failures) == ("Waiting", 0)
+
+
+def test_it_is_not_made_again_while_the_run_is_suspended() -> None:
+    suspended = Run(RUN.ref, SPEC.model_copy(update={"suspend": True}), attempt_prefix="uid")
+    again = plan(suspended, Observed(previous=_seen_once("running")), NOW)
+    assert again.actions == ()
+    assert again.status.phase == "Suspended"

@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci e2e cluster-up cluster-down clean
+.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,42 @@ cluster-up: setup ## A real single-node cluster on this Linux host, without Dock
 
 cluster-down: setup ## Stop that cluster and clean up after it
 	$(BIN)/python -m hack.cluster down
+
+# With Docker and kind instead. Everything kind-* talks to its own kubeconfig, never to your current context.
+KIND := evolution
+KIND_VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
+KIND_IMAGES = evolution-operator/operator:$(KIND_VERSION) evolution-operator/train:$(KIND_VERSION)
+KIND_EVO = kubectl --namespace=evolution get evo quickstart
+kind-up kind-load kind-demo kind-down: export KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
+
+kind-up: ## A cluster in Docker by kind, unless it is there
+	@mkdir -p build
+	kind get clusters | grep -qx $(KIND) || kind create cluster --config=kind-config.yaml --wait=2m
+	@kind export kubeconfig --name=$(KIND)
+	@echo "export KUBECONFIG=$(KUBECONFIG)"
+
+kind-load: ## Build both images by Docker, and load them into that cluster
+	docker build --file=images/operator/Dockerfile --tag=$(word 1,$(KIND_IMAGES)) --build-arg=VERSION=$(KIND_VERSION) .
+	docker build --file=images/train/Dockerfile --tag=$(word 2,$(KIND_IMAGES)) --build-arg=VERSION=$(KIND_VERSION) --build-arg=WITH_SAMPLE=1 .
+	kind load docker-image --name=$(KIND) $(KIND_IMAGES)
+
+build/kind/.ready: requirements/operator.txt
+	$(PYTHON) -m venv build/kind
+	build/kind/bin/pip install --quiet --require-hashes --requirement=requirements/operator.txt
+	@touch $@
+
+kind-demo: build/kind/.ready ## The chart with MinIO on that cluster, and the quickstart to its end
+	helm upgrade --install evo charts/evolution-operator --namespace=evolution --create-namespace --set=minio.enabled=true --wait --timeout=10m
+	build/kind/bin/python examples/quickstart/upload.py
+	kubectl --namespace=evolution apply --filename=examples/quickstart/evolutionrun-cluster.yaml
+	@while phase=$$($(KIND_EVO) --output='jsonpath={.status.phase}') || exit 1; do \
+	  $(KIND_EVO) --no-headers; \
+	  case $$phase in Complete) exit 0;; Failed) kubectl --namespace=evolution describe evo quickstart; exit 1;; esac; \
+	  sleep 10; \
+	done
+
+kind-down: ## Delete that cluster
+	kind delete cluster --name=$(KIND)
 
 e2e: setup ## Tests that need a real node which runs Pods
 	$(BIN)/pytest tests/cluster

@@ -1,6 +1,6 @@
 """The node of `make cluster-up`: restricted Pods run, find Services by name, and outlive a restart.
 
-Skipped where no node is up. Images are the cluster's own static programs, so nothing is downloaded.
+Images are the cluster's own static programs, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from hack.cluster.node import STATE, Node
+from hack.cluster.node import Node
 
-pytestmark = pytest.mark.cluster
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -26,14 +25,10 @@ RESTRICTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def node() -> Node:
-    if not STATE.exists():
-        pytest.skip("no node is up: `make cluster-up`")
-    found = Node(STATE)
-    for program in ("kubectl", "pause"):
-        found.load_program(program, _image(program))
-    return found
+@pytest.fixture(scope="module", autouse=True)
+def programs(node: Node) -> None:
+    for name in ("kubectl", "pause"):
+        node.load_program(name, _image(name))
 
 
 @pytest.fixture

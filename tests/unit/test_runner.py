@@ -670,7 +670,9 @@ FAILURES: list[tuple[BaseException, int, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "exit_code", "reason", "words"), FAILURES, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(
+    ("error", "exit_code", "reason", "words"), FAILURES, ids=[f"{words[2]}-{row}" for row, words in enumerate(FAILURES)]
+)
 def test_how_a_failure_ends(
     error: BaseException,
     exit_code: int,

@@ -1,0 +1,194 @@
+"""Faults in real Pods: each run ends Complete, with sound artifacts and nothing done twice but what was lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from hack.cluster.node import Node
+from tests.api.harness import Runs, condition, stage, wait_for
+from tests.cluster.harness import (
+    NAMESPACE,
+    RUN_PATIENCE,
+    SECRET,
+    STAGE_PATIENCE,
+    Bucket,
+    Cluster,
+    delete_operator,
+    evict,
+    example_run,
+    kill_container,
+    read_manifests,
+    scale_minio,
+)
+
+pytestmark = pytest.mark.timeout(3600)
+OUTAGE_SECONDS = 60.0
+
+
+def progress(runs: Runs, pod: client.V1Pod) -> list[int]:
+    """Rows or steps done, as the Pod has said so far."""
+    text = runs.core.read_namespaced_pod_log(pod.metadata.name, pod.metadata.namespace)
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line["done"] for line in lines if "done" in line]
+
+
+def at_work(runs: Runs, stage_id: str, done: int, attempt: int = 1) -> client.V1Pod:
+    """A stage's Pod, once it has said that so many rows or steps are done."""
+    pod = wait_for(lambda: _pod(runs, stage_id, attempt), bool, f"Pod of {stage_id}", STAGE_PATIENCE)
+    wait_for(
+        lambda: progress(runs, pod)[-1:], lambda last: last and last[0] >= done, f"{stage_id} at {done}", STAGE_PATIENCE
+    )
+    return pod
+
+
+def _pod(runs: Runs, stage_id: str, attempt: int) -> client.V1Pod | None:
+    selector = f"evolution.run/stage={stage_id},evolution.run/attempt={attempt}"
+    found = runs.core.list_namespaced_pod(runs.namespace, label_selector=selector).items
+    return next((pod for pod in found if pod.status.phase == "Running"), None)
+
+
+def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, elsewhere: Runs, bucket: Bucket) -> None:
+    runs = elsewhere
+    runs.apply(example_run("gauntlet", runs.namespace, seed=1))
+
+    runs.pod("prepare")
+    delete_operator(release)
+
+    killed = at_work(runs, "sft", done=2)
+    saved = progress(runs, killed)[-1] - 1
+    kill_container(killed)
+    delete_operator(release)
+    again = at_work(runs, "sft", done=saved, attempt=2)
+    assert progress(runs, again)[0] >= saved, "training goes on from its checkpoint"
+
+    at_work(runs, "generate-1", done=0)
+    scale_minio(release, 0)
+    scale_minio(release, 1)
+    delete_operator(release)
+
+    at_work(runs, "reflect-1", done=0)
+    scale_minio(release, 0)
+    time.sleep(OUTAGE_SECONDS)  # the fault itself: a minute without storage
+    scale_minio(release, 1)
+
+    evicted = at_work(runs, "dpo-1", done=1)
+    evict(release, evicted)
+    delete_operator(release)
+
+    at_work(runs, "generate-2", done=0)
+    node.control_plane.restart_apiserver()
+
+    rebooted = at_work(runs, "reflect-2", done=0)
+    kill_container(rebooted)
+    release.restart_node()
+    delete_operator(release)
+
+    at_work(runs, "dpo-2", done=1)
+    node.control_plane.restart_apiserver()
+    delete_operator(release)
+
+    run = runs.wait("gauntlet", lambda found: found.get("status", {}).get("finishedAt"), "end", RUN_PATIENCE)
+    assert run["status"]["phase"] == "Complete", json.dumps(run["status"]["conditions"], indent=1)
+    with bucket.store() as store:
+        manifests = read_manifests(store, run)
+    assert stage(run, "sft")["failures"] == 1
+    assert stage(run, "dpo-1")["failures"] == 0, "an eviction is no failure"
+    assert stage(run, "dpo-1")["attempts"] == 2
+    assert stage(run, "prepare")["attempts"] == 1, "an operator that dies costs no attempt"
+    assert all(manifest.counts.get("rows.corruptChunks", 0) == 0 for manifest in manifests.values())
+    assert all(manifest.counts.get("checkpoints.corrupt", 0) == 0 for manifest in manifests.values())
+    attempts = {
+        (job.metadata.labels["evolution.run/stage"], job.metadata.labels["evolution.run/attempt"])
+        for job in runs.jobs()
+    }
+    assert len(attempts) == len(runs.jobs()), "no attempt was made twice"
+
+
+def test_a_wrong_secret_is_named_and_a_mended_one_finishes_the_run(
+    release: Cluster, elsewhere: Runs, bucket: Bucket
+) -> None:
+    runs = elsewhere
+    wrong = {"stringData": {"AWS_SECRET_ACCESS_KEY": "not-the-key"}}
+    runs.core.patch_namespaced_secret(SECRET, runs.namespace, wrong)
+    runs.apply(example_run("denied", runs.namespace, iterations=0))
+    run = runs.wait_phase("denied", "Failed", timeout=STAGE_PATIENCE)
+    failed = condition(run, "Failed")
+    assert "credentials" in failed["message"].lower()
+    assert "not-the-key" not in json.dumps(run["status"]), "no secret in the status"
+
+    runs.core.patch_namespaced_secret(SECRET, runs.namespace, {"stringData": bucket.keys})
+    release.evolution("retry", "denied", "--namespace", runs.namespace)
+    runs.wait_phase("denied", "Complete", timeout=STAGE_PATIENCE)
+
+
+def test_a_stage_killed_for_memory_says_what_to_raise(release: Cluster, node: Node, elsewhere: Runs) -> None:
+    runs = elsewhere
+    sft = {
+        "learningRate": 3.0e-4,
+        "pod": {"resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": "600Mi"}}},
+    }
+    runs.apply(example_run("hungry", runs.namespace, iterations=0, sft=sft, retry={"maxAttempts": 1}))
+    run = runs.wait_phase("hungry", "Failed", timeout=STAGE_PATIENCE)
+    assert stage(run, "sft")["reason"] == "OOMKilled"
+    assert "memory" in condition(run, "Failed")["message"]
+
+    enough = {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "3Gi"}}}
+    runs.patch("hungry", {"spec": {"sft": {"pod": enough}}})
+    release.evolution("retry", "hungry", "--namespace", runs.namespace)
+    runs.wait_phase("hungry", "Complete", timeout=STAGE_PATIENCE)
+
+
+def test_a_missing_image_is_named_within_a_minute(release: Cluster, elsewhere: Runs) -> None:
+    runs = elsewhere
+    image = "localhost/evolution-operator/absent:1"
+    runs.apply(example_run("absent", runs.namespace, iterations=0, prepare={"pod": {"image": image}}))
+
+    def told(run: dict[str, Any]) -> bool:
+        return any(
+            "ImagePullBackOff" in each["reason"] + each.get("message", "") and image in each.get("message", "")
+            for each in run.get("status", {}).get("conditions", [])
+        )
+
+    runs.wait("absent", told, "a condition names the image", timeout=60)
+    runs.patch("absent", {"spec": {"prepare": {"pod": {"image": None}}}})
+    runs.wait_phase("absent", "Complete", timeout=STAGE_PATIENCE)
+
+
+def test_a_full_bucket_is_named_and_the_run_goes_on_once_there_is_room(
+    release: Cluster, minio_disk: Path | None, elsewhere: Runs, bucket: Bucket
+) -> None:
+    if minio_disk is None:
+        pytest.skip("fills the disk under MinIO, on this host")
+    runs = elsewhere
+    free = os.statvfs(minio_disk)
+    ballast = minio_disk / ".ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, (free.f_bavail - 64) * free.f_frsize)
+    try:
+        runs.apply(example_run("full", runs.namespace, iterations=0, sft={"learningRate": 5.0e-4}))
+        run = runs.wait(
+            "full",
+            lambda found: "full" in str(stage(found, "prepare").get("message", "")).lower(),
+            "full",
+            STAGE_PATIENCE,
+        )
+        assert stage(run, "prepare")["reason"] == "StorageFull"
+    finally:
+        ballast.unlink()
+    release.evolution("retry", "full", "--namespace", runs.namespace)
+    run = runs.wait_phase("full", "Complete", timeout=STAGE_PATIENCE)
+    with bucket.store() as store:
+        read_manifests(store, run)
+
+
+def test_nothing_else_is_left_in_the_operators_namespace(release: Cluster) -> None:
+    pods = release.core.list_namespaced_pod(NAMESPACE).items
+    restarted = [pod.metadata.name for pod in pods if any(s.restart_count for s in pod.status.container_statuses or [])]
+    assert restarted == [], "no container of the chart had to be restarted by its probes"

@@ -1,0 +1,131 @@
+"""From `helm install` to M2 in real Pods: the quickstart's manifest, its artifacts, and what else uses them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.harness import Runs, stage
+from tests.cluster.harness import EXAMPLE, NAMESPACE, RUN_PATIENCE, Bucket, Cluster, example_run, read_manifests
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def finished(release: Cluster, runs: Runs) -> dict[str, Any]:
+    """The quickstart's run, applied as its users do, once it is Complete."""
+    release.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE / 'evolutionrun-cluster.yaml'}")
+    runs.wait(
+        "quickstart", lambda run: run.get("status", {}).get("phase") in ("Complete", "Failed"), "end", RUN_PATIENCE
+    )
+    return runs.wait_phase("quickstart", "Complete", timeout=5)
+
+
+def test_every_stage_ran_once_and_left_sound_artifacts(
+    finished: dict[str, Any], bucket: Bucket, tmp_path: Path
+) -> None:
+    stages = finished["status"]["stages"]
+    assert [(each["id"], each["state"], each["attempts"]) for each in stages] == [
+        (each["id"], "Succeeded", 1) for each in stages
+    ]
+    assert stage(finished, "generate-1")["shards"] == "2/2"
+    with bucket.store() as store:
+        manifests = read_manifests(store, finished)
+        for round_ in (1, 2):
+            pairs = manifests[f"reflect-{round_}"].outputs["pairs"].files[0]
+            store.get_file(pairs.location, tmp_path / "pairs.jsonl", pairs.sha256)
+            rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+            assert rows
+            assert all(row["chosen"] and row["chosen"] != row["rejected"] for row in rows)
+    for before, after in (("sft", "dpo-1"), ("dpo-1", "dpo-2")):
+        assert manifests[after].inputs["adapter"] == manifests[before].outputs["adapter"].digest
+        first = manifests[after].details["reference"]["firstStep"]["sigmoid"]
+        assert math.isclose(first, math.log(2), rel_tol=1e-4), "before the first step policy and reference are one"
+    assert {entry["iteration"] for entry in finished["status"]["metrics"]} == {0, 1, 2}
+
+
+def test_an_adapter_from_the_bucket_answers_a_prompt_without_this_project(
+    finished: dict[str, Any], bucket: Bucket, small_model: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with bucket.store() as store:
+        files = read_manifests(store, finished)["dpo-2"].outputs["adapter"].files
+    for file in files:
+        bucket.download(f"runs/{file.location}", tmp_path / file.path)
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), tmp_path)
+    messages = [{"role": "user", "content": "I lost my job last week and I cannot sleep."}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    answer = tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert len(answer.split()) > 3
+    assert any("lora_B" in name and bool(weight.any()) for name, weight in model.named_parameters()), "it was trained"
+
+
+def test_a_run_of_another_namespace_finds_all_of_it_in_the_bucket(finished: dict[str, Any], elsewhere: Runs) -> None:
+    elsewhere.apply(example_run("again", elsewhere.namespace))
+    run = elsewhere.wait_phase("again", "Complete", timeout=600)
+    cached = {each["id"]: each["cached"] for each in run["status"]["stages"]}
+    assert cached.pop("prepare") is False, "it looks at the data again"
+    assert all(cached.values())
+    assert [job.metadata.labels["evolution.run/stage"] for job in elsewhere.jobs()] == ["prepare"]
+    keys = {each["id"]: each["key"] for each in run["status"]["stages"] if each["id"] != "prepare"}
+    assert keys == {name: stage(finished, name)["key"] for name in keys}
+
+
+def test_a_raised_iteration_count_adds_one_round(finished: dict[str, Any], elsewhere: Runs) -> None:
+    elsewhere.apply(example_run("short", elsewhere.namespace, iterations=1))
+    elsewhere.wait_phase("short", "Complete", timeout=600)
+    elsewhere.patch("short", {"spec": {"iterations": 2}})
+    run = elsewhere.wait_phase("short", "Complete", timeout=600)
+    assert {each["id"] for each in run["status"]["stages"] if not each["cached"]} == {"prepare"}
+    assert {entry["iteration"] for entry in run["status"]["metrics"]} == {0, 1, 2}
+
+
+def test_stages_hold_no_token_and_no_rights(finished: dict[str, Any], runs: Runs) -> None:
+    pods = runs.core.list_namespaced_pod(NAMESPACE, label_selector="evolution.run/run=quickstart").items
+    assert pods
+    for pod in pods:
+        assert pod.spec.automount_service_account_token is False
+        (container,) = pod.spec.containers
+        assert container.security_context.read_only_root_filesystem
+        mounted = {mount.mount_path for mount in container.volume_mounts}
+        assert not any("serviceaccount" in path for path in mounted)
+
+
+def test_the_command_line_tells_of_the_run(finished: dict[str, Any], release: Cluster) -> None:
+    said = release.evolution("status", "quickstart", "--namespace", NAMESPACE)
+    assert "Complete" in said
+    assert "dpo-2" in said
+    table = release.kubectl("get", "evo", f"--namespace={NAMESPACE}")
+    assert "quickstart" in table
+    assert "11/11" in table
+
+
+def test_the_operator_image_is_small_and_holds_no_torch(release: Cluster) -> None:
+    script = (
+        "import os, sys, importlib.util as u;"
+        "total = sum(os.lstat(os.path.join(d, f)).st_size for top in ('/opt/evolution', '/opt/code')"
+        " for d, _, fs in os.walk(top) for f in fs);"
+        "print(total, u.find_spec('torch') is None)"
+    )
+    said = release.kubectl(
+        "exec", f"--namespace={NAMESPACE}", "deployment/evo-evolution-operator", "--", "python", "-c", script
+    )
+    size, without_torch = said.split()
+    assert int(size) < 200_000_000
+    assert without_torch == "True"
+
+
+def test_pinned_versions_are_what_the_image_runs(finished: dict[str, Any], bucket: Bucket) -> None:
+    with bucket.store() as store:
+        code = read_manifests(store, finished)["sft"].code
+    assert code["peft"] == importlib.metadata.version("peft")
+    assert code["transformers"] == importlib.metadata.version("transformers")

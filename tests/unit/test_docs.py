@@ -12,10 +12,14 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from evolution_jobs.store.open import open_store
+from evolution_jobs.store.s3 import S3Store
 from evolution_operator.api.document import read_document
 from evolution_operator.api.validation import faults
 from evolution_operator.cli.main import app
 from typer.main import get_command
+
+from tests.storage import s3_storage
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/evolution-operator"
@@ -150,6 +154,36 @@ def test_the_driver_that_install_names_is_that_of_the_pinned_cuda() -> None:
     assert f"CUDA {pin[1]}.{pin[2]}" in page
     # NVIDIA's table of minor version compatibility: the branch that a major version began with.
     assert f"{ {'12': 525, '13': 580}[pin[1]] } or newer" in page
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_the_policy_allows_what_the_store_calls_and_the_table_names_it(moto: str, tmp_path: Path) -> None:
+    storage = s3_storage(moto)
+    store = open_store(storage)
+    assert isinstance(store, S3Store)
+    called: set[str] = set()
+    store.client.meta.events.register("before-call.s3", lambda model, **_: called.add(model.name))
+    (tmp_path / "large").write_bytes(bytes(17 << 20))
+    store.put_file(tmp_path / "large", "stages/large")
+    assert store.put_if_absent(b"1", "stages/small")
+    tagged = store.read("stages/small")
+    assert tagged is not None
+    assert store.put_if_match(b"2", "stages/small", tagged.tag)
+    store.get_file("stages/large", tmp_path / "again")
+    assert (store.size("stages/small"), store.sha256("stages/none")) == (1, None)
+    store.delete("stages/small")
+    store.delete("stages/")
+    page = (ROOT / "docs/storage.md").read_text()
+    rows = [cells.split(" | ") for cells in re.findall(r"^\| (.* \| `s3:\w+`) \|$", page, re.MULTILINE)]
+    rights = {call: cells[-1].strip("`") for cells in rows for call in re.findall(r"[A-Z]\w+", cells[0])}
+    assert called - set(rights) == set()
+    (policy,) = (json.loads(text) for language, text in FENCE.findall(page) if language == "json")
+    allowed = {
+        action
+        for each in policy["Statement"]
+        for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])
+    }
+    assert allowed == set(rights.values())
 
 
 def anchors(page: Path) -> set[str]:

@@ -305,9 +305,9 @@ def test_a_retry_request_forgives_once():
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("sft", "raise spec.sft.pod.resources.limits.memory, or lower spec.sft.batchSize or maxLength"),
-        ("generate", "raise spec.generation.pod.resources.limits.memory, or lower spec.generation.tokenBudget"),
-        ("reflect", "raise spec.reflection.pod.resources.limits.memory, or lower spec.reflection.tokenBudget"),
+        ("prepare", "raise spec.prepare.pod.resources.limits.memory, or take fewer records (data.*.samples)"),
+        ("generate", "raise spec.generation.pod.resources.limits.memory, or lower generation.tokenBudget"),
+        ("reflect", "raise spec.reflection.pod.resources.limits.memory, or lower reflection.tokenBudget"),
     ],
 )
 def test_a_process_killed_for_memory_cannot_give_advice_so_the_planner_does(kind, message):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from ..contract.errors import StageError, Terminated, TransientError
+from ..contract.errors import MEMORY_LEVERS, StageError, Terminated, TransientError
 from ..contract.manifest import Report
 from ..contract.stage import StageSpec
 from ..store.base import disk_error
@@ -17,15 +17,6 @@ from .inputs import InputError
 from .report import one_line
 
 log = logging.getLogger(__name__)
-
-MEMORY_LEVERS = {
-    "prepare": "take fewer records (data.*.samples)",
-    "sft": "lower sft.batchSize (and raise sft.gradientAccumulation to match) or sft.maxLength",
-    "dpo": "lower dpo.batchSize (and raise dpo.gradientAccumulation to match) or dpo.maxLength",
-    "generate": "lower generation.tokenBudget",
-    "reflect": "lower reflection.tokenBudget",
-    "evaluate": "lower evaluation.tokenBudget",
-}
 
 
 def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report, int]:

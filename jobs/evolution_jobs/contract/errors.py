@@ -12,6 +12,16 @@ EXIT_PERMANENT = 65
 EXIT_TRANSIENT = 75
 EXIT_TERMINATED = 143
 
+MEMORY_LEVERS: dict[str, str] = {
+    "prepare": "take fewer records (data.*.samples)",
+    "sft": "lower sft.batchSize (and raise sft.gradientAccumulation to match) or sft.maxLength",
+    "dpo": "lower dpo.batchSize (and raise dpo.gradientAccumulation to match) or dpo.maxLength",
+    "generate": "lower generation.tokenBudget",
+    "reflect": "lower reflection.tokenBudget",
+    "evaluate": "lower evaluation.tokenBudget",
+}
+"""By kind of stage: what makes it need less memory."""
+
 FailureKind = Literal["permanent", "transient", "disruption", "out-of-memory"]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from evolution_jobs.contract.errors import MEMORY_LEVERS
+
 from ..api.spec import CHAMPION_METRICS, EvolutionRunSpec, Retry
 from ..api.status import IterationMetrics
 from .observed import Failure
@@ -43,11 +45,9 @@ def advice(kind: str, failure: Failure) -> str:
     """The failure's message for a user, with what to change where the process could not say it itself."""
     if failure.kind != "out-of-memory":
         return failure.message
-    block = BLOCKS[kind]
-    lever = "batchSize or maxLength" if kind in ("sft", "dpo") else "tokenBudget"
     return (
-        f"the process was killed, most likely for memory: raise spec.{block}.pod.resources.limits.memory, "
-        f"or lower spec.{block}.{lever}"
+        f"the process was killed, most likely for memory: raise spec.{BLOCKS[kind]}.pod.resources.limits.memory, "
+        f"or {MEMORY_LEVERS[kind]}"
     )
 
 

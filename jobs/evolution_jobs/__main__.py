@@ -56,6 +56,8 @@ def read_spec(kind: str, source: str | None) -> StageSpec:
 
 def main() -> int:
     """Run the stage that the command line names; the exit code says whether trying again may help."""
+    # A stage uses one GPU. Of several in sight the trainer would use all, each with a part of every batch.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("evolution_jobs").setLevel(logging.INFO)
     parser = _Parser(prog="python -m evolution_jobs", description=__doc__)

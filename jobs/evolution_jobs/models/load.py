@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
+from ..contract.stage import GPUS_VARIABLE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,8 +132,17 @@ def load_model(
 
 
 def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:
-    """Device and arithmetic: `auto` is bfloat16 on a GPU that has it, else float32."""
+    """Device and arithmetic: `auto` is bfloat16 on a GPU that has it, else float32.
+
+    Raises TransientError (`GpuMissing`) where the process was given a GPU and torch finds none: another node may do.
+    """
     gpu = torch.cuda.is_available()
+    if not gpu and os.environ.get(GPUS_VARIABLE, "0") != "0":
+        raise TransientError(
+            "GpuMissing",
+            f"the stage was given a GPU and torch finds none: the node's driver is too old for CUDA {torch.version.cuda}"
+            " or out of order; repair or exclude the node, or take the GPU out of the stage's resources",
+        )
     if precision == "auto":
         precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
     return torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_jobs.contract.settings import Storage
-from evolution_jobs.contract.stage import Shard
+from evolution_jobs.contract.stage import GPUS_VARIABLE, Shard
 
 from ..api.pod import PodSettings
 from ..api.spec import API_VERSION, KIND, EvolutionRunSpec
@@ -34,6 +35,9 @@ USER = 65532
 GRACE_SECONDS = 120
 NAME_LENGTH = 53
 """Longest Job name: with a shard's index and the Pod's random suffix it is still a DNS label of 63 characters."""
+
+GPU = re.compile(r"(^|[./])gpu$|^nvidia\.com/mig-")
+"""Extended resources that are GPUs: `nvidia.com/gpu`, `amd.com/gpu`, slices of one."""
 
 Object = dict[str, Any]
 
@@ -155,7 +159,7 @@ def _pod_spec(spec: EvolutionRunSpec, start: Start, pod: PodSettings, settings: 
     container = {
         **container_basics(pod, settings),
         "command": ["python", "-m", "evolution_jobs", start.spec.kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
-        "env": variables(credentials_env(spec.storage, spec.base_model.token_secret), pod),
+        "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_gpus_env(pod)], pod),
         "envFrom": _source_credentials(spec) if prepares else [],
         "volumeMounts": mounts,
     }
@@ -226,6 +230,18 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
     if token_secret:
         env.append(_from_secret("HF_TOKEN", token_secret))
     return env
+
+
+def _gpus_env(pod: PodSettings) -> list[Object]:
+    """What the stage is given, so that it fails rather than crawl on the CPU of a node whose driver is out of order."""
+    gpus = gpus_of(pod.resources.wire()) if pod.resources else 0
+    return [{"name": GPUS_VARIABLE, "value": str(gpus)}] if gpus else []
+
+
+def gpus_of(resources: Mapping[str, Any]) -> int:
+    """How many GPUs, or slices of one, a container's resources name."""
+    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+    return sum(int(amount) for name, amount in amounts.items() if GPU.search(name) and str(amount).isdecimal())
 
 
 def _from_secret(name: str, secret: str, optional: bool = False) -> Object:

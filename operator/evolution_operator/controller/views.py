@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from . import labels
-from .manifests import CONTAINER
-
-GPU = re.compile(r"(^|[./])gpu$|^nvidia\.com/mig-")
-"""Extended resources that are GPUs: `nvidia.com/gpu`, `amd.com/gpu`, slices of one."""
+from .manifests import CONTAINER, gpus_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
         meta=_meta(body),
         phase=status.get("phase") or "Pending",
         image=container.get("image") or "",
-        gpus=_gpus(container.get("resources") or {}),
+        gpus=gpus_of(container.get("resources") or {}),
         node=spec.get("nodeName"),
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         unschedulable=(scheduled.get("message") or "") if unschedulable else None,
@@ -160,11 +156,6 @@ def _meta(body: Mapping[str, Any]) -> Meta:
         owner=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         deleting=bool(metadata.get("deletionTimestamp")),
     )
-
-
-def _gpus(resources: Mapping[str, Any]) -> int:
-    limits = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-    return sum(_number(str(amount)) for name, amount in limits.items() if GPU.search(name))
 
 
 def _number(text: str | None) -> int:

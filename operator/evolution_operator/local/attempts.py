@@ -16,7 +16,7 @@ from ..api.status import StageProgress
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
 from .machine import Machine
-from .processes import StageProcess, WarmServer
+from .processes import ProcessServer, StageProcess
 
 
 class LocalAttempt:
@@ -68,12 +68,18 @@ class LocalAttempt:
         """The processes that run now."""
         return [process for process, _ in self._running.values()]
 
+    @property
+    def complaint(self) -> str | None:
+        """Key of the input that it found missing or corrupt, and whose manifest is withdrawn."""
+        stage = self._failure.corrupt if self._failure else None
+        return next((source.key for source in self.start.spec.inputs.values() if source.stage == stage), None)
+
     def log(self, shard: int = 0) -> Path:
         """Where the shard's standard error goes."""
         suffix = f"-{shard}" if self.start.shards > 1 else ""
         return self._directory / f"{self.stage}-{self.number}{suffix}.log"
 
-    def admit(self, server: WarmServer, machine: Machine, gpus: list[str]) -> None:
+    def admit(self, server: ProcessServer, machine: Machine, gpus: list[str]) -> None:
         """Start as many waiting shards as there is room for; takes the GPUs it uses off the list."""
         side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
         if self._started_at is None:

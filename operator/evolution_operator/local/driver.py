@@ -23,7 +23,7 @@ from ..planner.stages import build_graph
 from .attempts import LocalAttempt, clear, room
 from .lookup import Finished, look_up
 from .machine import Machine
-from .processes import WarmServer
+from .processes import ProcessServer, WarmServer
 
 GRACE_SECONDS = 60.0
 """How long stages have to save after Ctrl-C before they are ended."""
@@ -36,13 +36,21 @@ Watcher = Callable[[Plan], None]
 class Driver:
     """Drives one run with processes on this machine."""
 
-    def __init__(self, run: Run, store: Store, machine: Machine, directory: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        store: Store,
+        machine: Machine,
+        directory: Path,
+        tell: Callable[[str], None],
+        server: ProcessServer | None = None,
+    ) -> None:
         self._run = run
         self._store = store
         self._machine = machine
         self._directory = directory
         self._tell = tell
-        self._server = WarmServer()
+        self._server = server or WarmServer()
         self._attempts: dict[str, LocalAttempt] = {}
         self._ended: list[LocalAttempt] = []
         self._previous: RunStatus | None = None
@@ -50,22 +58,28 @@ class Driver:
 
     def drive(self, watch: Watcher) -> RunStatus:
         """Run until Complete, Failed or Suspended. Ctrl-C lets stages save, then raises KeyboardInterrupt."""
-        graph = build_graph(self._run.spec, dict(self._run.pins))
-        self._finished = look_up(self._store, graph, self._tell)
+        self.begin()
         try:
             while True:
-                status = self._step(watch)
+                status = self.step(watch)
                 if status.phase in ("Complete", "Failed", "Suspended") and not self._busy():
                     return status
                 self._wait()
         finally:
-            self._end_all()
+            self.end()
 
-    def _step(self, watch: Watcher) -> RunStatus:
+    def begin(self) -> None:
+        """Find what is finished already."""
+        graph = build_graph(self._run.spec, dict(self._run.pins))
+        self._finished = look_up(self._store, graph, self._tell)
+
+    def step(self, watch: Watcher) -> RunStatus:
         """Plan and carry out until nothing more is to be done at this moment."""
         while True:
-            for attempt in self._attempts.values():
+            for attempt in (*self._attempts.values(), *self._ended):
                 attempt.poll()
+            self._ended = [attempt for attempt in self._ended if attempt.processes]
+            self._finished = self._finished.without({attempt.complaint for attempt in self._attempts.values()})
             decided = plan(self._run, self._observe(), datetime.now(UTC))
             self._previous = decided.status
             watch(decided)
@@ -104,14 +118,11 @@ class Driver:
         return any(attempt.processes for attempt in (*self._attempts.values(), *self._ended))
 
     def _wait(self) -> None:
-        """Sleep until a process says something or ends, at most for a glance."""
-        for attempt in self._ended:
-            attempt.poll()
-        self._ended = [attempt for attempt in self._ended if attempt.processes]
+        """Sleep until a process ends, at most for a glance."""
         processes = [p for a in (*self._attempts.values(), *self._ended) for p in a.processes]
         wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS)
 
-    def _end_all(self) -> None:
+    def end(self) -> None:
         """Let what still runs save and stop, then end it."""
         attempts = [*self._attempts.values(), *self._ended]
         for attempt in attempts:

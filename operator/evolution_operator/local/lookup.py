@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
@@ -27,6 +27,10 @@ class Finished:
             key: Published(metrics=manifest.metrics, seconds=manifest.seconds, digest=main_digest(manifest))
             for key, manifest in self.manifests.items()
         }
+
+    def without(self, keys: Set[str | None]) -> Finished:
+        """What is finished but for these keys, which were withdrawn since."""
+        return replace(self, manifests={key: found for key, found in self.manifests.items() if key not in keys})
 
 
 def main_digest(manifest: Manifest) -> str | None:

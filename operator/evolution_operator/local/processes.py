@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
@@ -97,6 +97,16 @@ class StageProcess:
         """Release its descriptors once it has ended."""
         self.read()
         self._channel.close()
+
+
+class ProcessServer(Protocol):
+    """What starts stage processes."""
+
+    def start(
+        self, spec: StageSpec, log: Path, report: Path, environment: Mapping[str, str], threads: int
+    ) -> StageProcess:
+        """Start a process for this stage; `environment` is added to its own."""
+        ...
 
 
 class WarmServer:

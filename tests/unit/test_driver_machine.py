@@ -1,0 +1,273 @@
+"""The local driver over a real store, in a world that kills its stages, spoils its files and kills the driver itself.
+
+Driver, attempts, look-up, planner, runner and store are the real ones. Played are the processes alone: each ends when,
+and as, the history says. What a stage computes is a line of text.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from evolution_jobs.contract.errors import PermanentError, Terminated, TransientError
+from evolution_jobs.contract.keys import attempt_prefix, manifest_path
+from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.store.file import FileStore
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.local.attempts import clear
+from evolution_operator.local.driver import Driver
+from evolution_operator.local.machine import Machine
+from evolution_operator.planner.observed import Run
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.histories import Memory, check_inputs, check_rivals, histories
+from tests.played_stages import Server, raising
+
+MACHINES = [Machine(1), Machine(4), Machine(4, ("0",)), Machine(4, ("0", "1", "2"))]
+
+
+class Driving(RuleBasedStateMachine):
+    @initialize(machine=st.sampled_from(MACHINES), shards=st.sampled_from([1, 2]))
+    def begin(self, machine, shards):
+        self.directory = Path(tempfile.mkdtemp())
+        self.store = FileStore(self.directory / "store")
+        self.spec = {
+            "baseModel": {"uri": "hf://owner/model"},
+            "storage": {"uri": self.store.uri},
+            "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
+            "iterations": 1,
+            "generation": {"shards": shards},
+            "retry": {"maxAttempts": 3, "backoffSeconds": 0},
+        }
+        self.machine = machine
+        self.edition, self.life = 0, 0
+        self.zombies = []
+        self.spoiled = set()
+        """Keys of published stages whose files were spoiled, until they are made again."""
+        self.live()
+
+    def live(self):
+        """A driver starts; it knows nothing but the store."""
+        self.life += 1
+        self.memory = Memory()
+        self.server = Server(self.check_start)
+        self.driver = Driver(
+            Run(
+                RunRef(namespace="default", name="first", uid="uid"),
+                EvolutionRunSpec.model_validate(self.spec),
+                attempt_prefix=f"life{self.life}",
+                pins={"source": str(self.edition)},
+            ),
+            self.store,
+            self.machine,
+            self.directory,
+            lambda _: None,
+            self.server,
+        )
+        clear(self.directory)
+        self.driver.begin()
+        self.spoiled -= {key for key in self.spoiled if not self.published(key)}
+
+    def published(self, key):
+        return self.store.size(manifest_path(key)) is not None
+
+    # ---- what holds
+
+    def check_start(self, process):
+        spec = process.spec
+        self.memory.start(spec, int(spec.attempt.rpartition("-")[2]))
+        known = {
+            other.complaint
+            for other in self.server.processes
+            if not other.told and not any(p.spec.attempt == other.spec.attempt for p in self.fellows(other))
+        }
+        unknown = self.spoiled - known
+        keys = {source.key for source in spec.inputs.values()}
+        check_inputs(spec, {key for key in keys if self.published(key)} | unknown, spec.stage)
+        writers = [process, *self.server.alive()]
+        check_rivals((p.spec.stage, p.spec.key, p.spec.attempt) for p in writers)
+        if process.gpu is not None:
+            assert process.gpu not in [other.gpu for other in self.server.alive()], "two processes on one GPU"
+        if not self.machine.gpus:
+            assert {(p.spec.stage, p.spec.attempt) for p in self.server.alive()} <= {(spec.stage, spec.attempt)}
+
+    def fellows(self, process):
+        """Processes of the same attempt that are alive."""
+        return [
+            p
+            for p in self.server.alive()
+            if (p.spec.stage, p.spec.attempt) == (process.spec.stage, process.spec.attempt)
+        ]
+
+    def watch(self, decided):
+        self.plans += 1
+        assert self.plans < 20, "it plans without end"
+        self.memory.write(decided.status)
+        for event in decided.events:
+            self.memory.tell(event)
+
+    # ---- the driver
+
+    @rule()
+    def step(self):
+        self.plans = 0
+        self.status = self.driver.step(self.watch)
+
+    @rule(amid=st.booleans(), edit=st.sampled_from([None, None, "beta", "iterations", "source", "suspend"]))
+    def kill_the_driver(self, amid, edit):
+        """Its processes end with it, though not at once."""
+        if amid:
+            self.step()
+        self.zombies += self.server.alive()
+        if edit == "beta":
+            self.spec["dpo"] = {"beta": 0.2 if "dpo" not in self.spec else 0.1}
+        elif edit == "iterations":
+            self.spec["iterations"] = min(2, self.spec["iterations"] + 1)
+        elif edit == "source":
+            self.edition += 1
+        self.spec["suspend"] = edit == "suspend"
+        self.live()
+
+    @rule()
+    def interrupt_the_driver(self):
+        self.driver.end()
+        assert not self.server.alive()
+        self.live()
+
+    # ---- processes
+
+    def pick(self, index):
+        alive = self.server.alive()
+        return alive[index % len(alive)] if alive else None
+
+    def end(self, process, **how):
+        process.work(**how)
+        if self.published(process.spec.key) and process.exitcode == 0:
+            self.spoiled.discard(process.spec.key)
+
+    @rule(index=st.integers(0, 5))
+    def finish(self, index):
+        if process := self.pick(index):
+            self.end(process)
+
+    @rule(rounds=st.integers(1, 4))
+    def work(self, rounds):
+        """All is well for a while, so that the run gets somewhere."""
+        for _ in range(rounds):
+            self.step()
+            for process in self.server.alive():
+                self.end(process)
+        self.step()
+
+    @rule(index=st.integers(0, 5))
+    def finish_and_die_before_it_is_told(self, index):
+        if process := self.pick(index):
+            self.end(process, code=-9)
+
+    @rule(index=st.integers(0, 5), signal=st.sampled_from([-9, -11, -15]))
+    def kill(self, index, signal):
+        if process := self.pick(index):
+            process.end(signal)
+
+    @rule(index=st.integers(0, 5), error=st.sampled_from([PermanentError, TransientError, MemoryError]))
+    def fail(self, index, error):
+        if process := self.pick(index):
+            how = error() if error is MemoryError else error("Reason", "message")
+            self.end(process, stages=raising(how))
+
+    @precondition(lambda self: any(process.told for process in self.server.alive()))
+    @rule()
+    def those_told_to_stop_do(self):
+        for process in self.server.alive():
+            if process.told:
+                self.end(process, stages=raising(Terminated()))
+
+    @precondition(lambda self: self.zombies)
+    @rule(publishes=st.booleans())
+    def a_process_of_a_dead_driver_ends(self, publishes):
+        zombie = self.zombies.pop()
+        if not publishes:
+            zombie.end(137)
+            return
+        before = {path: path.read_bytes() for path in self.store.root.glob("stages/*/manifest.json")}
+        self.end(zombie, code=137)
+        after = {path: path.read_bytes() for path in before if path.exists()}
+        assert after.items() <= before.items(), "a zombie overwrites a result"
+
+    # ---- files
+
+    @rule(index=st.integers(0, 20), how=st.sampled_from(["remove", "garble", "file", "manifest"]))
+    def spoil(self, index, how):
+        manifests = sorted(self.store.root.glob("stages/*/manifest.json"))
+        if not manifests:
+            return
+        path = manifests[index % len(manifests)]
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except ValueError:
+            return
+        files = sorted((self.store.root / attempt_prefix(manifest.key, manifest.attempt)).rglob("*.jsonl"))
+        self.spoiled.add(manifest.key)
+        if how == "manifest":
+            path.write_text("{")
+        elif how == "remove" or not files:
+            path.unlink()
+        elif how == "file":
+            files[0].unlink(missing_ok=True)
+        else:
+            files[0].write_bytes(files[0].read_bytes()[::-1])
+
+    # ---- what must come of it
+
+    def teardown(self):
+        """Once the world does no more harm, the run ends Complete, and stays so."""
+        if not hasattr(self, "driver"):
+            return
+        try:
+            self.come_to_an_end()
+        finally:
+            shutil.rmtree(self.directory)
+
+    def come_to_an_end(self):
+        self.spec["suspend"] = False
+        for _ in range(5):
+            self.drive()
+            if self.status.phase == "Complete" and not self.spoiled:
+                break
+            for process in self.server.alive():
+                process.end(-9)
+            self.live()
+        assert self.status.phase == "Complete", self.status
+        self.is_at_rest()
+        self.live()
+        self.is_at_rest()
+        assert not self.server.processes, "a finished run is run again"
+        figures = [entry.iteration for entry in self.status.metrics]
+        assert figures == list(range(self.spec["iterations"] + 1))
+        assert self.status.champion == self.spec["iterations"]
+
+    def drive(self):
+        """As `Driver.drive` does, where every process succeeds."""
+        for _ in range(40):
+            self.step()
+            alive = self.server.alive()
+            if self.status.phase in ("Complete", "Failed", "Suspended") and not alive:
+                return
+            for process in alive:
+                self.end(process)
+        raise AssertionError(f"it comes to no end: {self.status}")
+
+    def is_at_rest(self):
+        before = {path: path.stat().st_mtime_ns for path in self.store.root.rglob("*")}
+        self.step()
+        status = self.memory.status
+        self.step()
+        assert self.status == status
+        assert status.phase == "Complete"
+        assert self.plans == 1, "a finished run is a fixed point"
+        assert before == {path: path.stat().st_mtime_ns for path in self.store.root.rglob("*")}
+
+
+TestDriving = Driving.TestCase
+TestDriving.settings = histories(25)

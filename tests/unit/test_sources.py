@@ -59,7 +59,24 @@ def test_a_file_that_is_not_as_named_is_refused(tmp_path: Path) -> None:
     other = refusal(source(path.as_uri(), sha256="0" * 64), tmp_path)
     assert (other.reason, type(other)) == ("ChecksumMismatch", PermanentError)
     assert DIGEST in str(other)
-    assert refusal(source("file://relative.jsonl"), tmp_path).reason == "DataInvalid"
+    for uri in ("file://relative.jsonl", "file://[x", "file:///a%00b"):
+        assert refusal(source(uri), tmp_path).reason == "DataInvalid"
+
+
+def test_a_file_name_may_hold_what_has_a_meaning_in_a_url(tmp_path: Path) -> None:
+    path = tmp_path / "what? #1.jsonl"
+    path.write_bytes(CONTENT)
+    assert fetch(source(f"file://{path}"), "data.seed[0]", FILES, tmp_path).name == path.name
+    assert fetch(source(path.as_uri()), "data.seed[0]", FILES, tmp_path).name == path.name
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_an_address_in_s3_that_names_no_object_is_refused(tmp_path: Path) -> None:
+    for uri in ("s3://bucket", "s3://bucket/"):
+        assert "names no object" in str(refusal(source(uri), tmp_path))
+    assert refusal(source("s3://[x/y"), tmp_path).reason == "StorageInvalid"
+    wrong = refusal(source("s3://bucket/key", endpoint="http://[::1"), tmp_path)
+    assert "data.test[1].endpoint" in str(wrong)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -22,6 +22,7 @@ from evolution_jobs.contract.settings import Storage
 from evolution_jobs.store.base import CorruptObjectError, MissingObjectError, Store, disk_error
 from evolution_jobs.store.file import PRIVATE, FileStore
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.s3 import client_config
 from evolution_jobs.store.s3_errors import shown_endpoint
 
 from tests.storage import ACCESS_KEY, SECRET_KEY, find_minio, free_port, make_bucket, minio_server, s3_storage
@@ -223,7 +224,7 @@ def test_only_small_documents_are_read_whole(store: Store) -> None:
 # Opening.
 
 
-@pytest.mark.parametrize("uri", ["file://relative/path", "s3:///no-bucket", "file://"])
+@pytest.mark.parametrize("uri", ["file://relative/path", "s3:///no-bucket", "file://", "file:///a%00b", "file://[x"])
 def test_a_storage_uri_that_names_no_place_is_refused(uri: str) -> None:
     with pytest.raises(PermanentError, match=r"file:///|absolute"):
         open_store(Storage.model_construct(uri=uri, endpoint=None, region=None))
@@ -382,7 +383,14 @@ def answering_server(status: int, body: bytes, length: int | None = None) -> Ite
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """An endpoint whose requests the handler answers."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -472,6 +480,44 @@ def test_something_that_is_no_s3_is_said() -> None:
             with pytest.raises(PermanentError, match="S3 service") as caught:
                 act()
             assert caught.value.reason == "StorageInvalid"
+
+
+@pytest.mark.parametrize("header", [("Location", "/elsewhere"), ("X-Some", "thing")])
+@pytest.mark.usefixtures("s3_environment", "impatient")
+def test_a_redirect_and_a_web_page_are_said(header: tuple[str, str]) -> None:
+    """A redirect to https is followed by botocore for ever; a web page has no ETag."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(301 if header[0] == "Location" else 200)
+            self.send_header(*header)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as endpoint:
+        with pytest.raises(PermanentError, match="redirects or is no S3 service") as caught:
+            open_store(Storage(uri="s3://some-bucket", endpoint=endpoint)).read("a")
+        assert caught.value.reason == "StorageInvalid"
+        assert endpoint in str(caught.value)
+
+
+def test_a_silent_endpoint_is_given_up_on_in_about_a_minute() -> None:
+    options = vars(client_config(None))
+    assert options["retries"]["total_max_attempts"] * max(options["read_timeout"], options["connect_timeout"]) <= 60
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://user:secret@a b:xx/"])
+@pytest.mark.usefixtures("s3_environment")
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    with pytest.raises(PermanentError, match=r"storage\.endpoint") as caught:
+        open_store(Storage(uri="s3://some-bucket", endpoint=endpoint))
+    assert caught.value.reason == "StorageInvalid"
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("s3_environment", "impatient")

@@ -72,6 +72,8 @@ def _download(source: Source, field: str, storage: Storage, directory: Path) -> 
     if not path.exists():
         with blamed_on(field):
             store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+            if not key:
+                raise PermanentError("DataInvalid", f"{source.uri} names no object: write s3://bucket/key")
             store.get_file(key, path)
     return path
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..contract.credentials import credential_prefix
 from ..contract.errors import PermanentError, StageError, TransientError
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 
 def local_path(uri: str, field: str) -> Path:
-    """The path of a `file:///path` URI. Raises PermanentError `DataInvalid` where it is not absolute."""
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
+    """The path of a `file:///path` URI. Raises PermanentError `DataInvalid` where it is not absolute or no path."""
+    # Not by urlsplit: people write # and ? as they stand in file names.
+    host, slash, rest = uri.removeprefix("file://").partition("/")
+    if host not in ("", "localhost") or not slash:
         raise PermanentError("DataInvalid", f"{field}.uri: {uri} is not absolute: write file:///absolute/path")
-    return Path(unquote(parts.path))
+    path = unquote(f"/{rest}")
+    if "\0" in path:
+        raise PermanentError("DataInvalid", f"{field}.uri: {uri} is no path: remove the %00")
+    return Path(path)
 
 
 def credential(secret: str | None, name: str) -> str | None:
@@ -41,8 +45,8 @@ def open_bucket(uri: str, storage: Storage, endpoint: str | None, secret: str | 
 
     from .s3 import S3Store, client_config
 
-    parts = urlsplit(uri)
-    store = S3Store(parts.netloc, "", endpoint or storage.endpoint, storage.region)
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    store = S3Store(bucket, "", endpoint or storage.endpoint, storage.region)
     if access_key := credential(secret, "AWS_ACCESS_KEY_ID"):
         session = boto3.Session(
             aws_access_key_id=access_key,
@@ -51,7 +55,7 @@ def open_bucket(uri: str, storage: Storage, endpoint: str | None, secret: str | 
             region_name=store.client.meta.region_name,
         )
         store.client = session.client("s3", endpoint_url=store.endpoint, config=client_config(store.endpoint))
-    return store, parts.path.strip("/")
+    return store, key.strip("/")
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
-
 from ..contract.errors import PermanentError
 from ..contract.settings import Storage
 from .base import Store
+from .external import local_path
 
 
 def open_store(storage: Storage) -> Store:
@@ -15,18 +13,18 @@ def open_store(storage: Storage) -> Store:
 
     Raises PermanentError `StorageInvalid` where the URI is neither.
     """
-    uri = urlsplit(storage.uri)
-    if uri.scheme == "file":
-        if uri.netloc not in ("", "localhost"):
-            raise PermanentError(
-                "StorageInvalid", f"storage.uri {storage.uri}: a directory is written as file:///absolute/path"
-            )
+    scheme, _, place = storage.uri.partition("://")
+    if scheme == "file":
         from .file import FileStore
 
-        return FileStore(Path(unquote(uri.path)))
-    if uri.scheme == "s3" and uri.netloc:
+        try:
+            return FileStore(local_path(storage.uri, "storage"))
+        except PermanentError as error:
+            raise PermanentError("StorageInvalid", str(error)) from error
+    bucket, _, prefix = place.partition("/")
+    if scheme == "s3" and bucket:
         # botocore takes 0.3 s to import; a run on files does not pay for it.
         from .s3 import S3Store
 
-        return S3Store(uri.netloc, uri.path.strip("/"), storage.endpoint, storage.region)
+        return S3Store(bucket, prefix.strip("/"), storage.endpoint, storage.region)
     raise PermanentError("StorageInvalid", f"storage.uri {storage.uri}: use file:///directory or s3://bucket/prefix")

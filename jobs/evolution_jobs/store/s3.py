@@ -28,7 +28,7 @@ from .base import (
     disk_error,
     file_sha256,
 )
-from .s3_errors import explain
+from .s3_errors import explain, no_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -48,10 +48,10 @@ TRANSFER = TransferConfig(
 
 
 def client_config(endpoint: str | None) -> Config:
-    """Bounded waiting: a refused or silent endpoint is given up on in well under a minute."""
+    """Bounded waiting: a refused endpoint is given up on within seconds, a silent one in about a minute."""
     return Config(
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=15,
         retries={"mode": "standard", "total_max_attempts": 4},
         # An endpoint of one's own seldom has a DNS name a bucket.
         s3={"addressing_style": "path" if endpoint else "auto"},
@@ -74,12 +74,18 @@ class S3Store(Store):
         self.endpoint = own
         with self._explained("opening"):
             session = boto3.Session()
-            self.client: S3Client = session.client(
-                "s3",
-                endpoint_url=own,
-                region_name=region or session.region_name or "us-east-1",
-                config=client_config(own),
-            )
+            try:
+                self.client: S3Client = session.client(
+                    "s3",
+                    endpoint_url=own,
+                    region_name=region or session.region_name or "us-east-1",
+                    config=client_config(own),
+                )
+            except ValueError as error:
+                # The value is not repeated: it may hold a password.
+                raise PermanentError(
+                    "StorageInvalid", "storage.endpoint is no URL that can be used: write http://host:port"
+                ) from error
 
     def put_file(self, local: Path, location: str) -> None:
         key = self._key(location)
@@ -198,8 +204,12 @@ class S3Store(Store):
     @contextmanager
     def _explained(self, action: str, location: str = "") -> Iterator[None]:
         """Turn what botocore raises into one line for the user."""
+        what = f"{action} {self.uri}/{location}".rstrip("/")
         try:
             yield
         except (BotoCoreError, ClientError, RetriesExceededError) as error:
             cause: BaseException = error.last_exception if isinstance(error, RetriesExceededError) else error
-            raise explain(cause, f"{action} {self.uri}/{location}".rstrip("/"), self.bucket, self.endpoint) from error
+            raise explain(cause, what, self.bucket, self.endpoint) from error
+        except (KeyError, RecursionError) as error:
+            # An answer without length or tag; a redirect (to https, say), which botocore follows for ever.
+            raise no_s3(what, self.bucket, self.endpoint) from error

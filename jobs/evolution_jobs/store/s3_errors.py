@@ -82,6 +82,15 @@ def explain(error: BaseException, action: str, bucket: str, endpoint: str | None
     )
 
 
+def no_s3(action: str, bucket: str, endpoint: str | None) -> StageError:
+    """The error to raise where an answer is none that S3 gives."""
+    return PermanentError(
+        "StorageInvalid",
+        f"{action}: what answers for bucket {bucket} at {shown_endpoint(endpoint)} redirects or is no S3 service: "
+        "check storage.endpoint, its port, and whether it must begin with https://",
+    )
+
+
 def shown_endpoint(endpoint: str | None) -> str:
     """The endpoint as messages show it, without user and password."""
     if endpoint is None:

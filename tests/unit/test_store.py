@@ -494,7 +494,7 @@ def test_a_redirect_and_a_web_page_are_said(header: tuple[str, str]) -> None:
             self.end_headers()
             self.wfile.write(b"<html>")
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass

@@ -172,6 +172,16 @@ class S3Store(Store):
                     return None
                 raise
 
+    def tag(self, location: str) -> str | None:
+        """The tag of what is stored, or None where nothing lies there: another content has another."""
+        with self._explained("reading", location):
+            try:
+                return self.client.head_object(Bucket=self.bucket, Key=self._key(location))["ETag"]
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                    return None
+                raise
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self._explained("listing", prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from evolution_jobs.contract.errors import StageError
+from evolution_jobs.contract.errors import StageError, TransientError
 from rich.console import Console
 
 from ..api.validation import ManifestError, load_run
@@ -65,6 +65,12 @@ def run(file: File, storage: StorageOption = None, output: OutputOption = Output
                 display.tell(f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}")
                 driver = Driver(wanted, store, Machine.here(), directory, display.tell)
                 status = driver.drive(display.watch)
+        except OSError as error:
+            # Stages say themselves what fails in the store: this is the driver's own directory.
+            words = error.strerror or str(error)
+            raise TransientError(
+                "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
+            ) from error
         except KeyboardInterrupt:
             console.print("Stopped; what is finished is kept. Run the same command to go on.", highlight=False)
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from evolution_jobs.contract.errors import StageError
+from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
 from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.store.external import local_path, open_bucket
+from pydantic import ValidationError
 
+from ..api.document import Fault
+from ..api.messages import explain
 from ..api.spec import EvolutionRun, EvolutionRunSpec
-from ..api.validation import load_run, resolve_paths
+from ..api.validation import ManifestError, load_run, resolve_paths
 from ..planner.observed import Run
 from .driver import attempt_prefix
 
@@ -23,39 +28,57 @@ def local_run(path: Path, storage: str | None = None) -> Run:
         manifest = _stored_at(manifest, storage)
     manifest = resolve_paths(manifest, path.resolve().parent)
     metadata = manifest.metadata
+    uid = f"local:{metadata.namespace}/{metadata.name}"
     return Run(
-        ref=RunRef(namespace=metadata.namespace, name=metadata.name, uid=f"local:{metadata.namespace}/{metadata.name}"),
+        ref=RunRef(namespace=metadata.namespace, name=metadata.name, uid=uid),
         spec=manifest.spec,
         attempt_prefix=attempt_prefix(),
-        pins=pins(manifest.spec),
+        pins=pins(manifest.spec, uid),
     )
 
 
-def pins(spec: EvolutionRunSpec) -> dict[str, str]:
-    """Size and time of every local source: one that changed makes prepare look again, one that did not does not."""
-    sources = [*spec.data.seed, *spec.data.replay, *spec.data.contexts, *spec.data.test]
-    uris = [spec.base_model.uri, *(source.uri for source in sources)]
+def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
+    """What tells that a source has changed: size and time of local files, the tag of an object in S3.
+
+    One that changed makes prepare look again, one that did not does not. Where a source cannot be told so, each run
+    (`uid`) looks for itself, once.
+    """
+    data = spec.data
+    places: list[BaseModelSource | Source] = [spec.base_model, *data.seed, *data.replay, *data.contexts, *data.test]
     found = {}
-    for uri in uris:
-        if not uri.startswith("file://"):
-            continue
-        path = Path(unquote(urlsplit(uri).path))
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for place in places:
         try:
-            stamps = [(entry.stat().st_size, entry.stat().st_mtime_ns) for entry in files]
-        except OSError:
-            # prepare names a missing file better than a pin could.
+            if place.uri.startswith("file://"):
+                found[place.uri] = _stamp(local_path(place.uri, "source"))
+                continue
+            if place.uri.startswith("s3://") and isinstance(place, Source):
+                found[place.uri] = _tag(place, spec.storage)
+        except (OSError, StageError):
+            # prepare names what is wrong better than a pin could.
             continue
-        found[uri] = "-".join(f"{size}:{mtime}" for size, mtime in stamps)
+        if not place.uri.startswith("package://"):
+            found["run"] = uid
     return found
 
 
+def _stamp(path: Path) -> str:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    stats = [(file.relative_to(path).as_posix(), file.stat()) for file in files]
+    return "-".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
+
+
+def _tag(source: Source, storage: Storage) -> str:
+    store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+    return store.tag(key) or ""
+
+
 def _stored_at(manifest: EvolutionRun, storage: str) -> EvolutionRun:
-    uri = storage if "://" in storage else f"file://{Path(storage).resolve()}"
-    if uri.startswith("file://") and not uri.startswith("file:///"):
-        uri = f"file://{Path(uri.removeprefix('file://')).resolve()}"
-    document = manifest.spec.storage.wire() | {"uri": uri}
-    if uri.startswith("file://"):
-        document = {"uri": uri}
-    place = type(manifest.spec.storage).model_validate(document)
+    uri = storage if "://" in storage or not storage else Path(storage).absolute().as_uri()
+    if uri.startswith("file://") and not uri.startswith(("file:///", "file://localhost/")):
+        uri = f"{Path.cwd().as_uri()}/{uri.removeprefix('file://')}"
+    document = {"uri": uri} if uri.startswith("file://") else manifest.spec.storage.wire() | {"uri": uri}
+    try:
+        place = Storage.model_validate(document)
+    except ValidationError as error:
+        raise ManifestError("--storage", [Fault("--storage", explain(error.errors(include_url=False)[:1]))]) from None
     return manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"storage": place})})

@@ -100,12 +100,18 @@ def test_chat_messages_without_their_system_turns() -> None:
             {"role": "system", "content": "Be kind."},
             {"role": "user", "content": "I am sad."},
             {"role": "assistant", "content": "Why?"},
-            {"role": "system", "content": "Be brief."},
+            {"role": "developer", "content": "Be brief."},
         ]
     }
     reading = read_dialogue(record, source("messages"))
     assert brief(reading.turns) == [("seeker", "I am sad.", None), ("supporter", "Why?", None)]
     assert reading.system == 2
+
+
+def test_chat_messages_in_text_parts() -> None:
+    parts = [{"type": "text", "text": "I am"}, {"type": "text", "text": "sad."}]
+    record = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Why?"}]}
+    assert brief(read_dialogue(record, source("messages")).turns)[0] == ("seeker", "I am sad.", None)
 
 
 def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
@@ -136,6 +142,11 @@ def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
         ("extes", {}, ["content is missing"]),
         ("messages", {"messages": [{"role": "tool", "content": "x"}]}, ["turn 1", "'tool'", "user, assistant"]),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ["is a list, not text"]),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}]},
+            ["is a list, not text"],
+        ),
         ("messages", {}, ["messages is missing"]),
         ("mapping", {"meta": {}}, ["mapping.turns 'meta.turns' is not there"]),
         ("mapping", {"meta": {"turns": [{"who": 2, "said": {"text": "x"}}]}}, ["mapping.speaker 'who' holds '2'"]),
@@ -157,6 +168,7 @@ def test_alpaca_samples() -> None:
     assert with_input.prompt == "Add.\n\n1, 2"
     assert with_input.id != plain.id
     assert read_instruction({"instruction": "Say hi.", "output": "Hi."}) == plain
+    assert read_instruction({"instruction": "Say hi.", "input": None, "output": "Hi."}) == plain
 
 
 @pytest.mark.parametrize(
@@ -165,7 +177,8 @@ def test_alpaca_samples() -> None:
         ({"instruction": "x"}, "output is missing"),
         ({"output": "x"}, "instruction is missing"),
         ({"instruction": "x", "output": 3}, "output is a number"),
-        ({"instruction": "x", "input": None, "output": "y"}, "input is null"),
+        ({"instruction": "x", "input": 7, "output": "y"}, "input is a number"),
+        ({"instruction": "x", "output": None}, "output is missing"),
         ("x", "text, not an object"),
     ],
 )

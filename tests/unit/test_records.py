@@ -1,5 +1,6 @@
 """Records of JSON and JSON Lines: every fault has its place, and a large file is read in pieces."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -144,3 +145,13 @@ def test_a_list_that_is_cut_off_anywhere_is_refused(
     path.write_bytes(text[: data.draw(st.integers(1, len(text) - 1))])
     with pytest.raises(PermanentError, match=r"cut off|not UTF-8|not JSON"):
         list(read_records(path, "x"))
+
+
+@pytest.mark.parametrize("root", [None, "rows"])
+@pytest.mark.parametrize(
+    ("content", "kind"), [(gzip.compress(b"{}"), "gzip"), (b"PK\x03\x04rest", "zip"), (b"PAR1rest", "Parquet")]
+)
+def test_a_packed_file_is_refused_by_what_it_is(path: Path, content: bytes, kind: str, root: str | None) -> None:
+    message = refusal(path, content, root)
+    assert kind in message
+    assert "unpack or convert it" in message

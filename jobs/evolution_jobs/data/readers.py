@@ -23,7 +23,7 @@ class Reading(NamedTuple):
 
     turns: list[Turn]
     system: int = 0
-    """Turns of the chat's system role, which are left out."""
+    """Turns of the chat's system role (`system`, or `developer` as newer chats call it), which are left out."""
 
 
 def read_dialogue(value: Any, source: Source) -> Reading:
@@ -48,7 +48,9 @@ def read_instruction(value: Any) -> Instruction:
     """
     if not isinstance(value, dict):
         raise BadRow(f"the record is {_kind(value)}, not an object")
-    instruction, context, response = (_text(value.get(key, ""), key) for key in ("instruction", "input", "output"))
+    # Tables hold null where there is no input.
+    fields = {key: "" if value.get(key) is None else value[key] for key in ("instruction", "input", "output")}
+    instruction, context, response = (_text(text, key) for key, text in fields.items())
     for key, text in (("instruction", instruction), ("output", response)):
         if not text.strip():
             raise BadRow(f"{key} is missing or empty")
@@ -105,8 +107,21 @@ def _chat(record: dict[str, Any]) -> Reading:
     messages = record.get("messages")
     if not isinstance(messages, list):
         raise BadRow("messages is missing or no list")
-    spoken = [turn for turn in messages if not (isinstance(turn, dict) and turn.get("role") == "system")]
-    return Reading(_mapped({"messages": spoken}, CHAT, "layout messages: "), len(messages) - len(spoken))
+    spoken = [turn for turn in messages if not (isinstance(turn, dict) and turn.get("role") in ("system", "developer"))]
+    plain = [turn | {"content": _joined(turn["content"])} if _has_parts(turn) else turn for turn in spoken]
+    return Reading(_mapped({"messages": plain}, CHAT, "layout messages: "), len(messages) - len(spoken))
+
+
+def _has_parts(turn: Any) -> bool:
+    """Whether a message's content is a list of text parts, as in chats that may hold images too."""
+    parts = turn.get("content") if isinstance(turn, dict) else None
+    return isinstance(parts, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
+    )
+
+
+def _joined(parts: list[dict[str, Any]]) -> str:
+    return " ".join(part["text"] for part in parts)
 
 
 def _keyed_turns(record: dict[str, Any]) -> Iterator[Turn]:

@@ -13,6 +13,15 @@ from typing import Any
 from ..contract.errors import PermanentError
 
 CHUNK = 1 << 20
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"PAR1": "Parquet",
+}
+"""How files begin that data sets come in and that are neither JSON nor JSON Lines."""
 _SPACE = " \t\n\r"
 
 
@@ -33,11 +42,15 @@ def read_records(path: Path, name: str, root: str | None = None) -> Iterator[Rec
     streamed. A line that cannot be read becomes a Record with an error, because the next one can be.
 
     Raises PermanentError (`DataMalformed`) with line or byte offset where nothing after the fault can be read: a JSON
-    list that is broken, cut off or not UTF-8, or no list at `root`.
+    list that is broken, cut off or not UTF-8, a compressed file, or no list at `root`.
     """
+    with path.open("rb") as file:
+        head = file.read(CHUNK)
+    if packed := next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None):
+        raise malformed(name, f"is {packed}, not JSON or JSON Lines: unpack or convert it first")
     if root is not None:
         return _records_below(path, name, root)
-    if _opens_list(path):
+    if head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
         return _list_records(path, name)
     return _line_records(path)
 
@@ -52,12 +65,6 @@ def parse(text: str) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
-
-
-def _opens_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(CHUNK)
-    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
 def _line_records(path: Path) -> Iterator[Record]:

@@ -70,7 +70,7 @@ class Process:
     told: bool = False
     """Whether it was asked to stop."""
     complaint: str | None = None
-    """Key of the input that it found missing or corrupt."""
+    """Key of the input that it said is missing or corrupt."""
 
     def terminate(self) -> None:
         """Ask it to stop; it takes its time."""
@@ -97,10 +97,11 @@ class Process:
             exit_code = run_stage(self.spec, stages)
         with contextlib.suppress(BrokenPipeError):  # its driver is dead
             self.channel.sendall(words.getvalue().encode())
-        corrupt = Report.model_validate_json(words.getvalue().splitlines()[-1]).corrupt
-        self.complaint = next((i.key for i in self.spec.inputs.values() if i.stage == corrupt), None)
         if code is not None:
             self.report.unlink(missing_ok=True)
+        else:
+            corrupt = Report.model_validate_json(words.getvalue().splitlines()[-1]).corrupt
+            self.complaint = next((i.key for i in self.spec.inputs.values() if i.stage == corrupt), None)
         self.end(exit_code if code is None else code)
 
 

@@ -33,6 +33,8 @@ class Seen:
     run: Mapping[str, Any] | None
     jobs: tuple[JobView, ...]
     pods: tuple[PodView, ...]
+    lost: int = 0
+    """Jobs so far that went before they had ended: Pods of theirs may be alive of which nothing was told yet."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,14 @@ class Cache:
     def __init__(self) -> None:
         self._lock = Lock()
         self._runs: dict[RunKey, Mapping[str, Any]] = {}
+        self._lost: dict[RunKey, int] = {}
         self._jobs: _Objects[JobView] = _Objects()
         self._pods: _Objects[PodView] = _Objects()
 
     def seen(self, key: RunKey) -> Seen:
         """What is known of a run now."""
         with self._lock:
-            return Seen(self._runs.get(key), self._jobs.of(key), self._pods.of(key))
+            return Seen(self._runs.get(key), self._jobs.of(key), self._pods.of(key), self._lost.get(key, 0))
 
     def runs(self) -> dict[RunKey, Mapping[str, Any]]:
         """All runs."""
@@ -107,6 +110,7 @@ class Cache:
             known = self._runs.get(key)
             if known is not None and known["metadata"]["uid"] == uid:
                 del self._runs[key]
+                self._lost.pop(key, None)
 
     def put_job(self, body: Mapping[str, Any]) -> JobView:
         """Take in a Job, unless a newer version is known."""
@@ -124,14 +128,15 @@ class Cache:
 
     def drop_job(self, body: Mapping[str, Any]) -> None:
         """Forget a Job that is deleted, and what its deleted Pods have left."""
-        view = job_view(body)
-        with self._lock:
-            self._drop_job(view)
+        self.forget_job(job_view(body))
 
     def forget_job(self, job: JobView) -> None:
         """Forget a Job of which the API server says that it is gone."""
+        key = _key(job)
         with self._lock:
             self._drop_job(job)
+            if not job.ended and key in self._runs:
+                self._lost[key] = self._lost.get(key, 0) + 1
 
     def drop_pod(self, body: Mapping[str, Any]) -> None:
         """Mark a Pod as gone. What it left (exit code, report, GPU time) is kept as long as its Job is there."""

@@ -19,6 +19,7 @@ from .events import send_events
 from .manifests import Owner
 from .settings import Settings
 from .views import JobView
+from .wholeness import Wholeness
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,11 @@ PAUSE = timedelta(minutes=2)
 class Deletion:
     """Sees a run off."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, hand: Hand, settings: Settings) -> None:
+    def __init__(self, cluster: Cluster, cache: Cache, hand: Hand, whole: Wholeness, settings: Settings) -> None:
         self._cluster = cluster
         self._cache = cache
         self._hand = hand
+        self._whole = whole
         self._settings = settings
 
     def guard(self, key: RunKey, run: Mapping[str, Any], spec: EvolutionRunSpec | None) -> Mapping[str, Any]:
@@ -52,12 +54,14 @@ class Deletion:
             return None
         owner = Owner(key.namespace, key.name, run["metadata"]["uid"])
         cleanup = [job for job in seen.jobs if job.meta.name == cleanup_name(owner)]
-        stages = [job for job in seen.jobs if job.meta.owner == owner.uid]
-        for job in stages:
-            if not job.meta.deleting:
-                self._hand.delete(key, job)
-        if stages or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP):
-            # No stage may write while its artifacts are deleted. The end of each comes as an event.
+        if not cleanup and not _at_work(owner, seen):
+            # No stage may write while its artifacts are deleted: one that watches have not told of is asked for.
+            seen = self._whole.look(key)
+        if _at_work(owner, seen):
+            for job in _stages(owner, seen):
+                if not job.meta.deleting:
+                    self._hand.delete(key, job)
+            # The end of each comes as an event.
             return self._settings.held_retry_seconds
         if not cleanup:
             return self._clean_up(key, owner, run, spec)
@@ -113,6 +117,15 @@ class Deletion:
         patched = self._cluster.patch_run(key, {"metadata": metadata})
         self._cache.put_run(patched)
         return patched
+
+
+def _stages(owner: Owner, seen: Seen) -> list[JobView]:
+    return [job for job in seen.jobs if job.meta.owner == owner.uid]
+
+
+def _at_work(owner: Owner, seen: Seen) -> bool:
+    """Whether a stage may still write; its Pods may outlive its Job."""
+    return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP)
 
 
 def _finalizers(run: Mapping[str, Any]) -> list[str]:

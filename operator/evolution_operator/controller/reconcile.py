@@ -27,7 +27,7 @@ from .events import send_events
 from .inquiry import Inquiry
 from .manifests import Owner
 from .metrics import Metrics
-from .observe import observe
+from .observe import is_attempt, observe
 from .settings import Settings
 from .wholeness import FINISHED, Wholeness
 
@@ -58,8 +58,8 @@ class Reconciler:
         self._metrics = metrics
         self._clock = clock
         self._hand = Hand(cluster, cache, settings)
-        self._deletion = Deletion(cluster, cache, self._hand, settings)
         self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
+        self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings)
         self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
         self._specs: dict[RunKey, tuple[tuple[str, int], EvolutionRunSpec | None, str | None]] = {}
         """Specs as read, by uid and generation."""
@@ -102,11 +102,10 @@ class Reconciler:
         now = self._clock()
         owner = Owner(key.namespace, key.name, body["metadata"]["uid"])
         run = _run(owner, body, spec)
-        again = self._inquiry.ask(key, seen.jobs, seen.pods)
+        jobs = [job for job in seen.jobs if is_attempt(owner, job)]
+        again = self._inquiry.ask(key, jobs, seen.pods)
         observed = Observed(
-            attempts=observe(
-                owner, seen.jobs, seen.pods, self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
-            ),
+            attempts=observe(owner, jobs, seen.pods, self._inquiry.progress(key, jobs), self._inquiry.notes(key)),
             previous=_previous(key, body),
             invalid=invalid,
         )

@@ -28,13 +28,15 @@ class Wholeness:
         self._cache = cache
         self._interval = interval
         self._clock = clock
+        self._begun = clock()
+        self._distrusted = float("-inf")
         self._since: dict[RunKey, float] = {}
-        self._looked_up: dict[RunKey, frozenset[str]] = {}
-        """Uids of Jobs that had ended without their Pods being known, and for which a list has been asked since."""
+        self._looked_up: dict[RunKey, tuple[frozenset[str], int]] = {}
+        """For what lists have been asked: Jobs that had ended without their Pods being known, and Jobs that went."""
 
     def distrust(self) -> None:
         """A watch was broken: list each unfinished run at its next pass."""
-        self._since = dict.fromkeys(self._since, float("-inf"))
+        self._distrusted = self._clock()
 
     def forget(self, key: RunKey) -> None:
         """Forget a run that is gone."""
@@ -45,13 +47,21 @@ class Wholeness:
         """The view of the run, listed anew where it may lack something. Raises ClusterError."""
         now = self._clock()
         by_job = pods_by_job(seen.pods)
-        unseen = {job.meta.uid for job in seen.jobs if ended_unseen(job, by_job.get(job.meta.uid, []))}
+        unseen = frozenset(job.meta.uid for job in seen.jobs if ended_unseen(job, by_job.get(job.meta.uid, [])))
+        looked_up, lost = self._looked_up.get(key, (frozenset(), 0))
         finished = seen.run is not None and (seen.run.get("status") or {}).get("phase") in FINISHED
-        overdue = not finished and now - self._since.setdefault(key, now) >= self._interval
-        if not overdue and unseen <= self._looked_up.get(key, frozenset()):
+        # Of a run that is new nothing can have been lost; what an earlier one of its name has left may be gone by now.
+        since = self._since.setdefault(key, self._begun if seen.jobs or seen.pods else now)
+        overdue = not finished and (since <= self._distrusted or now - since >= self._interval)
+        if not overdue and unseen <= looked_up and seen.lost <= lost:
             return seen
+        whole = self.look(key)
+        self._since[key] = now
+        self._looked_up[key] = unseen, seen.lost
+        return whole
+
+    def look(self, key: RunKey) -> Seen:
+        """The view of the run, listed now. Raises ClusterError."""
         self._cache.replace_jobs(key, self._cluster.list_jobs(key))
         self._cache.replace_pods(key, self._cluster.list_pods(key))
-        self._since[key] = now
-        self._looked_up[key] = frozenset(unseen)
         return self._cache.seen(key)

@@ -1,0 +1,55 @@
+"""The operator without its process: the real reconciler and cache, told what its watches would tell."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime
+
+from evolution_operator.controller.cache import Cache, RunKey
+from evolution_operator.controller.cluster import Cluster
+from evolution_operator.controller.metrics import Metrics
+from evolution_operator.controller.reconcile import Reconciler
+
+from tests.api_server import ApiServer, News
+from tests.kubernetes_objects import SETTINGS
+
+KEY = RunKey("team", "support")
+RUNS = "evolutionruns"
+KINDS = (RUNS, "jobs", "pods")
+"""What it watches."""
+
+
+class Operator:
+    """One life of the operator: it begins with a list of everything."""
+
+    def __init__(self, server: ApiServer, clock: Callable[[], datetime]) -> None:
+        self._server = server
+        self.cache = Cache()
+        self.reconciler = Reconciler(
+            Cluster(server),  # type: ignore[arg-type]
+            self.cache,
+            dataclasses.replace(SETTINGS, progress_interval_seconds=0.0),
+            Metrics(self.cache, lambda: 0, lambda: True),
+            clock,
+        )
+        for kind in KINDS:
+            self.list(kind)
+
+    def list(self, kind: str) -> None:
+        """What a watch begins with: it tells of what is there, and not of what is gone."""
+        for body in self._server.all(kind):
+            self.take_in(News(kind, "ADDED", body))
+
+    def take_in(self, news: News) -> None:
+        """As the handlers do."""
+        gone = news.type == "DELETED"
+        match news.kind:
+            case "jobs":
+                (self.cache.drop_job if gone else self.cache.put_job)(news.body)
+            case "pods":
+                (self.cache.drop_pod if gone else self.cache.put_pod)(news.body)
+            case _ if gone:
+                self.cache.drop_run(KEY, news.body["metadata"]["uid"])
+            case _:
+                self.cache.put_run(news.body)

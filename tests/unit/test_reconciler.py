@@ -1,0 +1,85 @@
+"""Moments at which the operator knows less than there is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from evolution_operator.controller.apiserver import UnreachableError
+
+from tests.api_server import ApiServer, News
+from tests.cluster_world import World, deleting, stage
+from tests.operator_in_memory import KEY, RUNS, Operator
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+STAMP = "2026-01-01T00:00:00Z"
+
+
+class Scene:
+    """A run, its operator and a cluster; the operator is told nothing of itself."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.news: list[News] = []
+        self.server = ApiServer(lambda: STAMP, self.news.append)
+        self.world = World(self.server, lambda: STAMP)
+        least = {
+            "baseModel": {"uri": "hf://owner/model"},
+            "storage": {"uri": "s3://bucket/runs"},
+            "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
+        }
+        metadata = {"name": KEY.name, "namespace": KEY.namespace}
+        api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
+        self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": {**least, **spec}})
+        self.operator = Operator(self.server, lambda: NOW)
+
+    def tell(self, kind: str) -> None:
+        """Tell the operator all news of one kind."""
+        for news in self.news:
+            if news.kind == kind:
+                self.operator.take_in(news)
+
+    def reconcile(self) -> None:
+        self.operator.reconciler.reconcile(KEY)
+
+    def controllers_work(self) -> None:
+        for job in self.world.jobs():
+            self.world.control(job)
+
+
+def test_a_job_deleted_by_hand_is_not_made_again_while_a_pod_of_it_lives_that_was_not_told_of() -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.controllers_work()
+    (job,) = scene.world.jobs()
+    scene.world.delete_job(job, "Background")
+    scene.tell("jobs")
+    scene.reconcile()
+    assert scene.world.jobs() == []
+    (pod,) = scene.world.pods()
+    scene.world.delete_pod(pod)
+    scene.tell("pods")
+    scene.reconcile()
+    assert [stage(job) for job in scene.world.jobs()] == ["prepare"]
+
+
+def test_no_artifact_is_deleted_while_a_job_lives_that_was_not_told_of() -> None:
+    """The call that made the Job took effect, and its answer was lost."""
+    scene = Scene(deletionPolicy="Delete")
+
+    def lose_the_answer() -> None:
+        raise UnreachableError("the connection is gone")
+
+    scene.server.before = lambda method, kind, *_: lose_the_answer if (method, kind) == ("POST", "jobs") else bool
+    with pytest.raises(UnreachableError):
+        scene.reconcile()
+    scene.server.before = lambda *_: bool
+    scene.server.delete(RUNS, *KEY, "Background")
+    scene.tell(RUNS)
+    scene.reconcile()
+    (job,) = scene.world.jobs()
+    assert (stage(job), deleting(job)) == ("prepare", True)
+    scene.world.collect_garbage()
+    scene.tell("jobs")
+    scene.reconcile()
+    assert [stage(job) for job in scene.world.jobs()] == ["cleanup"]

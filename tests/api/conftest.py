@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.api)
 
 
+def established(control_plane: ControlPlane) -> bool:
+    """Whether every CRD is served."""
+    items = json.loads(control_plane.kubectl("get", "customresourcedefinitions", "--output=json"))["items"]
+    conditions = [{each["type"]: each["status"] for each in item["status"].get("conditions") or []} for item in items]
+    return all(each.get("Established") == "True" for each in conditions)
+
+
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Started once, with the project's CRDs. KUBECONFIG names it, and no in-cluster address is left."""
@@ -34,9 +42,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         if any(CRDS.glob("*.yaml")):
             started.kubectl("apply", "--server-side", f"--filename={CRDS}")
-            established = "--output=jsonpath={.items[*].status.conditions[?(@.type=='Established')].status}"
             # `kubectl wait` fails on a CRD that is too young to have conditions.
-            wait_until(lambda: started.kubectl("get", "customresourcedefinitions", established) == "True", "CRD served")
+            wait_until(lambda: established(started), "CRD served")
         yield started
 
 

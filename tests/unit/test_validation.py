@@ -128,6 +128,11 @@ WRONG = [
     # rules across fields
     (
         ("spec", "data", "seed", 0),
+        source(format="mapping", mapping=MAPPING | {"supporter": ["a", "u"]}),
+        "spec.data.seed[0].mapping.supporter: shares a value with seeker: each value of the speaker means one of them",
+    ),
+    (
+        ("spec", "data", "seed", 0),
         source(format="mapping"),
         "spec.data.seed[0].mapping: is needed with format: mapping, and only then; "
         "say where turns, speaker and text are, or remove it",

@@ -178,8 +178,20 @@ def only_with_scheme(field: str, scheme: str) -> Rule:
     )
 
 
+Speakers = Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=32)]
+
+
 class DialogueMapping(Document):
     """How to read dialogues from any JSON or JSON Lines file. A path is dot-separated keys, for example `meta.turns`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "supporter",
+            "shares a value with seeker: each value of the speaker means one of them",
+            "!self.seeker.exists(value, value in self.supporter)",
+            lambda mapping: not set(mapping.seeker) & set(mapping.supporter),
+        ),
+    )
 
     turns: Annotated[str, Field(min_length=1, max_length=256)]
     """Path from a record to its list of turns."""
@@ -187,9 +199,9 @@ class DialogueMapping(Document):
     """Path from a turn to its speaker."""
     text: Annotated[str, Field(min_length=1, max_length=256)]
     """Path from a turn to its text."""
-    seeker: Annotated[list[str], Field(min_length=1, max_length=32)]
+    seeker: Speakers
     """Speaker values that mean the seeker (the one who is helped)."""
-    supporter: Annotated[list[str], Field(min_length=1, max_length=32)]
+    supporter: Speakers
     """Speaker values that mean the supporter (the one who helps)."""
     strategy: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Path from a turn to its support strategy, where there is one."""

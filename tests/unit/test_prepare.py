@@ -177,6 +177,23 @@ def test_a_test_conversation_among_the_contexts_is_refused(workspace: Callable[.
     assert str(error).count("of data.contexts (100% shared)") == 10
 
 
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_test_conversation_among_the_replay_samples_is_refused(
+    tested: bool, workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    """As a prompt that holds the history: the common way to make instruction samples of dialogues."""
+    held = EXAMPLES / ("test.jsonl" if tested else "seed.jsonl")
+    samples = []
+    for line in held.read_text("utf-8").splitlines():
+        *history, answer = (turn["text"] for turn in json.loads(line)["dialog"])
+        samples.append({"instruction": "Go on:\n" + "\n".join(history), "output": answer})
+    replay = [{"uri": lines(tmp_path / "replay.jsonl", samples).as_uri(), "format": "alpaca"}]
+    error = refusal(workspace(replay=replay, **({"test": [esconv(held)]} if tested else {})))
+    assert error.reason == "DataLeak"
+    assert f"{held.name} line 1 is replay.jsonl line 1 of data.replay" in str(error) or not tested
+    assert str(error).count("of data.replay") == (10 if tested else 3)
+
+
 def test_only_the_first_leaks_are_listed(workspace: Callable[..., LocalWorkspace]) -> None:
     error = refusal(workspace(test=[esconv(EXAMPLES / "seed.jsonl")]))
     assert "hold 34 of 34" in str(error)

@@ -43,6 +43,8 @@ class Instruction(Document):
     """A general instruction sample for replay."""
 
     id: str
+    source: str = ""
+    """As a dialogue's."""
     prompt: str
     response: str
 

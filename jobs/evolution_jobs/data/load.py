@@ -56,7 +56,7 @@ class Loader:
 
     def instructions(self, role: str, sources: Sequence[Source]) -> list[Instruction]:
         """Instruction samples of all sources of a role, without exact duplicates. Raises what `dialogues` does."""
-        return self._load(role, sources, lambda value, source, place, tally: read_instruction(value))
+        return self._load(role, sources, _instruction)
 
     def _load(self, role: str, sources: Sequence[Source], convert: Convert[Row]) -> list[Row]:
         rows: list[Row] = []
@@ -119,6 +119,10 @@ class Loader:
         tally["dropped.bad_row"] += 1
         if len(self.bad_rows) < LISTED_BAD_ROWS:
             self.bad_rows.append(message)
+
+
+def _instruction(value: Any, source: Source, place: str, tally: Tally) -> Instruction:
+    return read_instruction(value).model_copy(update={"source": place})
 
 
 def _dialogue(value: Any, source: Source, place: str, tally: Tally) -> Dialogue | str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..contract.errors import PermanentError
 from ..contract.model import Document
-from ..contract.rows import Dialogue
+from ..contract.rows import Dialogue, Instruction, Turn
 from ..contract.settings import PrepareSettings
 from ..data.contexts import choose, places
 from ..data.leaks import groups, leaks
@@ -23,7 +23,7 @@ from .workspace import Result, Workspace
 
 LISTED_LEAKS = 10
 
-SEED, CONTEXTS, TEST = "data.seed", "data.contexts", "data.test"
+SEED, REPLAY, CONTEXTS, TEST = "data.seed", "data.replay", "data.contexts", "data.test"
 
 
 def run(workspace: Workspace) -> Result:
@@ -52,13 +52,12 @@ def run(workspace: Workspace) -> Result:
     test = loader.dialogues("test", settings.test) if settings.test else []
 
     train, validation = _split(seed_data, settings, spec.seed, counts)
+    others: dict[str, Sequence[Dialogue]] = {CONTEXTS: contexts, REPLAY: [_exchange(sample) for sample in replay]}
     if test:
-        _refuse_leaks(TEST, test, {SEED: [*train, *validation], CONTEXTS: contexts})
+        _refuse_leaks(TEST, test, {SEED: [*train, *validation], **others})
     else:
         # `split` keeps near-duplicates of one set together, so only other sets can hold them.
-        _refuse_leaks(
-            f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, {CONTEXTS: contexts}
-        )
+        _refuse_leaks(f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, others)
     least = settings.min_history_turns
     asked = choose(
         _long_enough(CONTEXTS if contexts else SEED, contexts or train, least, counts),
@@ -137,6 +136,12 @@ def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Seque
         f"{held} hold {count} of {len(test)} conversations that the run trains on, word for word or nearly: "
         f"{'; '.join(pairs)}{more}. Take them out of one side",
     )
+
+
+def _exchange(sample: Instruction) -> Dialogue:
+    """A sample as the leak check sees it: a conversation may hide in its prompt."""
+    turns = [Turn(role="seeker", text=sample.prompt), Turn(role="supporter", text=sample.response)]
+    return Dialogue(id=sample.id, source=sample.source, turns=turns)
 
 
 def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: Counter[str]) -> Sequence[Dialogue]:

@@ -28,8 +28,11 @@ MACHINES = [Machine(1), Machine(4), Machine(4, ("0",)), Machine(4, ("0", "1", "2
 
 
 class Driving(RuleBasedStateMachine):
-    @initialize(machine=st.sampled_from(MACHINES), shards=st.sampled_from([1, 2]))
-    def begin(self, machine, shards):
+    @initialize(
+        machine=st.sampled_from(MACHINES), shards=st.sampled_from([1, 2]), rounds=st.sampled_from([0, 1, 2, 3, 4, 6])
+    )
+    def begin(self, machine, shards, rounds):
+        """A run that an earlier driver has brought some way already."""
         self.directory = Path(tempfile.mkdtemp())
         self.store = FileStore(self.directory / "store")
         self.spec = {
@@ -46,6 +49,10 @@ class Driving(RuleBasedStateMachine):
         self.spoiled = set()
         """Keys of published stages whose files were spoiled, until they are made again."""
         self.live()
+        self.work(rounds)
+        self.driver.end()
+        self.live()
+        self.step()
 
     def live(self):
         """A driver starts; it knows nothing but the store."""
@@ -139,17 +146,17 @@ class Driving(RuleBasedStateMachine):
 
     def pick(self, index):
         alive = self.server.alive()
-        return alive[index % len(alive)] if alive else None
+        return alive[index % len(alive)]
 
     def end(self, process, **how):
         process.work(**how)
         if self.published(process.spec.key) and process.exitcode == 0:
             self.spoiled.discard(process.spec.key)
 
+    @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5))
     def finish(self, index):
-        if process := self.pick(index):
-            self.end(process)
+        self.end(self.pick(index))
 
     @rule(rounds=st.integers(1, 4))
     def work(self, rounds):
@@ -160,21 +167,21 @@ class Driving(RuleBasedStateMachine):
                 self.end(process)
         self.step()
 
+    @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5))
     def finish_and_die_before_it_is_told(self, index):
-        if process := self.pick(index):
-            self.end(process, code=-9)
+        self.end(self.pick(index), code=-9)
 
+    @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5), signal=st.sampled_from([-9, -11, -15]))
     def kill(self, index, signal):
-        if process := self.pick(index):
-            process.end(signal)
+        self.pick(index).end(signal)
 
+    @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5), error=st.sampled_from([PermanentError, TransientError, MemoryError]))
     def fail(self, index, error):
-        if process := self.pick(index):
-            how = error() if error is MemoryError else error("Reason", "message")
-            self.end(process, stages=raising(how))
+        how = error() if error is MemoryError else error("Reason", "message")
+        self.end(self.pick(index), stages=raising(how))
 
     @precondition(lambda self: any(process.told for process in self.server.alive()))
     @rule()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 from hack.cluster import ClusterError
 from hack.cluster.binaries import CACHE, PROGRAMS, ensure
 from hack.cluster.host import IMAGE_PROGRAMS, NODE_PROGRAMS, require
-from hack.cluster.images import build
+from hack.cluster.images import build, export
 from hack.cluster.node import STATE, Node, locked
 
 
@@ -96,12 +95,12 @@ def _load_program(arguments: argparse.Namespace) -> None:
 def _image(arguments: argparse.Namespace) -> None:
     require(IMAGE_PROGRAMS)
     CACHE.mkdir(parents=True, exist_ok=True)
-    # An image may hold gigabytes, and /tmp may lie in memory.
-    with tempfile.TemporaryDirectory(prefix="image-", dir=CACHE) as folder:
-        archive = arguments.archive or Path(folder) / "image.tar"
-        build(arguments.file, arguments.tag, arguments.context, archive, dict(arguments.build_arg))
-        if STATE.exists():
-            Node(STATE).load(archive)
+    identity = build(arguments.file, arguments.tag, arguments.context, dict(arguments.build_arg))
+    print(f"built {arguments.tag}", flush=True)
+    if arguments.archive:
+        export(arguments.tag, arguments.archive)
+    if STATE.exists():
+        Node(STATE).load_image(arguments.tag, identity)
 
 
 def _restart(arguments: argparse.Namespace) -> None:

@@ -23,8 +23,8 @@ RUNTIME = Path("/run/evolution-operator/buildah")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def build(dockerfile: Path, tag: str, context: Path, archive: Path, arguments: Mapping[str, str] | None = None) -> None:
-    """Build an image and write it as an OCI archive.
+def build(dockerfile: Path, tag: str, context: Path, arguments: Mapping[str, str] | None = None) -> str:
+    """Build an image, by steps that are kept where nothing has changed; its id.
 
     ``BASE_IMAGE`` is a minimal Debian with Python unless ``arguments`` name another.
 
@@ -32,7 +32,6 @@ def build(dockerfile: Path, tag: str, context: Path, archive: Path, arguments: M
         dockerfile: what to build.
         tag: the full name of the image, registry host included.
         context: the folder that the Dockerfile copies from.
-        archive: the file to write, which a node can load.
         arguments: build arguments.
 
     Raises:
@@ -46,6 +45,15 @@ def build(dockerfile: Path, tag: str, context: Path, archive: Path, arguments: M
     command += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
     command += [f"--build-arg={name}={value}" for name, value in values.items()]
     _buildah(*command, str(context))
+    return _buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag).strip()
+
+
+def export(tag: str, archive: Path) -> None:
+    """Write an image that `build` has made as an OCI archive, which a node can load.
+
+    Raises:
+        ClusterError: it could not be written; the message is buildah's.
+    """
     archive.unlink(missing_ok=True)
     # Only the local disk is between builder and node: compressing takes longer than it saves.
     _buildah("push", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")

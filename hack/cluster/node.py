@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -12,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hack.cluster import ClusterError, host
-from hack.cluster.binaries import ensure, program
+from hack.cluster.binaries import CACHE, ensure, program
 from hack.cluster.containerd import PAUSE_IMAGE, Containerd
 from hack.cluster.control_plane import PROGRAMS, ControlPlane, Ports
 from hack.cluster.dns import Dns
-from hack.cluster.images import program_archive
+from hack.cluster.images import export, program_archive
 from hack.cluster.kubelet import NODE, Kubelet, Proxy
 from hack.cluster.processes import Process
 
@@ -94,6 +95,20 @@ class Node:
         if self.containerd.process.pid is None:
             raise ClusterError("no node to load images into: run `python -m hack.cluster up` first")
         print(self.containerd.load(archive), end="", flush=True)
+
+    def load_image(self, tag: str, identity: str) -> None:
+        """Take in an image that was built here, unless the node holds this very one."""
+        record = self.state / "images.json"
+        loaded = json.loads(record.read_text()) if record.exists() else {}
+        if loaded.get(tag) == identity and self.containerd.has(tag):
+            print(f"{tag} is loaded", flush=True)
+            return
+        # An image may hold gigabytes, and /tmp may lie in memory.
+        with tempfile.TemporaryDirectory(prefix="image-", dir=CACHE) as folder:
+            archive = Path(folder) / "image.tar"
+            export(tag, archive)
+            self.load(archive)
+        record.write_text(json.dumps({**loaded, tag: identity}))
 
     def load_program(self, name: str, image: str) -> None:
         """Take a static program of `binaries` into the node as an image."""

@@ -168,7 +168,9 @@ class LocalAttempt:
     def _result(self) -> Report:
         """The stage's report: the publishing shard's, with the time of the slowest."""
         reports = [report for report in self._reports.values() if report is not None]
-        whole = next((r for r in reports if r.reason != "ShardCompleted"), reports[0] if reports else None)
+        by_reason = {report.reason: report for report in reports}
+        # Where one shard publishes, another that ends at the same time finds the stage cached.
+        whole = by_reason.get("Completed") or by_reason.get("Cached") or next(iter(reports), None)
         if whole is None:
             return Report(reason="Completed")
         return whole.model_copy(update={"seconds": max(report.seconds for report in reports)})

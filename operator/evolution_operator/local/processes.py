@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import socket
 from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,6 +130,18 @@ class WarmServer:
             args=(spec.model_dump_json(by_alias=True, exclude_none=True), theirs, str(log), str(report), variables),
             name=spec.stage,
         )
+        _start_server()
         process.start()
         theirs.close()
         return StageProcess(process, ours, log, report)
+
+
+def _start_server() -> None:
+    """Start the server where it does not run. Until `preload` sees to it, Ctrl-C waits: it would leave a trace."""
+    # The server's helper first: starting it lets the signal through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

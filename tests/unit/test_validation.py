@@ -289,6 +289,14 @@ def test_a_file_that_cannot_be_used(tmp_path, data, expected):
     assert refused(tmp_path, data) == expected
 
 
+def test_a_number_too_long_to_be_read_is_a_fault_of_its_field(tmp_path):
+    text = TEXT + f"  seed: {'9' * 5000}\n  retry: {{maxAttempts: 0}}\n"
+    assert refused(tmp_path, text) == [
+        "spec.seed: line 14: no number has so many digits",
+        "spec.retry.maxAttempts: must be at least 1, not 0",
+    ]
+
+
 def test_keys_written_twice_and_keys_that_are_no_text_are_faults_beside_the_others(tmp_path):
     text = TEXT + "  iterations: 1\n  iterations: 2\n  pod: {labels: {on: a, 3: b}}\n  retry: {maxAttempts: 0}\n"
     assert refused(tmp_path, text) == [

@@ -54,7 +54,7 @@ def explain(error: BaseException, kind: str | None) -> StageError:
 def invalid_fields(error: ValidationError, prefix: str = "") -> str:
     """Every fault of a document, each with its field's path below `prefix`."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{prefix}{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    return "; ".join(": ".join(filter(None, (prefix + ".".join(map(str, f["loc"])), f["msg"]))) for f in faults)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

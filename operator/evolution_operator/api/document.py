@@ -14,6 +14,9 @@ SIZE_LIMIT = 1 << 20
 """Bytes of a manifest; the API server takes little more."""
 VALUE_LIMIT = 10_000
 """Values in a manifest once its aliases are followed: some lines of nested aliases stand for billions."""
+DIGITS_LIMIT = 100
+"""Digits of a whole number: Python refuses to read thousands, and no field takes more than 64 bits."""
+INTEGER = "tag:yaml.org,2002:int"
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 
@@ -115,6 +118,9 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
             yield Fault("", f"holds more than {VALUE_LIMIT} values once its aliases are followed")
             return
         below: list[tuple[yaml.Node, str]] = []
+        if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER and len(node.value) > DIGITS_LIMIT:
+            yield Fault(path, f"line {node.start_mark.line + 1}: no number has so many digits")
+            node.value = "1"  # so that the rest is checked
         if isinstance(node, yaml.SequenceNode):
             below = [(item, at(path, index)) for index, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):

@@ -51,6 +51,12 @@ class World:
             if stage(job) != labels.CLEANUP and not idle:
                 yield stage(job), job["metadata"]["annotations"][labels.KEY], job["metadata"]["uid"]
 
+    def said(self, job: str) -> list[str]:
+        """What the ended Pods of a Job have said, as far as they are still there."""
+        uids = [item["metadata"]["uid"] for item in self.jobs() if item["metadata"]["name"] == job]
+        words = [terminated(pod).get("message") for pod in self.server.all("pods") if owner(pod) in uids]
+        return [text for text in words if text]
+
     # ---- controllers
 
     def control(self, job: Object) -> None:
@@ -256,12 +262,18 @@ def ended(job: Object) -> bool:
     return bool((job.get("status") or {}).get("conditions"))
 
 
+def terminated(pod: Object) -> Object:
+    """How its process ended; empty where it has not."""
+    found: list[Object] = [
+        status["state"].get("terminated", {}) for status in pod["status"].get("containerStatuses", [])
+    ]
+    return found[0] if found else {}
+
+
 def exit_code(pod: Object) -> int | None:
-    """How its process ended."""
-    for status in pod["status"].get("containerStatuses", []):
-        code: int | None = status["state"].get("terminated", {}).get("exitCode")
-        return code
-    return None
+    """The code with which its process ended."""
+    code: int | None = terminated(pod).get("exitCode")
+    return code
 
 
 def _ignored(pod: Object) -> bool:

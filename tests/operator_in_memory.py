@@ -20,6 +20,23 @@ KINDS = (RUNS, "jobs", "pods")
 """What it watches."""
 
 
+class Killed(BaseException):
+    """The operator's process is gone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Then:
+    """What follows on something that has happened."""
+
+    seen: tuple[str, ...] = KINDS
+    """Kinds whose watches do not lag."""
+    passes: bool = True
+    trouble: tuple[int, str, str] | None = None
+    works: bool = True
+    """Whether controllers do their part, and whether Pods start then."""
+    starts: bool = True
+
+
 class Operator:
     """One life of the operator: it begins with a list of everything."""
 

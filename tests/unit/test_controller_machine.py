@@ -13,12 +13,12 @@ from evolution_operator.controller.apiserver import ClusterError, NotFoundError,
 from evolution_operator.controller.cache import run_key
 from evolution_operator.planner.actions import Event
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.api_server import ApiServer
 from tests.cluster_world import World, deleting, ended, owner, stage, told
 from tests.histories import Memory, check_inputs, check_rivals, histories
-from tests.operator_in_memory import KEY, KINDS, RUNS, Operator
+from tests.operator_in_memory import KEY, KINDS, RUNS, Killed, Operator, Then
 
 SPEC = {
     "baseModel": {"uri": "hf://owner/model"},
@@ -27,17 +27,36 @@ SPEC = {
     "iterations": 1,
     "retry": {"maxAttempts": 2, "backoffSeconds": 10},
 }
-
-
-class Killed(BaseException):
-    """The operator's process is gone."""
+EDITS = (
+    # Twice as often as the others.
+    {"suspend": True},
+    {"suspend": True},
+    {"suspend": False},
+    {"iterations": 2},
+    {"generation": {"shards": 3}},
+    {"activeDeadlineSeconds": 300},
+    {"activeDeadlineSeconds": None},
+    {"deletionPolicy": "Retain"},
+    {"deletionPolicy": "Delete"},
+)
+TROUBLE = st.tuples(
+    st.integers(0, 5), st.sampled_from(["before", "after"]), st.sampled_from(["fails", "is_killed", "meets_somebody"])
+)
+THEN = st.builds(
+    Then,
+    seen=st.sampled_from([KINDS, KINDS, (), *((kind,) for kind in KINDS)]),
+    passes=st.sampled_from([True, True, False]),
+    trouble=st.one_of(st.none(), st.none(), TROUBLE),
+    works=st.sampled_from([True, True, False]),
+    starts=st.sampled_from([True, True, False]),
+)
 
 
 class Controlling(RuleBasedStateMachine):
     @initialize(
         shards=st.sampled_from([1, 2]),
         policy=st.sampled_from(["Retain", "Delete"]),
-        rounds=st.sampled_from([0, 1, 2, 4, 8]),
+        rounds=st.integers(0, 6),
     )
     def begin(self, shards, policy, rounds):
         """A run that has come some way already."""
@@ -70,6 +89,8 @@ class Controlling(RuleBasedStateMachine):
             status = RunStatus.model_validate(news.body["status"])
             if status != memory.status:
                 memory.write(status)
+            for lost in (s for s in status.stages if s.reason in ("ReportLost", "PodLost")):
+                assert not self.world.said(lost.job), f"what {lost.job} has said is there, and was not looked for"
         elif news.kind == "events":
             body = news.body
             if body["reason"] != "CleanupFailed":
@@ -91,6 +112,7 @@ class Controlling(RuleBasedStateMachine):
     # ---- the operator
 
     def before(self, method, kind, name, body):
+        """Trouble comes with one of the calls that follow: before it is made, or once it has taken effect."""
         if self.trouble is None:
             return lambda: None
         calls, when, what = self.trouble
@@ -98,8 +120,8 @@ class Controlling(RuleBasedStateMachine):
         if calls:
             return lambda: None
         if when == "after":
-            return what
-        what()
+            return getattr(self, what)
+        getattr(self, what)()
         return lambda: None
 
     def fails(self):
@@ -108,23 +130,13 @@ class Controlling(RuleBasedStateMachine):
     def is_killed(self):
         raise Killed
 
-    def somebody_writes(self):
-        self.patch_run({"metadata": {"annotations": {"somebody/else": str(self.server._version)}}})
+    def meets_somebody(self):
+        self.patch_run({"metadata": {"annotations": {"somebody/else": self.run() and self.run()["metadata"]["uid"]}}})
+        self.patch_run({"metadata": {"annotations": {"somebody/else": None}}})
 
-    @rule()
     def restart(self):
         self.operator = Operator(self.server, lambda: self.now)
         self.pending.clear()
-
-    @rule(seen=st.sampled_from([KINDS, KINDS, (), *((kind,) for kind in KINDS)]), works=st.booleans())
-    def go_on(self, seen, works):
-        """A pass, with watches of some kinds up to date; what it has made may come to life at once."""
-        self.see_all(seen)
-        self.reconcile()
-        if works:
-            self.controllers_work()
-            for pod in self.world.pods("Pending"):
-                self.world.run_pod(pod)
 
     def reconcile(self):
         try:
@@ -135,124 +147,127 @@ class Controlling(RuleBasedStateMachine):
             self.restart()
         self.trouble = None
 
-    @rule(
-        calls=st.integers(0, 5),
-        when=st.sampled_from(["before", "after"]),
-        what=st.sampled_from(["fails", "is_killed", "somebody_writes"]),
-    )
-    def reconcile_in_trouble(self, calls, when, what):
-        self.see_all()
-        self.trouble = (calls, when, getattr(self, what))
-        self.reconcile()
-
-    # ---- what the operator sees
-
-    @precondition(lambda self: self.pending)
-    @rule(index=st.integers(0, 30), skips=st.booleans())
-    def see(self, index, skips):
-        """The next news of some object; of a burst only the last may be told."""
-        news = self.pending[index % len(self.pending)]
-        same = [n for n in self.pending if n.body["metadata"]["uid"] == news.body["metadata"]["uid"]]
-        told_ = same if skips else same[:1]
-        self.pending = [n for n in self.pending if n not in told_]
-        self.operator.take_in(told_[-1])
-
     def see_all(self, kinds=KINDS):
         for news in self.pending:
             if news.kind in kinds:
                 self.operator.take_in(news)
         self.pending = [news for news in self.pending if news.kind not in kinds]
 
-    @rule(kind=st.sampled_from(KINDS), soon=st.booleans())
-    def break_the_watch(self, kind, soon):
+    def go_on(self, then):
+        """Some watches tell what there is, the operator makes a pass, and the cluster may do its part."""
+        self.see_all(then.seen)
+        self.trouble = then.trouble
+        if then.passes:
+            self.reconcile()
+        if then.works:
+            self.controllers_work()
+        if then.starts:
+            for pod in self.world.pods("Pending"):
+                self.world.run_pod(pod)
+
+    # ---- watches and time
+
+    @rule(seconds=st.sampled_from([0, 10, 200]), then=THEN)
+    def wait(self, seconds, then):
+        self.now += timedelta(seconds=seconds)
+        self.go_on(then)
+
+    @rule(index=st.integers(0, 30), skips=st.booleans(), then=THEN)
+    def see(self, index, skips, then):
+        """The next news of some object; of a burst only the last may be told."""
+        if news := self.pick(self.pending, index):
+            same = [n for n in self.pending if n.body["metadata"]["uid"] == news.body["metadata"]["uid"]]
+            told_ = same if skips else same[:1]
+            self.pending = [n for n in self.pending if n not in told_]
+            self.operator.take_in(told_[-1])
+        self.go_on(then)
+
+    @rule(kind=st.sampled_from(KINDS), then=THEN)
+    def break_the_watch(self, kind, then):
         """What is lost is not told; a list follows, and a while later the operator distrusts what it knows."""
         self.pending = [news for news in self.pending if news.kind != kind]
         self.operator.list(kind)
-        if not soon:
-            self.reconcile()
+        self.go_on(then)
         self.operator.reconciler.distrust()
+
+    @rule(then=THEN)
+    def start_the_operator_anew(self, then):
+        self.restart()
+        self.go_on(then)
 
     # ---- the cluster
 
     def pick(self, items, index):
         return items[index % len(items)] if items else None
 
-    @rule()
     def controllers_work(self):
         for job in self.world.jobs():
             self.world.control(job)
         self.world.collect_garbage()
 
-    @precondition(lambda self: self.world.pods("Pending"))
-    @rule(index=st.integers(0, 5))
-    def start_a_pod(self, index):
-        if pod := self.pick(self.world.pods("Pending"), index):
-            self.world.run_pod(pod)
-
-    @precondition(lambda self: self.world.pods("Pending"))
-    @rule(index=st.integers(0, 5))
-    def find_no_node(self, index):
-        if pod := self.pick(self.world.pods("Pending"), index):
-            self.world.find_no_node(pod)
-
-    @precondition(lambda self: self.world.pods("Running"))
-    @rule(index=st.integers(0, 5), silently=st.booleans())
-    def finish(self, index, silently):
+    @rule(
+        index=st.integers(0, 5),
+        how=st.sampled_from(["well", "well", "well", "silently", "silently", 1, 65, 75, 137]),
+        then=THEN,
+    )
+    def a_process_ends(self, index, how, then):
         if pod := self.pick(self.world.pods("Running"), index):
-            self.world.finish(pod, silently)
+            if isinstance(how, int):
+                self.world.end(pod, how, {"reason": "Told", "message": "it said so"} if how != 137 else {})
+            else:
+                # An evaluation whose words are lost is not run again: its figures are in the store, if not in the status.
+                self.world.finish(pod, silently=how == "silently" and not stage(pod).startswith("evaluate"))
+        self.go_on(then)
 
-    @precondition(lambda self: self.world.pods("Running"))
-    @rule(index=st.integers(0, 5), code=st.sampled_from([1, 65, 75, 137]), says=st.booleans())
-    def fail(self, index, code, says):
-        if pod := self.pick(self.world.pods("Running"), index):
-            self.world.end(pod, code, {"reason": "Told", "message": "it said so"} if says else {})
-
-    @precondition(lambda self: any(map(deleting, self.world.pods("Running"))))
-    @rule(index=st.integers(0, 5), killed=st.booleans())
-    def those_told_to_end_do(self, index, killed):
-        if pod := self.pick([pod for pod in self.world.pods("Running") if deleting(pod)], index):
-            self.world.end(pod, 137, {}) if killed else self.world.stop(pod)
-
-    @precondition(lambda self: self.world.pods())
-    @rule(index=st.integers(0, 5), disrupted=st.booleans())
-    def evict(self, index, disrupted):
+    @rule(
+        index=st.integers(0, 5),
+        how=st.sampled_from(["told", "drained", "stopped", "killed", "lost", "unplaced"]),
+        then=THEN,
+    )
+    def a_pod_is_hit(self, index, how, then):
         if pod := self.pick(self.world.pods(), index):
-            self.world.delete_pod(pod, disrupted)
+            if how in ("told", "drained"):
+                self.world.delete_pod(pod, disrupted=how == "drained")
+            elif how == "lost":
+                self.server.remove("pods", pod)
+            elif pod["status"]["phase"] == "Pending":
+                self.world.find_no_node(pod)
+            elif deleting(pod) and how != "unplaced":
+                self.world.stop(pod) if how == "stopped" else self.world.end(pod, 137, {})
+        self.go_on(then)
 
-    @precondition(lambda self: list(self.server.all("pods")))
-    @rule(index=st.integers(0, 5))
-    def lose_a_pod(self, index):
-        if pod := self.pick(list(self.server.all("pods")), index):
-            self.server.remove("pods", pod)
-
-    @precondition(lambda self: self.world.store)
-    @rule(index=st.integers(0, 20))
-    def lose_a_result(self, index):
+    @rule(index=st.integers(0, 20), moves=st.booleans(), then=THEN)
+    def a_result_is_lost(self, index, moves, then):
         self.made |= self.world.store.keys()
+        self.world.edition += moves
         if key := self.pick(sorted(self.world.store), index):
             self.world.withdraw(key)
+        self.go_on(then)
 
-    @rule()
-    def the_source_moves(self):
-        self.world.edition += 1
-
-    @rule(rounds=st.integers(1, 4))
+    @rule(rounds=st.integers(1, 3))
     def work(self, rounds):
-        """All is well for a while, so that the run gets somewhere."""
+        """All is well for a while, so that the run gets somewhere; then the next stage starts."""
+        self.make_well()
         for _ in range(rounds):
             self.round()
+        self.go_on(Then())
+
+    def make_well(self):
+        """Nothing that anybody wants keeps the run from going on."""
+        if not self.run():
+            self.create_run()
+        self.server.quota = None
+        self.patch_run({"spec": {"suspend": False, "activeDeadlineSeconds": None}})
+        if self.phase() == "Failed":
+            self.ask_for_retry()
 
     def round(self):
-        self.see_all()
-        self.reconcile()
-        self.controllers_work()
-        for pod in self.world.pods("Pending"):
-            self.world.run_pod(pod)
+        self.go_on(Then())
         while pods := self.world.pods("Running"):
             self.world.stop(pods[0]) if deleting(pods[0]) else self.world.finish(pods[0])
         self.controllers_work()
 
-    # ---- the user and the clock
+    # ---- the user
 
     def run(self):
         try:
@@ -269,62 +284,43 @@ class Controlling(RuleBasedStateMachine):
         api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
         self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": self.spec})
 
-    @rule(suspend=st.booleans())
-    def suspend(self, suspend):
-        self.patch_run({"spec": {"suspend": suspend}})
+    @rule(edit=st.sampled_from(EDITS), then=THEN)
+    def the_user_edits(self, edit, then):
+        self.patch_run({"spec": edit})
+        self.go_on(then)
 
-    @rule()
-    def raise_iterations(self):
-        if run := self.run():
-            self.patch_run({"spec": {"iterations": min(2, run["spec"]["iterations"] + 1)}})
+    @rule(then=THEN)
+    def the_user_asks_for_a_retry(self, then):
+        self.ask_for_retry()
+        self.go_on(then)
 
-    @rule(shards=st.sampled_from([1, 2, 3]))
-    def edit_shards(self, shards):
-        self.patch_run({"spec": {"generation": {"shards": shards}}})
-
-    @rule(seconds=st.sampled_from([None, 1, 100]))
-    def edit_deadline(self, seconds):
-        self.patch_run({"spec": {"activeDeadlineSeconds": seconds}})
-
-    @rule(policy=st.sampled_from(["Retain", "Delete"]))
-    def edit_deletion_policy(self, policy):
-        self.patch_run({"spec": {"deletionPolicy": policy}})
-
-    @rule()
     def ask_for_retry(self):
         self.retries += 1
         self.patch_run({"metadata": {"annotations": {labels.RETRY: str(self.retries)}}})
 
-    @precondition(lambda self: self.world.jobs())
-    @rule(index=st.integers(0, 9), propagation=st.sampled_from(["Background", "Foreground"]))
-    def delete_a_job(self, index, propagation):
-        if job := self.pick(self.world.jobs(), index):
-            self.world.delete_job(job, propagation)
+    @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]), then=THEN)
+    def the_user_meddles_with_a_job(self, index, how, then):
+        jobs = self.world.jobs()
+        if job := self.pick([job for job in jobs if not ended(job)] or jobs, index):
+            if how == "edit":
+                edit = {"metadata": {"labels": {labels.ATTEMPT: None}}}
+                self.server.patch("jobs", KEY.namespace, job["metadata"]["name"], edit)
+            else:
+                self.world.delete_job(job, how)
+        self.go_on(then)
 
-    @precondition(lambda self: self.world.jobs())
-    @rule(index=st.integers(0, 9))
-    def edit_a_job(self, index):
-        if job := self.pick(self.world.jobs(), index):
-            edit = {"metadata": {"labels": {labels.ATTEMPT: None}}}
-            self.server.patch("jobs", *KEY[:1], job["metadata"]["name"], edit)
-
-    @rule(propagation=st.sampled_from(["Background", "Foreground"]))
-    def delete_the_run(self, propagation):
+    @rule(propagation=st.sampled_from(["Background", "Foreground"]), then=THEN)
+    def the_user_deletes_the_run_or_begins_again(self, propagation, then):
         if self.run():
             self.server.delete(RUNS, *KEY, propagation)
+        else:
+            self.create_run()
+        self.go_on(then)
 
-    @precondition(lambda self: self.run() is None)
-    @rule()
-    def begin_again(self):
-        self.create_run()
-
-    @rule(quota=st.sampled_from([None, None, 0, 2]))
-    def set_quota(self, quota):
+    @rule(quota=st.sampled_from([None, 0, 2]), then=THEN)
+    def an_administrator_sets_a_quota(self, quota, then):
         self.server.quota = quota
-
-    @rule(seconds=st.sampled_from([1, 10, 200]))
-    def wait(self, seconds):
-        self.now += timedelta(seconds=seconds)
+        self.go_on(then)
 
     # ---- what must come of it
 
@@ -336,9 +332,7 @@ class Controlling(RuleBasedStateMachine):
         self.operator.reconciler.distrust()
         if (run := self.run()) and deleting(run):
             self.goes(run)
-        if not self.run():
-            self.create_run()
-        self.patch_run({"spec": {"suspend": False, "activeDeadlineSeconds": None}})
+        self.make_well()
         self.completes()
         run = self.run()
         self.server.delete(RUNS, *KEY, "Background")
@@ -347,11 +341,19 @@ class Controlling(RuleBasedStateMachine):
     def goes(self, run):
         uid = run["metadata"]["uid"]
         for _ in range(20):
+            if uid not in [owner(job) for job in self.world.jobs()] + [
+                r["metadata"]["uid"] for r in self.server.all(RUNS)
+            ]:
+                break
             self.round()
             self.now += timedelta(seconds=60)
-        assert not self.run() or self.run()["metadata"]["uid"] != uid
-        assert not [owned for kind in ("jobs", "pods") for owned in self.server.all(kind) if stage(owned) != "cleanup"]
+        self.world.collect_garbage()
+        left = [item for kind in (RUNS, "jobs") for item in self.server.all(kind)]
+        assert uid not in [item["metadata"]["uid"] for item in left] + [owner(item) for item in left]
+        assert not list(self.world.could_publish())
         for job in self.world.jobs():
+            # What has deleted the artifacts has an end, and a time to live after it.
+            assert stage(job) == labels.CLEANUP
             assert ended(job)
             self.server.remove("jobs", job)
         self.world.collect_garbage()
@@ -391,4 +393,4 @@ class Controlling(RuleBasedStateMachine):
 
 
 TestControlling = Controlling.TestCase
-TestControlling.settings = histories(100, 25)
+TestControlling.settings = histories(200, 20)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+# What `make e2e` runs; CI names less.
+E2E ?= tests/cluster
 PINS := requirements/dev.txt requirements/sample.txt
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
@@ -108,8 +110,12 @@ kind-demo: build/kind/.ready ## The chart with MinIO on that cluster, and the qu
 kind-down: ## Delete that cluster
 	kind delete cluster --name=$(KIND)
 
-e2e: setup ## Tests that need a real node which runs Pods
-	$(BIN)/pytest tests/cluster
+ifneq ($(shell command -v kind),)
+e2e: kind-up kind-load
+e2e: export EVOLUTION_E2E_KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
+endif
+e2e: setup ## The chart and real Pods, faults included: on kind where it is to be had, else on this host's own node
+	$(BIN)/pytest $(E2E)
 
 ci: ## What CI runs
 	bash .ci/run

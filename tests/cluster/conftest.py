@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,6 +28,7 @@ from tests.cluster.harness import (
     NAMESPACE,
     RELEASE,
     ROOT,
+    RUN_PATIENCE,
     SECRET,
     Bucket,
     Cluster,
@@ -56,6 +58,7 @@ def node() -> Iterator[Node]:
         pytest.skip("reaches into the node of `make cluster-up`")
     if os.geteuid() != 0:
         pytest.skip("a node needs root: run as root, or on kind (docs/quickstart-kind.md)")
+    hack("build", "helm", "kubectl", "minio")
     there = STATE.exists()
     hack("up")
     yield Node(STATE)
@@ -85,9 +88,9 @@ def minio_disk(cluster: Cluster) -> Iterator[Path | None]:
         return
     disk = cluster.node.state / "minio"
     disk.mkdir(exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE},mode=0770,uid=65532,gid=65532", "minio", disk], check=True
-    )
+    if not disk.is_mount():
+        options = f"size={DISK_SIZE},mode=0770,uid=65532,gid=65532"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "minio", disk], check=True)
     volume = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -115,7 +118,8 @@ def release(cluster: Cluster, minio_disk: Path | None, tmp_path_factory: pytest.
         values = {
             "image": own["operator"],
             "stages": {"image": own["train"]},
-            "minio": {"enabled": True, "image": own["minio"]},
+            # Its disk lies in memory, and counts as the memory of whoever writes to it.
+            "minio": {"enabled": True, "image": own["minio"], "resources": {"limits": {"memory": "8Gi"}}},
         }
     file = tmp_path_factory.mktemp("helm") / "values.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -140,9 +144,19 @@ def runs(release: Cluster) -> Runs:
     return Runs(release.api, NAMESPACE)
 
 
+@pytest.fixture(scope="session")
+def finished(release: Cluster, runs: Runs) -> dict[str, Any]:
+    """The quickstart's run, applied as its users do, once it is Complete."""
+    release.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE / 'evolutionrun-cluster.yaml'}")
+    runs.wait(
+        "quickstart", lambda run: run.get("status", {}).get("phase") in ("Complete", "Failed"), "end", RUN_PATIENCE
+    )
+    return runs.wait_phase("quickstart", "Complete", timeout=5)
+
+
 @pytest.fixture
-def elsewhere(release: Cluster, bucket: Bucket) -> Iterator[Runs]:
-    """EvolutionRuns of a fresh namespace, which has the storage's Secret, too."""
+def elsewhere(release: Cluster, bucket: Bucket, finished: dict[str, Any]) -> Iterator[Runs]:
+    """EvolutionRuns of a fresh namespace, which has the storage's Secret, too. What the quickstart made is there for them."""
     name = f"test-{uuid.uuid4().hex[:10]}"
     release.make_namespace(name)
     literals = [f"--from-literal={key}={value}" for key, value in bucket.keys.items()]

@@ -11,19 +11,9 @@ from typing import Any
 import pytest
 
 from tests.api.harness import Runs, stage
-from tests.cluster.harness import EXAMPLE, NAMESPACE, RUN_PATIENCE, Bucket, Cluster, example_run, read_manifests
+from tests.cluster.harness import NAMESPACE, Bucket, Cluster, example_run, read_manifests
 
 pytestmark = pytest.mark.timeout(3600)
-
-
-@pytest.fixture(scope="module")
-def finished(release: Cluster, runs: Runs) -> dict[str, Any]:
-    """The quickstart's run, applied as its users do, once it is Complete."""
-    release.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE / 'evolutionrun-cluster.yaml'}")
-    runs.wait(
-        "quickstart", lambda run: run.get("status", {}).get("phase") in ("Complete", "Failed"), "end", RUN_PATIENCE
-    )
-    return runs.wait_phase("quickstart", "Complete", timeout=5)
 
 
 def test_every_stage_ran_once_and_left_sound_artifacts(

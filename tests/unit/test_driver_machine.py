@@ -17,6 +17,7 @@ from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.local.attempts import clear
 from evolution_operator.local.driver import Driver
 from evolution_operator.local.machine import Machine
+from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Run
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -58,7 +59,7 @@ class Driving(RuleBasedStateMachine):
         """A driver starts; it knows nothing but the store."""
         self.life += 1
         self.memory = Memory()
-        self.server = Server(self.check_start)
+        self.server = Server(self.check_process)
         self.driver = Driver(
             Run(
                 RunRef(namespace="default", name="first", uid="uid"),
@@ -81,17 +82,16 @@ class Driving(RuleBasedStateMachine):
 
     # ---- what holds
 
-    def check_start(self, process):
+    def check_attempt(self, start):
+        """Its inputs are there, unless one was spoiled of which no attempt has complained to this driver."""
+        self.memory.start(start.spec, start.number)
+        known = {other.complaint for other in self.server.processes if not other.told and not self.fellows(other)}
+        keys = {source.key for source in start.spec.inputs.values()}
+        there = {key for key in keys if self.published(key)}
+        check_inputs(start.spec, there | (self.spoiled - known), start.spec.stage)
+
+    def check_process(self, process):
         spec = process.spec
-        self.memory.start(spec, int(spec.attempt.rpartition("-")[2]))
-        known = {
-            other.complaint
-            for other in self.server.processes
-            if not other.told and not any(p.spec.attempt == other.spec.attempt for p in self.fellows(other))
-        }
-        unknown = self.spoiled - known
-        keys = {source.key for source in spec.inputs.values()}
-        check_inputs(spec, {key for key in keys if self.published(key)} | unknown, spec.stage)
         writers = [process, *self.server.alive()]
         check_rivals((p.spec.stage, p.spec.key, p.spec.attempt) for p in writers)
         if process.gpu is not None:
@@ -110,6 +110,9 @@ class Driving(RuleBasedStateMachine):
     def watch(self, decided):
         self.plans += 1
         assert self.plans < 20, "it plans without end"
+        for action in decided.actions:
+            if isinstance(action, Start):
+                self.check_attempt(action)
         self.memory.write(decided.status)
         for event in decided.events:
             self.memory.tell(event)
@@ -277,4 +280,4 @@ class Driving(RuleBasedStateMachine):
 
 
 TestDriving = Driving.TestCase
-TestDriving.settings = histories(25)
+TestDriving.settings = histories(30)

@@ -39,6 +39,8 @@ class Memory:
             if old is not None:
                 assert stage.settled >= old.settled, f"{stage.id} forgets attempts that ended"
                 assert stage.attempts >= old.attempts, f"{stage.id} forgets attempts that it made"
+                news = stage.settled > old.settled
+                assert news or stage.failures <= old.failures, f"a failure of {stage.id} is counted twice"
         for event in events_between(self.status, status):
             self._owed[event.reason, event.message] += 1
             if event.reason in ("StageRetrying", "StageFailed"):

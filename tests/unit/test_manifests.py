@@ -15,7 +15,7 @@ from evolution_operator.api.pod import PodSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.cleanup import build_cleanup_job, cleanup_name
-from evolution_operator.controller.manifests import NAME_LENGTH, Owner, build_job, job_name
+from evolution_operator.controller.manifests import NAME_LENGTH, Owner, build_job, cores_of, gpus_of, job_name
 from evolution_operator.controller.settings import Settings, SettingsError
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
@@ -232,3 +232,24 @@ def test_settings_come_from_the_environment() -> None:
         Settings.from_environment({"EVOLUTION_WORKERS": "many"})
     with pytest.raises(SettingsError, match="EVOLUTION_STAGE_POD"):
         Settings.from_environment({"EVOLUTION_STAGE_POD": '{"imagePullSecret": 1}'})
+
+
+@pytest.mark.parametrize(
+    ("resources", "cores"),
+    [
+        ({}, 0),
+        ({"requests": {"memory": "1Gi"}}, 0),
+        ({"requests": {"cpu": "500m"}}, 1),
+        ({"requests": {"cpu": 4}}, 4),
+        ({"requests": {"cpu": "500m"}, "limits": {"cpu": "2500m"}}, 3),
+        ({"limits": {"cpu": "many"}}, 0),
+    ],
+)
+def test_a_stage_computes_with_the_cores_it_was_given(resources: dict[str, Any], cores: int) -> None:
+    assert cores_of(resources) == cores
+
+
+def test_gpus_and_slices_of_them_are_counted() -> None:
+    assert gpus_of({"limits": {"nvidia.com/gpu": "2", "memory": "1Gi"}}) == 2
+    assert gpus_of({"requests": {"nvidia.com/mig-1g.10gb": 1}}) == 1
+    assert gpus_of({"limits": {"cpu": 4, "example.com/gpus": 1}}) == 0

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
 from ..contract.stage import GPUS_VARIABLE
+from .threads import use_allowed_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,6 +110,8 @@ def load_model(
     if adapter is not None:
         _check_adapter(adapter)
     device, dtype = placement(precision)
+    if device.type == "cpu":
+        use_allowed_cores()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             location.name,

@@ -12,7 +12,6 @@ from ..contract.errors import PermanentError
 from ..contract.rows import Pair
 from ..contract.settings import DpoSettings
 from ..models.load import load_model, load_tokenizer
-from ..models.threads import use_allowed_cores
 from ..store.base import file_sha256
 from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
 from ..training.encoding import ChatEncoder
@@ -31,7 +30,6 @@ def run(workspace: Workspace) -> Result:
     settings = DpoSettings.model_validate(workspace.spec.settings)
     seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
-    use_allowed_cores()
     reference, before = base or workspace.input("model"), workspace.input("adapter")
     tokenizer = load_tokenizer(reference)
     pairs = read_rows(workspace, "pairs", Pair)

@@ -12,7 +12,6 @@ from ..contract.errors import PermanentError
 from ..contract.rows import Dialogue, Instruction
 from ..contract.settings import SftSettings
 from ..models.load import load_model, load_tokenizer
-from ..models.threads import use_allowed_cores
 from ..training.adapter import new_adapter, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
@@ -30,7 +29,6 @@ def run(workspace: Workspace) -> Result:
     settings = SftSettings.model_validate(workspace.spec.settings)
     seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
-    use_allowed_cores()
     reference = base or workspace.input("model")
     tokenizer = load_tokenizer(reference)
     encoder = ChatEncoder(tokenizer, settings.max_length)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import GPUS_VARIABLE, Shard
+from kubernetes.utils.quantity import parse_quantity
 
 from ..api.pod import PodSettings
 from ..api.spec import API_VERSION, KIND, EvolutionRunSpec
@@ -159,7 +161,7 @@ def _pod_spec(spec: EvolutionRunSpec, start: Start, pod: PodSettings, settings: 
     container = {
         **container_basics(pod, settings),
         "command": ["python", "-m", "evolution_jobs", start.spec.kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
-        "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_gpus_env(pod)], pod),
+        "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_devices_env(pod)], pod),
         "envFrom": _source_credentials(spec) if prepares else [],
         "volumeMounts": mounts,
     }
@@ -232,10 +234,24 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
     return env
 
 
-def _gpus_env(pod: PodSettings) -> list[Object]:
-    """What the stage is given, so that it fails rather than crawl on the CPU of a node whose driver is out of order."""
-    gpus = gpus_of(pod.resources.wire()) if pod.resources else 0
-    return [{"name": GPUS_VARIABLE, "value": str(gpus)}] if gpus else []
+def _devices_env(pod: PodSettings) -> list[Object]:
+    """What the stage is given: GPUs, so that it fails rather than crawl where the driver is out of order, and threads.
+
+    A process that computes with a thread for each core of the node slows itself and its neighbours down severalfold.
+    """
+    resources = pod.resources.wire() if pod.resources else {}
+    given = {GPUS_VARIABLE: gpus_of(resources), "OMP_NUM_THREADS": cores_of(resources)}
+    return [{"name": name, "value": str(amount)} for name, amount in given.items() if amount]
+
+
+def cores_of(resources: Mapping[str, Any]) -> int:
+    """Cores a container's limit, or else its request, comes to, rounded up; 0 where neither says."""
+    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+    try:
+        cores: int = math.ceil(parse_quantity(amounts.get("cpu", 0)))
+    except ValueError:  # the API server has the better message
+        return 0
+    return cores
 
 
 def gpus_of(resources: Mapping[str, Any]) -> int:

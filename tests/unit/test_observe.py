@@ -275,12 +275,12 @@ def test_stages_that_may_still_write_without_an_attempt() -> None:
     job = job_object(SPEC, start())
     running, over = pod_object(job, "Running"), pod_object(job, "Failed", code=143)
     jobs, pods = [job_view(job)], [pod_view(running)]
-    assert alive_stages(jobs, pods) == {}
-    assert alive_stages([], pods) == {"sft": "Pod pod"}
-    assert alive_stages([], [pod_view(over)]) == {}
+    assert alive_stages(OWNER, jobs, pods) == {}
+    assert alive_stages(OWNER, [], pods) == {"sft": "Pod pod"}
+    assert alive_stages(OWNER, [], [pod_view(over)]) == {}
     ending = job_view(job_object(SPEC, start(), deleting=True))
-    assert alive_stages([ending], []) == {"sft": f"Job {ending.meta.name}"}
-    assert alive_stages([ending], pods) == {"sft": "Pod pod"}
+    assert alive_stages(OWNER, [ending], []) == {"sft": f"Job {ending.meta.name}"}
+    assert alive_stages(OWNER, [ending], pods) == {"sft": "Pod pod"}
 
 
 def test_an_end_that_was_not_seen_whole_is_looked_up() -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from evolution_operator.controller import labels
 from evolution_operator.controller.apiserver import UnreachableError
 
 from tests.api_server import ApiServer, News
@@ -61,6 +62,19 @@ def test_a_job_deleted_by_hand_is_not_made_again_while_a_pod_of_it_lives_that_wa
     scene.tell("pods")
     scene.reconcile()
     assert [stage(job) for job in scene.world.jobs()] == ["prepare"]
+
+
+def test_an_edited_job_that_is_deleted_before_it_is_healed_is_not_made_again_beside_its_pod() -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.controllers_work()
+    (job,) = scene.world.jobs()
+    scene.server.patch("jobs", KEY.namespace, job["metadata"]["name"], {"metadata": {"labels": {labels.ATTEMPT: None}}})
+    scene.tell("jobs")
+    scene.tell("pods")
+    scene.world.delete_job(job, "Background")
+    scene.reconcile()
+    assert scene.world.jobs() == []
 
 
 def test_no_artifact_is_deleted_while_a_job_lives_that_was_not_told_of() -> None:

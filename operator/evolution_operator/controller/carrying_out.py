@@ -46,7 +46,7 @@ class Hand:
     def _start(self, key: RunKey, owner: Owner, spec: EvolutionRunSpec, start: Start) -> Attempt | None:
         job = build_job(owner, spec, start, self._settings)
         seen = self._cache.seen(key)
-        awaited = alive_stages(seen.jobs, seen.pods).get(start.spec.stage)
+        awaited = alive_stages(owner, seen.jobs, seen.pods).get(start.spec.stage)
         if awaited is not None:
             return self._found(key, owner, start, job, awaited)
         try:

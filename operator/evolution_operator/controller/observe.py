@@ -78,13 +78,14 @@ def is_attempt(owner: Owner, job: JobView) -> bool:
     return job.meta.name == job_name(owner, kind, job.iteration, job.meta.stage, job.key, job.number)
 
 
-def alive_stages(jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
+def alive_stages(owner: Owner, jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
     """Stages of which a process may still write though no attempt stands for it: stage id to what is waited for.
 
-    A Job being deleted holds its name until its Pods are gone; Pods outlive a Job that was deleted by hand.
+    A Job being deleted holds its name until its Pods are gone; Pods outlive a Job that was deleted by hand, and one
+    that was edited by hand may be gone by the time it is looked for.
     """
     jobs = list(jobs)
-    standing = {job.meta.uid for job in jobs if not job.meta.deleting}
+    standing = {job.meta.uid for job in jobs if is_attempt(owner, job)}
     held = {job.meta.stage: f"Job {job.meta.name}" for job in jobs if job.meta.deleting}
     for pod in pods:
         if pod.alive and pod.meta.owner not in standing:

@@ -43,6 +43,15 @@ class Scene:
     def reconcile(self) -> None:
         self.operator.reconciler.reconcile(KEY)
 
+    def lose_the_answer(self, method: str, kind: str) -> None:
+        """The next such call takes effect, and nobody hears of it."""
+
+        def fail() -> None:
+            self.server.before = lambda *_: lambda: None
+            raise UnreachableError("the connection is gone")
+
+        self.server.before = lambda *call: fail if call[:2] == (method, kind) else lambda: None
+
     def controllers_work(self) -> None:
         for job in self.world.jobs():
             self.world.control(job)
@@ -77,17 +86,24 @@ def test_an_edited_job_that_is_deleted_before_it_is_healed_is_not_made_again_bes
     assert scene.world.jobs() == []
 
 
+def test_a_job_whose_creation_was_not_answered_is_not_made_again_beside_its_pod() -> None:
+    scene = Scene()
+    scene.lose_the_answer("POST", "jobs")
+    with pytest.raises(UnreachableError):
+        scene.reconcile()
+    scene.controllers_work()
+    (job,) = scene.world.jobs()
+    scene.world.delete_job(job, "Background")
+    scene.reconcile()
+    assert scene.world.jobs() == []
+
+
 def test_no_artifact_is_deleted_while_a_job_lives_that_was_not_told_of() -> None:
     """The call that made the Job took effect, and its answer was lost."""
     scene = Scene(deletionPolicy="Delete")
-
-    def lose_the_answer() -> None:
-        raise UnreachableError("the connection is gone")
-
-    scene.server.before = lambda method, kind, *_: lose_the_answer if (method, kind) == ("POST", "jobs") else bool
+    scene.lose_the_answer("POST", "jobs")
     with pytest.raises(UnreachableError):
         scene.reconcile()
-    scene.server.before = lambda *_: bool
     scene.server.delete(RUNS, *KEY, "Background")
     scene.tell(RUNS)
     scene.reconcile()

@@ -18,7 +18,7 @@ from ..planner.actions import Plan
 from ..planner.observed import Observed, Run
 from ..planner.plan import plan
 from . import labels
-from .apiserver import ConflictError, NotFoundError
+from .apiserver import ConflictError, NotFoundError, UnreachableError
 from .cache import Cache, RunKey, Seen
 from .carrying_out import Hand
 from .cluster import Cluster
@@ -87,6 +87,9 @@ class Reconciler:
             except (ConflictError, NotFoundError):
                 # Somebody else was faster. What the API server has now decides.
                 return self._read_again(key, seen)
+            except UnreachableError:
+                self._whole.doubt(key)
+                raise
 
     def _read_again(self, key: RunKey, seen: Seen) -> float | None:
         try:

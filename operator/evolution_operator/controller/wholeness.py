@@ -38,6 +38,10 @@ class Wholeness:
         """A watch was broken: list each unfinished run at its next pass."""
         self._distrusted = self._clock()
 
+    def doubt(self, key: RunKey) -> None:
+        """A call for this run has failed and may have taken effect: list it at its next pass."""
+        self._since[key] = float("-inf")
+
     def forget(self, key: RunKey) -> None:
         """Forget a run that is gone."""
         self._since.pop(key, None)

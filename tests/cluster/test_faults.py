@@ -36,7 +36,7 @@ def progress(runs: Runs, pod: client.V1Pod) -> list[int]:
     """Rows or steps done, as the Pod has said so far."""
     text = runs.core.read_namespaced_pod_log(pod.metadata.name, pod.metadata.namespace)
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    return [line["done"] for line in lines if "done" in line]
+    return [line["progress"]["done"] for line in lines if "progress" in line]
 
 
 def at_work(runs: Runs, stage_id: str, done: int, attempt: int = 1) -> client.V1Pod:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from .attempt.failures import failure_report, invalid_fields
+from .contract.environment import settle
 from .contract.errors import EXIT_PERMANENT, PermanentError
 from .contract.settings import SETTINGS
 from .contract.stage import StageSpec
@@ -58,6 +59,7 @@ def main() -> int:
     """Run the stage that the command line names; the exit code says whether trying again may help."""
     # A stage uses one GPU. Of several in sight the trainer would use all, each with a part of every batch.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    settle()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("evolution_jobs").setLevel(logging.INFO)
     parser = _Parser(prog="python -m evolution_jobs", description=__doc__)

@@ -14,9 +14,6 @@ StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
 """Kinds whose rows may be shared out over shards."""
 
-GPUS_VARIABLE = "EVOLUTION_GPUS"
-"""Environment variable: how many GPUs the stage's process is given. Where torch then finds none, the stage fails."""
-
 STAGE_VERSION: Literal["evolution.run/stage/v1"] = "evolution.run/stage/v1"
 
 

@@ -15,9 +15,9 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..contract.environment import GPUS_VARIABLE
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
-from ..contract.stage import GPUS_VARIABLE
 from .threads import use_allowed_cores
 
 if TYPE_CHECKING:

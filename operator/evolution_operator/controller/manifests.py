@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
+from evolution_jobs.contract.environment import GPUS_VARIABLE
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_jobs.contract.settings import Storage
-from evolution_jobs.contract.stage import GPUS_VARIABLE, Shard
+from evolution_jobs.contract.stage import Shard
 from kubernetes.utils.quantity import parse_quantity
 
 from ..api.pod import PodSettings

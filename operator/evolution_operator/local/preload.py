@@ -5,19 +5,17 @@ start threads or touch a GPU: neither survives a fork.
 """
 
 import importlib
-import os
 import signal
 import threading
+
+from evolution_jobs.contract.environment import settle
 
 # Ctrl-C reaches the server too: while it imports it ends without a trace. Once it serves it ignores the signal, and
 # stages, forked from it, see to it themselves.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+settle()
 
 _HEAVY = {
     "torch": (),

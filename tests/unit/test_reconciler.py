@@ -73,14 +73,15 @@ def test_a_job_deleted_by_hand_is_not_made_again_while_a_pod_of_it_lives_that_wa
     assert [stage(job) for job in scene.world.jobs()] == ["prepare"]
 
 
-def test_an_edited_job_that_is_deleted_before_it_is_healed_is_not_made_again_beside_its_pod() -> None:
+@pytest.mark.parametrize("pods", ["pods", "nothing"])
+def test_an_edited_job_that_is_deleted_before_it_is_healed_is_not_made_again_beside_its_pod(pods: str) -> None:
     scene = Scene()
     scene.reconcile()
     scene.controllers_work()
     (job,) = scene.world.jobs()
     scene.server.patch("jobs", KEY.namespace, job["metadata"]["name"], {"metadata": {"labels": {labels.ATTEMPT: None}}})
     scene.tell("jobs")
-    scene.tell("pods")
+    scene.tell(pods)
     scene.world.delete_job(job, "Background")
     scene.reconcile()
     assert scene.world.jobs() == []

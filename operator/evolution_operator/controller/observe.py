@@ -81,12 +81,13 @@ def is_attempt(owner: Owner, job: JobView) -> bool:
 def alive_stages(owner: Owner, jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
     """Stages of which a process may still write though no attempt stands for it: stage id to what is waited for.
 
-    A Job being deleted holds its name until its Pods are gone; Pods outlive a Job that was deleted by hand, and one
-    that was edited by hand may be gone by the time it is looked for.
+    A Job being deleted holds its name until its Pods are gone; one whose labels were edited away is at work, or gone by
+    the time it is looked for; Pods outlive a Job that was deleted by hand.
     """
     jobs = list(jobs)
     standing = {job.meta.uid for job in jobs if is_attempt(owner, job)}
-    held = {job.meta.stage: f"Job {job.meta.name}" for job in jobs if job.meta.deleting}
+    strangers = [job for job in jobs if job.meta.uid not in standing and (job.meta.deleting or not job.ended)]
+    held = {job.meta.stage: f"Job {job.meta.name}" for job in strangers}
     for pod in pods:
         if pod.alive and pod.meta.owner not in standing:
             held[pod.meta.stage] = f"Pod {pod.meta.name}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .cache import Cache, RunKey, Seen
 from .cluster import Cluster
@@ -53,7 +54,7 @@ class Wholeness:
         by_job = pods_by_job(seen.pods)
         unseen = frozenset(job.meta.uid for job in seen.jobs if ended_unseen(job, by_job.get(job.meta.uid, [])))
         looked_up, lost = self._looked_up.get(key, (frozenset(), 0))
-        finished = seen.run is not None and (seen.run.get("status") or {}).get("phase") in FINISHED
+        finished = seen.run is not None and _at_rest(seen.run)
         # Of a run that is new nothing can have been lost; what an earlier one of its name has left may be gone by now.
         since = self._since.setdefault(key, self._begun if seen.jobs or seen.pods else now)
         overdue = not finished and (since <= self._distrusted or now - since >= self._interval)
@@ -69,3 +70,8 @@ class Wholeness:
         self._cache.replace_jobs(key, self._cluster.list_jobs(key))
         self._cache.replace_pods(key, self._cluster.list_pods(key))
         return self._cache.seen(key)
+
+
+def _at_rest(run: Mapping[str, Any]) -> bool:
+    """Whether nothing more is to come of the run: one that is being deleted waits for its Jobs to go."""
+    return (run.get("status") or {}).get("phase") in FINISHED and not run["metadata"].get("deletionTimestamp")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from evolution_jobs.contract.errors import EXIT_PERMANENT, failure_kind
 from evolution_jobs.contract.manifest import Report
@@ -36,6 +37,10 @@ class LocalAttempt:
         self._stopped = False
         self._started_at: datetime | None = None
         self._clock = 0.0
+        self._said: dict[int, Mapping[str, Any]] = {}
+        """Newest progress line of each shard, ended ones included."""
+        self._done, self._moved = 0, 0.0
+        """Rows or steps done, and when that last changed."""
 
     @property
     def admitted(self) -> bool:
@@ -104,6 +109,8 @@ class LocalAttempt:
         """Take output and ends of processes. A shard that fails takes the attempt's other shards with it."""
         for shard, (process, _) in list(self._running.items()):
             process.read()
+            if process.progress:
+                self._said[shard] = process.progress
             if process.exit_code is None:
                 continue
             process.join()
@@ -176,13 +183,16 @@ class LocalAttempt:
         return whole.model_copy(update={"seconds": max(report.seconds for report in reports)})
 
     def _progress(self) -> StageProgress | None:
-        """Rows or steps over all shards; the time left assumes the pace so far."""
-        lines = [process.progress for process, _ in self._running.values() if process.progress]
-        if not lines:
+        """Rows or steps over all shards; the time left assumes the pace up to the newest of them."""
+        if not self._said:
             return None
+        lines = list(self._said.values())
         done, total = (sum(int(line[name]) for line in lines) for name in ("done", "total"))
-        elapsed = time.monotonic() - self._clock
-        eta = int(elapsed * (total - done) / done) if done else None
+        now = time.monotonic()
+        if done != self._done:
+            self._done, self._moved = done, now
+        left = (self._moved - self._clock) * (total - done) / done - (now - self._moved) if done else None
+        eta = None if left is None else max(0, int(left))
         return StageProgress(done=done, total=total, unit=str(lines[0]["unit"]), eta_seconds=eta)
 
     def _terminate(self) -> None:

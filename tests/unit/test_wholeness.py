@@ -80,3 +80,13 @@ def test_a_job_that_went_before_it_ended_is_a_cause() -> None:
     ended["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
     watch.cache.drop_job(ended)
     assert watch.look() == (0, 1)
+
+
+def test_a_finished_run_that_is_being_deleted_is_listed_after_a_watch_was_broken() -> None:
+    watch = Watch()
+    watch.look()
+    watch.cache.put_job(job(2, deleting=True))
+    watch.cache.put_run(run(3, deletionTimestamp="2026-01-01T00:00:00Z") | {"status": {"phase": "Complete"}})
+    assert watch.look() == (1, 0)
+    watch.whole.distrust()
+    assert watch.look() == (0, 1)

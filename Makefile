@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
+.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -116,6 +116,9 @@ e2e: export EVOLUTION_E2E_KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
 endif
 e2e: setup ## The chart and real Pods, faults included: on kind where it is to be had, else on this host's own node
 	$(BIN)/pytest $(E2E)
+
+bench: setup ## Timings, each as a ratio against a peer in the same run
+	$(BIN)/python bench/threads.py
 
 ci: ## What CI runs
 	bash .ci/run

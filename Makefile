@@ -7,6 +7,8 @@ E2E ?= tests/cluster
 PINS := requirements/dev.txt requirements/sample.txt
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
+# As in a stage (jobs/evolution_jobs/contract/environment.py): tests share their cores, too.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
-# What `make e2e` runs; CI names less.
+# What `make e2e` runs.
 E2E ?= tests/cluster
 PINS := requirements/dev.txt requirements/sample.txt
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'

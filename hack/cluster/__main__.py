@@ -105,13 +105,15 @@ def _image(arguments: argparse.Namespace) -> None:
 
 def _restart(arguments: argparse.Namespace) -> None:
     with locked(STATE):
-        processes = {process.name: process for process in _existing().processes}
+        node = _existing()
+        processes = {process.name: process for process in node.processes}
         for name in arguments.components:
             if name not in processes:
                 raise ClusterError(f"no component {name!r}: one of {', '.join(processes)}")
         for name in arguments.components:
-            processes[name].restart()
-            print(f"{name} restarted")
+            processes[name].stop()
+        # One that needs another waits until that one answers: a kubelet ends where its runtime does not.
+        node.up()
 
 
 def _build(arguments: argparse.Namespace) -> None:

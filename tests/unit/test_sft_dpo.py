@@ -620,10 +620,11 @@ class TestSmallModel:
         for iteration in (1, 2):
             result = run_dpo(
                 tmp_path / f"dpo-{iteration}",
-                {"model": small_model, "adapter": adapter, "pairs": files("pairs", PAIRS[3:])},
+                {"model": small_model, "adapter": adapter, "pairs": files("pairs", PAIRS[3:4])},
                 learningRate=5e-4,
-                epochs=1,
+                epochs=3,
                 batchSize=1,
+                gradientAccumulation=1,
             )
             reference = result.details["reference"]
             assert reference["firstStep"]["sigmoid"] == pytest.approx(math.log(2), abs=1e-5)

@@ -16,7 +16,7 @@ from .manifest import canonical_digest
 from .settings import SETTINGS, deciding
 from .stage import Node, RunRef
 
-CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 1, "generate": 1, "reflect": 1, "dpo": 1, "evaluate": 1}
+CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 2, "generate": 1, "reflect": 2, "dpo": 1, "evaluate": 1}
 """Raised by hand when a change to a stage's code changes its result: old results then no longer match."""
 
 

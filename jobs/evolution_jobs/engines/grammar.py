@@ -40,13 +40,17 @@ class Grammars:
     def rule_out(self, logits: Tensor, texts: Sequence[Following]) -> None:
         """Set the logits (rows, vocabulary) of tokens that break a row's grammar to -inf, in place.
 
-        A row that is running out of tokens prefers to close its strings: its object ends rather than being cut off.
+        A row that is running out of tokens prefers to close its strings and to spell its keys in the fewest tokens: its
+        object ends rather than being cut off.
         """
         mask = xgrammar.allocate_token_bitmask(len(texts), logits.shape[-1])
         for row, text in enumerate(texts):
             text.matcher.fill_next_token_bitmask(mask, row)
             if text.left <= 0:
                 logits[row, self._quotes.to(logits.device)] += _PREFERRED
+                # A key can be spelled letter by letter; the tokenizer's own spelling is what was reckoned with.
+                if forced := text.matcher.find_jump_forward_string():
+                    logits[row, self._tokenizer(forced, add_special_tokens=False)["input_ids"][0]] += 2 * _PREFERRED
         xgrammar.apply_token_bitmask_inplace(logits, mask.to(logits.device))
 
 

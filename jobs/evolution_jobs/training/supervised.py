@@ -126,8 +126,9 @@ def supervised_trainer(
     trainer.validation = _dataset(sorted(validation, key=lambda example: example.tokens))
     trainer.interval = evaluation_interval(steps, settings.epochs, settings.evaluations_per_epoch)
     trainer.patience = settings.early_stopping_patience
-    trainer.attach(host, [train[row].tokens for row in order])
+    # Before the callback that seeds each step: to go through a data loader takes a random number.
     trainer.add_callback(_Validation(trainer))
+    trainer.attach(host, [train[row].tokens for row in order])
     return trainer
 
 

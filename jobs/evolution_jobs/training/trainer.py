@@ -81,6 +81,8 @@ class Resumable:
         self.row_tokens = row_tokens
         self.best: Tensors | None = None
         """SFT: the adapter with the lowest validation loss so far."""
+        self.saved_step = 0
+        """Step of the newest checkpoint."""
         self.remove_callback(PrinterCallback)  # it prints on standard output
         self.add_callback(_Steps(self))
 
@@ -96,7 +98,7 @@ class Resumable:
     def stop_if_asked(self: Any) -> None:
         """Save and raise Terminated if the host is stopping. Only between steps or inside one, before its update."""
         if self.host.stopping:
-            if self.state.global_step:
+            if self.state.global_step != self.saved_step:
                 self._save_checkpoint(self.model, None)
             self.host.check_stop()
 
@@ -124,6 +126,7 @@ class Resumable:
         write_checkpoint(directory, self.model, self.best, self.optimizer, self.lr_scheduler)
         self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
         self.host.checkpoints.save(directory, step)
+        self.saved_step = step
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         read_adapter(Path(resume_from_checkpoint), self.model)
@@ -144,6 +147,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.saved_step = state.global_step
         self._trainer.host.progress(state.global_step, state.max_steps, "steps")
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -71,12 +71,7 @@ class Process:
                 ).result()
             except OSError as error:
                 raise ClusterError(f"{self.name} did not start: {error}") from error
-        record = {
-            "pid": self._child.pid,
-            "birth": _birth(self._child.pid),
-            "argv": command,
-            "environment": dict(environment),
-        }
+        record = {"pid": self._child.pid, "birth": _birth(self._child.pid)}
         part = self._record.with_suffix(".part")
         part.write_text(json.dumps(record, indent=1))
         part.replace(self._record)
@@ -98,19 +93,6 @@ class Process:
         if self._child is not None:
             self._child.wait()
             self._child = None
-
-    def restart(self) -> None:
-        """Stop it and start it again with the command line it was last started with.
-
-        Raises:
-            ClusterError: it was never started.
-        """
-        try:
-            record = json.loads(self._record.read_text())
-        except FileNotFoundError as error:
-            raise ClusterError(f"{self.name} was never started here") from error
-        self.stop()
-        self.start(record["argv"], record["environment"])
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log."""

@@ -29,7 +29,14 @@ from evolution_jobs.contract.errors import (
     Terminated,
     TransientError,
 )
-from evolution_jobs.contract.keys import checkpoints_prefix, manifest_path, resolve_keys, rows_prefix, stage_prefix
+from evolution_jobs.contract.keys import (
+    CODE_VERSIONS,
+    checkpoints_prefix,
+    manifest_path,
+    resolve_keys,
+    rows_prefix,
+    stage_prefix,
+)
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, RunRecord, content_digest
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
@@ -123,7 +130,7 @@ def test_each_stage_leaves_a_manifest_that_names_what_it_made_and_from_what(stor
     assert report.seconds == manifest.seconds > 0
     assert manifest.inputs == {"train": contents["train"], "model": contents["model"]}
     assert manifest.tokens == 7
-    assert manifest.code["stage"] == "1"
+    assert manifest.code["stage"] == str(CODE_VERSIONS["sft"])
     assert {"python", "evolution-operator"} <= set(manifest.code)
     files = manifest.outputs["adapter"].files
     assert [file.path for file in files] == ["adapter_model.safetensors", "nested/config.json"]

@@ -247,9 +247,8 @@ def _devices_env(pod: PodSettings) -> list[Object]:
 
 def cores_of(resources: Mapping[str, Any]) -> int:
     """Cores a container's limit, or else its request, comes to, rounded up; 0 where neither says."""
-    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
     try:
-        cores: int = math.ceil(parse_quantity(amounts.get("cpu", 0)))
+        cores: int = math.ceil(parse_quantity(_amounts(resources).get("cpu", 0)))
     except ValueError:  # the API server has the better message
         return 0
     return cores
@@ -257,8 +256,13 @@ def cores_of(resources: Mapping[str, Any]) -> int:
 
 def gpus_of(resources: Mapping[str, Any]) -> int:
     """How many GPUs, or slices of one, a container's resources name."""
-    amounts = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-    return sum(int(amount) for name, amount in amounts.items() if GPU.search(name) and str(amount).isdecimal())
+    amounts = _amounts(resources).items()
+    return sum(int(amount) for name, amount in amounts if GPU.search(name) and str(amount).isdecimal())
+
+
+def _amounts(resources: Mapping[str, Any]) -> Object:
+    """What is given of each resource: its limit, or else its request."""
+    return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
 
 
 def _from_secret(name: str, secret: str, optional: bool = False) -> Object:

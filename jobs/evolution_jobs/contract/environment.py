@@ -9,7 +9,7 @@ GPUS_VARIABLE = "EVOLUTION_GPUS"
 
 DEFAULTS = {
     # A thread that spins while it waits for another is in that one's way where cores are shared, and training takes
-    # many times as long (bench/threads.py); asleep it costs a few percent on cores of its own.
+    # longer, how much depends on the neighbour (bench/threads.py); asleep it costs a few percent on cores of its own.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",

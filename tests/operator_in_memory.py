@@ -47,7 +47,7 @@ class Operator:
             Cluster(server),  # type: ignore[arg-type]
             self.cache,
             dataclasses.replace(SETTINGS, progress_interval_seconds=0.0),
-            Metrics(self.cache, lambda: 0, lambda: True),
+            Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0),
             clock,
         )
         for kind in KINDS:

@@ -29,6 +29,7 @@ from kubernetes.client.exceptions import ApiException
 
 from hack.cluster.control_plane import ControlPlane
 
+SKEWED = Path(__file__).with_name("skewed.py")
 RBAC = Path(__file__).parents[2] / "operator/evolution_operator/controller/rbac.yaml"
 OPERATOR_NAMESPACE = "evolution-system"
 SERVICE_ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:evolution-operator"
@@ -56,7 +57,10 @@ def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
 
 
 class OperatorProcess:
-    """`kopf run -m evolution_operator.controller.main` with the rights of rbac.yaml and no others."""
+    """`kopf run -m evolution_operator.controller.main` with the rights of rbac.yaml and no others.
+
+    Its clock is `ahead` by so many seconds.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class OperatorProcess:
         namespaces: tuple[str, ...] = (),
         name: str = "operator",
         kubeconfig: Path | None = None,
+        ahead: float = 0,
         **settings: str,
     ) -> None:
         self.log = directory / f"{name}.log"
@@ -88,11 +93,12 @@ class OperatorProcess:
             **scope,
             **{f"EVOLUTION_{key.upper()}": value for key, value in settings.items()},
         }
+        self._skew = [str(SKEWED), str(ahead)] if ahead else ["-m"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; the log goes on where it was."""
-        command = [sys.executable, "-m", "kopf", "run", "-m", "evolution_operator.controller.main"]
+        command = [sys.executable, *self._skew, "kopf", "run", "-m", "evolution_operator.controller.main"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=self._environment, cwd=self.log.parent

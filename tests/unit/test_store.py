@@ -412,6 +412,7 @@ REFUSALS = [
     (403, "InvalidAccessKeyId", PermanentError, "StorageDenied"),
     (403, "SignatureDoesNotMatch", PermanentError, "StorageDenied"),
     (400, "ExpiredToken", PermanentError, "StorageDenied"),
+    (403, "RequestTimeTooSkewed", TransientError, "ClockWrong"),
     (404, "NoSuchBucket", PermanentError, "BucketMissing"),
     (400, "XMinioAdminBucketQuotaExceeded", TransientError, "StorageFull"),
     (507, "XMinioStorageFull", TransientError, "StorageFull"),

@@ -43,7 +43,7 @@ class Store(Protocol):
     """Durable storage. What is written is there whole or not at all, and seen by every reader at once.
 
     Every method raises StageError with one line for the user where storage refuses or fails: TransientError
-    `StorageUnreachable`, `StorageFull`, `DiskFull`; PermanentError `StorageDenied`, `BucketMissing`,
+    `StorageUnreachable`, `StorageFull`, `DiskFull`, `ClockWrong`; PermanentError `StorageDenied`, `BucketMissing`,
     `CredentialsMissing`, `LocationInvalid`. No method holds a whole file in memory; `read` and `put_*` of bytes are
     for small documents.
     """

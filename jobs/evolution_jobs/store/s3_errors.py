@@ -19,7 +19,6 @@ CREDENTIAL_CODES = frozenset(
         "Forbidden",
         "InvalidAccessKeyId",
         "InvalidToken",
-        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
         "403",
@@ -112,12 +111,18 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
         return TransientError(
             "StorageFull", f"{action}: bucket {bucket} at {where} is full ({code}): free space or raise its quota"
         )
+    if code == "RequestTimeTooSkewed":
+        return TransientError(
+            "ClockWrong",
+            f"{action}: this machine's clock differs from that of {where} by more than a signature may be old: "
+            "set the clock of this node (NTP)",
+        )
     if code in CREDENTIAL_CODES or status in (401, 403):
         return PermanentError(
             "StorageDenied",
             f"{action}: {where} refuses these credentials for bucket {bucket} ({code}): check AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY or the Pod's identity; they need s3:ListBucket, s3:GetObject, s3:PutObject and "
-            "s3:DeleteObject",
+            "AWS_SECRET_ACCESS_KEY or the Pod's identity; they need s3:ListBucket, s3:GetObject, s3:PutObject, "
+            "s3:DeleteObject and s3:AbortMultipartUpload",
         )
     if code in ("PermanentRedirect", "IllegalLocationConstraintException"):
         return PermanentError(

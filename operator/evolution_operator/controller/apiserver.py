@@ -9,6 +9,8 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 
+from .clock import ServerClock
+
 Object = dict[str, Any]
 
 JSON = "application/json"
@@ -64,12 +66,16 @@ class ApiServer:
         configuration: where it is and who we are (`load_configuration`).
         timeout: seconds that a call may take.
         may_write: asked before each write; where it says no, the call raises NotLeadingError.
+        clock: told the time of each answer.
     """
 
-    def __init__(self, configuration: client.Configuration, timeout: float, may_write: Callable[[], bool]) -> None:
+    def __init__(
+        self, configuration: client.Configuration, timeout: float, may_write: Callable[[], bool], clock: ServerClock
+    ) -> None:
         self._api = client.ApiClient(configuration)
         self._timeout = timeout
         self._may_write = may_write
+        self._clock = clock
 
     def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Object:
         """The answer's JSON. A PATCH is a merge patch (RFC 7386). Raises ClusterError."""
@@ -90,6 +96,7 @@ class ApiServer:
         )
         try:
             response = self._api.call_api(*request, _request_timeout=self._timeout)
+            self._clock.hear(response.headers.get("Date"))
             text = response.read().decode("utf-8", "replace")
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
             raise UnreachableError(f"{method} {path}: {type(error).__name__}: {error}") from error

@@ -33,7 +33,9 @@ class _Runs(Collector):
 class Metrics:
     """What is counted. Series are bounded: no label holds a run's name."""
 
-    def __init__(self, cache: Cache, depth: Callable[[], int], leads: Callable[[], bool]) -> None:
+    def __init__(
+        self, cache: Cache, depth: Callable[[], int], leads: Callable[[], bool], ahead: Callable[[], float]
+    ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Runs(cache))
         self.passes = Histogram(
@@ -46,6 +48,10 @@ class Metrics:
         queue.set_function(depth)
         leader = Gauge("evolution_leader", "1 where this replica leads", registry=self.registry)
         leader.set_function(lambda: float(leads()))
+        skew = Gauge(
+            "evolution_clock_ahead_seconds", "This replica's clock less the API server's", registry=self.registry
+        )
+        skew.set_function(ahead)
         self._stage_seconds = Histogram(
             "evolution_stage_seconds",
             "Compute time of finished stages",

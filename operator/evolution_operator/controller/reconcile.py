@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from evolution_jobs.contract.stage import RunRef
@@ -36,11 +36,6 @@ log = logging.getLogger(__name__)
 Object = Mapping[str, Any]
 
 
-def now_utc() -> datetime:
-    """The time in whole seconds, as Kubernetes writes it."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 class Reconciler:
     """Brings runs to what their specs say. One thread at a time works on one run."""
 
@@ -50,7 +45,7 @@ class Reconciler:
         cache: Cache,
         settings: Settings,
         metrics: Metrics,
-        clock: Callable[[], datetime] = now_utc,
+        clock: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
         self._cache = cache

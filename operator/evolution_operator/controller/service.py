@@ -9,6 +9,7 @@ import time
 
 from .apiserver import ApiServer, load_configuration
 from .cache import Cache, RunKey
+from .clock import ServerClock
 from .cluster import Cluster
 from .health import HealthServer
 from .lease import Election
@@ -33,8 +34,9 @@ class Service:
         self.cache = Cache()
         configuration = load_configuration(settings.workers + 2)
         call_timeout = min(settings.request_timeout_seconds, settings.lease_seconds / 2)
+        clock = ServerClock()
         self._election = Election(
-            ApiServer(configuration, call_timeout, may_write=lambda: True),
+            ApiServer(configuration, call_timeout, lambda: True, clock),
             settings.lease_namespace,
             settings.lease_name,
             settings.identity,
@@ -43,9 +45,9 @@ class Service:
             self._on_election,
         )
         leads = self._election.leads
-        self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads)
-        cluster = Cluster(ApiServer(configuration, call_timeout, may_write=leads))
-        self._reconciler = Reconciler(cluster, self.cache, settings, self.metrics)
+        self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead)
+        cluster = Cluster(ApiServer(configuration, call_timeout, leads, clock))
+        self._reconciler = Reconciler(cluster, self.cache, settings, self.metrics, clock.now)
         self._queue = WorkQueue(
             self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
         )

@@ -1,0 +1,59 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from evolution_operator.controller.clock import TOLERANCE, ServerClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+TRUE = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Machine:
+    """A machine whose clock is ahead by some seconds, and an API server that answers it."""
+
+    def __init__(self, ahead):
+        self.true, self.ahead = TRUE, ahead
+        self.clock = ServerClock(lambda: self.true + timedelta(seconds=self.ahead))
+
+    def hear(self, delay=0.0):
+        date = format_datetime(self.true.replace(microsecond=0), usegmt=True)
+        self.true += timedelta(seconds=delay)
+        self.clock.hear(date)
+
+
+@given(ahead=st.floats(-1e6, 1e6), fraction=st.integers(0, 999_999), delay=st.floats(0, 3))
+def test_after_one_answer_it_tells_the_api_servers_time(ahead, fraction, delay):
+    machine = Machine(ahead)
+    machine.true += timedelta(microseconds=fraction)
+    machine.hear(delay)
+    assert abs(machine.clock.now() - machine.true) <= TOLERANCE
+
+
+@given(delays=st.lists(st.floats(0, 3), max_size=20))
+def test_clocks_that_agree_are_left_alone(delays):
+    machine = Machine(0.3)
+    for delay in delays:
+        machine.hear(delay)
+        machine.true += timedelta(seconds=0.4)
+    assert machine.clock.ahead == 0
+    assert machine.clock.now() == (machine.true + timedelta(seconds=0.3)).replace(microsecond=0)
+
+
+def test_a_difference_is_said_once_and_followed_when_it_goes(caplog):
+    machine = Machine(3600)
+    machine.hear()
+    machine.hear()
+    assert machine.clock.ahead == 3600
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["ahead by 3600 s"]
+    machine.ahead = 0
+    machine.hear()
+    assert machine.clock.ahead == 0
+    assert machine.clock.now() == TRUE
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "Sun, 99 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 12:00:00"])
+def test_what_is_no_date_tells_nothing(date):
+    machine = Machine(3600)
+    machine.clock.hear(date)
+    assert machine.clock.ahead == 0

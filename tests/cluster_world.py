@@ -1,20 +1,18 @@
-"""The rest of a cluster, a step at a time: Job controller, garbage collector, kubelet, and stages with their store."""
+"""The rest of a cluster, a step at a time: Job controller, garbage collector, kubelet, and stages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED, EXIT_TRANSIENT
-from evolution_jobs.contract.keys import resolve_keys
-from evolution_jobs.contract.manifest import canonical_digest
-from evolution_jobs.contract.stage import Node
+from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_operator.controller import labels
 from evolution_operator.controller.manifests import CONTAINER
 
 from tests.api_server import FOREGROUND, ApiServer, Object
+from tests.stage_results import Results
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -25,11 +23,7 @@ class World:
 
     server: ApiServer
     clock: Callable[[], str]
-    store: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Published stages by key, with prepare's content digests."""
-    edition: int = 0
-    """Of a data source that is not pinned: prepare finds other contexts in another edition."""
-    _rows: dict[str, set[int]] = field(default_factory=dict)
+    results: Results = field(default_factory=Results)
 
     # ---- what there is
 
@@ -42,14 +36,8 @@ class World:
         return [pod for pod in self.server.all("pods") if pod["status"]["phase"] in (phases or ("Pending", "Running"))]
 
     def could_publish(self) -> Iterator[tuple[str, str, str]]:
-        """Stage, key and Job of every process that may still write, and of every Job that may yet start one."""
-        for pod in self.pods():
-            if stage(pod) != labels.CLEANUP:
-                yield stage(pod), told(pod)["key"], owner(pod)
-        for job in self.jobs():
-            idle = ended(job) or deleting(job) or job["spec"].get("suspend")
-            if stage(job) != labels.CLEANUP and not idle:
-                yield stage(job), job["metadata"]["annotations"][labels.KEY], job["metadata"]["uid"]
+        """See the function of that name."""
+        return could_publish(self.jobs(), self.pods())
 
     def said(self, job: str) -> list[str]:
         """What the ended Pods of a Job have said, as far as they are still there."""
@@ -156,7 +144,7 @@ class World:
 
     def finish(self, pod: Object, silently: bool = False) -> None:
         """Its process does what it is for, or finds that it cannot; where silently, what it says is lost."""
-        code, words = self._work(pod)
+        code, words = work(self.results, pod)
         self.end(pod, code, {} if silently else words)
 
     def end(self, pod: Object, code: int, words: Object, reason: str = "") -> None:
@@ -184,50 +172,27 @@ class World:
         """It was told to end, saves and does so."""
         self.end(pod, EXIT_TERMINATED, {"reason": "Terminated", "message": "asked to stop"})
 
-    def withdraw(self, key: str) -> None:
-        """A published result turns out corrupt, or was deleted by hand."""
-        self.store.pop(key, None)
-        self._rows.pop(key, None)
-
-    def _work(self, pod: Object) -> tuple[int, Object]:
-        spec = told(pod)
-        if stage(pod) == labels.CLEANUP:
-            for key in spec["keys"]:
-                self.withdraw(key)
-            return 0, {"reason": "Completed"}
-        key = spec["key"]
-        missing = [source["stage"] for source in spec.get("inputs", {}).values() if source["key"] not in self.store]
-        if missing:
-            return EXIT_TRANSIENT, {"reason": "InputMissing", "message": "it is gone", "corrupt": missing[0]}
-        cached = key in self.store
-        if not cached:
-            rows = self._rows.setdefault(key, set())
-            rows.add(index(pod))
-            if len(rows) < spec["shard"]["count"]:
-                return 0, {"reason": "ShardCompleted"}
-            self.store[key] = self._contents() if spec["kind"] == "prepare" else {}
-        words: Object = {"reason": "Cached" if cached else "Completed", "key": key, "seconds": 5.0}
-        if spec["kind"] == "evaluate":
-            words["metrics"] = {"distinct2": 0.5 + spec["iteration"]}
-        if spec["kind"] == "prepare":
-            words |= self._found(spec["graph"], self.store[key])
-        return 0, words
-
-    def _contents(self) -> dict[str, str]:
-        names = ("model", "train", "validation", "contexts", "test")
-        return {name: canonical_digest([name, self.edition if name == "contexts" else 0]) for name in names}
-
-    def _found(self, graph: list[Object], contents: dict[str, str]) -> Object:
-        keys = resolve_keys([Node.model_validate(node) for node in graph], contents)
-        published = [name for name, key in keys.items() if key in self.store]
-        figures = {name: {"distinct2": 0.5 + int(name[9:])} for name in published if name.startswith("evaluate")}
-        return {"contents": contents, "published": published, "figures": figures}
-
     def _condition(self, type_: str, reason: str) -> Object:
         return {"type": type_, "status": "True", "reason": reason, "lastTransitionTime": self.clock()}
 
     def _patch(self, kind: str, item: Object, change: Object) -> Object:
         return self.server.patch(kind, item["metadata"]["namespace"], item["metadata"]["name"], change)
+
+
+def could_publish(jobs: Iterable[Object], pods: Iterable[Object]) -> Iterator[tuple[str, str, str]]:
+    """Stage, key and Job of every process that may still write, and of every Job that may yet start one."""
+    for pod in pods:
+        if stage(pod) != labels.CLEANUP and pod["status"]["phase"] in ("Pending", "Running"):
+            yield stage(pod), told(pod)["key"], owner(pod)
+    for job in jobs:
+        idle = ended(job) or deleting(job) or job["spec"].get("suspend")
+        if stage(job) != labels.CLEANUP and not idle:
+            yield stage(job), job["metadata"]["annotations"][labels.KEY], job["metadata"]["uid"]
+
+
+def work(results: Results, pod: Object) -> tuple[int, Object]:
+    """Let the Pod's process do its work: the code with which it exits, and its words."""
+    return results.clean_up(told(pod)) if stage(pod) == labels.CLEANUP else results.work(told(pod), index(pod))
 
 
 def stage(item: Object) -> str:
@@ -244,7 +209,7 @@ def told(pod: Object) -> dict[str, Any]:
 
 def index(pod: Object) -> int:
     """The Pod's shard."""
-    return int(pod["metadata"]["annotations"][INDEX])
+    return int(pod["metadata"]["annotations"].get(INDEX, 0))
 
 
 def owner(item: Object) -> str:
@@ -259,7 +224,8 @@ def deleting(item: Object) -> bool:
 
 def ended(job: Object) -> bool:
     """Whether the Job is Complete or Failed."""
-    return bool((job.get("status") or {}).get("conditions"))
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(each["type"] in ("Complete", "Failed") for each in conditions)
 
 
 def terminated(pod: Object) -> Object:

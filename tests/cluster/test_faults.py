@@ -51,7 +51,7 @@ def at_work(runs: Runs, stage_id: str, done: int, attempt: int = 1) -> client.V1
 def _pod(runs: Runs, stage_id: str, attempt: int) -> client.V1Pod | None:
     selector = f"evolution.run/stage={stage_id},evolution.run/attempt={attempt}"
     found = runs.core.list_namespaced_pod(runs.namespace, label_selector=selector).items
-    return next((pod for pod in found if pod.status.phase == "Running"), None)
+    return next((p for p in found if p.status.phase == "Running" and not p.metadata.deletion_timestamp), None)
 
 
 def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, elsewhere: Runs, bucket: Bucket) -> None:
@@ -81,6 +81,8 @@ def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, els
     evicted = at_work(runs, "dpo-1", done=1)
     evict(release, evicted)
     delete_operator(release)
+    replaced = at_work(runs, "dpo-1", done=1)
+    assert progress(runs, replaced)[0] >= 1, "it saved when it was told to end, and goes on from there"
 
     at_work(runs, "generate-2", done=0)
     node.control_plane.restart_apiserver()
@@ -100,7 +102,7 @@ def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, els
         manifests = read_manifests(store, run)
     assert stage(run, "sft")["failures"] == 1
     assert stage(run, "dpo-1")["failures"] == 0, "an eviction is no failure"
-    assert stage(run, "dpo-1")["attempts"] == 2
+    assert stage(run, "dpo-1")["attempts"] == 1, "its Job replaces the Pod"
     assert stage(run, "prepare")["attempts"] == 1, "an operator that dies costs no attempt"
     assert all(manifest.counts.get("rows.corruptChunks", 0) == 0 for manifest in manifests.values())
     assert all(manifest.counts.get("checkpoints.corrupt", 0) == 0 for manifest in manifests.values())

@@ -104,7 +104,7 @@ class Controlling(RuleBasedStateMachine):
             assert not list(self.world.could_publish()), "artifacts are deleted while a stage may write"
             return
         spec = StageSpec.model_validate(told(job["spec"]["template"]))
-        self.made |= self.world.store.keys()
+        self.made |= self.world.results.store.keys()
         check_inputs(spec, self.made, job["metadata"]["name"])
         self.memories.setdefault(owner(job), Memory()).start(spec, int(job["metadata"]["labels"][labels.ATTEMPT]))
         check_rivals(self.world.could_publish())
@@ -238,10 +238,10 @@ class Controlling(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 20), moves=st.booleans(), then=THEN)
     def a_result_is_lost(self, index, moves, then):
-        self.made |= self.world.store.keys()
-        self.world.edition += moves
-        if key := self.pick(sorted(self.world.store), index):
-            self.world.withdraw(key)
+        self.made |= self.world.results.store.keys()
+        self.world.results.edition += moves
+        if key := self.pick(sorted(self.world.results.store), index):
+            self.world.results.withdraw(key)
         self.go_on(then)
 
     @rule(rounds=st.integers(1, 3))

@@ -45,6 +45,8 @@ EDITS: tuple[dict[str, Any], ...] = (
     {"generation": {"shards": 3}},
     {"activeDeadlineSeconds": 3},
     {"activeDeadlineSeconds": None},
+    {"pod": {"terminationGracePeriodSeconds": 60}},
+    {"pod": {"terminationGracePeriodSeconds": 90}},
     {"deletionPolicy": "Retain"},
     {"deletionPolicy": "Delete"},
 )

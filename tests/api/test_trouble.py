@@ -77,6 +77,43 @@ def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script) -> 
         event.reason for event in runs.events("nowhere", "CreateContainerConfigError")
     }
 
+    # The remedy that the message names: nothing of it has run, so it is made anew with what the spec says now.
+    runs.patch(
+        "nowhere", {"spec": {"pod": {"image": "example.invalid/train:2"}, "prepare": {"pod": {"nodeSelector": None}}}}
+    )
+    run = runs.wait_phase("nowhere", "Complete")
+    assert (stage(run, "prepare")["attempts"], stage(run, "prepare")["failures"]) == (2, 0)
+    images = {pod.spec.containers[0].image for pod in runs.core.list_namespaced_pod(runs.namespace).items}
+    assert images == {"example.invalid/train:2"}
+
+
+def test_suspended_work_goes_on_with_the_resources_that_the_spec_names_by_then(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("small")
+    runs.pod("sft")
+    runs.patch("small", {"spec": {"suspend": True}})
+    runs.wait_phase("small", "Suspended")
+    more = {"requests": {"cpu": "2", "memory": "8Gi"}}
+    runs.patch("small", {"spec": {"suspend": False, "sft": {"pod": {"resources": more}}}})
+    run = runs.wait_phase("small", "Complete")
+    (container,) = runs.job("sft", attempt=2).spec.template.spec.containers
+    assert container.resources.requests == more["requests"]
+    assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (2, 0)
+
+
+def test_what_runs_is_not_disturbed_by_new_settings_of_its_pods(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("steady")
+    pod = runs.pod("sft")
+    runs.patch("steady", {"spec": {"pod": {"image": "example.invalid/train:2"}}})
+    runs.wait(
+        "steady", lambda run: run["status"]["observedGeneration"] == run["metadata"]["generation"], "it has been seen"
+    )
+    end(runs.core, runs.namespace, pod.metadata.name, "sft", Outcome())
+    run = runs.wait_phase("steady", "Complete")
+    assert stage(run, "sft")["attempts"] == 1
+    assert runs.job("evaluate-0").spec.template.spec.containers[0].image == "example.invalid/train:2"
+
 
 def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone(runs: Runs, script: Script, kwok: Kwok) -> None:
     script.will(runs.namespace, "sft", STAYS)

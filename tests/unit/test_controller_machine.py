@@ -36,6 +36,8 @@ EDITS = (
     {"generation": {"shards": 3}},
     {"activeDeadlineSeconds": 300},
     {"activeDeadlineSeconds": None},
+    {"pod": {"terminationGracePeriodSeconds": 60}},
+    {"pod": {"terminationGracePeriodSeconds": 90}},
     {"deletionPolicy": "Retain"},
     {"deletionPolicy": "Delete"},
 )

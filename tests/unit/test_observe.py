@@ -10,12 +10,13 @@ from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
 from evolution_operator.controller import labels
+from evolution_operator.controller.manifests import template_digests
 from evolution_operator.controller.observe import alive_stages, ended_unseen, observe
 from evolution_operator.controller.views import job_view, pod_view
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure
 
-from tests.kubernetes_objects import OWNER, job_object, pod_object
+from tests.kubernetes_objects import OWNER, SETTINGS, job_object, pod_object
 
 KEY = "ab" * 32
 SPEC = EvolutionRunSpec.model_validate(
@@ -46,7 +47,7 @@ def start(kind: str = "sft", iteration: int | None = 0, shards: int = 1) -> Star
 
 
 def look(job: dict[str, Any], *pods: dict[str, Any], notes: dict[str, tuple[str, str]] | None = None) -> Attempt:
-    (attempt,) = observe(OWNER, [job_view(job)], [pod_view(pod) for pod in pods], {}, notes or {})
+    (attempt,) = observe(OWNER, [job_view(job)], [pod_view(pod) for pod in pods], {}, notes or {}, {})
     return attempt
 
 
@@ -240,13 +241,54 @@ def test_kueues_suspension_is_a_queue() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("pods", "today", "outdated"),
+    [
+        ([], "other", True),
+        ([{"phase": "Pending", "waiting": ("ImagePullBackOff", "no such image")}], "other", True),
+        ([{"phase": "Pending", "unschedulable": "0/1 nodes"}], "other", True),
+        ([{"phase": "Failed", "code": 143}, {"phase": "Pending"}], "other", True),
+        ([{"phase": "Running"}], "other", False),
+        ([{"phase": "Succeeded", "code": 0}], "other", False),
+        ([{"phase": "Failed", "code": 143}], "other", False),
+        ([{"phase": "Running", "deleting": True}], "other", False),
+        ([{"phase": "Pending", "unschedulable": "0/1 nodes"}, {"phase": "Running"}], "other", False),
+        ([], None, False),
+        ([], "the same", False),
+    ],
+)
+def test_an_attempt_is_outdated_where_its_pods_would_be_made_otherwise_and_none_runs(
+    pods: list[dict[str, Any]], today: str | None, outdated: bool
+) -> None:
+    job = job_object(SPEC, start())
+    digests = {"sft": today} if today != "the same" else template_digests(SPEC, SETTINGS)
+    views = [pod_view(pod_object(job, name=str(number), **pod)) for number, pod in enumerate(pods)]
+    (attempt,) = observe(OWNER, [job_view(job)], views, {}, {}, {k: v for k, v in digests.items() if v})
+    assert attempt.outdated == outdated
+
+
+def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
+    job = job_object(SPEC, start(), suspend=True)
+    for phase, code, outdated in (("Running", None, False), ("Failed", 143, True)):
+        pods = [pod_view(pod_object(job, phase, code=code, deleting=code is None))]
+        (attempt,) = observe(OWNER, [job_view(job)], pods, {}, {}, {"sft": "other"})
+        assert attempt.outdated == outdated
+
+
+def test_a_job_that_does_not_say_what_it_was_made_of_is_left_alone() -> None:
+    job = job_object(SPEC, start())
+    del job["metadata"]["annotations"][labels.TEMPLATE]
+    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    assert not attempt.outdated
+
+
 def test_progress_is_that_of_the_job() -> None:
     job = job_object(SPEC, start())
     progress = StageProgress(done=1, total=2, unit="steps")
     uid = job["metadata"]["uid"]
-    (attempt,) = observe(OWNER, [job_view(job)], [], {uid: progress}, {})
+    (attempt,) = observe(OWNER, [job_view(job)], [], {uid: progress}, {}, {})
     assert attempt.progress == progress
-    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], [], {uid: progress}, {})
+    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], [], {uid: progress}, {}, {})
     assert ended.progress is None
 
 
@@ -268,7 +310,7 @@ def test_what_is_not_this_runs_attempt_is_none(change: dict[str, Any]) -> None:
     for name, value in change.items():
         known = job["metadata"].get(name)
         job["metadata"][name] = {**known, **value} if isinstance(known, dict) else value
-    assert observe(OWNER, [job_view(job)], [], {}, {}) == ()
+    assert observe(OWNER, [job_view(job)], [], {}, {}, {}) == ()
 
 
 def test_stages_that_may_still_write_without_an_attempt() -> None:

@@ -450,6 +450,26 @@ def test_suspend_and_resume():
     assert [reason for reason, _ in events(answer)] == ["Resumed"]
 
 
+def test_an_attempt_of_which_nothing_runs_is_made_anew_where_its_pods_are_wanted_otherwise():
+    story = Story().after("prepare")
+    held = story.attempt("sft", note=("ImagePullBackOff", "image trian:1 cannot be pulled"))
+    story.see(*story.done("prepare"), held)
+    answer = story.see(*story.done("prepare"), replace(held, outdated=True))
+    assert told(answer) == [("Stop", "sft", 1), ("Start", "sft", 2)]
+    sft = answer.status.stage_by_id()["sft"]
+    assert (sft.failures, sft.message) == (0, None)
+    answer = story.see(*story.done("prepare"), story.attempt("sft", number=2))
+    assert (told(answer), answer.status.stage_by_id()["sft"].state) == ([], "Running")
+
+
+def test_a_suspended_attempt_is_made_anew_only_once_the_run_goes_on():
+    story = Story(suspend=True).after("prepare")
+    held = [*story.done("prepare"), story.attempt("sft", "suspended", outdated=True)]
+    assert told(story.see(*held)) == [("Stop", "sft", 1)]
+    story.spec["suspend"] = False
+    assert told(story.see(*story.done("prepare"))) == [("Start", "sft", 2)]
+
+
 def test_nothing_starts_in_a_suspended_run():
     answer = Story(suspend=True).see()
     assert (answer.actions, answer.status.phase) == ((), "Suspended")

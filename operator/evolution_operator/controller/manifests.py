@@ -68,8 +68,7 @@ def build_job(owner: Owner, spec: EvolutionRunSpec, start: Start, settings: Sett
     (exit code 143), are replaced and not counted.
     """
     stage = start.spec
-    own: PodSettings = getattr(spec, BLOCKS[stage.kind]).pod
-    pod = merged(settings.stage_pod, spec.pod, own)
+    template = pod_template(spec, stage.kind, settings)
     told = stage.model_copy(update={"shard": Shard(index=0, count=start.shards)})
     name = job_name(owner, stage.kind, stage.iteration, stage.stage, stage.key, start.number)
     tags = {
@@ -78,15 +77,10 @@ def build_job(owner: Owner, spec: EvolutionRunSpec, start: Start, settings: Sett
         labels.ITERATION: str(stage.iteration or 0),
         labels.ATTEMPT: str(start.number),
     }
-    template = {
-        "metadata": {
-            "labels": {**(pod.labels or {}), **tags},
-            "annotations": {
-                **(pod.annotations or {}),
-                labels.SPEC: json.dumps(told.wire(), ensure_ascii=False, separators=(",", ":")),
-            },
-        },
-        "spec": _pod_spec(spec, start, pod, settings),
+    said = {labels.SPEC: json.dumps(told.wire(), ensure_ascii=False, separators=(",", ":"))}
+    metadata = {
+        "labels": {**template["metadata"]["labels"], **tags},
+        "annotations": {**template["metadata"]["annotations"], **said},
     }
     indexed = {"completionMode": "Indexed"} if start.shards > 1 else {}
     queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
@@ -97,7 +91,7 @@ def build_job(owner: Owner, spec: EvolutionRunSpec, start: Start, settings: Sett
             "name": name,
             "namespace": owner.namespace,
             "labels": {**tags, **queue},
-            "annotations": {labels.KEY: stage.key},
+            "annotations": {labels.KEY: stage.key, labels.TEMPLATE: template_digest(template)},
             "ownerReferences": [_owner_reference(owner)],
         },
         "spec": {
@@ -108,9 +102,29 @@ def build_job(owner: Owner, spec: EvolutionRunSpec, start: Start, settings: Sett
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": failure_rules()},
-            "template": template,
+            "template": {**template, "metadata": metadata},
         },
     }
+
+
+def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
+    """The Pods of stages of a kind, as the run's spec has them now; what a single stage is told is not in it."""
+    own: PodSettings = getattr(spec, BLOCKS[kind]).pod
+    pod = merged(settings.stage_pod, spec.pod, own)
+    return {
+        "metadata": {"labels": pod.labels or {}, "annotations": pod.annotations or {}},
+        "spec": _pod_spec(spec, kind, pod, settings),
+    }
+
+
+def template_digest(template: Object) -> str:
+    """By which a Job tells whether it was made of this template."""
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def template_digests(spec: EvolutionRunSpec, settings: Settings) -> dict[str, str]:
+    """The digest of each kind's template, as the run's spec has it now."""
+    return {kind: template_digest(pod_template(spec, kind, settings)) for kind in BLOCKS}
 
 
 def common_labels(run: str, component: str) -> dict[str, str]:
@@ -154,16 +168,16 @@ def _owner_reference(owner: Owner) -> Object:
     }
 
 
-def _pod_spec(spec: EvolutionRunSpec, start: Start, pod: PodSettings, settings: Settings) -> Object:
+def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
     volumes, mounts = volumes_and_mounts([spec_volume("stage.json"), *_model_volume(spec)], pod)
-    usual = settings.critical_priority_class if start.critical else settings.evaluation_priority_class
+    evaluates = kind == "evaluate"
+    usual = settings.evaluation_priority_class if evaluates else settings.critical_priority_class
     priority = pod.priority_class_name or usual
-    prepares = start.spec.kind == "prepare"
     container = {
         **container_basics(pod, settings),
-        "command": ["python", "-m", "evolution_jobs", start.spec.kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
+        "command": ["python", "-m", "evolution_jobs", kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
         "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_devices_env(pod)], pod),
-        "envFrom": _source_credentials(spec) if prepares else [],
+        "envFrom": _source_credentials(spec) if kind == "prepare" else [],
         "volumeMounts": mounts,
     }
     return {

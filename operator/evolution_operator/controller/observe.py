@@ -49,14 +49,20 @@ def observe(
     pods: Iterable[PodView],
     progress: Mapping[str, StageProgress],
     notes: Mapping[str, Note],
+    templates: Mapping[str, str],
 ) -> tuple[Attempt, ...]:
     """The run's attempts. `progress` and `notes` are what else is known of a Job, by uid.
+
+    `templates` are digests of what Pods are made of now, by the kind of stage (`manifests.template_digests`).
 
     A Job that is being deleted is no attempt any more, though its Pods may be alive: see `alive_stages`.
     """
     by_job = pods_by_job(pods)
     return tuple(
-        _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid))
+        replace(
+            _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid)),
+            outdated=_outdated(job, by_job.get(job.meta.uid, []), templates),
+        )
         for job in jobs
         if is_attempt(owner, job)
     )
@@ -101,6 +107,14 @@ def ended_unseen(job: JobView, pods: Sequence[PodView]) -> bool:
     if "Complete" in job.conditions:
         return sum(pod.phase == "Succeeded" for pod in pods) < job.shards
     return "Failed" in job.conditions and not any(pod.phase == "Failed" for pod in pods)
+
+
+def _outdated(job: JobView, pods: Sequence[PodView], templates: Mapping[str, str]) -> bool:
+    """Whether its Pods would be made otherwise today, and none of them runs, or has just ended and is still to count."""
+    today = templates.get(job.meta.stage.partition("-")[0], job.template)
+    alive = [pod for pod in pods if pod.alive]
+    idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not pods
+    return idle and job.template not in ("", today)
 
 
 def _attempt(job: JobView, pods: Sequence[PodView], progress: StageProgress | None, note: Note | None) -> Attempt:

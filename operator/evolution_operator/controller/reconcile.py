@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..api.spec import EvolutionRunSpec
 from ..api.status import RunStatus
 from ..api.validation import faults
 from ..planner.actions import Plan
-from ..planner.observed import Observed, Run
+from ..planner.observed import Attempt, Observed, Run
 from ..planner.plan import plan
 from . import labels
 from .apiserver import ConflictError, NotFoundError, UnreachableError
@@ -25,7 +25,7 @@ from .cluster import Cluster
 from .deletion import Deletion
 from .events import send_events
 from .inquiry import Inquiry
-from .manifests import Owner
+from .manifests import Owner, template_digests
 from .metrics import Metrics
 from .observe import is_attempt, observe
 from .settings import Settings
@@ -34,6 +34,19 @@ from .wholeness import FINISHED, Wholeness
 log = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A run's spec."""
+
+    version: tuple[str, int]
+    """Uid and generation."""
+    read: EvolutionRunSpec | None
+    invalid: str | None
+    """Why it cannot be read."""
+    templates: Mapping[str, str]
+    """What Pods are made of now, by the kind of stage."""
 
 
 class Reconciler:
@@ -56,8 +69,7 @@ class Reconciler:
         self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
         self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings)
         self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
-        self._specs: dict[RunKey, tuple[tuple[str, int], EvolutionRunSpec | None, str | None]] = {}
-        """Specs as read, by uid and generation."""
+        self._specs: dict[RunKey, _Spec] = {}
 
     def distrust(self) -> None:
         """Watches have been broken, and may have lost what happened meanwhile."""
@@ -71,14 +83,14 @@ class Reconciler:
             return None
         with self._metrics.passes.time():
             try:
-                spec, invalid = self._spec(key, seen.run)
+                spec = self._spec(key, seen.run)
                 seen = self._whole.ensure(key, seen)
                 if seen.run is None:
                     return 0.0
                 if seen.run["metadata"].get("deletionTimestamp"):
-                    return self._deletion.proceed(key, seen, spec, self._clock())
-                run = self._deletion.guard(key, seen.run, spec)
-                return self._pass(key, replace(seen, run=run), spec, invalid)
+                    return self._deletion.proceed(key, seen, spec.read, self._clock())
+                run = self._deletion.guard(key, seen.run, spec.read)
+                return self._pass(key, replace(seen, run=run), spec)
             except (ConflictError, NotFoundError):
                 # Somebody else was faster. What the API server has now decides.
                 return self._read_again(key, seen)
@@ -94,19 +106,18 @@ class Reconciler:
                 self._cache.drop_run(key, seen.run["metadata"]["uid"])
         return 0.0
 
-    def _pass(self, key: RunKey, seen: Seen, spec: EvolutionRunSpec | None, invalid: str | None) -> float | None:
+    def _pass(self, key: RunKey, seen: Seen, spec: _Spec) -> float | None:
         body = seen.run
         assert body is not None, "a pass is made over a run that is there"
         now = self._clock()
         owner = Owner(key.namespace, key.name, body["metadata"]["uid"])
-        run = _run(owner, body, spec)
-        jobs = [job for job in seen.jobs if is_attempt(owner, job)]
-        again = self._inquiry.ask(key, jobs, seen.pods)
-        observed = Observed(
-            attempts=observe(owner, jobs, seen.pods, self._inquiry.progress(key, jobs), self._inquiry.notes(key)),
-            previous=_previous(key, body),
-            invalid=invalid,
-        )
+        run = _run(owner, body, spec.read)
+        again = self._inquiry.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
+        attempts = self._attempts(key, owner, seen, spec)
+        if any(attempt.outdated for attempt in attempts):
+            # A Pod of it may have begun to run, and its watch not have said so yet.
+            attempts = self._attempts(key, owner, self._whole.look(key), spec)
+        observed = Observed(attempts, previous=_previous(key, body), invalid=spec.invalid)
         decided = plan(run, observed, now)
         held = self._hand.carry_out(owner, run.spec, decided.actions)
         if held:
@@ -118,6 +129,10 @@ class Reconciler:
             self._cluster.delete_run(key, owner.uid)
             return None
         return self._again(decided, now, again, bool(held))
+
+    def _attempts(self, key: RunKey, owner: Owner, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
+        progress, notes = self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
+        return observe(owner, seen.jobs, seen.pods, progress, notes, spec.templates)
 
     def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:
         waits = [inquiry] if inquiry is not None else []
@@ -139,14 +154,15 @@ class Reconciler:
         self._metrics.record(previous, decided.status)
         send_events(self._cluster, body, decided.events, now)
 
-    def _spec(self, key: RunKey, body: Object) -> tuple[EvolutionRunSpec | None, str | None]:
-        """The run's spec, or why it cannot be read; read once a generation."""
+    def _spec(self, key: RunKey, body: Object) -> _Spec:
+        """The run's spec, read once a generation."""
         version = (body["metadata"]["uid"], body["metadata"].get("generation", 0))
         known = self._specs.get(key)
-        if known is None or known[0] != version:
-            known = (version, *_read_spec(body))
-            self._specs[key] = known
-        return known[1], known[2]
+        if known is None or known.version != version:
+            read, invalid = _read_spec(body)
+            templates = template_digests(read, self._settings) if read else {}
+            known = self._specs[key] = _Spec(version, read, invalid, templates)
+        return known
 
     def _forget(self, key: RunKey) -> None:
         self._specs.pop(key, None)

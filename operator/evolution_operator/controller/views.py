@@ -40,6 +40,8 @@ class JobView:
     shards: int
     shards_done: int
     started_at: datetime | None
+    template: str = ""
+    """Digest of what its Pods were made of; empty where its operator did not say."""
     conditions: Mapping[str, JobCondition] = field(default_factory=dict)
     """Those that hold, by type."""
 
@@ -110,6 +112,7 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         shards=spec.get("completions") or 1,
         shards_done=status.get("succeeded") or 0,
         started_at=_time(status.get("startTime")),
+        template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),
         conditions=conditions,
     )
 

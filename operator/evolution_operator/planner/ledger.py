@@ -25,7 +25,7 @@ class Ledger:
     live: dict[str, Attempt]
     """Attempts that are not over and may still publish what the run wants, by stage id."""
     stale: tuple[Attempt, ...]
-    """Attempts that are not over though nobody wants their result: of an old key, or given up."""
+    """Attempts that are not over and are to end: of an old key, given up, or to be made anew with other Pods."""
 
 
 def prepared(observed: Observed, key: str, settled: int) -> Attempt | None:
@@ -78,7 +78,10 @@ def fold(
             if stage.state in ("Waiting", "Backoff") and stage.next_attempt_at and stage.next_attempt_at <= now:
                 stage = stage.model_copy(update={"state": "Waiting", "next_attempt_at": None})
             if attempt is not None and stage.state in ("Queued", "Running", "Suspended"):
-                live[node.id] = attempt
+                if attempt.outdated:
+                    stage = stopped(stage, attempt)
+                else:
+                    live[node.id] = attempt
         if key is not None:
             stage = stage.model_copy(update={"artifact": f"{run.spec.storage.uri.rstrip('/')}/{manifest_path(key)}"})
         stages[node.id] = stage

@@ -63,6 +63,8 @@ class Attempt:
     shards_done: int = 0
     shards: int = 1
     gpu_seconds: float = 0
+    outdated: bool = False
+    """Nothing of it runs, and the run's owner wants its processes otherwise by now: another image, other resources."""
     note: tuple[str, str] | None = None
     """Reason and message of what holds it up: ImagePullBackOff, Unschedulable, QuotaExceeded."""
 

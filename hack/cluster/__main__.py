@@ -9,7 +9,7 @@ from pathlib import Path
 from hack.cluster import ClusterError
 from hack.cluster.binaries import CACHE, PROGRAMS, ensure
 from hack.cluster.host import IMAGE_PROGRAMS, NODE_PROGRAMS, require
-from hack.cluster.images import build, export
+from hack.cluster.images import build
 from hack.cluster.node import STATE, Node, locked
 
 
@@ -47,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--file", type=Path, required=True, metavar="DOCKERFILE")
     image.add_argument("--tag", required=True, metavar="IMAGE", help="full name, such as localhost/operator:dev")
     image.add_argument("--build-arg", action="append", default=[], type=_assignment, metavar="NAME=VALUE")
-    image.add_argument("--archive", type=Path, metavar="IMAGE.tar", help="keep the archive here")
     image.add_argument("context", nargs="?", type=Path, default=Path())
     restart = add("restart", _restart, "stop and start components as they were, to try what that breaks")
     restart.add_argument("components", nargs="+", metavar="COMPONENT")
@@ -97,8 +96,6 @@ def _image(arguments: argparse.Namespace) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     identity = build(arguments.file, arguments.tag, arguments.context, dict(arguments.build_arg))
     print(f"built {arguments.tag}", flush=True)
-    if arguments.archive:
-        export(arguments.tag, arguments.archive)
     if STATE.exists():
         Node(STATE).load_image(arguments.tag, identity)
 

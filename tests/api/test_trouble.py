@@ -238,6 +238,17 @@ def test_a_cleanup_that_fails_can_be_given_up(runs: Runs, script: Script) -> Non
     runs.wait_gone("stuck")
 
 
+def test_what_holds_up_a_cleanup_is_told(runs: Runs, script: Script) -> None:
+    runs.create("held", deletionPolicy="Delete")
+    runs.wait_phase("held", "Complete")
+    _quota(runs, "count/jobs.batch", 0)
+    runs.delete("held")
+    event = next(event for event in runs.events("held", "CleanupFailed") if event.reason == "CleanupFailed")
+    assert "exceeded quota: tight" in event.message
+    runs.core.delete_namespaced_resource_quota("tight", runs.namespace)
+    runs.wait_gone("held")
+
+
 def test_a_namespace_can_be_deleted_with_all_its_runs(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("inside", deletionPolicy="Delete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -114,3 +115,34 @@ def test_no_artifact_is_deleted_while_a_job_lives_that_was_not_told_of() -> None
     scene.tell("jobs")
     scene.reconcile()
     assert [stage(job) for job in scene.world.jobs()] == ["cleanup"]
+
+
+@pytest.mark.parametrize("told", ["by its watch", "by a conflict"])
+def test_events_of_a_status_whose_writing_was_not_answered_are_told_once(told: str) -> None:
+    scene = Scene()
+    scene.lose_the_answer("PATCH", RUNS)
+    with pytest.raises(UnreachableError):
+        scene.reconcile()
+    assert list(scene.server.all("events")) == []
+    if told == "by its watch":
+        scene.tell(RUNS)
+    for _ in range(3):
+        scene.reconcile()
+    assert sorted(event["reason"] for event in scene.server.all("events")) == ["StageStarted", "Started"]
+
+
+def test_events_of_a_status_that_was_not_written_are_told_with_the_one_that_is() -> None:
+    scene = Scene()
+
+    def fail(*call: Any) -> Callable[[], None]:
+        if call[:2] == ("PATCH", RUNS):
+            scene.server.before = lambda *_: lambda: None
+            raise UnreachableError("the connection is gone")
+        return lambda: None
+
+    scene.server.before = fail
+    with pytest.raises(UnreachableError):
+        scene.reconcile()
+    for _ in range(3):
+        scene.reconcile()
+    assert sorted(event["reason"] for event in scene.server.all("events")) == ["StageStarted", "Started"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,8 +17,9 @@ from .cleanup import build_cleanup_job, cleanup_name
 from .cluster import Cluster
 from .events import send_events
 from .manifests import Owner
+from .observe import holds_up, pods_by_job
 from .settings import Settings
-from .views import JobView
+from .views import JobView, PodView
 from .wholeness import Wholeness
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,12 @@ class Deletion:
             # The end of each comes as an event.
             return self._settings.held_retry_seconds
         if not cleanup:
-            return self._clean_up(key, owner, run, spec)
-        return self._follow(key, run, cleanup[0], spec, now)
+            return self._clean_up(key, owner, run, spec, now)
+        return self._follow(key, run, cleanup[0], pods_by_job(seen.pods).get(cleanup[0].meta.uid, []), spec, now)
 
-    def _clean_up(self, key: RunKey, owner: Owner, run: Mapping[str, Any], spec: EvolutionRunSpec) -> float | None:
+    def _clean_up(
+        self, key: RunKey, owner: Owner, run: Mapping[str, Any], spec: EvolutionRunSpec, now: datetime
+    ) -> float | None:
         stages = (run.get("status") or {}).get("stages") or []
         keys = [stage["key"] for stage in stages if stage.get("key")]
         try:
@@ -76,7 +79,8 @@ class Deletion:
             self._cache.put_job(self._cluster.read_job(key, cleanup_name(owner)))
         except RefusedError as error:
             if not error.terminating:
-                raise
+                self._tell(run, spec, f"the API server refuses the Job that would delete them: {error}", now)
+                return self._settings.held_retry_seconds
             # Nothing can be created any more, and the namespace waits for this very run.
             log.warning(
                 "the namespace is being deleted: artifacts stay in %s",
@@ -88,24 +92,35 @@ class Deletion:
         return self._settings.held_retry_seconds
 
     def _follow(
-        self, key: RunKey, run: Mapping[str, Any], job: JobView, spec: EvolutionRunSpec, now: datetime
+        self,
+        key: RunKey,
+        run: Mapping[str, Any],
+        job: JobView,
+        pods: Sequence[PodView],
+        spec: EvolutionRunSpec,
+        now: datetime,
     ) -> float | None:
         if "Complete" in job.conditions:
             self._set_finalizer(key, run, False)
             return None
         failed = job.conditions.get("Failed")
         if failed is None or job.meta.deleting:
+            if (trouble := holds_up(pods)) is not None:
+                self._tell(run, spec, f"Job {job.meta.name} does not start: {trouble[1]}", now)
             return self._settings.held_retry_seconds
         wait = (failed.since or now) + PAUSE - now
         if wait > timedelta(0):
-            message = (
-                f"artifacts in {spec.storage.uri} could not be deleted; see Job {job.meta.name}. It is tried again; "
-                "set spec.deletionPolicy to Retain to leave them and let the run go"
-            )
-            send_events(self._cluster, run, [Event("Warning", "CleanupFailed", message)], now)
+            self._tell(run, spec, f"see Job {job.meta.name}", now)
             return wait.total_seconds()
         self._hand.delete(key, job)
         return self._settings.held_retry_seconds
+
+    def _tell(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
+        message = (
+            f"artifacts in {spec.storage.uri} could not be deleted; {why}. It is tried again; "
+            "set spec.deletionPolicy to Retain to leave them and let the run go"
+        )
+        send_events(self._cluster, run, [Event("Warning", "CleanupFailed", message)], now)
 
     def _set_finalizer(self, key: RunKey, run: Mapping[str, Any], wanted: bool) -> Mapping[str, Any]:
         others = [name for name in _finalizers(run) if name != labels.FINALIZER]

@@ -152,11 +152,12 @@ def _state(job: JobView, pods: Sequence[PodView], note: Note | None) -> tuple[At
     if note is not None and not alive:
         return "queued", note
     roomless = bool(alive) and all(pod.unschedulable is not None for pod in alive)
-    return "queued" if roomless else "running", _trouble(alive)
+    return "queued" if roomless else "running", holds_up(alive)
 
 
-def _trouble(alive: Sequence[PodView]) -> Note | None:
+def holds_up(pods: Sequence[PodView]) -> Note | None:
     """What keeps Pods from starting, in words that do not change from one try to the next."""
+    alive = [pod for pod in pods if pod.alive]
     for pod in alive:
         reason, message = pod.waiting or ("", "")
         if reason in PULL_REASONS:

@@ -23,12 +23,12 @@ from .cache import Cache, RunKey, Seen
 from .carrying_out import Hand
 from .cluster import Cluster
 from .deletion import Deletion
-from .events import send_events
 from .inquiry import Inquiry
 from .manifests import Owner, template_digests
 from .metrics import Metrics
 from .observe import is_attempt, observe
 from .settings import Settings
+from .status_writer import StatusWriter
 from .wholeness import FINISHED, Wholeness
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Reconciler:
         self._hand = Hand(cluster, cache, settings)
         self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
         self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings)
+        self._writer = StatusWriter(cluster, cache, metrics)
         self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
         self._specs: dict[RunKey, _Spec] = {}
 
@@ -118,12 +119,13 @@ class Reconciler:
             # A Pod of it may have begun to run, and its watch not have said so yet.
             attempts = self._attempts(key, owner, self._whole.look(key), spec)
         observed = Observed(attempts, previous=_previous(key, body), invalid=spec.invalid)
+        self._writer.catch_up(key, body, observed.previous, now)
         decided = plan(run, observed, now)
         held = self._hand.carry_out(owner, run.spec, decided.actions)
         if held:
             # The same plan once more, with what became of its actions, says what is so now.
             decided = plan(run, replace(observed, attempts=observed.attempts + held), now)
-        self._write(key, body, observed.previous, decided, now)
+        self._writer.write(key, body, observed.previous, decided, now)
         if decided.expired:
             log.info("ttlSecondsAfterFinished has passed", extra={"run": f"{key.namespace}/{key.name}"})
             self._cluster.delete_run(key, owner.uid)
@@ -144,16 +146,6 @@ class Reconciler:
             waits.append(self._settings.resync_interval_seconds)
         return min(waits, default=None)
 
-    def _write(self, key: RunKey, body: Object, previous: RunStatus | None, decided: Plan, now: datetime) -> None:
-        """The status, where it has changed; then, and only then, the events, so that each is told once."""
-        patch = merge_patch(body.get("status") or {}, decided.status.wire())
-        if not patch:
-            return
-        body = self._cluster.patch_status(key, body["metadata"]["resourceVersion"], patch)
-        self._cache.put_run(body)
-        self._metrics.record(previous, decided.status)
-        send_events(self._cluster, body, decided.events, now)
-
     def _spec(self, key: RunKey, body: Object) -> _Spec:
         """The run's spec, read once a generation."""
         version = (body["metadata"]["uid"], body["metadata"].get("generation", 0))
@@ -168,20 +160,7 @@ class Reconciler:
         self._specs.pop(key, None)
         self._whole.forget(key)
         self._inquiry.forget(key)
-
-
-def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch (RFC 7386) from one document to another; empty where they are equal."""
-    patch: dict[str, Any] = {name: None for name in old if name not in new}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            inner = merge_patch(before, value)
-            if inner:
-                patch[name] = inner
-        elif before != value:
-            patch[name] = value
-    return patch
+        self._writer.forget(key)
 
 
 def _run(owner: Owner, body: Object, spec: EvolutionRunSpec | None) -> Run:

@@ -1,0 +1,82 @@
+"""Writes a run's status where it has changed; then, and only then, its events are told and counted, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ..api.status import RunStatus
+from ..planner.actions import Event, Plan
+from .apiserver import UnreachableError
+from .cache import Cache, RunKey
+from .cluster import Cluster
+from .events import send_events
+from .metrics import Metrics
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """From one status to the next."""
+
+    previous: RunStatus | None
+    status: RunStatus
+    events: tuple[Event, ...]
+
+
+class StatusWriter:
+    """The only writer of statuses."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._metrics = metrics
+        self._unanswered: dict[RunKey, _Change] = {}
+        """Changes whose writing may have taken effect: nobody has answered."""
+
+    def write(self, key: RunKey, body: Object, previous: RunStatus | None, decided: Plan, now: datetime) -> None:
+        """Bring the status of this version of the run to what was decided. Raises ClusterError."""
+        patch = merge_patch(body.get("status") or {}, decided.status.wire())
+        if not patch:
+            return
+        change = _Change(previous, decided.status, decided.events)
+        try:
+            body = self._cluster.patch_status(key, body["metadata"]["resourceVersion"], patch)
+        except UnreachableError:
+            self._unanswered[key] = change
+            raise
+        self._unanswered.pop(key, None)
+        self._cache.put_run(body)
+        self._tell(body, change, now)
+
+    def catch_up(self, key: RunKey, body: Object, status: RunStatus | None, now: datetime) -> None:
+        """Tell of a change of which it turns out that it was written; the status is what the run has now."""
+        change = self._unanswered.get(key)
+        if change is not None and change.status == status:
+            del self._unanswered[key]
+            self._tell(body, change, now)
+
+    def forget(self, key: RunKey) -> None:
+        """Forget a run that is gone."""
+        self._unanswered.pop(key, None)
+
+    def _tell(self, body: Object, change: _Change, now: datetime) -> None:
+        self._metrics.record(change.previous, change.status)
+        send_events(self._cluster, body, change.events, now)
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) from one document to another; empty where they are equal."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            inner = merge_patch(before, value)
+            if inner:
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch

@@ -22,10 +22,7 @@ class Resources(Document):
 
 
 class PodSettings(Document):
-    """Settings of a stage's Pod; a stage's own override those under `spec.pod`.
-
-    They may be changed at any time: a stage that runs is left alone, one that waits for its Pods is made anew with them.
-    """
+    """Settings of a stage's Pod; a stage's own override those under `spec.pod`."""
 
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Image of the stage; unset takes the operator's default."""

@@ -187,7 +187,7 @@ class EvolutionRunSpec(Document):
     evaluation: EvaluationStage = EvaluationStage()
     """Figures for every Mt."""
     pod: PodSettings = PodSettings()
-    """Pod settings for every stage; a stage's own override them."""
+    """Pod settings for every stage; a stage's own override them. Changed, they hold for Pods that do not run yet."""
     retry: Retry = Retry()
     """Retries of failed stages."""
     suspend: bool = False

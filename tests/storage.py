@@ -43,9 +43,11 @@ def moto_server() -> Iterator[str]:
 
 
 @contextmanager
-def minio_server(program: str, directory: Path, wrapper: tuple[str, ...] = ()) -> Iterator[str]:
+def minio_server(
+    program: str, directory: Path, wrapper: tuple[str, ...] = (), port: int | None = None
+) -> Iterator[str]:
     """Endpoint of a MinIO over `directory`, with `wrapper` as the words before its command line."""
-    port = free_port()
+    port = port or free_port()
     command = [*wrapper, program, "server", str(directory), "--address", f"127.0.0.1:{port}", "--quiet"]
     environment = {**os.environ, "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_CI_CD": "1"}
     with (directory.parent / f"minio-{port}.log").open("wb") as log:

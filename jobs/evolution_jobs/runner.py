@@ -27,6 +27,7 @@ from .attempt.report import write_termination_message
 from .attempt.scratch import scratch_directory
 from .attempt.stop import StopRequest, stop_on_signals
 from .attempt.workspace import StoredWorkspace
+from .contract.environment import storage_patience
 from .contract.errors import PermanentError
 from .contract.keys import manifest_path, resolve_keys
 from .contract.manifest import Manifest, Report
@@ -36,6 +37,7 @@ from .stages.workspace import Result, Workspace
 from .store.base import Store
 from .store.manifests import CorruptManifestError, published, read_manifest, retract, verify_manifest
 from .store.open import open_store
+from .store.patient import PatientStore
 from .store.record import record_graph, record_stage
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,8 @@ def report_end(report: Report) -> None:
 
 def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
     check_settings(spec)
-    store = open_store(spec.storage)
+    # A stage with inputs is told of a storage that other stages have used already.
+    store = PatientStore(open_store(spec.storage), storage_patience(), proven=bool(spec.inputs), pause=stop.pause)
     upstream = read_input_manifests(store, spec)
     check_key(spec, upstream)
     earlier = _sound_manifest(store, spec.key)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -22,9 +23,11 @@ from evolution_jobs.contract.settings import Storage
 from evolution_jobs.store.base import CorruptObjectError, MissingObjectError, Store, disk_error
 from evolution_jobs.store.file import PRIVATE, FileStore
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.patient import PatientStore
 from evolution_jobs.store.s3 import client_config
 from evolution_jobs.store.s3_errors import shown_endpoint
 
+from hack.cluster.processes import wait_until
 from tests.storage import ACCESS_KEY, SECRET_KEY, find_minio, free_port, make_bucket, minio_server, s3_storage
 
 ABSENT = "not/there"
@@ -86,6 +89,7 @@ import resource, sys
 from pathlib import Path
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.patient import PatientStore
 store = open_store(Storage.model_validate_json(sys.argv[1]))
 store.put_bytes(b"warm", "warm")
 used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -608,3 +612,32 @@ def test_a_full_minio_is_said_and_keeps_nothing_of_the_upload(tmp_path: Path) ->
             store.put_file(tmp_path / "large", "b")
         assert caught.value.reason == "StorageFull"
         assert listed(store) == {"a": 4}
+
+
+@pytest.mark.minio
+@pytest.mark.usefixtures("s3_environment", "impatient")
+@pytest.mark.parametrize("patience", [0, 120])
+def test_an_upload_during_which_minio_restarts_is_not_there_or_whole(patience: float, tmp_path: Path) -> None:
+    program = find_minio()
+    if program is None:
+        pytest.skip("no MinIO")
+    directory, port = tmp_path / "data", free_port()
+    local = tmp_path / "adapter.safetensors"
+    local.write_bytes(os.urandom(256 << 20))
+    with ThreadPoolExecutor(1) as pool:
+        with minio_server(program, directory, port=port) as endpoint:
+            store = PatientStore(open_store(s3_storage(endpoint)), patience, True, time.sleep)
+            upload = pool.submit(store.put_file, local, "adapter")
+            parts = directory / ".minio.sys/multipart"
+            wait_until(lambda: any(parts.rglob("part.1")) or upload.done(), "a part has arrived")
+            assert not upload.done(), "the upload is under way"
+        if not patience:
+            with pytest.raises(TransientError, match="cannot reach"):
+                upload.result(120)
+        with minio_server(program, directory, port=port):
+            if not patience:
+                assert store.size("adapter") is None
+                store.put_file(local, "adapter")
+            else:
+                upload.result(120)
+            store.get_file("adapter", tmp_path / "copy", hashlib.sha256(local.read_bytes()).hexdigest())

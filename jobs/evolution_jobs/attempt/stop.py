@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ..contract.errors import Terminated
+
 
 class StopRequest:
     """Whether the process was asked to stop."""
@@ -21,6 +23,11 @@ class StopRequest:
     def set(self) -> None:
         """Ask the stage to stop at its next check."""
         self._event.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises Terminated once the process is asked to stop."""
+        if self._event.wait(seconds):
+            raise Terminated
 
 
 @contextmanager

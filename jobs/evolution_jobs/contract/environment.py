@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 
+from .errors import PermanentError
+
 GPUS_VARIABLE = "EVOLUTION_GPUS"
 """How many GPUs the stage's process is given. Where torch then finds none, the stage fails."""
 
+PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
+"""Seconds for which a stage waits for a storage that has been there and does not answer."""
+
 DEFAULTS = {
+    PATIENCE_VARIABLE: "300",
     # A thread that spins while it waits for another is in that one's way where cores are shared, and training takes
     # longer, how much depends on the neighbour (bench/threads.py); asleep it costs a few percent on cores of its own.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -25,3 +31,15 @@ def settle() -> None:
     """Put the defaults in place: before torch is imported, which reads them then."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def storage_patience() -> float:
+    """Seconds for which a stage waits for its storage. Raises PermanentError `SpecInvalid` where it is no number."""
+    text = os.environ.get(PATIENCE_VARIABLE, DEFAULTS[PATIENCE_VARIABLE])
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds >= 0:
+        raise PermanentError("SpecInvalid", f"{PATIENCE_VARIABLE}: {text!r} is not a number of seconds; write 300, say")
+    return seconds

@@ -1,0 +1,105 @@
+"""A store that is waited for: where storage is away for minutes, a stage loses minutes, not the attempt."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from ..contract.errors import TransientError
+from .base import DOCUMENT_LIMIT, Store, Tagged
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+LONGEST_PAUSE = 15.0
+"""Seconds between two tries; each of them tries several times by itself."""
+
+
+class PatientStore(Store):
+    """Repeats what fails with `StorageUnreachable`, for as long as its patience lasts.
+
+    Every operation of a store may be repeated: files are replaced, and a conditional put knows its own data again.
+
+    Args:
+        store: the store.
+        patience: seconds for which one operation is repeated.
+        proven: whether the store is known to be there. Of one that has not answered yet a failure is told at once: an
+            address may be wrong.
+        pause: waits so many seconds, or raises, which ends the waiting.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        patience: float,
+        proven: bool,
+        pause: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uri = store.uri
+        self._store = store
+        self._patience = patience
+        self._proven = proven
+        self._pause = pause
+        self._clock = clock
+
+    def put_file(self, local: Path, location: str) -> None:
+        self._patiently(lambda: self._store.put_file(local, location))
+
+    def put_bytes(self, data: bytes, location: str) -> None:
+        self._patiently(lambda: self._store.put_bytes(data, location))
+
+    def put_if_absent(self, data: bytes, location: str) -> bool:
+        return self._patiently(lambda: self._store.put_if_absent(data, location))
+
+    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
+        return self._patiently(lambda: self._store.put_if_match(data, location, tag))
+
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+        return self._patiently(lambda: self._store.read(location, limit))
+
+    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
+        self._patiently(lambda: self._store.get_file(location, local, sha256))
+
+    def sha256(self, location: str) -> str | None:
+        return self._patiently(lambda: self._store.sha256(location))
+
+    def size(self, location: str) -> int | None:
+        return self._patiently(lambda: self._store.size(location))
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        # Whole, so that what has been told already is not told again after a repetition.
+        yield from self._patiently(lambda: [*self._store.list(prefix)])
+
+    def delete(self, location: str) -> None:
+        self._patiently(lambda: self._store.delete(location))
+
+    def local(self, location: str) -> Path | None:
+        return self._store.local(location)
+
+    def _patiently(self, act: Callable[[], Answer]) -> Answer:
+        since: float | None = None
+        pause = 1.0
+        while True:
+            try:
+                answer = act()
+            except TransientError as error:
+                now = self._clock()
+                since = now if since is None else since
+                if error.reason != "StorageUnreachable" or not self._proven or now - since + pause > self._patience:
+                    raise
+                log.warning(
+                    "waiting for the storage, for %.0f s of at most %.0f: %s", now - since, self._patience, error
+                )
+                self._pause(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._proven = True
+                if since is not None:
+                    log.info("the storage answers again, after %.0f s", self._clock() - since)
+                return answer

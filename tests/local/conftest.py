@@ -126,7 +126,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         },
         "sft": {"epochs": 1, "batchSize": 1, "gradientAccumulation": 1, "maxLength": 160, "checkpointSteps": 1},
         "generation": {**short, "shards": 2},
-        "reflection": {**short, "maxPromptTokens": 320, "maxProfileTokens": 48, "shards": 2, "maxLengthRatio": 4},
+        "reflection": {**short, "maxPromptTokens": 384, "maxProfileTokens": 48, "shards": 2, "maxLengthRatio": 4},
         "dpo": {"batchSize": 1, "gradientAccumulation": 1, "maxLength": 192, "checkpointSteps": 1},
         "evaluation": short,
     }

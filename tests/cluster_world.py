@@ -9,7 +9,7 @@ from typing import Any
 
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_operator.controller import labels
-from evolution_operator.controller.manifests import CONTAINER
+from evolution_operator.controller.pods import CONTAINER
 
 from tests.api_server import FOREGROUND, ApiServer, Object
 from tests.stage_results import Results

@@ -15,7 +15,8 @@ from evolution_operator.api.pod import PodSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.cleanup import build_cleanup_job, cleanup_name
-from evolution_operator.controller.manifests import NAME_LENGTH, Owner, build_job, cores_of, gpus_of, job_name
+from evolution_operator.controller.manifests import NAME_LENGTH, Owner, build_job, job_name
+from evolution_operator.controller.pods import cores_of, gpus_of
 from evolution_operator.controller.settings import Settings, SettingsError
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run

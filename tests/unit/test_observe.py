@@ -10,8 +10,8 @@ from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
 from evolution_operator.controller import labels
-from evolution_operator.controller.manifests import template_digests
 from evolution_operator.controller.observe import alive_stages, ended_unseen, observe
+from evolution_operator.controller.pods import template_digests
 from evolution_operator.controller.views import job_view, pod_view
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure

@@ -11,15 +11,12 @@ from evolution_jobs.contract.stage import RunRef
 
 from ..api.spec import EvolutionRunSpec
 from . import labels
-from .manifests import (
-    NAME_LENGTH,
+from .manifests import NAME_LENGTH, Owner, common_labels, failure_rules
+from .pods import (
     SPEC_DIRECTORY,
     Object,
-    Owner,
-    common_labels,
     container_basics,
     credentials_env,
-    failure_rules,
     merged,
     pod_basics,
     present,

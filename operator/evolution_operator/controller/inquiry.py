@@ -15,8 +15,8 @@ from ..api.status import StageProgress
 from .apiserver import ClusterError
 from .cache import RunKey
 from .cluster import Cluster
-from .manifests import CONTAINER
 from .observe import Note, pods_by_job
+from .pods import CONTAINER
 from .views import JobView, PodView
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,10 @@ from .carrying_out import Hand
 from .cluster import Cluster
 from .deletion import Deletion
 from .inquiry import Inquiry
-from .manifests import Owner, template_digests
+from .manifests import Owner
 from .metrics import Metrics
 from .observe import is_attempt, observe
+from .pods import template_digests
 from .settings import Settings
 from .status_writer import StatusWriter
 from .wholeness import FINISHED, Wholeness

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from . import labels
-from .manifests import CONTAINER, gpus_of
+from .pods import CONTAINER, gpus_of
 
 
 @dataclass(frozen=True)

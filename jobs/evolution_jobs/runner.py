@@ -90,8 +90,7 @@ def report_end(report: Report) -> None:
 
 def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
     check_settings(spec)
-    # A stage with inputs is told of a storage that other stages have used already.
-    store = PatientStore(open_store(spec.storage), storage_patience(), proven=bool(spec.inputs), pause=stop.pause)
+    store = _open(spec, stop)
     upstream = read_input_manifests(store, spec)
     check_key(spec, upstream)
     earlier = _sound_manifest(store, spec.key)
@@ -121,6 +120,15 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     if manifest.attempt != attempt:
         return _settle(store, spec, manifest, "Cached", f"attempt {manifest.attempt} published first")
     return _settle(store, spec, manifest, "Completed", "")
+
+
+def _open(spec: StageSpec, stop: StopRequest) -> Store:
+    store = open_store(spec.storage)
+    if not spec.storage.uri.startswith("s3://"):
+        # A directory is not away: it is the wrong one, or broken.
+        return store
+    # A stage with inputs is told of a storage that other stages have used already.
+    return PatientStore(store, storage_patience(), proven=bool(spec.inputs), pause=stop.pause)
 
 
 def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str) -> Report:

@@ -21,6 +21,7 @@ from evolution_jobs import __main__ as command
 from evolution_jobs.attempt import checkpoints, scratch
 from evolution_jobs.attempt import workspace as workspace_module
 from evolution_jobs.attempt.report import TERMINATION_LIMIT, trimmed
+from evolution_jobs.contract.environment import PATIENCE_VARIABLE
 from evolution_jobs.contract.errors import (
     EXIT_PERMANENT,
     EXIT_TERMINATED,
@@ -748,6 +749,26 @@ def test_storage_that_cannot_be_reached_may_be_tried_again(run: Runner) -> None:
     storage = Storage(uri="s3://some-bucket", endpoint=f"http://127.0.0.1:{free_port()}")
     code, report = run(fake_run.spec(storage, "prepare"))
     assert (code, report.reason) == (EXIT_TRANSIENT, "StorageUnreachable")
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_storage_that_other_stages_have_used_is_waited_for(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(PATIENCE_VARIABLE, "1.5")
+    storage = Storage(uri="s3://some-bucket", endpoint=f"http://127.0.0.1:{free_port()}")
+    contents = dict.fromkeys(("model", "train", "contexts"), "a" * 64)
+    code, report = run(fake_run.spec(storage, "sft", contents))
+    assert (code, report.reason) == (EXIT_TRANSIENT, "StorageUnreachable")
+    assert "waiting for the storage" in caplog.text
+
+
+def test_a_directory_that_cannot_be_made_is_said_at_once(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read as empty first, which an S3 service that is there says, too."""
+    code, report = run(fake_run.spec(Storage(uri="file:///proc/evolution"), "prepare"))
+    assert code == EXIT_TRANSIENT
+    assert "/proc/evolution" in report.message
+    assert "waiting" not in caplog.text
 
 
 @pytest.mark.minio

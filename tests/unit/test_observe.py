@@ -275,6 +275,14 @@ def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
         assert attempt.outdated == outdated
 
 
+@pytest.mark.parametrize("condition", ["Complete", "Failed"])
+def test_an_attempt_that_has_ended_is_never_outdated(condition: str) -> None:
+    """Its Pods may be gone, and each outdated attempt costs two lists."""
+    job = job_object(SPEC, start(), condition, succeeded=1)
+    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    assert not attempt.outdated
+
+
 def test_a_job_that_does_not_say_what_it_was_made_of_is_left_alone() -> None:
     job = job_object(SPEC, start())
     del job["metadata"]["annotations"][labels.TEMPLATE]

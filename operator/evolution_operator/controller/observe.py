@@ -53,16 +53,13 @@ def observe(
 ) -> tuple[Attempt, ...]:
     """The run's attempts. `progress` and `notes` are what else is known of a Job, by uid.
 
-    `templates` are digests of what Pods are made of now, by the kind of stage (`manifests.template_digests`).
+    `templates` are digests of what Pods are made of now, by the kind of stage (`pods.template_digests`).
 
     A Job that is being deleted is no attempt any more, though its Pods may be alive: see `alive_stages`.
     """
     by_job = pods_by_job(pods)
     return tuple(
-        replace(
-            _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid)),
-            outdated=_outdated(job, by_job.get(job.meta.uid, []), templates),
-        )
+        _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid), templates)
         for job in jobs
         if is_attempt(owner, job)
     )
@@ -111,13 +108,21 @@ def ended_unseen(job: JobView, pods: Sequence[PodView]) -> bool:
 
 def _outdated(job: JobView, pods: Sequence[PodView], templates: Mapping[str, str]) -> bool:
     """Whether its Pods would be made otherwise today, and none of them runs, or has just ended and is still to count."""
+    if job.ended:
+        return False
     today = templates.get(job.meta.stage.partition("-")[0], job.template)
     alive = [pod for pod in pods if pod.alive]
     idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not pods
     return idle and job.template not in ("", today)
 
 
-def _attempt(job: JobView, pods: Sequence[PodView], progress: StageProgress | None, note: Note | None) -> Attempt:
+def _attempt(
+    job: JobView,
+    pods: Sequence[PodView],
+    progress: StageProgress | None,
+    note: Note | None,
+    templates: Mapping[str, str],
+) -> Attempt:
     state, trouble = _state(job, pods, note)
     attempt = Attempt(
         stage=job.meta.stage,
@@ -129,6 +134,7 @@ def _attempt(job: JobView, pods: Sequence[PodView], progress: StageProgress | No
         shards_done=job.shards_done,
         shards=job.shards,
         gpu_seconds=sum(_gpu_seconds(pod) for pod in pods),
+        outdated=_outdated(job, pods, templates),
         note=trouble,
         progress=progress if state == "running" else None,
     )
@@ -152,7 +158,7 @@ def _state(job: JobView, pods: Sequence[PodView], note: Note | None) -> tuple[At
     if note is not None and not alive:
         return "queued", note
     roomless = bool(alive) and all(pod.unschedulable is not None for pod in alive)
-    return "queued" if roomless else "running", holds_up(alive)
+    return "queued" if roomless else "running", holds_up(pods)
 
 
 def holds_up(pods: Sequence[PodView]) -> Note | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from evolution_jobs.contract.stage import StageSpec
 from evolution_operator.api.status import RunStatus
@@ -20,6 +21,24 @@ def histories(examples: int, steps: int = 30) -> settings:
         stateful_step_count=steps,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def edits(deadline: int) -> tuple[dict[str, Any], ...]:
+    """What a user may change in the spec of a run on a cluster; `deadline` is in seconds."""
+    return (
+        # Twice as often as the others.
+        {"suspend": True},
+        {"suspend": True},
+        {"suspend": False},
+        {"iterations": 2},
+        {"generation": {"shards": 3}},
+        {"activeDeadlineSeconds": deadline},
+        {"activeDeadlineSeconds": None},
+        {"pod": {"terminationGracePeriodSeconds": 60}},
+        {"pod": {"terminationGracePeriodSeconds": 90}},
+        {"deletionPolicy": "Retain"},
+        {"deletionPolicy": "Delete"},
     )
 
 

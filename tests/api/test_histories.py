@@ -31,25 +31,13 @@ from tests.api.harness import OperatorProcess, Outcome, Runs, end, wait_for
 from tests.api.recorder import Recorder
 from tests.api_server import News
 from tests.cluster_world import could_publish, deleting, ended, owner, stage, told, work
-from tests.histories import Memory, check_inputs, check_rivals, histories
+from tests.histories import Memory, check_inputs, check_rivals, edits, histories
 from tests.stage_results import Results
 
 NAME = "history"
 MOMENT = 5.0
 """Seconds that a step waits for the operator to get somewhere, where it can."""
 TO_THE_END = 180.0
-EDITS: tuple[dict[str, Any], ...] = (
-    {"suspend": True},
-    {"suspend": False},
-    {"iterations": 2},
-    {"generation": {"shards": 3}},
-    {"activeDeadlineSeconds": 3},
-    {"activeDeadlineSeconds": None},
-    {"pod": {"terminationGracePeriodSeconds": 60}},
-    {"pod": {"terminationGracePeriodSeconds": 90}},
-    {"deletionPolicy": "Retain"},
-    {"deletionPolicy": "Delete"},
-)
 
 
 class Record:
@@ -203,7 +191,7 @@ class Reconciling(RuleBasedStateMachine):
         with contextlib.suppress(ApiException):
             self.runs.patch(NAME, patch)
 
-    @rule(edit=st.sampled_from(EDITS))
+    @rule(edit=st.sampled_from(edits(deadline=3)))
     def the_user_edits(self, edit):
         self.patch({"spec": edit})
 

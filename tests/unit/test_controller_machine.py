@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.api_server import ApiServer
 from tests.cluster_world import World, deleting, ended, owner, stage, told
-from tests.histories import Memory, check_inputs, check_rivals, histories
+from tests.histories import Memory, check_inputs, check_rivals, edits, histories
 from tests.operator_in_memory import KEY, KINDS, RUNS, Killed, Operator, Then
 
 SPEC = {
@@ -27,20 +27,6 @@ SPEC = {
     "iterations": 1,
     "retry": {"maxAttempts": 2, "backoffSeconds": 10},
 }
-EDITS = (
-    # Twice as often as the others.
-    {"suspend": True},
-    {"suspend": True},
-    {"suspend": False},
-    {"iterations": 2},
-    {"generation": {"shards": 3}},
-    {"activeDeadlineSeconds": 300},
-    {"activeDeadlineSeconds": None},
-    {"pod": {"terminationGracePeriodSeconds": 60}},
-    {"pod": {"terminationGracePeriodSeconds": 90}},
-    {"deletionPolicy": "Retain"},
-    {"deletionPolicy": "Delete"},
-)
 TROUBLE = st.tuples(
     st.integers(0, 5), st.sampled_from(["before", "after"]), st.sampled_from(["fails", "is_killed", "meets_somebody"])
 )
@@ -286,7 +272,7 @@ class Controlling(RuleBasedStateMachine):
         api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
         self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": self.spec})
 
-    @rule(edit=st.sampled_from(EDITS), then=THEN)
+    @rule(edit=st.sampled_from(edits(deadline=300)), then=THEN)
     def the_user_edits(self, edit, then):
         self.patch_run({"spec": edit})
         self.go_on(then)

@@ -10,10 +10,9 @@ GPUS_VARIABLE = "EVOLUTION_GPUS"
 """How many GPUs the stage's process is given. Where torch then finds none, the stage fails."""
 
 PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
-"""Seconds for which a stage waits for a storage that has been there and does not answer."""
+"""Seconds for which a stage waits for a storage that has been there and does not answer; 300 where nothing is said."""
 
 DEFAULTS = {
-    PATIENCE_VARIABLE: "300",
     # A thread that spins while it waits for another is in that one's way where cores are shared, and training takes
     # longer, how much depends on the neighbour (bench/threads.py); asleep it costs a few percent on cores of its own.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -35,7 +34,7 @@ def settle() -> None:
 
 def storage_patience() -> float:
     """Seconds for which a stage waits for its storage. Raises PermanentError `SpecInvalid` where it is no number."""
-    text = os.environ.get(PATIENCE_VARIABLE, DEFAULTS[PATIENCE_VARIABLE])
+    text = os.environ.get(PATIENCE_VARIABLE, "300")
     try:
         seconds = float(text)
     except ValueError:

@@ -126,6 +126,16 @@ def test_a_storage_that_is_none_ends_with_the_code_of_a_faulty_manifest(tmp_path
     assert json.loads(answer.stdout)["valid"] is False
 
 
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read: No such file"), ("", "is empty: exactly one")])
+def test_what_is_wrong_with_a_file_as_a_whole_names_the_file(text: str | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "evolutionrun.yaml"
+    if text is not None:
+        file.write_text(text)
+    answer = evolution("validate", "-f", str(file))
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"{file}: {words}")
+
+
 def test_a_full_disk_under_the_drivers_own_directory_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,10 +162,10 @@ def main() -> None:
 
 
 def _fail_validation(error: ManifestError) -> None:
-    """Every fault on a line of its own, `PATH: message`; exit 2."""
+    """Every fault on a line of its own, `PATH: message`, or the file's name where it is about the whole; exit 2."""
     if "json" in sys.argv[1:] or "--output=json" in sys.argv[1:]:
         faults = [{"path": fault.path, "message": fault.message} for fault in error.faults]
         print(json.dumps({"valid": False, "faults": faults}, ensure_ascii=False))
     for fault in error.faults:
-        print(f"{fault.path}: {fault.message}" if fault.path else fault.message, file=sys.stderr)
+        print(fault if fault.path else f"{error.source}: {fault}", file=sys.stderr)
     sys.exit(EXIT_USAGE)

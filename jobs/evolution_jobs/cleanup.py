@@ -2,9 +2,10 @@
 
     python -m evolution_jobs.cleanup --spec cleanup.json
 
-Which stages are a run's own follows from the records `runs/<namespace>/<name>/run.json`: a stage that no other record
-names is deleted, manifest first, so that nobody finds half of one; the run's own record goes last, so that a cleanup
-that was killed can be run again. Where any record cannot be read nothing is deleted.
+What a run has follows from the names of its records below `runs/` (`contract.keys.recorded_prefix`), and so does what
+others share with it. What no other run has recorded is deleted, manifest first, so that nobody finds half of a stage;
+the run's own records go last, so that a cleanup that was killed can be run again. Where something lies among the records
+whose name says nothing to this version, nothing is known to be the run's alone, and all is kept.
 """
 
 from __future__ import annotations
@@ -19,56 +20,57 @@ from pydantic import ValidationError
 from .attempt.failures import failure_report, invalid_fields
 from .contract.cleanup import CleanupSpec
 from .contract.errors import PermanentError
-from .contract.keys import manifest_path, run_record_path, stage_prefix
-from .contract.manifest import Report, RunRecord
+from .contract.keys import MANIFEST, RUNS_PREFIX, recorded_prefix, run_prefix, stage_prefix
+from .contract.manifest import Report
 from .runner import report_end
 from .store.base import Store
 from .store.open import open_store
 
 log = logging.getLogger(__name__)
 
-RUNS = "runs/"
-RECORD = "/run.json"
+SHOWN_UNKNOWN = 3
+"""Locations that nobody can tell the meaning of, as many as the report names."""
 
 
 def clean_up(store: Store, spec: CleanupSpec) -> Report:
-    """Delete the run's artifacts; how many stages went, and how many are kept because others share them.
+    """Delete the run's artifacts; how many stages and models went, and how many are kept.
 
     Raises StageError.
     """
-    own_location = run_record_path(spec.run)
-    own = _record(store, own_location)
-    if own is not None and own.run != spec.run:
-        # A newer run of that name has taken the record over, and it decides what that one needs.
-        own = None
-    named = {*spec.keys, *(stage.key for stage in own.stages.values())} if own else set(spec.keys)
+    own_records = run_prefix(spec.run)
+    own = {stage_prefix(key) for key in spec.keys}
     shared: set[str] = set()
-    for location, _ in store.list(RUNS):
-        if location.endswith(RECORD) and not (own and location == own_location):
-            record = _record(store, location)
-            shared |= {stage.key for stage in record.stages.values()} if record else set()
-    gone = sorted(named - shared)
-    for key in gone:
-        store.delete(manifest_path(key))
-        store.delete(stage_prefix(key))
-    if own is not None:
-        store.delete(own_location.removesuffix("run.json"))
-    kept = len(named & shared)
-    message = f"{len(gone)} stages deleted from {store.uri}; {kept} are shared with other runs and stay"
+    unknown: list[str] = []
+    for location, _ in store.list(RUNS_PREFIX):
+        recorded = recorded_prefix(location)
+        if recorded is None:
+            # Consoles make objects that stand for folders.
+            if not location.endswith("/"):
+                unknown.append(location)
+        elif location.startswith(own_records):
+            own.add(recorded)
+        else:
+            shared.add(recorded)
+    if unknown:
+        return _kept(store, own, unknown)
+    gone = sorted(own - shared)
+    for prefix in gone:
+        store.delete(f"{prefix}{MANIFEST}")
+        store.delete(prefix)
+    store.delete(own_records)
+    kept = len(own & shared)
+    message = f"{len(gone)} results deleted from {store.uri}; {kept} are shared with other runs and stay"
     return Report(reason="CleanedUp", message=message, counts={"deleted": len(gone), "shared": kept})
 
 
-def _record(store: Store, location: str) -> RunRecord | None:
-    stored = store.read(location)
-    if stored is None:
-        return None
-    try:
-        return RunRecord.model_validate_json(stored.data)
-    except ValidationError as error:
-        raise PermanentError(
-            "RecordInvalid",
-            f"{store.uri}/{location} cannot be read, so nobody knows which stages it shares: repair or delete it",
-        ) from error
+def _kept(store: Store, own: set[str], unknown: list[str]) -> Report:
+    more = f" and {len(unknown) - SHOWN_UNKNOWN} more" if len(unknown) > SHOWN_UNKNOWN else ""
+    message = (
+        f"nothing is deleted from {store.uri}, because these may be records by which another version of "
+        f"evolution-operator shares results: {', '.join(sorted(unknown)[:SHOWN_UNKNOWN])}{more}. Delete them if no such "
+        f"run exists; the {len(own)} results of this run then have to be deleted by hand"
+    )
+    return Report(reason="RecordsUnknown", message=message, counts={"deleted": 0, "shared": len(own)})
 
 
 def read_spec(path: Path) -> CleanupSpec:

@@ -35,10 +35,10 @@ from .contract.settings import SETTINGS
 from .contract.stage import SHARDED, Shard, StageSpec
 from .stages.workspace import Result, Workspace
 from .store.base import Store
-from .store.manifests import CorruptManifestError, published, read_manifest, retract, verify_manifest
+from .store.manifests import CorruptManifestError, copied_models, published, read_manifest, retract, verify_manifest
 from .store.open import open_store
 from .store.patient import PatientStore
-from .store.record import record_graph, record_stage
+from .store.record import record_graph, record_model, record_stage
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     store = _open(spec, stop)
     upstream = read_input_manifests(store, spec)
     check_key(spec, upstream)
+    record_stage(store, spec)
     earlier = _sound_manifest(store, spec.key)
     if earlier is not None:
         return _settle(store, spec, earlier, "Cached", f"{manifest_path(spec.key)} is published already")
@@ -132,7 +133,7 @@ def _open(spec: StageSpec, stop: StopRequest) -> Store:
 
 
 def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str) -> Report:
-    """What follows publication, whoever published: leftovers go, the run's record is brought up to date."""
+    """What follows publication, whoever published: leftovers go, and prepare records what the run has from now on."""
     clear_leftovers(store, manifest)
     report = Report(
         reason=reason,
@@ -144,12 +145,14 @@ def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mess
         digest=next((output.digest for output in manifest.outputs.values()), None),
     )
     if spec.kind != "prepare":
-        record_stage(store, spec, manifest)
         return report
+    for output in copied_models(manifest):
+        record_model(store, spec, output.digest)
     contents = {name: output.digest for name, output in manifest.outputs.items()}
     keys = resolve_keys(spec.graph, contents)
+    # Recorded first: what is found then is known to be shared.
+    record_graph(store, spec.run, spec.graph, keys)
     found = published(store, keys.values())
-    record_graph(store, spec.run, spec.graph, keys, found)
     kinds = {node.id: node.kind for node in spec.graph}
     return report.model_copy(
         update={

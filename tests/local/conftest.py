@@ -88,8 +88,8 @@ class TinyRun:
         return process.wait(timeout=120)
 
     def key(self, stage: str) -> str:
-        record = json.loads((self.store / "runs/default/tiny/run.json").read_text())
-        return str(record["stages"][stage]["key"])
+        (record,) = self.store.glob(f"runs/default/tiny/*/stages/{stage}/*.json")
+        return record.stem
 
     def manifest_of(self, stage: str) -> dict[str, Any]:
         return json.loads((self.store / "stages" / self.key(stage) / "manifest.json").read_text())

@@ -17,8 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from evolution_jobs.contract.keys import manifest_path, run_record_path, stage_prefix
-from evolution_jobs.contract.manifest import RunRecord
+from evolution_jobs.contract.keys import manifest_path, stage_prefix, stage_record_path
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
@@ -54,17 +53,16 @@ def kill_at_point(number: int) -> None:
 
 
 def look(storage: Storage, spec: StageSpec) -> dict[str, Any]:
-    """What a reader sees: the manifest's faults, what lies there that nothing names, the run record."""
+    """What a reader sees: the manifest's faults, what lies there that nothing names, whether the run has recorded it."""
     store = open_store(storage)
     manifest = read_manifest(store, spec.key)
-    record = store.read(run_record_path(spec.run))
     named = {file.location for output in manifest.outputs.values() for file in output.files} if manifest else set()
     below = {location for location, _ in store.list(stage_prefix(spec.key))}
     return {
         "published": manifest is not None,
         "faults": verify_manifest(store, manifest, deep=True) if manifest else [],
         "unnamed": sorted(below - named - {manifest_path(spec.key)}),
-        "recorded": record is not None and RunRecord.model_validate_json(record.data).stages[spec.stage].state,
+        "recorded": store.read(stage_record_path(spec.run, spec.stage, spec.key)) is not None,
     }
 
 
@@ -72,11 +70,9 @@ def main(storage: Storage, stage: str, first: int, step: int) -> None:
     """Kill at one point after the other."""
     spec = fake_run.spec(storage, stage, prepared(storage, stage))
     store = open_store(storage)
-    record = store.read(run_record_path(spec.run))
-    assert record is not None
     for number in itertools.count(first, step):
         store.delete(stage_prefix(spec.key))
-        store.put_bytes(record.data, run_record_path(spec.run))
+        store.delete(stage_record_path(spec.run, spec.stage, spec.key))
         ended = in_child(lambda: run_stage(spec, fake_run.stages()), kill_at=number)
         after = look(storage, spec)
         again = in_child(lambda: run_stage(spec, fake_run.stages()))

@@ -10,22 +10,28 @@ from pathlib import Path
 import pytest
 from evolution_jobs.cleanup import clean_up
 from evolution_jobs.contract.cleanup import CleanupSpec
-from evolution_jobs.contract.errors import EXIT_PERMANENT, PermanentError
-from evolution_jobs.contract.keys import manifest_path, run_record_path
-from evolution_jobs.contract.manifest import RunRecord, StageRecord
+from evolution_jobs.contract.errors import EXIT_PERMANENT
+from evolution_jobs.contract.keys import manifest_path, model_prefix, model_record_path, stage_record_path
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.s3 import S3Store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.storage import s3_storage
 
 MINE = RunRef(namespace="team", name="mine", uid="uid-1")
+LATER = MINE.model_copy(update={"uid": "uid-9"})
 OTHER = RunRef(namespace="team", name="other", uid="uid-2")
 OWN, SHARED, UNRECORDED = "a" * 64, "b" * 64, "c" * 64
+MODEL, SHARED_MODEL = "d" * 64, "e" * 64
 
 
 def record(store: Store, run: RunRef, *keys: str) -> None:
-    stages = {f"dpo-{n}": StageRecord(key=key, kind="dpo", state="Published") for n, key in enumerate(keys, 1)}
-    store.put_bytes(json.dumps(RunRecord(run=run, stages=stages).wire()).encode(), run_record_path(run))
+    for number, key in enumerate(keys, 1):
+        store.put_bytes(b"{}", stage_record_path(run, f"dpo-{number}", key))
 
 
 def publish(store: Store, *keys: str) -> None:
@@ -34,8 +40,8 @@ def publish(store: Store, *keys: str) -> None:
         store.put_bytes(b"weights", f"stages/{key}/attempts/x/adapter/adapter_model.safetensors")
 
 
-def left(store: Store) -> set[str]:
-    return {location.split("/")[1] for location, _ in store.list("stages/")}
+def left(store: Store, below: str = "stages/") -> set[str]:
+    return {location.split("/")[1] for location, _ in store.list(below)}
 
 
 def test_what_is_shared_stays(storage: Storage) -> None:
@@ -48,34 +54,103 @@ def test_what_is_shared_stays(storage: Storage) -> None:
 
     assert left(store) == {SHARED}
     assert report.counts == {"deleted": 2, "shared": 1}
-    assert {location for location, _ in store.list("runs/")} == {run_record_path(OTHER)}
+    assert {location for location, _ in store.list("runs/")} == {stage_record_path(OTHER, "dpo-1", SHARED)}
     again = clean_up(store, CleanupSpec(run=MINE, storage=storage, keys=[UNRECORDED]))
     assert again.counts == {"deleted": 1, "shared": 0}
 
 
-def test_a_newer_run_of_the_name_keeps_what_it_names(tmp_path: Path) -> None:
+def test_a_copied_model_goes_with_the_last_run_that_has_it(storage: Storage) -> None:
+    store = open_store(storage)
+    for digest in (MODEL, SHARED_MODEL):
+        store.put_bytes(b"weights", f"{model_prefix(digest)}model.safetensors")
+        store.put_bytes(b"{}", model_record_path(MINE, digest))
+    store.put_bytes(b"{}", model_record_path(OTHER, SHARED_MODEL))
+
+    clean_up(store, CleanupSpec(run=MINE, storage=storage))
+    assert left(store, "models/") == {SHARED_MODEL}
+    clean_up(store, CleanupSpec(run=OTHER, storage=storage))
+    assert left(store, "models/") == set()
+
+
+def test_a_later_run_of_the_name_keeps_what_it_has(tmp_path: Path) -> None:
     storage = Storage(uri=tmp_path.as_uri())
     store = open_store(storage)
     publish(store, OWN, SHARED)
-    record(store, MINE.model_copy(update={"uid": "uid-9"}), SHARED)
+    record(store, MINE, OWN, SHARED)
+    record(store, LATER, SHARED)
 
     clean_up(store, CleanupSpec(run=MINE, storage=storage, keys=[OWN, SHARED]))
 
     assert left(store) == {SHARED}
-    assert store.read(run_record_path(MINE)) is not None
+    assert {location for location, _ in store.list("runs/")} == {stage_record_path(LATER, "dpo-1", SHARED)}
 
 
-def test_a_record_that_cannot_be_read_saves_everything(tmp_path: Path) -> None:
-    storage = Storage(uri=tmp_path.as_uri())
+@pytest.mark.parametrize("content", [b"{", b"", b'{"newer": true}', b"\xff"])
+def test_a_record_counts_whatever_it_holds(storage: Storage, content: bytes) -> None:
     store = open_store(storage)
+    publish(store, OWN, SHARED)
+    record(store, MINE, OWN, SHARED)
+    store.put_bytes(content, stage_record_path(OTHER, "sft", SHARED))
+
+    report = clean_up(store, CleanupSpec(run=MINE, storage=storage))
+
+    assert (left(store), report.counts) == ({SHARED}, {"deleted": 1, "shared": 1})
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "runs/team/other/run.json",
+        f"runs/team/other/uid-2/stages/sft/{SHARED}.v2",
+        f"runs/team/other/uid-2/rewards/{SHARED}.json",
+        f"runs/team/mine/uid-1/stages/sft/{SHARED[:-1]}.json",
+    ],
+)
+def test_a_record_of_another_layout_keeps_everything_and_is_named(storage: Storage, location: str) -> None:
+    store = open_store(storage)
+    publish(store, OWN, SHARED)
+    record(store, MINE, OWN)
+    store.put_bytes(b"{}", location)
+
+    report = clean_up(store, CleanupSpec(run=MINE, storage=storage))
+
+    assert (report.reason, report.counts) == ("RecordsUnknown", {"deleted": 0, "shared": 1})
+    assert location in report.message
+    assert left(store) == {OWN, SHARED}
+    store.delete(location)
+    assert clean_up(store, CleanupSpec(run=MINE, storage=storage)).counts == {"deleted": 1, "shared": 0}
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_an_object_that_stands_for_a_folder_is_no_record(moto: str) -> None:
+    storage = s3_storage(moto)
+    store = open_store(storage)
+    assert isinstance(store, S3Store)
+    store.client.put_object(Bucket=store.bucket, Key=f"{store.prefix}runs/", Body=b"")
     publish(store, OWN)
     record(store, MINE, OWN)
-    store.put_bytes(b"{", run_record_path(OTHER))
+    assert clean_up(store, CleanupSpec(run=MINE, storage=storage)).counts == {"deleted": 1, "shared": 0}
 
-    with pytest.raises(PermanentError, match=r"runs/team/other/run.json cannot be read"):
-        clean_up(store, CleanupSpec(run=MINE, storage=storage))
 
-    assert left(store) == {OWN}
+RUNS = st.builds(RunRef, namespace=st.sampled_from("ab"), name=st.sampled_from("xy"), uid=st.sampled_from("12"))
+KEYS = st.sampled_from([letter * 64 for letter in "abcdef"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(had=st.dictionaries(RUNS, st.sets(KEYS), min_size=1), data=st.data())
+def test_whatever_another_run_has_stays_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, had: dict[RunRef, set[str]], data: st.DataObject
+) -> None:
+    storage = Storage(uri=tmp_path_factory.mktemp("store").as_uri())
+    store = open_store(storage)
+    for run, keys in had.items():
+        publish(store, *keys)
+        record(store, run, *keys)
+    for run in data.draw(st.permutations(sorted(had, key=str))):
+        clean_up(store, CleanupSpec(run=run, storage=storage))
+        had.pop(run)
+        assert left(store) == set().union(*had.values())
+    assert list(store.list("")) == []
 
 
 def test_the_command_says_how_it_went(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from evolution_jobs.contract.keys import (
     rows_prefix,
     stage_prefix,
 )
-from evolution_jobs.contract.manifest import File, Manifest, Output, Report, RunRecord, content_digest
+from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
 from evolution_jobs.runner import Stage, run_stage
@@ -47,7 +47,7 @@ from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
 from evolution_jobs.store.manifests import publish, read_manifest, verify_manifest
 from evolution_jobs.store.open import open_store
-from evolution_jobs.store.record import record_stage
+from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,10 +106,11 @@ def manifest_of(storage: Storage, spec: StageSpec) -> Manifest:
     return manifest
 
 
-def record_of(storage: Storage, name: str = "run") -> RunRecord:
-    found = open_store(storage).read(f"runs/tests/{name}/run.json")
-    assert found is not None
-    return RunRecord.model_validate_json(found.data)
+def recorded(storage: Storage, name: str = "run", uid: str | None = None) -> dict[str, str]:
+    """Stages that a run has recorded, with their keys."""
+    prefix = f"runs/tests/{name}/{uid or f'uid-of-{name}'}/stages/"
+    names = [location.removeprefix(prefix).split("/") for location, _ in open_store(storage).list(prefix)]
+    return {stage: key.removesuffix(".json") for stage, key in names}
 
 
 def never(_: Workspace) -> Result:
@@ -166,13 +167,7 @@ def test_another_run_finds_what_this_one_published(storage: Storage, run: Runner
     assert (code, report.reason) == (0, "Completed")
     assert report.published == ["prepare", "sft", "evaluate-0"]
     assert report.figures == {"evaluate-0": {"bleu2": 1.25}}
-    stages = record_of(storage, "other").stages
-    assert {stage: (entry.state, entry.cached) for stage, entry in stages.items()} == {
-        "prepare": ("Published", False),
-        "sft": ("Published", True),
-        "generate-1": ("Planned", False),
-        "evaluate-0": ("Published", True),
-    }
+    assert recorded(storage, "other") == resolve_keys(nodes, report.contents)
 
 
 def test_a_stage_whose_file_is_gone_is_not_reported_as_published_and_runs_again(storage: Storage, run: Runner) -> None:
@@ -186,34 +181,127 @@ def test_a_stage_whose_file_is_gone_is_not_reported_as_published_and_runs_again(
     assert verify_manifest(open_store(storage), manifest_of(storage, spec), deep=True) == []
 
 
-def test_the_record_of_a_run_follows_its_stages(storage: Storage, run: Runner) -> None:
+def test_a_stage_is_recorded_before_it_begins(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
-    assert record_of(storage).stages["sft"].state == "Planned"
-    run(fake_run.spec(storage, "sft", contents))
-    entry = record_of(storage).stages["sft"]
-    assert (entry.state, entry.cached, entry.metrics) == ("Published", False, {"loss": 0.5})
+    keys = resolve_keys(fake_run.graph(), contents)
+    assert recorded(storage) == keys
+    store = open_store(storage)
+    store.delete("runs/")
+
+    def looks(workspace: Workspace) -> Result:
+        assert recorded(storage) == {"sft": keys["sft"]}
+        return fake_run.sft(workspace)
+
+    assert run(fake_run.spec(storage, "sft", contents), sft=looks)[0] == 0
+    (record,) = (store.read(location) for location, _ in store.list("runs/"))
+    assert record is not None
+    assert json.loads(record) == {
+        "run": {"namespace": "tests", "name": "run", "uid": "uid-of-run"},
+        "stage": "sft",
+        "kind": "sft",
+        "iteration": 0,
+    }
 
 
-def test_stages_that_end_at_once_all_reach_the_record(real_storage: Storage, run: Runner) -> None:
-    contents = run.trained(real_storage)
-    store = open_store(real_storage)
-    spec = fake_run.spec(real_storage, "sft", contents)
-    manifest = manifest_of(real_storage, spec)
-    with ThreadPoolExecutor(8) as pool:
-        specs = [spec.model_copy(update={"stage": f"stage-{number}"}) for number in range(8)]
-        list(pool.map(lambda each: record_stage(store, each, manifest), specs))
-    assert {f"stage-{number}" for number in range(8)} <= set(record_of(real_storage).stages)
-
-
-def test_a_stage_left_over_from_an_earlier_run_does_not_touch_the_newer_runs_record(
+def test_a_stage_left_over_from_an_earlier_run_of_the_name_has_a_record_of_its_own(
     directory: Storage, run: Runner
 ) -> None:
     contents = run.trained(directory)
-    before = record_of(directory)
+    before = recorded(directory)
     spec = fake_run.spec(directory, "sft", contents)
     older = spec.model_copy(update={"run": spec.run.model_copy(update={"uid": "older"})})
     assert run(older)[0] == 0
-    assert record_of(directory) == before
+    assert recorded(directory) == before
+    assert recorded(directory, uid="older") == {"sft": spec.key}
+
+
+# A model that is copied.
+
+
+def copies_model(workspace: Workspace) -> Result:
+    result = fake_run.prepare(workspace)
+    model = workspace.scratch / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights" * 1000)
+    return Result(outputs={**result.outputs, "model": model}, copied_models=frozenset({"model"}))
+
+
+def model_files(storage: Storage) -> dict[str, int]:
+    return dict(open_store(storage).list("models/"))
+
+
+def test_a_model_that_two_runs_copy_is_stored_once_and_recorded_by_both(
+    storage: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, report = run(fake_run.spec(storage, "prepare"), prepare=copies_model)
+    assert code == 0, report
+    digest = report.contents["model"]
+    assert set(model_files(storage)) == {f"models/{digest}/config.json", f"models/{digest}/model.safetensors"}
+    written: list[str] = []
+    for kind in (FileStore, S3Store):
+        put = kind.put_file
+        monkeypatch.setattr(
+            kind, "put_file", lambda self, local, at, put=put: (written.append(at), put(self, local, at))
+        )
+    other = fake_run.spec(storage, "prepare", nodes=fake_run.graph(pins={"run": "other"}), name="other")
+    code, report = run(other, prepare=copies_model)
+    assert (code, report.reason, report.contents["model"]) == (0, "Completed", digest)
+    assert written
+    assert not [location for location in written if location.startswith("models/")]
+    manifest = manifest_of(storage, other)
+    assert verify_manifest(open_store(storage), manifest, deep=True) == []
+    for name in ("run", "other"):
+        assert open_store(storage).read(f"runs/tests/{name}/uid-of-{name}/models/{digest}.json")
+    third = fake_run.spec(storage, "prepare", name="third")
+    assert run(third, prepare=never)[1].reason == "Cached"
+    assert open_store(storage).read(f"runs/tests/third/uid-of-third/models/{digest}.json")
+
+
+@pytest.mark.parametrize("damage", [b"Weights" * 1000, b"weights", None])
+def test_a_copied_model_that_is_damaged_is_copied_again(storage: Storage, run: Runner, damage: bytes | None) -> None:
+    first = fake_run.spec(storage, "prepare")
+    contents = run(first, prepare=copies_model)[1].contents
+    sound = model_files(storage)
+    (weights,) = (location for location in sound if location.endswith(".safetensors"))
+    store = open_store(storage)
+    store.delete(weights)
+    if damage is not None:
+        store.put_bytes(damage, weights)
+    code, report = run(fake_run.spec(storage, "sft", contents), sft=never)
+    assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputCorrupt", "prepare")
+    assert run(first, prepare=copies_model)[1].reason == "Completed"
+    assert model_files(storage) == sound
+    assert verify_manifest(store, manifest_of(storage, first), deep=True) == []
+
+
+# What other versions have written.
+
+
+def test_a_manifest_with_fields_of_a_newer_version_is_read(storage: Storage, run: Runner) -> None:
+    contents = run.trained(storage)
+    spec = fake_run.spec(storage, "sft", contents)
+    before, store = manifest_of(storage, spec), open_store(storage)
+    document = before.wire()
+    adapter = document["outputs"]["adapter"]
+    for described in (document, document["run"], adapter, *adapter["files"]):
+        described["fieldOfTomorrow"] = {"a": [1]}
+    store.put_bytes(json.dumps(document).encode(), manifest_path(spec.key))
+    assert manifest_of(storage, spec) == before
+    assert run(spec, sft=never)[1].reason == "Cached"
+
+
+def test_a_manifest_of_an_unknown_version_is_left_alone_and_named(storage: Storage, run: Runner) -> None:
+    contents = run.trained(storage)
+    spec, store = fake_run.spec(storage, "sft", contents), open_store(storage)
+    document = json.dumps({**manifest_of(storage, spec).wire(), "version": "evolution.run/manifest/v9"}).encode()
+    store.put_bytes(document, manifest_path(spec.key))
+    for stage in ("sft", "generate-1"):
+        code, report = run(fake_run.spec(storage, stage, contents))
+        assert (code, report.reason) == (EXIT_PERMANENT, "ManifestUnknown")
+        assert "evolution.run/manifest/v9" in report.message
+    assert run(fake_run.spec(storage, "prepare"))[1].published == ["prepare"]
+    assert store.read(manifest_path(spec.key)) == document
 
 
 def test_credentials_are_in_nothing_that_is_stored_or_said(
@@ -226,7 +314,7 @@ def test_credentials_are_in_nothing_that_is_stored_or_said(
     store = open_store(storage)
     stored = [store.read(location) for location, _ in store.list("")]
     said = [report.model_dump_json(), run.stderr, (tmp_path / "termination-log").read_text()]
-    assert all(SECRET_KEY.encode() not in found.data for found in stored if found)
+    assert all(SECRET_KEY.encode() not in found for found in stored if found)
     assert all(SECRET_KEY not in text for text in said)
 
 
@@ -302,7 +390,8 @@ def sweep(storage: Storage, stage: str, step: int) -> list[dict[str, Any]]:
         assert kill["ended"] == -signal.SIGKILL
         assert kill["after"]["faults"] == []
         assert kill["again"] == 0
-        assert kill["end"] == {"published": True, "faults": [], "unnamed": [], "recorded": "Published"}
+        assert kill["end"] == {"published": True, "faults": [], "unnamed": [], "recorded": True}
+        assert kill["after"]["recorded"] or not kill["after"]["published"]
     assert kills[-1]["ended"] == 0
     return kills
 
@@ -413,7 +502,7 @@ def test_rows_that_are_finished_are_not_made_again(storage: Storage, run: Runner
     assert manifest.counts["rows.mine"] == 7
     found = open_store(storage).read(manifest.outputs["responses"].files[0].location)
     assert found is not None
-    texts = [json.loads(line)["text"] for line in found.data.splitlines()]
+    texts = [json.loads(line)["text"] for line in found.splitlines()]
     assert texts == ["from the first attempt"] * 5 + [f"answer to {id_}" for id_ in fake_run.IDS[5:]]
 
 
@@ -429,7 +518,7 @@ def test_a_corrupt_chunk_of_rows_is_removed_counted_and_made_again(storage: Stor
     assert manifest.counts == {"rows": 12, "rows.mine": 8, "rows.corruptChunks": 1}
     responses = store.read(manifest.outputs["responses"].files[0].location)
     assert responses is not None
-    assert b"forged" not in responses.data
+    assert b"forged" not in responses
 
 
 def test_a_stage_that_is_not_sharded_must_return_a_result(directory: Storage, run: Runner) -> None:
@@ -732,7 +821,7 @@ storage = Storage(uri=sys.argv[1])
 spec = fake_run.spec(storage, "prepare")
 code = run_stage(spec, fake_run.stages(prepare=prepare))
 assert read_manifest(open_store(storage), spec.key) is None
-assert list(open_store(storage).list("")) == []
+assert list(open_store(storage).list("stages/")) == []
 sys.exit(code)
 """
     wrapper = small_file_system(tmp_path / "small", "1m")

@@ -86,7 +86,7 @@ class StoredCheckpoints:
             return False
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
-        for file in FILES.validate_json(index.data):
+        for file in FILES.validate_json(index, extra="ignore"):
             local = inside(self._scratch, file.path)
             local.parent.mkdir(parents=True, exist_ok=True)
             self._store.get_file(f"{self._prefix}{name}/files/{file.path}", local, file.sha256)

@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, rows_prefix
+from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, model_prefix, rows_prefix
 from ..contract.manifest import File, Manifest, Output, canonical_digest, content_digest
 from ..contract.stage import StageSpec
 from ..stages.workspace import Result
 from ..store.base import Store, check_location, file_sha256
 from ..store.manifests import publish
+from ..store.record import record_model
 
 DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft")
 """Packages whose version a reader of a manifest wants to know."""
@@ -35,7 +36,7 @@ def publish_result(
     Returns the manifest in force: another attempt's where that one was first; this one's files are then removed.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
-    outputs = {name: _upload(store, spec.key, attempt, name, result) for name in names}
+    outputs = {name: _upload(store, spec, attempt, name, result) for name in names}
     metrics = {name: float(value) for name, value in result.metrics.items() if math.isfinite(value)}
     counts = {**result.counts, **{name: count for name, count in extra_counts.items() if count}}
     if lost := len(result.metrics) - len(metrics):
@@ -93,22 +94,32 @@ def visible_gpus() -> int:
     return int(torch.cuda.device_count()) if torch is not None else 0
 
 
-def _upload(store: Store, key: str, attempt: str, name: str, result: Result) -> Output:
+def _upload(store: Store, spec: StageSpec, attempt: str, name: str, result: Result) -> Output:
     root = result.outputs.get(name)
     reference = result.references.get(name)
-    files = [] if root is None else [_upload_file(store, key, attempt, name, root, path) for path in _files(root)]
+    files = _digested(root) if root is not None else []
     if not files and reference is None:
         raise RuntimeError(f"output {name} has no files")
-    digest = content_digest((file.path, file.sha256) for file in files) if files else canonical_digest(reference)
-    return Output(digest=digest, files=files, reference=reference)
+    digest = content_digest((path, sha256) for path, _, sha256 in files) if files else canonical_digest(reference)
+    if name in result.copied_models:
+        prefix = model_prefix(digest)
+        record_model(store, spec, digest)
+        there = dict(store.list(prefix))
+    else:
+        prefix, there = f"{attempt_prefix(spec.key, attempt)}{name}/", {}
+    stored = []
+    for path, local, sha256 in files:
+        file = File(path=path, location=check_location(f"{prefix}{path}"), sha256=sha256, size=local.stat().st_size)
+        if there.get(file.location) != file.size:
+            store.put_file(local, file.location)
+        stored.append(file)
+    return Output(digest=digest, files=stored, reference=reference)
 
 
-def _upload_file(store: Store, key: str, attempt: str, name: str, root: Path, path: Path) -> File:
-    relative = path.name if path == root else path.relative_to(root).as_posix()
-    location = check_location(f"{attempt_prefix(key, attempt)}{name}/{relative}")
-    file = File(path=relative, location=location, sha256=file_sha256(path), size=path.stat().st_size)
-    store.put_file(path, location)
-    return file
+def _digested(root: Path) -> list[tuple[str, Path, str]]:
+    """Each file of an output: its path in the output, where it is, and its sha256."""
+    names = {path: path.name if path == root else path.relative_to(root).as_posix() for path in _files(root)}
+    return [(name, path, file_sha256(path)) for path, name in names.items()]
 
 
 def _files(root: Path) -> list[Path]:

@@ -53,9 +53,9 @@ class StoredRows:
         if stored is None:  # the stage was published meanwhile, and its chunks removed
             return
         name = location.rpartition("/")[2]
-        if name != f"{hashlib.sha256(stored.data).hexdigest()}.jsonl":
+        if name != f"{hashlib.sha256(stored).hexdigest()}.jsonl":
             self.corrupt_chunks += 1
             log.warning("%s is corrupt: removed, its rows are made again", location)
             self._store.delete(location)
             return
-        self._chunks[location] = [json.loads(line) for line in stored.data.splitlines()]
+        self._chunks[location] = [json.loads(line) for line in stored.splitlines()]

@@ -4,11 +4,14 @@ stages/<key>/manifest.json                    the finished stage
 stages/<key>/attempts/<attempt>/<output>/...  files, each attempt under its own prefix
 stages/<key>/rows/<sha256>.jsonl              finished rows of a sharded stage, addressed by content
 stages/<key>/checkpoints/<step>-<attempt>/... training state, its index.json written last
-runs/<namespace>/<name>/run.json              a run's stages, keys and metrics
+models/<digest>/...                           a base model that was copied, addressed by content
+runs/<namespace>/<name>/<uid>/stages/<stage>/<key>.json  that a run has this stage
+runs/<namespace>/<name>/<uid>/models/<digest>.json       that a run has this model
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,6 +68,10 @@ def resolve_keys(graph: Iterable[Node], contents: Mapping[str, str] | None) -> d
     return keys
 
 
+MANIFEST = "manifest.json"
+"""Name of a finished stage's manifest below its prefix."""
+
+
 def stage_prefix(key: str) -> str:
     """Where everything of a stage lies, with a trailing slash."""
     return f"stages/{key}/"
@@ -72,7 +79,7 @@ def stage_prefix(key: str) -> str:
 
 def manifest_path(key: str) -> str:
     """Where a finished stage's manifest lies."""
-    return f"stages/{key}/manifest.json"
+    return f"{stage_prefix(key)}{MANIFEST}"
 
 
 def attempt_prefix(key: str, attempt: str) -> str:
@@ -90,6 +97,41 @@ def checkpoints_prefix(key: str) -> str:
     return f"stages/{key}/checkpoints/"
 
 
-def run_record_path(run: RunRef) -> str:
-    """Where a run's record lies."""
-    return f"runs/{run.namespace}/{run.name}/run.json"
+def model_prefix(digest: str) -> str:
+    """Where a copied base model lies, with a trailing slash. `digest` is that of its output: its files' names and bytes."""
+    return f"models/{digest}/"
+
+
+RUNS_PREFIX = "runs/"
+"""Where the records of all runs lie."""
+
+RECORD = re.compile(
+    r"runs/[^/]+/[^/]+/[^/]+/(?:stages/[^/]+/(?P<key>[0-9a-f]{64})|models/(?P<model>[0-9a-f]{64}))\.json"
+)
+
+
+def run_prefix(run: RunRef) -> str:
+    """Where the records of one run lie, with a trailing slash. A later run of the same name has another uid."""
+    uid = re.sub(r"[^A-Za-z0-9_-]", "-", run.uid)
+    return f"{RUNS_PREFIX}{run.namespace}/{run.name}/{uid}/"
+
+
+def stage_record_path(run: RunRef, stage: str, key: str) -> str:
+    """Where it is recorded that a run has a stage at a key."""
+    return f"{run_prefix(run)}stages/{stage}/{key}.json"
+
+
+def model_record_path(run: RunRef, digest: str) -> str:
+    """Where it is recorded that a run has a copied model."""
+    return f"{run_prefix(run)}models/{digest}.json"
+
+
+def recorded_prefix(location: str) -> str | None:
+    """What a record says its run has: the prefix of a stage or of a model. None where the location is no record's.
+
+    The name says it all, so a record whose content cannot be read still counts.
+    """
+    found = RECORD.fullmatch(location)
+    if found is None:
+        return None
+    return stage_prefix(found["key"]) if found["key"] else model_prefix(found["model"])

@@ -89,28 +89,17 @@ class Report(Document):
     """Id of the stage whose result this one found missing or corrupt, and which must be made again first."""
 
 
-class RunRecord(Document):
-    """`runs/<namespace>/<name>/run.json`: a run's stages, keys and metrics."""
+class Record(Document):
+    """`runs/<namespace>/<name>/<uid>/...`: that a run has a stage or a model. Written once, for people who look at a bucket.
+
+    What cleanup needs is in its name (`keys.recorded_prefix`), figures and files are in the stage's manifest.
+    """
 
     run: RunRef
-    stages: dict[str, StageRecord]
-
-
-class StageRecord(Document):
-    """One stage in a run's record."""
-
-    key: str
+    stage: str
+    """The stage's id; for a model, the stage that copied it."""
     kind: StageKind
     iteration: int | None = None
-    state: Literal["Planned", "Published"]
-    cached: bool = False
-    """True where an earlier run had published it."""
-    seconds: float = 0
-    metrics: dict[str, float] = {}
-    counts: dict[str, int] = {}
-
-
-RunRecord.model_rebuild()
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:

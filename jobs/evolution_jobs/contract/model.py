@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -26,7 +26,7 @@ class Rule:
 
 
 class Document(BaseModel):
-    """A frozen model that refuses unknown fields; JSON and YAML use camelCase, Python snake_case."""
+    """A frozen model that refuses unknown fields, but for `stored`; JSON and YAML use camelCase, Python snake_case."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,6 +49,16 @@ class Document(BaseModel):
                 {"text": "; ".join(f"{field}: {message}" for field, message in faults), "faults": faults},
             )
         return self
+
+    @classmethod
+    def stored(cls, value: bytes | str | Mapping[str, Any]) -> Self:
+        """A document that was stored, as JSON or as its values, by this version or by another one.
+
+        Fields that only a newer version knows are passed over, at every depth. Raises pydantic.ValidationError.
+        """
+        if isinstance(value, bytes | str):
+            return cls.model_validate_json(value, extra="ignore")
+        return cls.model_validate(value, extra="ignore")
 
     def wire(self) -> dict[str, Any]:
         """The document as JSON-ready values under its wire names, without fields that are unset (None)."""

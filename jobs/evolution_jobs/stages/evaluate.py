@@ -215,7 +215,7 @@ def _unfinished(contexts: Iterable[Context], finished: Mapping[str, Any], row: s
 def _contexts(path: Path) -> list[Context]:
     try:
         with path.open(encoding="utf-8") as file:
-            contexts = [Context.model_validate_json(line) for line in file]
+            contexts = [Context.stored(line) for line in file]
     except OSError as error:
         raise PermanentError("TestSet", f"input test: {path.name} cannot be read: {error.strerror}") from error
     if not contexts:

@@ -26,7 +26,7 @@ def read_rows(path: Path, kind: type[Row]) -> dict[str, Row]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                row = kind.model_validate_json(line)
+                row = kind.stored(line)
                 if row.id in rows:
                     raise PermanentError("RowsMalformed", f"{path.name}, line {number}: id {row.id} occurs twice")
                 rows[row.id] = row

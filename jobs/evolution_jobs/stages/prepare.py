@@ -81,6 +81,7 @@ def run(workspace: Workspace) -> Result:
     return Result(
         outputs=outputs | ({"model": model.files} if model.files else {}),
         references={"model": model.reference} if model.reference else {},
+        copied_models=frozenset() if model.reference else frozenset({"model"}),
         counts=counts,
         details={
             "sources": loader.sources,

@@ -125,8 +125,8 @@ def _outcome(row: Row, settings: ReflectionSettings) -> dict[str, Any]:
 
 
 def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Result:
-    pairs = [Pair.model_validate(row["pair"]) for row in outcomes if "pair" in row]
-    rejects = [Reject.model_validate(row["reject"]) for row in outcomes if "reject" in row]
+    pairs = [Pair.stored(row["pair"]) for row in outcomes if "pair" in row]
+    rejects = [Reject.stored(row["reject"]) for row in outcomes if "reject" in row]
     dropped = Counter(reject.reason for reject in rejects)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())

@@ -23,7 +23,7 @@ def read_rows(workspace: Workspace, name: str, kind: type[Row]) -> list[Row]:
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                rows.append(kind.model_validate_json(line))
+                rows.append(kind.stored(line))
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(map(str, fault["loc"]))

@@ -34,6 +34,8 @@ class Result:
     tokens: int = 0
     references: Mapping[str, str] = field(default_factory=dict)
     """Output name to where content lies that is not copied (a pinned hub model); such an output may have no files."""
+    copied_models: frozenset[str] = frozenset()
+    """Outputs that many runs copy alike: stored once, where their content says."""
 
 
 class Rows(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -29,14 +28,6 @@ class CorruptObjectError(TransientError):
         super().__init__("ObjectCorrupt", f"{uri}/{location}: expected sha256 {expected}, found {found}")
         self.expected = expected
         self.found = found
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A document and the tag (etag) of this very version of it."""
-
-    data: bytes
-    tag: str
 
 
 class Store(Protocol):
@@ -63,12 +54,8 @@ class Store(Protocol):
         """Store a small document where nothing lies yet. True where `data` is what lies there afterwards."""
         ...
 
-    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
-        """Replace a small document where it still has this tag. True where `data` is what lies there afterwards."""
-        ...
-
-    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
-        """A small document with its tag, or None. PermanentError `DocumentTooLarge` where it exceeds `limit` bytes."""
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
+        """A small document, or None. PermanentError `DocumentTooLarge` where it exceeds `limit` bytes."""
         ...
 
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:

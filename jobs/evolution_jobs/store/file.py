@@ -20,7 +20,6 @@ from .base import (
     CorruptObjectError,
     MissingObjectError,
     Store,
-    Tagged,
     check_location,
     check_prefix,
     disk_error,
@@ -37,7 +36,7 @@ PRIVATE = ".evolution-partial"
 
 
 class FileStore(Store):
-    """Atomic by rename(2), conditional by link(2), both durable by fsync(2). Replacing a document takes a flock(2)."""
+    """Atomic by rename(2), conditional by link(2), both durable by fsync(2)."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_absolute():
@@ -73,15 +72,7 @@ class FileStore(Store):
                     partial.rename(target)
             return True
 
-    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
-        with self._lock(location):
-            current = self.read(location)
-            if current is None or current.tag != tag:
-                return False
-            self.put_bytes(data, location)
-            return True
-
-    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
         path = self.root / check_location(location)
         try:
             with path.open("rb") as file:
@@ -92,7 +83,7 @@ class FileStore(Store):
             raise disk_error(error, path) from error
         if len(data) > limit:
             raise PermanentError("DocumentTooLarge", f"{path} is larger than {limit} bytes")
-        return Tagged(data, hashlib.sha256(data).hexdigest())
+        return data
 
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
         path = self.root / check_location(location)

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import ValidationError
 
-from ..contract.errors import TransientError
-from ..contract.keys import attempt_prefix, manifest_path
-from ..contract.manifest import File, Manifest
+from ..contract.errors import PermanentError, TransientError
+from ..contract.keys import attempt_prefix, manifest_path, model_prefix
+from ..contract.manifest import File, Manifest, Output
 from .base import Store
 
 LOOKUPS = 16
@@ -24,22 +24,36 @@ class CorruptManifestError(TransientError):
         super().__init__("ManifestCorrupt", f"{manifest_path(key)}: {detail}")
 
 
+class UnknownManifestError(PermanentError):
+    """A manifest lies at a key in a version that this one does not know: it is sound, and stays."""
+
+    def __init__(self, key: str, detail: str) -> None:
+        super().__init__(
+            "ManifestUnknown",
+            f"{manifest_path(key)}: {detail}: another version of evolution-operator wrote it; use that version's images",
+        )
+
+
 def read_manifest(store: Store, key: str) -> Manifest | None:
-    """The manifest of a finished stage, or None. Raises CorruptManifestError."""
+    """The manifest of a finished stage, or None. Raises CorruptManifestError, UnknownManifestError."""
     stored = store.read(manifest_path(key))
     if stored is None:
         return None
     try:
-        manifest = Manifest.model_validate_json(stored.data)
+        manifest = Manifest.stored(stored)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise CorruptManifestError(key, f"{field or 'document'}: {first['msg']}") from error
+        faults = error.errors(include_url=False)
+        version = next((fault["input"] for fault in faults if fault["loc"] == ("version",)), None)
+        if isinstance(version, str):
+            raise UnknownManifestError(key, f"version: {version[:100]!r} is not known") from error
+        field = ".".join(map(str, faults[0]["loc"]))
+        raise CorruptManifestError(key, f"{field or 'document'}: {faults[0]['msg']}") from error
     if manifest.key != key:
         raise CorruptManifestError(key, f"names the key {manifest.key}")
     for name, output in manifest.outputs.items():
+        places = (f"{attempt_prefix(key, manifest.attempt)}{name}/", model_prefix(output.digest))
         for file in output.files:
-            if file.location != f"{attempt_prefix(key, manifest.attempt)}{name}/{file.path}":
+            if file.location not in [f"{place}{file.path}" for place in places]:
                 raise CorruptManifestError(key, f"outputs.{name}: {file.path} lies at {file.location}")
     return manifest
 
@@ -61,6 +75,8 @@ def verify_manifest(store: Store, manifest: Manifest, deep: bool) -> list[str]:
     Existence and size by one listing; `deep` reads every file and compares its sha256.
     """
     found = dict(store.list(attempt_prefix(manifest.key, manifest.attempt)))
+    for output in copied_models(manifest):
+        found |= dict(store.list(model_prefix(output.digest)))
     faults: list[str] = []
     for file in files_of(manifest):
         if file.location not in found:
@@ -73,17 +89,24 @@ def verify_manifest(store: Store, manifest: Manifest, deep: bool) -> list[str]:
 
 
 def retract(store: Store, key: str, why: str) -> None:
-    """Withdraw a published stage, so that it is made again; its manifest is kept below `stages/<key>/retracted/`."""
+    """Withdraw a published stage, so that it is made again; its manifest is kept below `stages/<key>/retracted/`.
+
+    Of a model that it has copied, files that no longer have their digest are removed: the next copy skips the others.
+    """
     stored = store.read(manifest_path(key))
     if stored is None:
         return
     try:
-        attempt = Manifest.model_validate_json(stored.data).attempt
+        manifest = Manifest.stored(stored)
     except ValidationError:
-        attempt = "unreadable"
-    record = {"why": why, "manifest": stored.data.decode("utf-8", "replace")}
-    store.put_bytes(json.dumps(record, ensure_ascii=False, indent=1).encode(), f"stages/{key}/retracted/{attempt}.json")
+        manifest = None
+    record = {"why": why, "manifest": stored.decode("utf-8", "replace")}
+    name = manifest.attempt if manifest else "unreadable"
+    store.put_bytes(json.dumps(record, ensure_ascii=False, indent=1).encode(), f"stages/{key}/retracted/{name}.json")
     store.delete(manifest_path(key))
+    for file in [file for output in copied_models(manifest) for file in output.files] if manifest else []:
+        if store.sha256(file.location) != file.sha256:
+            store.delete(file.location)
 
 
 def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
@@ -92,7 +115,7 @@ def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
     def look_up(key: str) -> Manifest | None:
         try:
             manifest = read_manifest(store, key)
-        except CorruptManifestError:
+        except (CorruptManifestError, UnknownManifestError):
             return None
         return manifest if manifest and not verify_manifest(store, manifest, deep=False) else None
 
@@ -100,6 +123,15 @@ def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
     with ThreadPoolExecutor(LOOKUPS) as pool:
         found = zip(wanted, pool.map(look_up, wanted), strict=True)
         return {key: manifest for key, manifest in found if manifest is not None}
+
+
+def copied_models(manifest: Manifest) -> list[Output]:
+    """The outputs whose files lie where their content says, and not under the attempt."""
+    return [
+        output
+        for output in manifest.outputs.values()
+        if output.files and output.files[0].location.startswith(model_prefix(output.digest))
+    ]
 
 
 def files_of(manifest: Manifest) -> list[File]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..contract.errors import TransientError
-from .base import DOCUMENT_LIMIT, Store, Tagged
+from .base import DOCUMENT_LIMIT, Store
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,7 @@ class PatientStore(Store):
     def put_if_absent(self, data: bytes, location: str) -> bool:
         return self._patiently(lambda: self._store.put_if_absent(data, location))
 
-    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
-        return self._patiently(lambda: self._store.put_if_match(data, location, tag))
-
-    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
         return self._patiently(lambda: self._store.read(location, limit))
 
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:

@@ -22,7 +22,6 @@ from .base import (
     CorruptObjectError,
     MissingObjectError,
     Store,
-    Tagged,
     check_location,
     check_prefix,
     disk_error,
@@ -97,31 +96,25 @@ class S3Store(Store):
             self.client.put_object(Bucket=self.bucket, Key=self._key(location), Body=data)
 
     def put_if_absent(self, data: bytes, location: str) -> bool:
-        return self._put_if(data, location, {"IfNoneMatch": "*"})
-
-    def put_if_match(self, data: bytes, location: str, tag: str) -> bool:
-        return self._put_if(data, location, {"IfMatch": tag})
-
-    def _put_if(self, data: bytes, location: str, condition: dict[str, str]) -> bool:
         key = self._key(location)
         for _ in range(CONFLICT_TRIES):
             with self._explained("writing", location):
                 try:
-                    self.client.put_object(Bucket=self.bucket, Key=key, Body=data, **condition)  # type: ignore[arg-type]
+                    self.client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
                     return True
                 except ClientError as error:
                     code = error.response["Error"]["Code"]
                     # Another write is under way; AWS asks to try again.
                     if code == "ConditionalRequestConflict":
                         continue
-                    if code not in ("PreconditionFailed", "412", "NoSuchKey"):
+                    if code not in ("PreconditionFailed", "412"):
                         raise
             # A put whose answer was lost is repeated and then refused because of itself.
             current = self.read(location)
-            return current is not None and current.data == data
+            return current == data
         raise TransientError("StorageConflict", f"{self.uri}/{location}: others keep writing it")
 
-    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> Tagged | None:
+    def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
         with self._explained("reading", location):
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self._key(location))
@@ -130,7 +123,7 @@ class S3Store(Store):
             with closing(answer["Body"]) as body:
                 if answer["ContentLength"] > limit:
                     raise PermanentError("DocumentTooLarge", f"{self.uri}/{location} is larger than {limit} bytes")
-                return Tagged(body.read(), answer["ETag"])
+                return body.read()
 
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
         key = self._key(location)

@@ -131,7 +131,7 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
     if code == "NotImplemented":
         return PermanentError(
             "StorageInvalid",
-            f"{action}: {where} lacks conditional writes (If-None-Match, If-Match), which keep two attempts from "
+            f"{action}: {where} lacks conditional writes (If-None-Match), which keep two attempts from "
             "publishing the same result: use AWS S3, a current MinIO, or another store that has them",
         )
     if status >= 500 or status == 429 or code in BUSY_CODES:

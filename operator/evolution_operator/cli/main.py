@@ -120,7 +120,7 @@ def status(
     if output is Output.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        print_status(Console(), name, RunStatus.model_validate(found))
+        print_status(Console(), name, RunStatus.stored(found))
 
 
 @app.command()

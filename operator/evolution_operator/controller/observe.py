@@ -230,7 +230,7 @@ def _succeeded(attempt: Attempt, pods: Sequence[PodView]) -> Attempt:
 
 def _report(pod: PodView) -> Report | None:
     try:
-        return Report.model_validate_json(pod.message)
+        return Report.stored(pod.message)
     except ValidationError:
         return None
 

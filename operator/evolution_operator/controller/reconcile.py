@@ -190,7 +190,7 @@ def _previous(key: RunKey, body: Object) -> RunStatus | None:
     if not body.get("status"):
         return None
     try:
-        return RunStatus.model_validate(body["status"])
+        return RunStatus.stored(body["status"])
     except ValidationError as error:
         # Written by another version, or by hand: what Jobs there are says enough to begin anew.
         log.warning("the status cannot be read and is written anew: %s", error, extra={"run": "/".join(key)})

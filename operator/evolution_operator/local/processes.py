@@ -54,7 +54,7 @@ class StageProcess:
     def report(self) -> Report | None:
         """What the stage said at its end; None where it could not."""
         try:
-            return Report.model_validate_json(self._report.read_bytes())
+            return Report.stored(self._report.read_bytes())
         except (OSError, ValidationError):
             return None
 

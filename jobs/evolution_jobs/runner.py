@@ -16,17 +16,18 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
+from .attempt.claim import acquire, held
 from .attempt.failures import failure_report, invalid_fields
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
 from .attempt.publication import clear_leftovers, publish_result
 from .attempt.report import write_termination_message
 from .attempt.scratch import scratch_directory
 from .attempt.stop import StopRequest, stop_on_signals
-from .attempt.workspace import StoredWorkspace
+from .attempt.workspace import StoredWorkspace, say_waiting
 from .contract.environment import storage_patience
 from .contract.errors import PermanentError
 from .contract.keys import manifest_path, resolve_keys
@@ -90,41 +91,57 @@ def report_end(report: Report) -> None:
 
 def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
     check_settings(spec)
-    store = _open(spec, stop)
+    bare = open_store(spec.storage)
+    store = _patient(bare, spec, stop)
     upstream = read_input_manifests(store, spec)
     check_key(spec, upstream)
     record_stage(store, spec)
+    began = time.monotonic()
     earlier = _sound_manifest(store, spec.key)
     if earlier is not None:
-        return _settle(store, spec, earlier, "Cached", f"{manifest_path(spec.key)} is published already")
+        return _cached(store, spec, earlier, f"{manifest_path(spec.key)} is published already", began)
+    claim = acquire(
+        store, spec, lambda: _sound_manifest(store, spec.key), lambda run: say_waiting(spec, run), stop.pause
+    )
+    if isinstance(claim, Manifest):
+        run = f"{claim.run.namespace}/{claim.run.name}"
+        return _cached(store, spec, claim, f"ComputedElsewhere: run {run} has published it meanwhile", began)
     attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
-    with scratch_directory() as directory:
+    with held(bare, spec, claim), scratch_directory() as directory:
         workspace = StoredWorkspace(spec, store, attempt, directory, stop)
-        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
-        workspace.references = references(spec, upstream)
-        started = time.monotonic()
-        result = stages(spec.kind)(workspace)
-        if result is None:
-            return _unfinished(store, spec, workspace)
-        manifest = publish_result(
-            store,
-            spec,
-            attempt,
-            result,
-            inputs=digests(spec, upstream),
-            seconds=lambda: time.monotonic() - started,
-            extra_counts={
-                "rows.corruptChunks": workspace.rows.corrupt_chunks,
-                "checkpoints.corrupt": workspace.checkpoints.corrupt,
-            },
-        )
+        manifest = _computed(spec, stages(spec.kind), workspace, store, upstream)
+    if manifest is None:
+        return _unfinished(store, spec, workspace, began)
     if manifest.attempt != attempt:
-        return _settle(store, spec, manifest, "Cached", f"attempt {manifest.attempt} published first")
-    return _settle(store, spec, manifest, "Completed", "")
+        return _cached(store, spec, manifest, f"attempt {manifest.attempt} published first", began)
+    return _settle(store, spec, manifest, "Completed", "", manifest.seconds)
 
 
-def _open(spec: StageSpec, stop: StopRequest) -> Store:
-    store = open_store(spec.storage)
+def _computed(
+    spec: StageSpec, stage: Stage, workspace: StoredWorkspace, store: Store, upstream: Mapping[str, Manifest]
+) -> Manifest | None:
+    """The manifest in force once the stage has run; None where other shards' rows are missing."""
+    fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
+    workspace.references = references(spec, upstream)
+    started = time.monotonic()
+    result = stage(workspace)
+    if result is None:
+        return None
+    return publish_result(
+        store,
+        spec,
+        workspace.attempt,
+        result,
+        inputs=digests(spec, upstream),
+        seconds=lambda: time.monotonic() - started,
+        extra_counts={
+            "rows.corruptChunks": workspace.rows.corrupt_chunks,
+            "checkpoints.corrupt": workspace.checkpoints.corrupt,
+        },
+    )
+
+
+def _patient(store: Store, spec: StageSpec, stop: StopRequest) -> Store:
     if not spec.storage.uri.startswith("s3://"):
         # A directory is not away: it is the wrong one, or broken.
         return store
@@ -132,7 +149,12 @@ def _open(spec: StageSpec, stop: StopRequest) -> Store:
     return PatientStore(store, storage_patience(), proven=bool(spec.inputs), pause=stop.pause)
 
 
-def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str) -> Report:
+def _cached(store: Store, spec: StageSpec, manifest: Manifest, message: str, began: float) -> Report:
+    """The report where the result is another attempt's: the seconds are this one's own."""
+    return _settle(store, spec, manifest, "Cached", message, round(time.monotonic() - began, 3))
+
+
+def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float) -> Report:
     """What follows publication, whoever published: leftovers go, and prepare records what the run has from now on."""
     clear_leftovers(store, manifest)
     report = Report(
@@ -141,7 +163,7 @@ def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mess
         key=manifest.key,
         metrics=manifest.metrics,
         counts=manifest.counts,
-        seconds=manifest.seconds,
+        seconds=seconds,
         digest=next((output.digest for output in manifest.outputs.values()), None),
     )
     if spec.kind != "prepare":
@@ -179,13 +201,13 @@ def check_settings(spec: StageSpec) -> None:
         raise PermanentError("SpecInvalid", "; ".join(faults))
 
 
-def _unfinished(store: Store, spec: StageSpec, workspace: StoredWorkspace) -> Report:
+def _unfinished(store: Store, spec: StageSpec, workspace: StoredWorkspace, began: float) -> Report:
     """This shard's rows are done and other shards' are missing."""
     if spec.kind not in SHARDED or spec.shard.count == 1:
         raise RuntimeError(f"stage {spec.stage} returned nothing, although all rows are its own")
     manifest = read_manifest(store, spec.key)
     if manifest is not None:
-        return _settle(store, spec, manifest, "Cached", f"attempt {manifest.attempt} published first")
+        return _cached(store, spec, manifest, f"attempt {manifest.attempt} published first", began)
     return Report(
         reason="ShardCompleted",
         message=f"shard {spec.shard.index} of {spec.shard.count} is done; the last one to end publishes",

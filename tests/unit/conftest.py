@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from evolution_jobs.contract.settings import Storage
 
+from tests.stage_runner import Runner
 from tests.storage import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage
 
 STORAGES = ["file", "moto", pytest.param("minio", marks=pytest.mark.minio)]
@@ -56,3 +57,14 @@ def real_storage(request: pytest.FixtureRequest, tmp_path: Path, s3_environment:
     if request.param == "file":
         return Storage(uri=(tmp_path / "storage").as_uri())
     return s3_storage(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(capsys)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Storage:
+    """Storage in a directory, where the kind of storage does not matter."""
+    return Storage(uri=(tmp_path / "storage").as_uri())

@@ -115,7 +115,7 @@ class World:
         cached = spec.key in self.store
         figures = {"distinct2": 1.0} if spec.kind == "evaluate" else {}
         report = Report(reason="Cached" if cached else "Completed", key=spec.key, metrics=figures, seconds=5)
-        self.store.setdefault(spec.key, Published(metrics=figures, seconds=5))
+        self.store.setdefault(spec.key, Published(metrics=figures))
         if spec.kind == "prepare":
             turns = spec.settings["minHistoryTurns"]
             names = ("model", "train", "validation", "contexts", "test")

@@ -41,7 +41,7 @@ from evolution_jobs.contract.keys import (
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
-from evolution_jobs.runner import Stage, run_stage
+from evolution_jobs.runner import run_stage
 from evolution_jobs.stages.workspace import Result, Workspace
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
@@ -52,52 +52,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import fake_run
+from tests.stage_runner import Runner
 from tests.storage import SECRET_KEY, free_port, s3_storage
 from tests.unit.test_store import small_file_system
 
 ROOT = Path(__file__).parents[2]
-
-
-class Runner:
-    """Runs stages as their processes would, and keeps what they say."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.progress: list[dict[str, Any]] = []
-        self.stderr = ""
-
-    def __call__(self, spec: StageSpec, **stages: Stage) -> tuple[int, Report]:
-        self._capsys.readouterr()
-        code = run_stage(spec, fake_run.stages(**stages))
-        out, self.stderr = self._capsys.readouterr()
-        *lines, last = out.splitlines()
-        documents = [json.loads(line) for line in lines]
-        self.progress = [document["progress"] for document in documents if "progress" in document]
-        return code, Report.model_validate_json(last)
-
-    def prepared(self, storage: Storage, **options: Any) -> dict[str, str]:
-        """Content digests that prepare leaves."""
-        code, report = self(fake_run.spec(storage, "prepare", **options))
-        assert code == 0, report
-        return report.contents
-
-    def trained(self, storage: Storage) -> dict[str, str]:
-        """Content digests, with prepare and sft done."""
-        contents = self.prepared(storage)
-        code, report = self(fake_run.spec(storage, "sft", contents))
-        assert code == 0, report
-        return contents
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Runner:
-    return Runner(capsys)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Storage:
-    """Storage in a directory, where the kind of storage does not matter."""
-    return Storage(uri=(tmp_path / "storage").as_uri())
 
 
 def manifest_of(storage: Storage, spec: StageSpec) -> Manifest:
@@ -412,6 +371,7 @@ from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
 from evolution_jobs.stages.workspace import Result
 from tests import fake_run
+from tests.stage_runner import Runner
 from tests.unit.test_runner import KillsWhenRead
 def sft(workspace):
     return Result(outputs=fake_run.sft(workspace).outputs, counts=KillsWhenRead())
@@ -813,6 +773,7 @@ from evolution_jobs.stages.workspace import Result
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
 from tests import fake_run
+from tests.stage_runner import Runner
 def prepare(workspace):
     large = workspace.scratch / "large"
     large.write_bytes(bytes(2 << 20))
@@ -895,6 +856,7 @@ import sys
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
 from tests import fake_run
+from tests.stage_runner import Runner
 def sft(workspace):
     workspace.progress(1, 3, "steps")
     while True:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, model_prefix, rows_prefix
+from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, claims_prefix, model_prefix, rows_prefix
 from ..contract.manifest import File, Manifest, Output, canonical_digest, content_digest
 from ..contract.stage import StageSpec
 from ..stages.workspace import Result
@@ -67,7 +67,8 @@ def publish_result(
 
 
 def clear_leftovers(store: Store, manifest: Manifest) -> None:
-    """Remove what the published result has made useless: rows, checkpoints, and the files of every other attempt."""
+    """Remove what the published result has made useless: rows, checkpoints, claims, and the files of other attempts."""
+    store.delete(claims_prefix(manifest.key))
     store.delete(rows_prefix(manifest.key))
     store.delete(checkpoints_prefix(manifest.key))
     kept = attempt_prefix(manifest.key, manifest.attempt)

@@ -18,11 +18,20 @@ PROGRESS_INTERVAL = 0.5
 """Least seconds between two progress lines."""
 
 
+def say_waiting(spec: StageSpec, run: str) -> None:
+    """One JSON line on stdout: this attempt waits for another run, `namespace/name`, which computes the same stage."""
+    line = {"stage": spec.stage, "shard": spec.shard.index, "run": run}
+    sys.stdout.write(json.dumps({"waiting": line}) + "\n")
+    sys.stdout.flush()
+
+
 class StoredWorkspace:
     """`evolution_jobs.stages.workspace.Workspace` over a store."""
 
     def __init__(self, spec: StageSpec, store: Store, attempt: str, directory: Path, stop: StopRequest) -> None:
         self.spec = spec
+        self.attempt = attempt
+        """Name of this process's attempt: its files go under it."""
         self.scratch = directory / "scratch"
         self.scratch.mkdir()
         self.inputs = directory / "inputs"

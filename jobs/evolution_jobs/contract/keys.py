@@ -4,6 +4,7 @@ stages/<key>/manifest.json                    the finished stage
 stages/<key>/attempts/<attempt>/<output>/...  files, each attempt under its own prefix
 stages/<key>/rows/<sha256>.jsonl              finished rows of a sharded stage, addressed by content
 stages/<key>/checkpoints/<step>-<attempt>/... training state, its index.json written last
+stages/<key>/claims/<number>.json             which run computes it now
 models/<digest>/...                           a base model that was copied, addressed by content
 runs/<namespace>/<name>/<uid>/stages/<stage>/<key>.json  that a run has this stage
 runs/<namespace>/<name>/<uid>/models/<digest>.json       that a run has this model
@@ -95,6 +96,16 @@ def rows_prefix(key: str) -> str:
 def checkpoints_prefix(key: str) -> str:
     """Where training state lies, with a trailing slash."""
     return f"stages/{key}/checkpoints/"
+
+
+def claims_prefix(key: str) -> str:
+    """Where runs claim a stage while they compute it, with a trailing slash."""
+    return f"stages/{key}/claims/"
+
+
+def claim_path(key: str, number: int) -> str:
+    """Where one claim lies. The highest number counts."""
+    return f"{claims_prefix(key)}{number:08d}.json"
 
 
 def model_prefix(digest: str) -> str:

@@ -77,6 +77,7 @@ class Report(Document):
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}
     seconds: float = 0
+    """Wall time that this process, or the one whose result it published, has spent; waiting for another run included."""
     contents: dict[str, str] = {}
     """Prepare only: output name to content digest, from which every key of the run follows."""
     published: list[str] = []
@@ -100,6 +101,17 @@ class Record(Document):
     """The stage's id; for a model, the stage that copied it."""
     kind: StageKind
     iteration: int | None = None
+
+
+class Claim(Document):
+    """`stages/<key>/claims/<number>.json`: that a run computes this stage now. Rewritten while it does."""
+
+    run: RunRef
+    attempt: str
+    shard: int = 0
+    """The shard that wrote it last."""
+    renewals: int
+    """How often that shard has rewritten it."""
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:

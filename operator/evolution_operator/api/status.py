@@ -59,7 +59,7 @@ class StageStatus(Document):
     next_attempt_at: datetime | None = None
     """When the next attempt starts, while in Backoff."""
     seconds: float | None = None
-    """Wall time of the stage's compute."""
+    """Wall time that this run has spent on the result; unset where it was found finished."""
     gpu_seconds: float | None = None
     """GPUs held times seconds, over all attempts and shards."""
     artifact: str | None = None

@@ -24,7 +24,7 @@ class Finished:
     def published(self) -> dict[str, Published]:
         """As the planner sees them."""
         return {
-            key: Published(metrics=manifest.metrics, seconds=manifest.seconds, digest=main_digest(manifest))
+            key: Published(metrics=manifest.metrics, digest=main_digest(manifest))
             for key, manifest in self.manifests.items()
         }
 

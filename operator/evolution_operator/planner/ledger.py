@@ -181,7 +181,7 @@ def _with_published(stage: StageStatus, published: Published) -> StageStatus:
         update={
             "state": "Succeeded",
             "cached": True,
-            "seconds": published.seconds,
+            "seconds": None,
             "digest": published.digest,
             "progress": None,
             "next_attempt_at": None,

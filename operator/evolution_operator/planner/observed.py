@@ -74,7 +74,6 @@ class Published:
     """A finished stage in the store that no attempt of this run made."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float | None = None
     digest: str | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -84,6 +85,10 @@ class Process:
         """Wait for its end: asked to stop, it saves and does."""
         if self.exitcode is None and self.told:
             self.work(raising(Terminated()))
+
+    def say(self, progress: Mapping[str, object]) -> None:
+        """Print a progress line."""
+        self.channel.sendall(json.dumps({"progress": progress}).encode() + b"\n")
 
     def end(self, code: int) -> None:
         """It is gone."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from evolution_jobs.contract.errors import TransientError
-from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.stages.workspace import Result, Workspace
 from evolution_jobs.store.file import FileStore
 from evolution_operator.api.spec import EvolutionRunSpec
-from evolution_operator.api.status import RunStatus
+from evolution_operator.api.status import RunStatus, StageStatus
+from evolution_operator.local.attempts import LocalAttempt
 from evolution_operator.local.driver import Driver
 from evolution_operator.local.machine import Machine
+from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Run
 
 from tests.played_stages import Process, Server, raising
@@ -51,9 +54,27 @@ class Driven:
         self.driver.step(lambda plan: shown.append(plan.status))
         return shown[-1]
 
+    def stage(self, id_: str) -> StageStatus:
+        """What a watcher is shown of one stage."""
+        return self.status().stage_by_id()[id_]
+
     def process(self, stage: str) -> Process:
         (found,) = [process for process in self.server.alive() if process.spec.stage == stage]
         return found
+
+
+def a_spec(directory: Path) -> StageSpec:
+    return StageSpec(
+        run=RunRef(namespace="default", name="first", uid="uid"),
+        stage="generate-1",
+        kind="generate",
+        iteration=1,
+        key="ab" * 32,
+        attempt="a-1",
+        settings={},
+        seed=0,
+        storage=Storage(uri=FileStore(directory / "store").uri),
+    )
 
 
 def test_what_was_found_corrupt_is_not_taken_for_finished_again(tmp_path: Path) -> None:
@@ -88,5 +109,37 @@ def test_a_stage_that_one_of_its_shards_has_made_is_not_called_cached(tmp_path: 
     first, second = driven.server.alive()
     second.work(lambda _kind: whole)
     first.work()
-    (found,) = [stage for stage in driven.status().stages if stage.id == "generate-1"]
+    found = driven.stage("generate-1")
     assert (found.state, found.cached) == ("Succeeded", False)
+
+
+def test_rows_that_were_there_when_the_process_began_set_no_pace(tmp_path: Path) -> None:
+    """`reflect-1: 1/14 rows, 0 s left` was shown for a minute: the row had been dropped before the model was asked."""
+    driven = Driven(tmp_path)
+    for stage in ("prepare", "sft", "generate-1"):
+        driven.step()
+        driven.process(stage).work()
+    driven.step()
+    driven.process("reflect-1").say({"done": 1, "total": 14, "unit": "rows"})
+    progress = driven.stage("reflect-1").progress
+    assert progress is not None
+    assert (progress.done, progress.total, progress.eta_seconds) == (1, 14, None)
+
+
+def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) -> None:
+    clock = [0.0]
+    start = Start(a_spec(tmp_path), 1, 1, True)
+    attempt, server = LocalAttempt(start, tmp_path, lambda: clock[0]), Server()
+    attempt.admit(server, Machine(1), [])
+    for clock[0], done in ((0.0, 1), (60.0, 9)):
+        server.processes[0].say({"done": done, "total": 14, "unit": "rows"})
+        attempt.poll()
+    progress = attempt.observed().progress
+    assert progress is not None
+    assert progress.eta_seconds == 38
+    attempt.suspend()
+    server.processes[0].join()
+    attempt.poll()
+    clock[0] = 4000.0
+    attempt.resume()
+    assert attempt.observed().progress is None, "a pause is no work"

@@ -115,6 +115,24 @@ def test_shards_are_added_up_and_those_not_heard_of_are_allowed_for(watch: Watch
     assert watch.progress(job) == (30, 90, None)
 
 
+def test_a_shard_that_has_ended_counts_in_full(watch: Watch) -> None:
+    """`1/2 shards, 0/8 rows` was shown for half a minute after a shard had ended."""
+    body = attempt(shards=2, succeeded=1)
+    pods = [pod_view(pod_object(body, phase, name=f"p{n}")) for n, phase in enumerate(("Succeeded", "Running"))]
+    watch.cluster.logs["p1"] = line(0, 4)
+    watch.ask(job_view(body), *pods)
+    assert watch.progress(job_view(body)) == (4, 8, None)
+
+
+def test_a_pod_that_is_gone_does_not_count(watch: Watch) -> None:
+    body = attempt()
+    first, second = (pod_view(pod_object(body, name=f"p{n}")) for n in range(2))
+    watch.cluster.logs |= {"p0": line(3, 9), "p1": line(2, 9)}
+    watch.ask(job_view(body), first)
+    watch.ask(job_view(body), second, after=15)
+    assert watch.progress(job_view(body)) == (2, 9, None)
+
+
 def test_a_log_that_cannot_be_read_hurts_nothing(watch: Watch) -> None:
     body = attempt()
     job, pod = job_view(body), pod_view(pod_object(body, name="p"))

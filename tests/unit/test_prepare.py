@@ -113,7 +113,7 @@ def test_the_example_data(workspace: Callable[..., LocalWorkspace]) -> None:
     assert result.details["testFrom"] == "data.test"
     pins = {Path(each["uri"]).name: each["sha256"] for each in result.details["sources"]}
     assert pins["seed.jsonl"] == hashlib.sha256((EXAMPLES / "seed.jsonl").read_bytes()).hexdigest()
-    assert asked.reported[-1] == (6, 6, "steps")
+    assert asked.reported[-1] == (6, 6, "parts")
 
 
 def test_without_contexts_and_test_the_seed_data_stand_in(workspace: Callable[..., LocalWorkspace]) -> None:

@@ -104,7 +104,7 @@ class _Steps:
 
     def done(self) -> None:
         self._done += 1
-        self._workspace.progress(self._done, self._total, "steps")
+        self._workspace.progress(self._done, self._total, "parts")
 
 
 def _split(

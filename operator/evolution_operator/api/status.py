@@ -16,13 +16,13 @@ class StageProgress(Document):
     """How far a running stage is."""
 
     done: int
-    """Rows or steps finished, over all shards."""
+    """Rows, steps or parts finished, over all shards."""
     total: int
-    """Rows or steps there are, over all shards."""
+    """Rows, steps or parts there are, over all shards."""
     unit: str
-    """`rows` or `steps`."""
+    """`rows`, `steps`, or `parts` of prepare: each source, the model, the files."""
     eta_seconds: int | None = None
-    """Estimated seconds left."""
+    """Estimated seconds left; unset until rows were seen to finish, and where the estimate has run out."""
 
 
 class StageStatus(Document):

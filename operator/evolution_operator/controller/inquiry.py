@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..api.status import StageProgress
+from ..planner.progress import Pace, Reading, attempt_progress, read_progress
 from .apiserver import ClusterError
 from .cache import RunKey
 from .cluster import Cluster
@@ -27,24 +28,13 @@ PODLESS_SECONDS = 3.0
 """A Job that has had no Pod for this long is asked about."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One shard's last progress line."""
-
-    done: int
-    total: int
-    unit: str
-    at: float
-
-
 @dataclass
 class _Known:
     """What was found out about one Job."""
 
     first_seen: float
-    first: dict[str, Reading] = field(default_factory=dict)
-    last: dict[str, Reading] = field(default_factory=dict)
-    """Readings by Pod."""
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """What was seen of each Pod's rows, by its name."""
     asked: dict[str, float] = field(default_factory=dict)
     """When each Pod's log was last asked for."""
     note: Note | None = None
@@ -80,6 +70,8 @@ class Inquiry:
         if wait > 0:
             return wait
         by_job = pods_by_job(pods)
+        for job in active:
+            known[job.meta.uid].paces = _of(known[job.meta.uid].paces, by_job.get(job.meta.uid, []))
         podless = [job for job in active if not any(pod.alive for pod in by_job.get(job.meta.uid, []))]
         for job in active:
             if job not in podless:
@@ -98,8 +90,13 @@ class Inquiry:
     def progress(self, key: RunKey, jobs: Sequence[JobView]) -> Mapping[str, StageProgress]:
         """Progress of running Jobs by uid, as last read."""
         known = self._known.get(key, {})
-        shards = {job.meta.uid: job.shards for job in jobs}
-        return {uid: _summed(entry, shards.get(uid, 1)) for uid, entry in known.items() if entry.last}
+        now = self._clock()
+        found = {
+            job.meta.uid: attempt_progress(known[job.meta.uid].paces.values(), job.shards, job.shards_done, now)
+            for job in jobs
+            if job.meta.uid in known
+        }
+        return {uid: progress for uid, progress in found.items() if progress is not None}
 
     def notes(self, key: RunKey) -> Mapping[str, Note]:
         """What keeps Jobs without Pods, by uid."""
@@ -126,8 +123,8 @@ class Inquiry:
             return
         reading = last_progress(text, now)
         if reading is not None:
-            known.first.setdefault(pod.meta.name, reading)
-            known.last[pod.meta.name] = reading
+            before = known.paces.get(pod.meta.name)
+            known.paces[pod.meta.name] = before.after(reading) if before else Pace.since(reading)
 
     def _why_no_pods(self, key: RunKey, job: JobView) -> Note | None:
         refusals = [
@@ -150,26 +147,17 @@ def last_progress(text: str, now: float) -> Reading | None:
             continue
         try:
             told = json.loads(line)["progress"]
-            return Reading(max(0, int(told["done"])), max(0, int(told["total"])), str(told["unit"])[:20], now)
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             continue
+        if (reading := read_progress(told, now) if isinstance(told, dict) else None) is not None:
+            return reading
     return None
 
 
-def _summed(known: _Known, shards: int) -> StageProgress:
-    """Progress over all shards; those not heard of yet are taken to have as much to do as the others, and none done."""
-    readings = known.last.values()
-    heard = len(readings)
-    done = sum(reading.done for reading in readings)
-    total = round(sum(reading.total for reading in readings) * max(shards, heard) / heard)
-    rate = 0.0
-    for name, reading in known.last.items():
-        first = known.first[name]
-        if reading.at > first.at:
-            rate += max(0, reading.done - first.done) / (reading.at - first.at)
-    return StageProgress(
-        done=done,
-        total=total,
-        unit=next(iter(readings)).unit,
-        eta_seconds=round((total - done) / (rate * max(shards, heard) / heard)) if rate > 0 else None,
-    )
+def _of(paces: Mapping[str, Pace], pods: Sequence[PodView]) -> dict[str, Pace]:
+    """The paces of Pods that are there; one that has ended well has done all its rows."""
+    return {
+        pod.meta.name: paces[pod.meta.name].ended() if pod.phase == "Succeeded" else paces[pod.meta.name]
+        for pod in pods
+        if pod.meta.name in paces
+    }

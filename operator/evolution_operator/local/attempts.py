@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from evolution_jobs.contract.errors import EXIT_PERMANENT, failure_kind
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Shard
 
-from ..api.status import StageProgress
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
+from ..planner.progress import Pace, attempt_progress, read_progress
 from .machine import Machine
 from .processes import ProcessServer, StageProcess
 
 
 class LocalAttempt:
-    """A stage at work. Its shards share the machine: as many at once as there are GPUs, or else cores, for them."""
+    """A stage at work. Its shards share the machine: as many at once as there are GPUs, or else cores, for them.
 
-    def __init__(self, start: Start, directory: Path) -> None:
+    Args:
+        start: what is wanted.
+        directory: where logs and reports go.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, start: Start, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.start = start
         self.stage = start.spec.stage
         self.number = start.number
         self._directory = directory
+        self._clock = clock
         self._waiting = list(range(start.shards))
         self._running: dict[int, tuple[StageProcess, str | None]] = {}
         self._reports: dict[int, Report | None] = {}
@@ -36,11 +42,8 @@ class LocalAttempt:
         self._suspended = False
         self._stopped = False
         self._started_at: datetime | None = None
-        self._clock = 0.0
-        self._said: dict[int, Mapping[str, Any]] = {}
-        """Newest progress line of each shard, ended ones included."""
-        self._done, self._moved = 0, 0.0
-        """Rows or steps done, and when that last changed."""
+        self._paces: dict[int, Pace] = {}
+        """What was seen of each shard's rows, ended ones included."""
 
     @property
     def admitted(self) -> bool:
@@ -89,7 +92,6 @@ class LocalAttempt:
         side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
         if self._started_at is None:
             self._started_at = datetime.now(UTC)
-            self._clock = time.monotonic()
         self._admitted = True
         while self._waiting and len(self._running) < side_by_side:
             gpu: str | None = None
@@ -109,8 +111,7 @@ class LocalAttempt:
         """Take output and ends of processes. A shard that fails takes the attempt's other shards with it."""
         for shard, (process, _) in list(self._running.items()):
             process.read()
-            if process.progress:
-                self._said[shard] = process.progress
+            self._note_progress(shard, process)
             if process.exit_code is None:
                 continue
             process.join()
@@ -134,6 +135,8 @@ class LocalAttempt:
         """Let it have room again."""
         self._suspended = False
         self._admitted = False
+        # Its pause is no work.
+        self._paces.clear()
         self._waiting.sort()
 
     def stop(self) -> None:
@@ -158,7 +161,7 @@ class LocalAttempt:
             finished_at=datetime.now(UTC) if self.over and self._started_at else None,
             failure=self._failure if not self._running else None,
             report=self._result() if self._state() == "succeeded" else None,
-            progress=self._progress(),
+            progress=attempt_progress(self._paces.values(), self.start.shards, len(self._reports), self._clock()),
             shards_done=len(self._reports),
             shards=self.start.shards,
         )
@@ -182,18 +185,11 @@ class LocalAttempt:
             return Report(reason="Completed")
         return whole.model_copy(update={"seconds": max(report.seconds for report in reports)})
 
-    def _progress(self) -> StageProgress | None:
-        """Rows or steps over all shards; the time left assumes the pace up to the newest of them."""
-        if not self._said:
-            return None
-        lines = list(self._said.values())
-        done, total = (sum(int(line[name]) for line in lines) for name in ("done", "total"))
-        now = time.monotonic()
-        if done != self._done:
-            self._done, self._moved = done, now
-        left = (self._moved - self._clock) * (total - done) / done - (now - self._moved) if done else None
-        eta = None if left is None else max(0, int(left))
-        return StageProgress(done=done, total=total, unit=str(lines[0]["unit"]), eta_seconds=eta)
+    def _note_progress(self, shard: int, process: StageProcess) -> None:
+        reading = read_progress(process.progress or {}, self._clock())
+        if reading is not None:
+            before = self._paces.get(shard)
+            self._paces[shard] = before.after(reading) if before else Pace.since(reading)
 
     def _terminate(self) -> None:
         for process in self.processes:

@@ -1,0 +1,90 @@
+"""How far an attempt is, over its shards, and how long it may still take. Pure: the caller tells the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..api.status import StageProgress
+
+EVIDENCE = 2
+"""Rows or steps that must have been finished while somebody watched before a time is estimated from them."""
+EVEN_UNITS = frozenset({"rows", "steps"})
+"""Units of which one costs about as much as the next. Prepare's parts do not: a model may follow a small file."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A progress line of one shard, and when it was read, in monotonic seconds."""
+
+    at: float
+    done: int
+    total: int
+    unit: str
+
+
+def read_progress(line: Mapping[str, Any], at: float) -> Reading | None:
+    """The reading that a progress line holds (`{"done": 40, "total": 96, "unit": "rows"}`), or None."""
+    try:
+        return Reading(at, max(0, int(line["done"])), max(0, int(line["total"])), str(line["unit"])[:20])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was seen of one shard: the first reading, and the reading with which it last moved on.
+
+    Rows of the first reading do not count: they were finished by an earlier attempt, or cost nothing because they were
+    dropped before the model was asked.
+    """
+
+    first: Reading
+    last: Reading
+
+    @classmethod
+    def since(cls, reading: Reading) -> Pace:
+        """A shard that is heard of for the first time."""
+        return cls(reading, reading)
+
+    def after(self, reading: Reading) -> Pace:
+        """The pace after one more reading; a shard that has fewer rows than before has begun again."""
+        if reading.done < self.last.done:
+            return Pace.since(reading)
+        moved_at = reading.at if reading.done > self.last.done else self.last.at
+        return Pace(self.first, replace(reading, at=moved_at))
+
+    def ended(self) -> Pace:
+        """The pace of a shard that has ended well, whatever was read of it last."""
+        return Pace(self.first, replace(self.last, done=self.last.total))
+
+    def seconds_left(self, now: float) -> int | None:
+        """Estimated seconds until the shard ends, at least 1; None where nothing can be said.
+
+        Nothing can be said before `EVIDENCE` rows were seen to finish, and once the estimate has run out while rows
+        remain, because the pace that it came from holds no longer.
+        """
+        seen, remaining = self.last.done - self.first.done, self.last.total - self.last.done
+        if seen < EVIDENCE or remaining <= 0 or self.last.unit not in EVEN_UNITS:
+            return None
+        seconds = (self.last.at - self.first.at) / seen * remaining - (now - self.last.at)
+        return math.ceil(seconds) if seconds > 0 else None
+
+
+def attempt_progress(paces: Collection[Pace], shards: int, ended: int, now: float) -> StageProgress | None:
+    """Progress of an attempt of `shards` shards, `ended` of which have ended well; None where none was heard of.
+
+    Shards that were not heard of are taken to have as many rows as the others, and none done. The slowest shard decides
+    the time left, so there is none while one is unknown.
+    """
+    if not paces:
+        return None
+    last = [pace.last for pace in paces]
+    total = round(sum(reading.total for reading in last) * max(shards, len(last)) / len(last))
+    done = max(sum(reading.done for reading in last), total * ended // shards)
+    left = [pace.seconds_left(now) for pace in paces if pace.last.done < pace.last.total]
+    known = [seconds for seconds in left if seconds is not None]
+    sure = known and len(known) == len(left) and len(last) >= shards
+    return StageProgress(done=done, total=total, unit=last[0].unit, eta_seconds=max(known) if sure else None)

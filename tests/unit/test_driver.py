@@ -34,13 +34,13 @@ class Driven:
             "generation": {"shards": shards},
             "retry": {"backoffSeconds": 0},
         }
-        run = Run(
+        self.run = Run(
             RunRef(namespace="default", name="first", uid="uid"),
             EvolutionRunSpec.model_validate(spec),
             attempt_prefix=f"life{life}",
             pins={"source": "0"},
         )
-        self.driver = Driver(run, self.store, Machine(shards), directory, lambda _: None, self.server)
+        self.driver = Driver(self.run, self.store, Machine(shards), directory, lambda _: None, self.server)
         self.driver.begin()
 
     def step(self) -> list[str]:

@@ -48,8 +48,17 @@ def print_closing(console: Console, summary: dict[str, Any], manifest: Path) -> 
             "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
         ):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
-    elif summary["message"]:
-        console.print(f"\n{summary['message']}", style="red", highlight=False, markup=False, soft_wrap=True)
+    elif summary["phase"] == "Failed":
+        console.print()
+        for line in _failures(summary):
+            console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _failures(summary: dict[str, Any]) -> list[str]:
+    """Why each failed stage failed; where none did, why the run did."""
+    stages = [stage for stage in summary["stages"] if stage["state"] == "Failed"]
+    told = [f"stage {stage['id']}: {stage['reason']}: {stage['message']}" for stage in stages]
+    return told or [summary["message"] or "no reason is known"]
 
 
 def _table(summary: dict[str, Any]) -> Table:

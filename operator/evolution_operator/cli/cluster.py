@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
 from evolution_jobs.contract.errors import PermanentError
 from rich.console import Console
 from rich.table import Table
@@ -20,26 +23,18 @@ RETRY_ANNOTATION = f"{GROUP}/retry"
 def fetch(name: str, namespace: str | None) -> dict[str, Any]:
     """The EvolutionRun as the API server has it. Raises PermanentError with what to check."""
     api, namespace = _client(namespace)
-    from kubernetes.client import ApiException
-
-    try:
+    with _answers(api, name, namespace):
         found: dict[str, Any] = api.get_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name)
-    except ApiException as error:
-        raise _explained(error, name, namespace) from error
     return found
 
 
 def request_retry(name: str, namespace: str | None) -> str:
     """Ask the operator to try failed stages again; the token that it will honour."""
     api, namespace = _client(namespace)
-    from kubernetes.client import ApiException
-
     token = datetime.now(UTC).isoformat(timespec="microseconds")
     patch = {"metadata": {"annotations": {RETRY_ANNOTATION: token}}}
-    try:
+    with _answers(api, name, namespace):
         api.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, patch)
-    except ApiException as error:
-        raise _explained(error, name, namespace) from error
     return token
 
 
@@ -68,28 +63,49 @@ def _row(stage: StageStatus) -> tuple[str, ...]:
 
 
 def _client(namespace: str | None) -> tuple[Any, str]:
+    """The API of the current context, and the namespace: the given one, or else the context's."""
     try:
         from kubernetes import client, config
     except ModuleNotFoundError as error:
         raise PermanentError(
             "DependencyMissing", "a cluster needs the kubernetes package: pip install 'evolution-operator[operator]'"
         ) from error
+    configuration = client.Configuration()
+    # A failed try is told by one message, not by the client's warning before each retry.
+    configuration.retries = 0
     try:
-        config.load_config()
+        config.load_kube_config(client_configuration=configuration)
         _, active = config.list_kube_config_contexts()
-    except config.ConfigException as error:
+    except (config.ConfigException, yaml.YAMLError, OSError) as error:
         raise PermanentError(
-            "NoCluster", f"no cluster is configured: {error}; set KUBECONFIG, or use -f FILE"
+            "NoCluster",
+            f"no cluster is configured: {' '.join(str(error).split()).rstrip('.')}; set KUBECONFIG to the file that names it "
+            "(default: ~/.kube/config), and see `kubectl config get-contexts`",
         ) from error
-    return client.CustomObjectsApi(), namespace or active["context"].get("namespace", "default")
-
-
-def _explained(error: Any, name: str, namespace: str) -> PermanentError:
-    reasons = {
-        401: "the cluster does not accept these credentials",
-        403: f"not allowed to read or change EvolutionRuns in namespace {namespace}",
-        404: f"no EvolutionRun {name} in namespace {namespace}; `kubectl get evo -A` lists them",
-    }
-    return PermanentError(
-        "ClusterRefused", reasons.get(error.status, f"the API server answered {error.status}: {error.reason}")
+    return client.CustomObjectsApi(client.ApiClient(configuration)), (
+        namespace or active["context"].get("namespace", "default")
     )
+
+
+@contextmanager
+def _answers(api: Any, name: str, namespace: str) -> Iterator[None]:
+    """Turn what a call raises into a PermanentError that says what to check."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError, MaxRetryError
+
+    try:
+        yield
+    except ApiException as error:
+        reasons = {
+            401: "the cluster does not accept these credentials",
+            403: f"not allowed to read or change EvolutionRuns in namespace {namespace}",
+            404: f"no EvolutionRun {name} in namespace {namespace}; `kubectl get evo -A` lists them",
+        }
+        told = reasons.get(error.status, f"the API server answered {error.status}: {error.reason}")
+        raise PermanentError("ClusterRefused", told) from error
+    except HTTPError as error:
+        cause = error.reason if isinstance(error, MaxRetryError) else error
+        host = api.api_client.configuration.host
+        raise PermanentError(
+            "ClusterUnreachable", f"{host} does not answer ({cause}); is it the cluster that you mean, and is it up?"
+        ) from error

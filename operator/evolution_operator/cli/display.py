@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..api.status import RunStatus, StageStatus
 from ..planner.actions import Plan
@@ -16,18 +17,24 @@ LINE_SECONDS = 15.0
 
 
 class Display:
-    """Shows events as lines and progress as bars; without a terminal, progress as a line now and then."""
+    """Shows events as lines and progress as bars; without a terminal, progress as a line now and then.
+
+    One thread draws, the caller's: the cursor is moved by what was drawn last, so a second thread that draws between
+    another's drawing and its writing would wipe out a line above the bars or leave an old bar there.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._live = console.is_interactive and console.file.isatty()
         self._bars = Progress(
             TextColumn("{task.description:<14}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[amount]:<34}"),
             TimeElapsedColumn(),
             console=console,
+            auto_refresh=False,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._live,
         )
         self._whole: TaskID | None = None
         self._stages: dict[str, TaskID] = {}
@@ -43,21 +50,26 @@ class Display:
         self._bars.stop()
 
     def tell(self, line: str) -> None:
-        """One line, above the bars."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """One line, above the bars; the terminal breaks it, so that it is copied whole."""
+        # Not soft_wrap, which would let the bars run over the terminal's edge, too.
+        # The group keeps what print drops of a bare Text: that it is not to be broken.
+        self._console.print(Group(Text(line, no_wrap=True, overflow="ignore")), crop=False)
 
     def watch(self, plan: Plan) -> None:
         """Show a plan: its events, then where each stage is."""
+        status = plan.status
         for event in plan.events:
             mark = "!" if event.type == "Warning" else " "
-            self.tell(f"{time.strftime('%H:%M:%S')} {mark} {event.reason:<15} {event.message}")
-        status = plan.status
+            # What ended the run is told in full on the closing page.
+            message = (event.brief or event.message) if status.phase == "Failed" else event.message
+            self.tell(f"{time.strftime('%H:%M:%S')} {mark} {event.reason:<15} {message}")
         finished = sum(stage.state == "Succeeded" for stage in status.stages)
         if self._whole is None:
             self._whole = self._bars.add_task("run", total=len(status.stages), amount="")
         self._bars.update(self._whole, completed=finished, total=len(status.stages), amount=f"{status.progress} stages")
         for stage in status.stages:
             self._stage(stage)
+        self._bars.refresh()
 
     def _stage(self, stage: StageStatus) -> None:
         task = self._stages.get(stage.id)
@@ -72,7 +84,7 @@ class Display:
         if progress is None:
             return
         self._bars.update(task, completed=progress.done, total=progress.total, amount=amount(stage))
-        if not self._console.is_terminal and time.monotonic() - self._spoke[stage.id] >= LINE_SECONDS:
+        if not self._live and time.monotonic() - self._spoke[stage.id] >= LINE_SECONDS:
             self._spoke[stage.id] = time.monotonic()
             self.tell(f"{time.strftime('%H:%M:%S')}   {stage.id}: {amount(stage)}")
 

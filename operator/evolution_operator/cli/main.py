@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 from evolution_jobs.contract.errors import StageError, TransientError
-from rich.console import Console
 
 from ..api.validation import ManifestError, load_run
+from .console import open_console
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -56,7 +56,7 @@ def run(file: File, storage: StorageOption = None, output: OutputOption = Output
 
     started = time.monotonic()
     # With --output json, standard output is the document's alone.
-    console = Console(stderr=output is Output.json)
+    console = open_console(stderr=output is Output.json)
     wanted = local_run(file, storage)
     store = open_store(wanted.spec.storage)
     with run_directory(wanted.spec.storage.uri, wanted.ref.namespace, wanted.ref.name) as directory:
@@ -93,7 +93,7 @@ def plan(file: File, storage: StorageOption = None, output: OutputOption = Outpu
     if output is Output.json:
         print(json.dumps(rows, ensure_ascii=False))
     else:
-        print_forecast(Console(), rows)
+        print_forecast(open_console(), rows)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def status(
     if output is Output.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        print_status(Console(), name, RunStatus.stored(found))
+        print_status(open_console(), name, RunStatus.stored(found))
 
 
 @app.command()
@@ -132,7 +132,8 @@ def retry(
     from .cluster import request_retry
 
     request_retry(name, namespace)
-    print(f"{name}: failed stages are tried again; follow with: evolution status {name}")
+    place = f" -n {namespace}" if namespace else ""
+    print(f"{name}: failed stages are tried again; follow with: evolution status {name}{place}")
 
 
 @app.command()

@@ -56,6 +56,8 @@ class Event:
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    brief: str | None = None
+    """The same in a few words, for a reader who is told the whole elsewhere."""
 
 
 @dataclass(frozen=True)

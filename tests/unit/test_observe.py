@@ -108,9 +108,26 @@ def test_the_shard_that_published_speaks_for_all() -> None:
         ),
         (
             {"code": 137, "reason": "OOMKilled"},
-            Failure("out-of-memory", "OOMKilled", "Pod pod ended (exit code 137): it left no message; see its log"),
+            Failure(
+                "out-of-memory",
+                "OOMKilled",
+                "Pod pod was killed because it reached its memory limit",
+                more_memory="raise spec.sft.pod.resources.limits.memory",
+            ),
         ),
-        ({"code": 137}, "out-of-memory"),
+        (
+            {"code": 137},
+            Failure(
+                "transient",
+                "Killed",
+                "Pod pod was killed (SIGKILL), and its node does not say why",
+                more_memory="raise spec.sft.pod.resources.limits.memory",
+            ),
+        ),
+        (
+            {"code": 137, "message": {"reason": "StorageUnreachable", "message": "away"}},
+            Failure("transient", "StorageUnreachable", "away"),
+        ),
         ({"code": 137, "deleting": True}, "disruption"),
         ({"code": 143}, "disruption"),
         ({"code": 143, "disrupted": True}, "disruption"),

@@ -311,9 +311,16 @@ def test_a_retry_request_forgives_once():
     ],
 )
 def test_a_process_killed_for_memory_cannot_give_advice_so_the_planner_does(kind, message):
-    advice = policies.advice(kind, Failure("out-of-memory", "OOMKilled", "killed"))
-    assert advice == f"the process was killed, most likely for memory: {message}"
+    limit = policies.memory_limit(kind)
+    advice = policies.advice(kind, Failure("out-of-memory", "OOMKilled", "it reached its limit", more_memory=limit))
+    assert advice == f"it reached its limit: {message}"
     assert policies.advice(kind, LOST) == LOST.message
+
+
+def test_a_process_killed_for_an_unknown_cause_is_not_said_to_have_lacked_memory():
+    killed = Failure("transient", "Killed", "it was killed (SIGKILL)", more_memory="raise the limit")
+    expected = "it was killed (SIGKILL); if memory was short, raise the limit, or lower generation.tokenBudget"
+    assert policies.advice("generate", killed) == expected
 
 
 @pytest.mark.parametrize(

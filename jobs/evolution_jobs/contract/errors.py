@@ -11,6 +11,8 @@ from typing import Literal
 EXIT_PERMANENT = 65
 EXIT_TRANSIENT = 75
 EXIT_TERMINATED = 143
+EXIT_KILLED = (137, -9)
+"""SIGKILL, as a shell and a kubelet report it, and as Python does."""
 
 MEMORY_LEVERS: dict[str, str] = {
     "prepare": "take fewer records (data.*.samples)",
@@ -59,13 +61,11 @@ class Terminated(StageError):
 def failure_kind(exit_code: int) -> FailureKind:
     """What the exit code of a stage's process says about trying again.
 
-    Negative codes are signals as Python's subprocess reports them. SIGKILL that nobody sent is nearly always the
-    kernel's out-of-memory killer.
+    Negative codes are signals as Python's subprocess reports them. SIGKILL alone does not say who sent it: that memory
+    ran out is known from the kubelet or the kernel.
     """
     if exit_code == EXIT_PERMANENT:
         return "permanent"
     if exit_code in (EXIT_TERMINATED, -15, 130, -2):
         return "disruption"
-    if exit_code in (137, -9):
-        return "out-of-memory"
     return "transient"

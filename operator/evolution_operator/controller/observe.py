@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from evolution_jobs.contract.errors import FailureKind, failure_kind
+from evolution_jobs.contract.errors import EXIT_KILLED, FailureKind, failure_kind
 from evolution_jobs.contract.manifest import Report
 from pydantic import ValidationError
 
 from ..api.status import StageProgress
 from ..planner.observed import UNSCHEDULABLE, Attempt, AttemptState, Failure
+from ..planner.policies import memory_limit
 from .manifests import Owner, job_name
 from .views import JobView, PodView
 
@@ -38,7 +39,6 @@ NODE_REASONS = frozenset(
     }
 )
 """Reasons with which a kubelet fails a whole Pod on the node's account (k8s.io/kubernetes/pkg/kubelet)."""
-SIGKILLED = 137
 GRAVITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "disruption")
 """Of several failed Pods the gravest speaks for the attempt: the others were told to end because of it."""
 
@@ -191,15 +191,19 @@ def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
 def _pod_failure(pod: PodView) -> Failure:
     report = _report(pod)
     kind = _kind(pod)
-    reason = report.reason if report else pod.reason or "PodFailed"
+    more_memory = memory_limit(pod.meta.stage.partition("-")[0])
+    if kind == "out-of-memory":
+        message = f"Pod {pod.meta.name} was killed because it reached its memory limit"
+        return Failure(kind, "OOMKilled", message, more_memory=more_memory)
     if report and report.message:
-        message = report.message
-    else:
-        code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
-        message = f"Pod {pod.meta.name} ended{code}: {pod.message.strip()[-500:] or 'it left no message; see its log'}"
-    return Failure(
-        kind, "OOMKilled" if kind == "out-of-memory" else reason, message, report.corrupt if report else None
-    )
+        return Failure(kind, report.reason, report.message, report.corrupt)
+    if kind == "transient" and pod.exit_code in EXIT_KILLED:
+        message = f"Pod {pod.meta.name} was killed (SIGKILL), and its node does not say why"
+        return Failure(kind, "Killed", message, more_memory=more_memory)
+    code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
+    message = f"Pod {pod.meta.name} ended{code}: {pod.message.strip()[-500:] or 'it left no message; see its log'}"
+    reason, corrupt = (report.reason, report.corrupt) if report else (pod.reason or "PodFailed", None)
+    return Failure(kind, reason, message, corrupt)
 
 
 def _kind(pod: PodView) -> FailureKind:
@@ -209,7 +213,7 @@ def _kind(pod: PodView) -> FailureKind:
         return "out-of-memory"
     if pod.exit_code is None:
         return "transient"
-    if pod.exit_code == SIGKILLED and (pod.meta.deleting or pod.gone):
+    if pod.exit_code in EXIT_KILLED and (pod.meta.deleting or pod.gone):
         # Told to end, and killed because it took longer than its grace period.
         return "disruption"
     return failure_kind(pod.exit_code)

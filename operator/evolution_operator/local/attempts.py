@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from evolution_jobs.contract.errors import EXIT_PERMANENT, failure_kind
+from evolution_jobs.contract.errors import EXIT_KILLED, EXIT_PERMANENT, failure_kind
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Shard
 
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
 from ..planner.progress import Pace, attempt_progress, read_progress
-from .machine import Machine
+from .machine import Machine, oom_kills
 from .processes import ProcessServer, StageProcess
 
 
@@ -26,14 +26,24 @@ class LocalAttempt:
         start: what is wanted.
         directory: where logs and reports go.
         clock: monotonic seconds.
+        kills: how often the kernel has ended a process of ours for memory, where it tells.
     """
 
-    def __init__(self, start: Start, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        start: Start,
+        directory: Path,
+        clock: Callable[[], float] = time.monotonic,
+        kills: Callable[[], int | None] = oom_kills,
+    ) -> None:
         self.start = start
         self.stage = start.spec.stage
         self.number = start.number
         self._directory = directory
         self._clock = clock
+        self._kills = kills
+        self._kills_before: int | None = None
+        """As counted when the attempt was last given room."""
         self._waiting = list(range(start.shards))
         self._running: dict[int, tuple[StageProcess, str | None]] = {}
         self._reports: dict[int, Report | None] = {}
@@ -93,6 +103,8 @@ class LocalAttempt:
         if self._started_at is None:
             self._started_at = datetime.now(UTC)
         self._admitted = True
+        if self._waiting and not self._running:
+            self._kills_before = self._kills()
         while self._waiting and len(self._running) < side_by_side:
             gpu: str | None = None
             if self.needs_gpu and machine.gpus:
@@ -201,10 +213,22 @@ class LocalAttempt:
         kind = failure_kind(code)
         if report is not None:
             return Failure(kind, report.reason, report.message, report.corrupt)
+        if code in EXIT_KILLED:
+            return self._why_killed(process)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         if code == EXIT_PERMANENT:
             return Failure(kind, "StageFailed", f"{how}; its log is {process.log}")
         return Failure(kind, "ProcessDied", f"the process ended by {how} without a word; its log is {process.log}")
+
+    def _why_killed(self, process: StageProcess) -> Failure:
+        """Out of memory only where the kernel has counted it; SIGKILL may have come from anybody."""
+        more = "free memory on this machine"
+        before, now = self._kills_before, self._kills()
+        if before is not None and now is not None and now > before:
+            message = f"the kernel killed the process because memory ran out (its log is {process.log})"
+            return Failure("out-of-memory", "OOMKilled", message, more_memory=more)
+        message = f"the process was killed (SIGKILL; its log is {process.log})"
+        return Failure("transient", "Killed", message, more_memory=more)
 
     def _report_path(self, shard: int) -> Path:
         path = self._directory / "reports" / f"{self.stage}-{self.number}-{shard}.json"

@@ -39,6 +39,33 @@ def _quota(root: Path) -> int:
         return unlimited
 
 
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How often the kernel has ended a process of this control group because memory ran out; None where it is not told.
+
+    cgroup v2 `memory.events`, v1 `memory.oom_control`; where there is no group, the whole machine's count.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    files = []
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files.append(root / "sys/fs/cgroup" / path.lstrip("/") / "memory.events")
+        elif "memory" in controllers.split(","):
+            # In a container the group may be mounted as the root of what can be seen.
+            mount = root / "sys/fs/cgroup/memory"
+            files += [mount / path.lstrip("/") / "memory.oom_control", mount / "memory.oom_control"]
+    for file in (*files, root / "sys/fs/cgroup/memory.events", root / "proc/vmstat"):
+        try:
+            words = [line.split() for line in file.read_text().splitlines()]
+            return next(int(value) for name, value in words if name == "oom_kill")
+        except (OSError, ValueError, StopIteration):
+            continue
+    return None
+
+
 def _gpus() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -43,6 +43,8 @@ class Failure:
     message: str
     corrupt: str | None = None
     """Id of the stage whose output was found corrupt or missing, and whose manifest was retracted."""
+    more_memory: str | None = None
+    """How to give the stage more memory, where that was, or may have been, what it lacked."""
 
 
 @dataclass(frozen=True)

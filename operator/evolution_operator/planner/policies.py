@@ -41,14 +41,19 @@ BLOCKS = {
 """Stage kind to the spec's block that configures it."""
 
 
+def memory_limit(kind: str) -> str:
+    """What to change in a manifest to give this kind of stage more memory on a cluster."""
+    return f"raise spec.{BLOCKS[kind]}.pod.resources.limits.memory"
+
+
 def advice(kind: str, failure: Failure) -> str:
     """The failure's message for a user, with what to change where the process could not say it itself."""
-    if failure.kind != "out-of-memory":
+    if failure.more_memory is None:
         return failure.message
-    return (
-        f"the process was killed, most likely for memory: raise spec.{BLOCKS[kind]}.pod.resources.limits.memory, "
-        f"or {MEMORY_LEVERS[kind]}"
-    )
+    remedy = f"{failure.more_memory}, or {MEMORY_LEVERS[kind]}"
+    if failure.kind == "out-of-memory":
+        return f"{failure.message}: {remedy}"
+    return f"{failure.message}; if memory was short, {remedy}"
 
 
 def deadline(spec: EvolutionRunSpec, started_at: datetime | None) -> datetime | None:

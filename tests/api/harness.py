@@ -487,9 +487,9 @@ def wait_for(probe: Callable[[], Any], holds: Callable[[Any], Any], what: str, t
 
 
 def stage(run: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A stage of the run's status; empty before there is one."""
+    """A stage of the run's status, with counts that are not written because they are zero; empty before there is one."""
     found: dict[str, Any] = next((s for s in run.get("status", {}).get("stages", []) if s["id"] == name), {})
-    return found
+    return found and {"attempts": 0, "failures": 0, "cached": False, **found}
 
 
 def condition(run: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def test_a_run_out_of_retries_goes_on_when_asked_to(runs: Runs, script: Script) 
     assert (stage(run, "sft")["attempts"], run["status"]["retried"]) == (3, "once more")
 
 
-def test_a_kill_that_nobody_explains_is_told_as_one_with_what_to_change_if_it_was_for_memory(runs: Runs, script: Script) -> None:
+def test_a_kill_that_nobody_explains_is_told_as_one_with_what_to_change_if_it_was_for_memory(
+    runs: Runs, script: Script
+) -> None:
     script.will(runs.namespace, "sft", Outcome(137, {}), Outcome(137, {}))
     runs.create("big")
     run = runs.wait_phase("big", "Failed")

@@ -102,7 +102,7 @@ def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, els
     assert run["status"]["phase"] == "Complete", json.dumps(run["status"]["conditions"], indent=1)
     with bucket.store() as store:
         manifests = read_manifests(store, run)
-    failures = {each["id"]: each["failures"] for each in run["status"]["stages"] if each["id"] not in KILLED}
+    failures = {each["id"]: each.get("failures", 0) for each in run["status"]["stages"] if each["id"] not in KILLED}
     assert set(failures.values()) == {0}, "neither an outage of storage nor an eviction is a failure"
     assert {name: stage(run, name)["failures"] for name in KILLED} == dict.fromkeys(KILLED, 1)
     assert stage(run, "dpo-1")["attempts"] == 1, "the Job of an evicted Pod replaces it"

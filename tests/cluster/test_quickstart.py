@@ -62,7 +62,7 @@ def test_an_adapter_from_the_bucket_answers_a_prompt_without_this_project(
 def test_a_run_of_another_namespace_finds_all_of_it_in_the_bucket(finished: dict[str, Any], elsewhere: Runs) -> None:
     elsewhere.apply(example_run("again", elsewhere.namespace))
     run = elsewhere.wait_phase("again", "Complete", timeout=600)
-    cached = {each["id"]: each["cached"] for each in run["status"]["stages"]}
+    cached = {each["id"]: each.get("cached", False) for each in run["status"]["stages"]}
     assert cached.pop("prepare") is False, "it looks at the data again"
     assert all(cached.values())
     assert [job.metadata.labels["evolution.run/stage"] for job in elsewhere.jobs()] == ["prepare"]
@@ -75,7 +75,7 @@ def test_a_raised_iteration_count_adds_one_round(finished: dict[str, Any], elsew
     elsewhere.wait_phase("short", "Complete", timeout=600)
     elsewhere.patch("short", {"spec": {"iterations": 2}})
     run = elsewhere.wait_phase("short", "Complete", timeout=600)
-    assert {each["id"] for each in run["status"]["stages"] if not each["cached"]} == {"prepare"}
+    assert {each["id"] for each in run["status"]["stages"] if not each.get("cached")} == {"prepare"}
     assert {entry["iteration"] for entry in run["status"]["metrics"]} == {0, 1, 2}
 
 

@@ -457,6 +457,23 @@ def test_suspend_and_resume():
     assert [reason for reason, _ in events(answer)] == ["Resumed"]
 
 
+def test_the_reason_beside_the_phase_says_what_holds_the_run_up_or_has_ended_it():
+    story = Story(retry={"maxAttempts": 2}).after("prepare")
+    done = story.done("prepare")
+    assert story.see(*done, story.attempt("sft"), remember=False).status.reason is None
+    note = ("Unschedulable", "no node")
+    assert story.see(*done, story.attempt("sft", "queued", note=note), remember=False).status.reason == "Unschedulable"
+    failed = story.attempt("sft", "failed", failure=Failure("transient", "Killed", "it was killed"))
+    assert story.see(*done, failed).status.reason == "Backoff"
+    again = story.attempt("sft", "failed", 2, Failure("transient", "StorageUnreachable", "away"))
+    status = story.see(*done, failed, again, seconds=60).status
+    assert (status.phase, status.reason) == ("Failed", "StorageUnreachable")
+    late = Story(activeDeadlineSeconds=5)
+    late.see()
+    assert late.see(seconds=6).status.reason == "DeadlineExceeded"
+    assert Story().see(invalid="spec.dpo.beta: no").status.reason == "InvalidSpec"
+
+
 def test_an_attempt_of_which_nothing_runs_is_made_anew_where_its_pods_are_wanted_otherwise():
     story = Story().after("prepare")
     held = story.attempt("sft", note=("ImagePullBackOff", "image trian:1 cannot be pulled"))

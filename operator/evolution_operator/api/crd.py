@@ -41,6 +41,7 @@ LIST_KEYS = {"conditions": "type", "stages": "id", "metrics": "iteration"}
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", 0, "Pending, Running, Suspended, Complete or Failed"),
+    ("Reason", "string", ".status.reason", 0, "What holds it up, or has made it fail"),
     ("Stage", "string", ".status.stage", 0, "Stage at work now"),
     ("Progress", "string", ".status.progress", 0, "Finished stages of all"),
     ("Champion", "integer", ".status.champion", 1, "Iteration with the best figure so far"),

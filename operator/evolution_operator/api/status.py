@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from evolution_jobs.contract.model import Document
 from evolution_jobs.contract.stage import StageKind
+from pydantic import ConfigDict
 
 Phase = Literal["Pending", "Running", "Suspended", "Complete", "Failed"]
 StageState = Literal["Waiting", "Queued", "Running", "Suspended", "Backoff", "Succeeded", "Failed"]
 
 
-class StageProgress(Document):
+class StatusDocument(Document):
+    """A part of the status. What a newer version has added to it is passed over when it is read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class StageProgress(StatusDocument):
     """How far a running stage is."""
 
     done: int
@@ -25,7 +32,7 @@ class StageProgress(Document):
     """Estimated seconds left; unset until rows were seen to finish, and where the estimate has run out."""
 
 
-class StageStatus(Document):
+class StageStatus(StatusDocument):
     """One stage of the run."""
 
     id: str
@@ -72,7 +79,7 @@ class StageStatus(Document):
     """The stage's own last message."""
 
 
-class Condition(Document):
+class Condition(StatusDocument):
     """A standard Kubernetes condition (KEP-1623)."""
 
     type: Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
@@ -89,7 +96,7 @@ class Condition(Document):
     """When `status` last changed."""
 
 
-class IterationMetrics(Document):
+class IterationMetrics(StatusDocument):
     """Figures of one Mt."""
 
     iteration: int
@@ -98,13 +105,15 @@ class IterationMetrics(Document):
     """Figure's name to its value."""
 
 
-class RunStatus(Document):
+class RunStatus(StatusDocument):
     """The whole status."""
 
     observed_generation: int | None = None
     """Generation of the spec this status is about."""
     phase: Phase = "Pending"
     """Pending, Running, Suspended, Complete or Failed: a summary of the conditions."""
+    reason: str | None = None
+    """Constant word for what holds a running run up, or has made it fail; unset where it goes on by itself."""
     conditions: list[Condition] = []
     """Accepted, Progressing, Suspended, Complete and Failed."""
     progress: str | None = None
@@ -127,6 +136,15 @@ class RunStatus(Document):
     """When it was complete or failed."""
     gpu_seconds: float | None = None
     """GPU-seconds of all stages."""
+
+    def wire(self) -> dict[str, Any]:
+        """The status as JSON-ready values. What is empty or at its default is left out, but for phase and state."""
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        if self.stages:
+            written["stages"] = [
+                {**values, "state": stage.state} for stage, values in zip(self.stages, written["stages"], strict=True)
+            ]
+        return {**written, "phase": self.phase}
 
     def stage_by_id(self) -> dict[str, StageStatus]:
         """The stages by id."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from evolution_jobs.contract.errors import PermanentError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +37,18 @@ def request_retry(name: str, namespace: str | None) -> str:
     with _answers(api, name, namespace):
         api.patch_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, name, patch)
     return token
+
+
+def read_status(document: dict[str, Any]) -> RunStatus:
+    """The status of a run on the cluster. Raises PermanentError where another version wrote what this cannot read."""
+    try:
+        return RunStatus.model_validate(document)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_url=False))
+        raise PermanentError(
+            "StatusUnreadable",
+            f"the operator is of another version than this command, which cannot read {fields}: use -o json",
+        ) from error
 
 
 def print_status(console: Console, name: str, status: RunStatus) -> None:

@@ -113,14 +113,13 @@ def status(
     output: OutputOption = Output.text,
 ) -> None:
     """Show where a run on the cluster is: stages, progress, figures, and what holds it up."""
-    from ..api.status import RunStatus
-    from .cluster import fetch, print_status
+    from .cluster import fetch, print_status, read_status
 
     found = fetch(name, namespace).get("status", {})
     if output is Output.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        print_status(open_console(), name, RunStatus.stored(found))
+        print_status(open_console(), name, read_status(found))
 
 
 @app.command()

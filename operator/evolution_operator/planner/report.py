@@ -29,11 +29,13 @@ def derive_status(
     phase = _phase(run, stages, late)
     metrics = _metrics(observed, published, stages)
     finished = phase in ("Complete", "Failed")
+    verdicts = _verdicts(run, stages, phase, late)
     gpu_seconds = sum(stage.gpu_seconds or 0 for stage in stages)
     return RunStatus(
         observed_generation=run.generation,
         phase=phase,
-        conditions=_conditions(run, previous, _verdicts(run, stages, phase, late), now),
+        reason=_reason(verdicts, stages, phase),
+        conditions=_conditions(run, previous, verdicts, now),
         progress=f"{sum(stage.state == 'Succeeded' for stage in stages)}/{len(stages)}",
         stage=_current(stages),
         stages=list(stages),
@@ -62,6 +64,7 @@ def rejected_status(run: Run, observed: Observed, now: datetime) -> RunStatus:
         update={
             "observed_generation": run.generation,
             "phase": "Failed",
+            "reason": "InvalidSpec",
             "conditions": _conditions(run, previous, verdicts, now),
             "finished_at": previous.finished_at or now,
         }
@@ -92,6 +95,15 @@ def _verdicts(run: Run, stages: Sequence[StageStatus], phase: Phase, late: bool)
         ("Complete", phase == "Complete", "AllStagesSucceeded" if phase == "Complete" else "NotFinished", ""),
         _failed(run, stages, phase, late),
     ]
+
+
+def _reason(verdicts: Sequence[Verdict], stages: Sequence[StageStatus], phase: Phase) -> str | None:
+    """What a reader of one line wants to know beside the phase: the failed stage's own word, or what holds a stage up."""
+    reasons = {type_: (holds, reason) for type_, holds, reason, _ in verdicts}
+    if phase == "Failed":
+        return next((s.reason for s in stages if s.state == "Failed"), None) or reasons["Failed"][1]
+    progressing, reason = reasons["Progressing"]
+    return reason if phase == "Running" and not progressing else None
 
 
 def _progressing(run: Run, stages: Sequence[StageStatus], phase: Phase) -> Verdict:

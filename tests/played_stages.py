@@ -61,7 +61,7 @@ def _write(workspace: Workspace) -> Result:
 
 @dataclass
 class Process:
-    """Stands in for multiprocessing's process: alive until a test says otherwise."""
+    """Stands in for a process of this machine: alive until a test says otherwise."""
 
     spec: StageSpec
     report: Path
@@ -89,6 +89,9 @@ class Process:
     def say(self, progress: Mapping[str, object]) -> None:
         """Print a progress line."""
         self.channel.sendall(json.dumps({"progress": progress}).encode() + b"\n")
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def end(self, code: int) -> None:
         """It is gone."""
@@ -127,6 +130,12 @@ class Server:
         self.began(process)
         self.processes.append(process)
         return StageProcess(process, ours, log, report)  # type: ignore[arg-type]
+
+    def warm(self) -> None:
+        """There is nothing to import."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
     def alive(self) -> list[Process]:
         """Processes that have not ended."""

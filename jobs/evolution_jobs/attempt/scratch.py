@@ -19,6 +19,9 @@ PREFIX = "evolution-stage-"
 LOCK = ".lock"
 """Suffix of the file beside a directory that its process holds locked; the kernel lets go of it when that one dies."""
 
+_mine: set[Path] = set()
+"""Directories of this process."""
+
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
@@ -29,11 +32,27 @@ def scratch_directory() -> Iterator[Path]:
     directory, lock = _make()
     # Locked before the directory is made and removed after it, so at every moment an unlocked one is nobody's.
     with lock:
+        _mine.add(directory)
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            Path(lock.name).unlink(missing_ok=True)
+            _remove(directory)
+            _mine.discard(directory)
+
+
+def discard() -> None:
+    """Remove this process's directories: for a process that ends at once, in the middle of its work."""
+    for directory in list(_mine):
+        # Another thread may write there still.
+        for _ in range(3):
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    # What could not be removed stays known as abandoned.
+    if not directory.exists():
+        directory.with_suffix(LOCK).unlink(missing_ok=True)
 
 
 def _make() -> tuple[Path, IO[bytes]]:
@@ -59,7 +78,6 @@ def remove_abandoned(parent: Path) -> None:
         try:
             with lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                _remove(lock.with_suffix(""))
         except OSError:  # in use, another user's, or just removed by another process
             continue

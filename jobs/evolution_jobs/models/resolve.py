@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from ..contract.errors import PermanentError
 from ..contract.settings import BaseModelSource, Storage
 from ..store.base import file_sha256
 from ..store.external import blamed_on, local_path, open_bucket
+from .architectures import language_model_types
+from .gguf import convert_gguf
 from .hub import explained, pin
 
 FIELD = "baseModel"
@@ -93,10 +94,8 @@ def require_complete(names: Collection[str], read: Callable[[str], Mapping[str, 
 
 
 def _require_known(config: Mapping[str, Any], uri: str) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     kind = config.get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if kind not in language_model_types():
         hint = "it brings code of its own, which is never run" if config.get("auto_map") else "update transformers"
         raise PermanentError(
             "ModelUnsupported", f"{FIELD}.uri: {uri}: transformers has no language model of type {kind!r}: {hint}"
@@ -180,39 +179,9 @@ def _packaged(uri: str, directory: Path) -> Path:
             "ModelMissing",
             f"{FIELD}.uri: {uri} holds {len(models)} model directories and {len(ggufs)} GGUF files; it must hold one",
         )
-    convert_gguf(ggufs[0], directory, uri)
+    convert_gguf(ggufs[0], directory, f"{FIELD}.uri: {uri}")
     _require_sound(directory, uri)
     return directory
-
-
-def convert_gguf(path: Path, directory: Path, uri: str) -> None:
-    """Write a GGUF model as a Hugging Face directory in float32: tokenizer, chat template, config, safetensors.
-
-    Quantised weights become what they stand for. Raises PermanentError `ModelMalformed`, `ModelIncomplete`.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    place: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError, struct.error) as error:
-        words = " ".join(str(error).split())[:300]
-        raise PermanentError("ModelMalformed", f"{FIELD}.uri: {uri}: {path.name} cannot be read: {words}") from error
-    if not tokenizer.chat_template:
-        raise PermanentError("ModelIncomplete", f"{FIELD}.uri: {uri}: {path.name} has no chat template")
-    # What was read from GGUF counts as quantised and cannot be saved; a plain model with its weights can.
-    config = read.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(read.state_dict(), assign=True)
-    model.tie_weights()
-    model.generation_config = read.generation_config
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def _checked(path: Path, uri: str) -> list[str]:

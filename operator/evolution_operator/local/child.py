@@ -1,4 +1,9 @@
-"""What runs in a stage's process, forked from the warm server: one stage, isolated, that does not outlive the driver."""
+"""What runs in a stage's process: one stage, isolated, that does not outlive the driver.
+
+    python -m evolution_operator.local.child REQUEST CHANNEL
+
+Both are descriptors: a file with the request (see `Request`), and the stream socket to the driver.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +13,48 @@ import sys
 import threading
 from pathlib import Path
 
+from pydantic import BaseModel
 
-def main(spec: str, channel: socket.socket, log: str, report: str, environment: dict[str, str]) -> None:
+
+class Request(BaseModel):
+    """What the driver asks for."""
+
+    spec: str
+    """The StageSpec as JSON."""
+    log: str
+    """File that takes standard error."""
+    report: str
+    """File that takes the termination message."""
+    environment: dict[str, str]
+    """Variables that are added to the process's own."""
+    threads: int
+    """OpenMP threads."""
+
+
+def main(request: int, channel: int) -> None:
     """Run one stage and exit with its code.
 
-    `spec` is the StageSpec as JSON. `channel` carries the stage's standard output to the driver; when the driver's end
-    closes, however it died, this process ends too. `log` takes standard error, `report` the termination message.
+    The channel carries the stage's standard output to the driver; when the driver's end closes, however it died, this
+    process ends too.
     """
-    _redirect(channel, log)
-    threading.Thread(target=_die_with, args=(channel,), daemon=True).start()
+    stream = socket.socket(fileno=channel)
+    threading.Thread(target=_die_with, args=(stream,), daemon=True).start()
+    with os.fdopen(request, "rb") as file:
+        asked = Request.model_validate_json(file.read())
+    _redirect(stream, asked.log)
     _prefer_as_victim()
-    os.environ.update(environment, EVOLUTION_TERMINATION_LOG=report)
+    variables = {"OMP_NUM_THREADS": str(asked.threads), "EVOLUTION_TERMINATION_LOG": asked.report}
+    os.environ.update(asked.environment, **variables)
 
+    from evolution_jobs.contract.environment import settle
     from evolution_jobs.contract.stage import StageSpec
     from evolution_jobs.runner import run_stage
 
-    threads = environment.get("OMP_NUM_THREADS")
+    settle()
     # torch read the variable when the server imported it; a forked process has to be told again.
-    if threads and "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(threads))
-    code = run_stage(StageSpec.model_validate_json(spec))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(asked.threads)
+    code = run_stage(StageSpec.model_validate_json(asked.spec))
     sys.stdout.flush()
     sys.stderr.flush()
     # Interpreter shutdown with torch loaded can take seconds, and everything worth keeping is in the store.
@@ -45,6 +72,9 @@ def _redirect(channel: socket.socket, log: str) -> None:
 
 def _die_with(channel: socket.socket) -> None:
     channel.recv(1)
+    scratch = sys.modules.get("evolution_jobs.attempt.scratch")
+    if scratch is not None:
+        scratch.discard()
     os._exit(137)
 
 
@@ -54,3 +84,7 @@ def _prefer_as_victim() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
     except OSError:
         return
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -23,7 +23,7 @@ from ..planner.stages import build_graph
 from .attempts import LocalAttempt, clear, room
 from .lookup import Finished, look_up
 from .machine import Machine
-from .processes import ProcessServer, WarmServer
+from .processes import LocalServer, ProcessServer
 
 GRACE_SECONDS = 60.0
 """How long stages have to save after Ctrl-C before they are ended."""
@@ -50,7 +50,7 @@ class Driver:
         self._machine = machine
         self._directory = directory
         self._tell = tell
-        self._server = server or WarmServer()
+        self._server = server or LocalServer()
         self._attempts: dict[str, LocalAttempt] = {}
         self._ended: list[LocalAttempt] = []
         self._previous: RunStatus | None = None
@@ -120,7 +120,9 @@ class Driver:
     def _wait(self) -> None:
         """Sleep until a process ends, at most for a glance."""
         processes = [p for a in (*self._attempts.values(), *self._ended) for p in a.processes]
-        wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS)
+        if not wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS) and processes:
+            # A stage that is refused ends sooner, and should not have to share the machine until then.
+            self._server.warm()
 
     def end(self) -> None:
         """Let what still runs save and stop, then end it."""
@@ -138,6 +140,7 @@ class Driver:
                 if not ended:
                     process.kill()
                     process.join()
+        self._server.close()
 
 
 @contextmanager

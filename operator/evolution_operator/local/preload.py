@@ -5,15 +5,9 @@ start threads or touch a GPU: neither survives a fork.
 """
 
 import importlib
-import signal
 import threading
 
 from evolution_jobs.contract.environment import settle
-
-# Ctrl-C reaches the server too: while it imports it ends without a trace. Once it serves it ignores the signal, and
-# stages, forked from it, see to it themselves.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 settle()
 

@@ -1,18 +1,20 @@
-"""Stage processes forked from one warm server that has imported the heavy libraries once.
+"""Stage processes: each runs one stage, or one shard of it, and takes neither the driver nor another stage with it.
 
-The server is the standard library's (multiprocessing's forkserver): a stage that crashes or runs out of memory takes
-neither the server nor the driver with it.
+prepare gets a process of its own at once. All others need torch, transformers and trl, and are forked from the warm
+server (`server`), which imports them in the meantime.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +22,148 @@ from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
 from pydantic import ValidationError
 
-from . import child
+from .child import Request
+
+
+class Process(Protocol):
+    """A process of this machine."""
+
+    @property
+    def sentinel(self) -> int | socket.socket:
+        """Readable when it has ended, and perhaps before."""
+        ...
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        ...
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        ...
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, at most `timeout` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Release its descriptors once it has ended."""
+        ...
+
+
+class Started:
+    """A process that this one has started."""
+
+    def __init__(self, module: str, *arguments: str, descriptors: tuple[int, ...], errors: int | None = None) -> None:
+        """Run `python -m MODULE ARGUMENTS` with these descriptors and standard error."""
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{__package__}.{module}", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=descriptors,
+            # Ctrl-C is the driver's: it lets stages save.
+            process_group=0,
+        )
+        self.sentinel = os.pidfd_open(self._popen.pid)
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._popen.poll()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._popen.kill()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, at most `timeout` seconds."""
+        try:
+            self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return
+
+    def close(self) -> None:
+        """Release its descriptors once it has ended."""
+        os.close(self.sentinel)
+
+
+class Forked:
+    """A process that the warm server forks, as soon as it has imported the libraries."""
+
+    def __init__(self, server: Started, news: socket.socket) -> None:
+        """`news` is what `server` says of the process."""
+        self._server = server
+        self._news = news
+        self._pidfd: int | None = None
+        self._signal: signal.Signals | None = None
+        """Sent once there is a process."""
+        self._exitcode: int | None = None
+
+    @property
+    def sentinel(self) -> socket.socket:
+        """Readable when it has ended, and when it has started."""
+        return self._news
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs or waits for the server; negative for a signal; the server's own where that has died."""
+        while self._exitcode is None and wait([self._news], 0):
+            message, descriptors, _, _ = socket.recv_fds(self._news, 64, 1)
+            if descriptors:
+                self._pidfd = descriptors[0]
+                if self._signal is not None:
+                    self._send(self._signal)
+            elif message:
+                self._exitcode = int(message)
+            else:
+                self._server.join()
+                self._exitcode = self._server.exitcode or 1
+        return self._exitcode
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        self._signal = number
+        if self._pidfd is not None:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                return
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, at most `timeout` seconds."""
+        ends = None if timeout is None else time.monotonic() + timeout
+        while self.exitcode is None:
+            left = None if ends is None else ends - time.monotonic()
+            if not wait([self._news], None if left is None else max(0.0, left)):
+                return
+
+    def close(self) -> None:
+        """Release its descriptors once it has ended."""
+        self._news.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
 
 
 class StageProcess:
     """One process of one attempt: a whole stage, or one shard of it."""
 
-    def __init__(self, process: ForkServerProcess, channel: socket.socket, log: Path, report: Path) -> None:
+    def __init__(self, process: Process, channel: socket.socket, log: Path, report: Path) -> None:
         self._process = process
         self._channel = channel
         self._report = report
@@ -41,8 +178,8 @@ class StageProcess:
         return self._channel
 
     @property
-    def sentinel(self) -> int:
-        """Readable when the process has ended."""
+    def sentinel(self) -> int | socket.socket:
+        """Readable when the process has ended, and perhaps before."""
         return self._process.sentinel
 
     @property
@@ -99,6 +236,7 @@ class StageProcess:
         """Release its descriptors once it has ended."""
         self.read()
         self._channel.close()
+        self._process.close()
 
 
 class ProcessServer(Protocol):
@@ -110,38 +248,89 @@ class ProcessServer(Protocol):
         """Start a process for this stage; `environment` is added to its own."""
         ...
 
+    def warm(self) -> None:
+        """Get ready for later stages, in the background."""
+        ...
 
-class WarmServer:
-    """Starts stage processes. The first start waits until the libraries are imported."""
+    def close(self) -> None:
+        """End what it keeps for later stages."""
+        ...
+
+
+class LocalServer:
+    """Starts stage processes on this machine. None of its calls waits."""
 
     def __init__(self) -> None:
-        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([f"{__package__}.preload"])
+        self._warm: Started | None = None
+        self._requests: socket.socket | None = None
 
     def start(
         self, spec: StageSpec, log: Path, report: Path, environment: Mapping[str, str], threads: int
     ) -> StageProcess:
-        """Fork a process for this stage; `environment` is added to the server's own."""
+        """Start a process for this stage; `environment` is added to this process's own."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        variables = {**environment, "OMP_NUM_THREADS": str(threads)}
-        process = self._context.Process(
-            target=child.main,
-            args=(spec.model_dump_json(by_alias=True, exclude_none=True), theirs, str(log), str(report), variables),
-            name=spec.stage,
+        asked = Request(
+            spec=spec.model_dump_json(by_alias=True, exclude_none=True),
+            log=str(log),
+            report=str(report),
+            environment=dict(environment),
+            threads=threads,
         )
-        _start_server()
-        process.start()
-        theirs.close()
+        request = _memory_file(asked.model_dump_json().encode())
+        try:
+            process = (self._spawn if spec.kind == "prepare" else self._fork)(request, theirs.fileno(), log)
+        finally:
+            os.close(request)
+            theirs.close()
         return StageProcess(process, ours, log, report)
 
+    def warm(self) -> None:
+        """Let the warm server import, where there is none yet."""
+        self._warm_server()
 
-def _start_server() -> None:
-    """Start the server where it does not run. Until `preload` sees to it, Ctrl-C waits: it would leave a trace."""
-    # The server's helper first: starting it lets the signal through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def close(self) -> None:
+        """End the warm server. Stages that it has forked go on."""
+        if self._warm is not None and self._requests is not None:
+            self._requests.close()
+            self._warm.kill()
+            self._warm.join()
+            self._warm.close()
+            self._warm = None
+
+    def _spawn(self, request: int, channel: int, log: Path) -> Process:
+        # What goes wrong before the process redirects its output must not be lost.
+        with log.open("ab") as errors:
+            arguments = (str(request), str(channel))
+            return Started("child", *arguments, descriptors=(request, channel), errors=errors.fileno())
+
+    def _fork(self, request: int, channel: int, _log: Path) -> Process:
+        server, requests = self._warm_server()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                socket.send_fds(requests, [b"+"], [request, channel, theirs.fileno()])
+            except BrokenPipeError:
+                # It has just died, which the process says.
+                pass
+        return Forked(server, ours)
+
+    def _warm_server(self) -> tuple[Started, socket.socket]:
+        """The warm server, started where it does not run."""
+        if self._warm is None or self._requests is None or self._warm.exitcode is not None:
+            self.close()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._warm = Started("server", str(theirs.fileno()), descriptors=(theirs.fileno(),))
+            self._requests = ours
+        return self._warm, self._requests
+
+
+def _memory_file(content: bytes) -> int:
+    """A descriptor of a file without a name that holds this."""
+    descriptor = os.memfd_create("request")
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+        file.flush()
+        file.seek(0)
+    return descriptor

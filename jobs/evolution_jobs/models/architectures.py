@@ -1,0 +1,39 @@
+"""The model types that the installed transformers can load as a language model, known without loading transformers."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+TABLE = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+"""The table of transformers that maps a `model_type` to its language model."""
+
+
+@cache
+def language_model_types() -> frozenset[str]:
+    """Values of `model_type` in a config.json. Raises ModuleNotFoundError where transformers is not installed.
+
+    The table is read from its source: importing it imports torch, which takes seconds and 600 MiB.
+    """
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+    source = Path(package.origin).with_name("models") / "auto" / "modeling_auto.py"
+    try:
+        return _read(source.read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError, TypeError, IndexError, StopIteration):
+        # Another version may keep the table elsewhere or compute it: then the import is worth its price.
+        from transformers.models.auto import modeling_auto
+
+        return frozenset(getattr(modeling_auto, TABLE))
+
+
+def _read(source: str) -> frozenset[str]:
+    """The first items of `TABLE = OrderedDict([("llama", "LlamaForCausalLM"), ...])`."""
+    assigned = (each for each in ast.parse(source).body if isinstance(each, ast.Assign))
+    table = next(each.value for each in assigned if ast.unparse(each.targets[0]) == TABLE)
+    if not isinstance(table, ast.Call):
+        raise TypeError(f"{TABLE} is no call")
+    return frozenset(name for name, _ in ast.literal_eval(table.args[0]))

@@ -1,0 +1,100 @@
+"""A GGUF model as a Hugging Face directory, converted in a process of its own.
+
+    python -m evolution_jobs.models.gguf MODEL.gguf DIRECTORY
+
+transformers converts, which needs torch and the whole model in float32 (0.6 GiB and 4 bytes a parameter, so 1.1 GiB for
+SmolLM2-135M). The process gives that back at its end, and a run whose model needs no conversion never pays it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from ..contract.environment import settle
+from ..contract.errors import EXIT_PERMANENT, PermanentError, TransientError
+
+
+def convert_gguf(path: Path, directory: Path, where: str) -> None:
+    """Write a GGUF model as a directory in float32: tokenizer, chat template, config, safetensors.
+
+    Quantised weights become what they stand for. `where` begins every message. Raises PermanentError `ModelMalformed`,
+    `ModelIncomplete`, or TransientError `OutOfMemory`, `InternalError`.
+    """
+    command = [sys.executable, "-P", "-m", __name__, str(path), str(directory)]
+    # The process ends with this one, however this one ends: its standard input then does.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            words = process.stdout.read()
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if code == EXIT_PERMANENT:
+        fault = json.loads(words.splitlines()[-1])
+        raise PermanentError(fault["reason"], f"{where}: {fault['message']}")
+    if code == -signal.SIGKILL:
+        need = "it needs 0.6 GiB and 4 bytes a parameter"
+        raise TransientError("OutOfMemory", f"{where}: {path.name}: its conversion was killed for memory: {need}")
+    if code:
+        raise TransientError(
+            "InternalError", f"{where}: {path.name}: its conversion ended with code {code}; see the log"
+        )
+
+
+def convert(path: Path, directory: Path) -> None:
+    """Convert in this process. Raises PermanentError `ModelMalformed`, `ModelIncomplete`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError, struct.error) as error:
+        words = " ".join(str(error).split())[:300]
+        raise PermanentError("ModelMalformed", f"{path.name} cannot be read: {words}") from error
+    if not tokenizer.chat_template:
+        raise PermanentError("ModelIncomplete", f"{path.name} has no chat template")
+    # What was read from GGUF counts as quantised and cannot be saved; a plain model with its weights can.
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def main(path: str, directory: str) -> int:
+    """Convert, and write what is wrong with the model as one JSON document to standard output; returns the exit code."""
+    # Ctrl-C reaches the whole process group, and it is the stage that decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    settle()
+    try:
+        convert(Path(path), Path(directory))
+    except PermanentError as error:
+        print(json.dumps({"reason": error.reason, "message": str(error)}))  # noqa: T201 -- the parent reads it
+        return EXIT_PERMANENT
+    return 0
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

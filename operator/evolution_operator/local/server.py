@@ -1,0 +1,98 @@
+"""The warm server: a process that has imported the heavy libraries once, and forks itself for each stage.
+
+    python -m evolution_operator.local.server SOCKET
+
+Over the socket comes a byte for each stage, with three descriptors: those that `child` takes, and a socket for news of
+the process. There the server writes one byte with the process's pidfd beside it, and at its end the exit code as text.
+Its end without an exit code means that the server is gone.
+
+multiprocessing's forkserver does the same, but lets the driver wait until the libraries are imported, and leaves a
+directory behind where the driver is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from typing import NamedTuple
+
+from . import child
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _Stage(NamedTuple):
+    pid: int
+    news: socket.socket
+
+
+def main(descriptor: int) -> None:
+    """Import, then serve until the driver's end of the socket closes."""
+    # While it imports it does not look at the socket. A driver that died earlier is noticed there.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    importlib.import_module(f"{__package__}.preload")
+    _serve(socket.socket(fileno=descriptor))
+
+
+def _serve(requests: socket.socket) -> None:
+    selector = selectors.DefaultSelector()
+    selector.register(requests, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.data is not None:
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                _tell_end(key.data)
+                continue
+            message, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+            if not message:
+                return
+            stage = _fork(selector, *descriptors)
+            end = os.pidfd_open(stage.pid)
+            selector.register(end, selectors.EVENT_READ, stage)
+            _send(stage.news, b"+", [end])
+
+
+def _fork(selector: selectors.BaseSelector, request: int, channel: int, news: int) -> _Stage:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            # With these open in a stage, the driver would not see that the server is gone.
+            os.close(news)
+            for key in list(selector.get_map().values()):
+                os.close(key.fd)
+                if key.data is not None:
+                    key.data.news.close()
+            selector.close()
+            child.main(request, channel)
+        except BaseException:  # noqa: BLE001 -- nothing may go on as a second server
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(request)
+    os.close(channel)
+    return _Stage(pid, socket.socket(fileno=news))
+
+
+def _tell_end(stage: _Stage) -> None:
+    _, status = os.waitpid(stage.pid, 0)
+    _send(stage.news, str(os.waitstatus_to_exitcode(status)).encode(), [])
+    stage.news.close()
+
+
+def _send(news: socket.socket, message: bytes, descriptors: list[int]) -> None:
+    try:
+        socket.send_fds(news, [message], descriptors)
+    except BrokenPipeError:
+        # The driver no longer asks for this process.
+        return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,27 +150,3 @@ def test_a_full_disk_under_the_drivers_own_directory_is_said(
     error = capsys.readouterr().err
     assert error.startswith(f"error: StateUnwritable: {tmp_path}/state")
     assert "No space left on device" in error
-
-
-def test_ctrl_c_while_the_libraries_are_imported_is_one_message(tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("evolution")), "run", "-f", str(manifest(tmp_path))]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    while "Started" not in process.stdout.readline():
-        assert process.poll() is None
-    # The server that imports them is a child whose command line names what it imports.
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not any(b"preload" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children.read_text().split()):
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
-    words, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Stopped" in words
-    assert "Traceback" not in words

@@ -2,8 +2,8 @@
 
     python -m evolution_jobs.models.gguf MODEL.gguf DIRECTORY
 
-transformers converts, which needs torch and the whole model in float32 (0.6 GiB and 4 bytes a parameter, so 1.1 GiB for
-SmolLM2-135M). The process gives that back at its end, and a run whose model needs no conversion never pays it.
+transformers converts, which needs torch and the whole model twice in float32: 0.6 GiB and 8 bytes a parameter, so 1.6 GiB
+for SmolLM2-135M. The process gives that back at its end, and a run whose model needs no conversion never pays it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def convert_gguf(path: Path, directory: Path, where: str) -> None:
         fault = json.loads(words.splitlines()[-1])
         raise PermanentError(fault["reason"], f"{where}: {fault['message']}")
     if code == -signal.SIGKILL:
-        need = "it needs 0.6 GiB and 4 bytes a parameter"
+        need = "it needs 0.6 GiB and 8 bytes a parameter"
         raise TransientError("OutOfMemory", f"{where}: {path.name}: its conversion was killed for memory: {need}")
     if code:
         raise TransientError(

@@ -104,8 +104,6 @@ class Forked:
         self._server = server
         self._news = news
         self._pidfd: int | None = None
-        self._signal: signal.Signals | None = None
-        """Sent once there is a process."""
         self._exitcode: int | None = None
 
     @property
@@ -120,8 +118,6 @@ class Forked:
             message, descriptors, _, _ = socket.recv_fds(self._news, 64, 1)
             if descriptors:
                 self._pidfd = descriptors[0]
-                if self._signal is not None:
-                    self._send(self._signal)
             elif message:
                 self._exitcode = int(message)
             else:
@@ -138,12 +134,16 @@ class Forked:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        self._signal = number
-        if self._pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                return
+        if self.exitcode is not None:
+            return
+        if self._pidfd is None:
+            # It has not begun. Should the server fork it yet, it ends at once: its channel is closed by then.
+            self._exitcode = -number
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for its end, at most `timeout` seconds."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import select
 import selectors
 import signal
 import socket
@@ -34,8 +35,12 @@ class _Stage(NamedTuple):
 
 def main(descriptor: int) -> None:
     """Import, then serve until the driver's end of the socket closes."""
-    # While it imports it does not look at the socket. A driver that died earlier is noticed there.
+    # While it imports it does not look at the socket, so the kernel ends it with the driver.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    earlier = select.poll()
+    earlier.register(descriptor, select.POLLHUP)
+    if earlier.poll(0):
+        return
     importlib.import_module(f"{__package__}.preload")
     _serve(socket.socket(fileno=descriptor))
 

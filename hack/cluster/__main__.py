@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from hack.cluster import ClusterError
 from hack.cluster.binaries import CACHE, PROGRAMS, ensure
 from hack.cluster.host import IMAGE_PROGRAMS, NODE_PROGRAMS, require
+from hack.cluster.image_names import full_name
 from hack.cluster.images import build
-from hack.cluster.node import STATE, Node, locked
+from hack.cluster.node import LOAD_PATIENCE, STATE, Node, locked
 
 
 def main() -> int:
@@ -38,14 +40,15 @@ def _parser() -> argparse.ArgumentParser:
     add("down", _down, "delete its Pods, stop it and remove all its state")
     add("status", _status, "show what runs; status 1 unless all does")
     add("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig")
+    add("env", _env, 'print what a shell needs to use the node: eval "$(python -m hack.cluster env)"')
     load = add("load", _load, "load images from OCI or Docker archives")
     load.add_argument("archives", nargs="+", type=Path, metavar="IMAGE.tar")
     program = add("load-program", _load_program, "load one of the cached programs as an image of its own")
     program.add_argument("program", choices=sorted(PROGRAMS), metavar="PROGRAM")
-    program.add_argument("image", metavar="IMAGE")
+    program.add_argument("image", type=_image_name, metavar="IMAGE")
     image = add("image", _image, "build a Dockerfile by buildah, and load it where a node is up")
     image.add_argument("--file", type=Path, required=True, metavar="DOCKERFILE")
-    image.add_argument("--tag", required=True, metavar="IMAGE", help="full name, such as localhost/operator:dev")
+    image.add_argument("--tag", type=_image_name, required=True, metavar="IMAGE", help="its name, as a manifest has it")
     image.add_argument("--build-arg", action="append", default=[], type=_assignment, metavar="NAME=VALUE")
     image.add_argument("context", nargs="?", type=Path, default=Path())
     restart = add("restart", _restart, "stop and start components as they were, to try what that breaks")
@@ -82,13 +85,22 @@ def _kubeconfig(_: argparse.Namespace) -> None:
     print(_existing().control_plane.kubeconfig)
 
 
+def _env(_: argparse.Namespace) -> None:
+    kubeconfig = _existing().control_plane.kubeconfig
+    folders = dict.fromkeys(str(path.parent) for path in ensure(["kubectl", "helm"]).values())
+    print(f"export KUBECONFIG={shlex.quote(str(kubeconfig))}")
+    print(f'export PATH={shlex.quote(":".join(folders))}:"$PATH"')
+
+
 def _load(arguments: argparse.Namespace) -> None:
-    for archive in arguments.archives:
-        _existing().load(archive)
+    with locked(STATE, LOAD_PATIENCE):
+        for archive in arguments.archives:
+            _existing().load(archive)
 
 
 def _load_program(arguments: argparse.Namespace) -> None:
-    _existing().load_program(arguments.program, arguments.image)
+    with locked(STATE, LOAD_PATIENCE):
+        _existing().load_program(arguments.program, arguments.image)
 
 
 def _image(arguments: argparse.Namespace) -> None:
@@ -96,8 +108,11 @@ def _image(arguments: argparse.Namespace) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     identity = build(arguments.file, arguments.tag, arguments.context, dict(arguments.build_arg))
     print(f"built {arguments.tag}", flush=True)
-    if STATE.exists():
-        Node(STATE).load_image(arguments.tag, identity)
+    with locked(STATE, LOAD_PATIENCE):
+        if STATE.exists():
+            Node(STATE).load_image(arguments.tag, identity)
+        else:
+            print("no node is up to load it into")
 
 
 def _restart(arguments: argparse.Namespace) -> None:
@@ -122,6 +137,13 @@ def _existing() -> Node:
     if not STATE.exists():
         raise ClusterError("no node is up: run `python -m hack.cluster up` first")
     return Node(STATE)
+
+
+def _image_name(text: str) -> str:
+    try:
+        return full_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _assignment(text: str) -> tuple[str, str]:

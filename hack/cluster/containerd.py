@@ -9,7 +9,9 @@ import shutil
 import signal
 from pathlib import Path
 
+from hack.cluster import ClusterError
 from hack.cluster.host import POD_RANGE, cni_folder, run, succeeds, unmount_below
+from hack.cluster.image_names import full_name
 from hack.cluster.processes import Process, wait_until
 
 RUNTIME = Path("/run/evolution-operator/node")  # a socket's path is at most 107 bytes long
@@ -48,22 +50,41 @@ class Containerd:
         self.process.start(["containerd", f"--config={configuration}"], os.environ)
         wait_until(lambda: succeeds(self._ctr("version")), "containerd answers", [self.process])
 
-    def load(self, archive: Path) -> str:
-        """Take in the images of an OCI or Docker archive, and say which.
+    def load(self, archive: Path) -> list[str]:
+        """Take in the images of an OCI or Docker archive; their full names, under which the kubelet finds them.
 
         They are pinned: the kubelet would drop an unused image, and none could pull it again.
 
         Raises:
             ClusterError: the archive cannot be read.
         """
-        said = run(self._ctr("images", "import", str(archive)))
-        for name in run(self._ctr("images", "list", "--quiet")).split():
+        before = self._images()
+        run(self._ctr("images", "import", str(archive)))
+        for name in self._images():
+            try:
+                full = full_name(name)
+            except ValueError as error:
+                raise ClusterError(f"{archive}: {error}") from error
+            if name != full:
+                self.tag(name, full)
+                run(self._ctr("images", "remove", name))
+        loaded = self._images()
+        for name in loaded:
             run(self._ctr("images", "label", name, PINNED))
-        return said
+        return sorted(name for name, digest in loaded.items() if before.get(name) != digest)
+
+    def tag(self, name: str, other: str) -> None:
+        """Give an image that is there another name, in place of an image that has it."""
+        run(self._ctr("images", "tag", "--force", name, other))
 
     def has(self, image: str) -> bool:
         """Whether it holds an image of this full name."""
-        return image in run(self._ctr("images", "list", "--quiet")).split()
+        return image in self._images()
+
+    def _images(self) -> dict[str, str]:
+        """Names and digests of its images, but for the names that the CRI plugin makes of their ids."""
+        lines = [line.split() for line in run(self._ctr("images", "list")).splitlines()[1:]]
+        return {words[0]: words[2] for words in lines if not words[0].startswith("sha256:")}
 
     def stop(self) -> None:
         """Stop it, and end and unmount what Pods left behind."""

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from hack.cluster import ClusterError, host
 from hack.cluster.binaries import CACHE, ensure, program
@@ -20,8 +21,12 @@ from hack.cluster.dns import Dns
 from hack.cluster.images import export, program_archive
 from hack.cluster.kubelet import NODE, Kubelet, Proxy
 from hack.cluster.processes import Process
+from hack.cluster.volumes import Volumes
 
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "evolution-operator" / "cluster"
+LOAD_PATIENCE = 600.0
+"""Seconds for which loading an image waits for a node that is coming up."""
+POLL = 0.2
 
 
 class Node:
@@ -38,6 +43,7 @@ class Node:
         self.kubelet = Kubelet(state, self.control_plane, self.containerd.socket)
         self.proxy = Proxy(state, self.control_plane)
         self.dns = Dns(state, self.control_plane)
+        self.volumes = Volumes(state / "volumes", self.control_plane)
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -68,6 +74,7 @@ class Node:
         _timed("kubelet", self.kubelet.start)
         _timed("kube-proxy", self.proxy.start)
         _timed("CoreDNS", self.dns.start)
+        _timed("volumes", self.volumes.start)
 
     def down(self) -> None:
         """Delete the Pods, stop everything, undo what was done to the host and remove the state.
@@ -94,14 +101,26 @@ class Node:
         """
         if self.containerd.process.pid is None:
             raise ClusterError("no node to load images into: run `python -m hack.cluster up` first")
-        print(self.containerd.load(archive), end="", flush=True)
+        names = self.containerd.load(archive)
+        print("\n".join(f"loaded {name}" for name in names) or f"{archive}: its images are loaded already", flush=True)
 
     def load_image(self, tag: str, identity: str) -> None:
-        """Take in an image that was built here, unless the node holds this very one."""
+        """Take in an image that was built here, unless the node holds this very one.
+
+        Args:
+            tag: its full name.
+            identity: its id.
+        """
         record = self.state / "images.json"
         loaded = json.loads(record.read_text()) if record.exists() else {}
-        if loaded.get(tag) == identity and self.containerd.has(tag):
-            print(f"{tag} is loaded", flush=True)
+        same = [name for name, each in loaded.items() if each == identity and self.containerd.has(name)]
+        if tag in same:
+            print(f"{tag} is loaded already", flush=True)
+            return
+        if same:
+            self.containerd.tag(same[0], tag)
+            print(f"loaded {tag}, the same image as {same[0]}", flush=True)
+            record.write_text(json.dumps({**loaded, tag: identity}))
             return
         # An image may hold gigabytes, and /tmp may lie in memory.
         with tempfile.TemporaryDirectory(prefix="image-", dir=CACHE) as folder:
@@ -111,7 +130,7 @@ class Node:
         record.write_text(json.dumps({**loaded, tag: identity}))
 
     def load_program(self, name: str, image: str) -> None:
-        """Take a static program of `binaries` into the node as an image."""
+        """Take a static program of `binaries` into the node as an image of this full name."""
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "image.tar"
             program_archive(program(name), image, archive)
@@ -137,19 +156,35 @@ class Node:
 
 
 @contextlib.contextmanager
-def locked(state: Path) -> Iterator[None]:
+def locked(state: Path, patience: float = 0) -> Iterator[None]:
     """Keep other commands from changing the node meanwhile.
 
+    Args:
+        state: the node's folder.
+        patience: seconds to wait for another command that is changing the node, for example `up`.
+
     Raises:
-        ClusterError: one does already.
+        ClusterError: one does already, and still does after ``patience``.
     """
     state.parent.mkdir(parents=True, exist_ok=True)
     with state.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ClusterError("another command is changing this node: wait for it to end") from error
+        if patience and not _take(lock):
+            print(f"another command is changing this node: waiting up to {patience / 60:.0f} min for it", flush=True)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline and not _take(lock):
+                time.sleep(POLL)
+        if not _take(lock):
+            raise ClusterError("another command is changing this node: try again once it has ended")
         yield
+
+
+def _take(lock: IO[str]) -> bool:
+    """Whether the lock is ours now. Taking it again changes nothing."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _timed(what: str, act: Callable[[], None]) -> None:

@@ -233,6 +233,7 @@ def test_a_cleanup_that_fails_can_be_given_up(runs: Runs, script: Script) -> Non
     runs.wait_phase("stuck", "Complete")
     runs.delete("stuck")
     (event,) = [event for event in runs.events("stuck", "CleanupFailed") if event.reason == "CleanupFailed"]
+    assert "StorageDenied: no" in event.message
     assert "set spec.deletionPolicy to Retain" in event.message
     runs.patch("stuck", {"spec": {"deletionPolicy": "Retain"}})
     runs.wait_gone("stuck")

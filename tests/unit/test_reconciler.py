@@ -117,6 +117,56 @@ def test_no_artifact_is_deleted_while_a_job_lives_that_was_not_told_of() -> None
     assert [stage(job) for job in scene.world.jobs()] == ["cleanup"]
 
 
+def _cleanup_that_ends(scene: Scene, code: int, words: object) -> None:
+    """The run is deleted, and the Pod of its cleanup ends like this."""
+    scene.server.delete(RUNS, *KEY, "Background")
+    scene.tell(RUNS)
+    scene.reconcile()
+    scene.controllers_work()
+    (pod,) = scene.world.pods()
+    scene.world.run_pod(pod)
+    scene.world.end(pod, code, words)
+    scene.tell("jobs")
+    scene.tell("pods")
+    scene.reconcile()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "cause"),
+    [
+        (
+            65,
+            {"reason": "StorageDenied", "message": "s3://bucket/runs: the credentials are refused"},
+            "StorageDenied: s3://bucket/runs: the credentials are refused",
+        ),
+        (65, None, "Error: Pod {pod} ended (exit code 65): it left no message; see its log"),
+    ],
+)
+def test_why_artifacts_could_not_be_deleted_is_told_in_the_cleanups_own_words(
+    code: int, words: object, cause: str
+) -> None:
+    scene = Scene(deletionPolicy="Delete", suspend=True)
+    scene.reconcile()
+    scene.tell(RUNS)
+    _cleanup_that_ends(scene, code, words)
+    (event,) = [event for event in scene.server.all("events") if event["reason"] == "CleanupFailed"]
+    (job,) = scene.world.jobs()
+    name = job["metadata"]["name"]
+    assert event["message"] == (
+        f"artifacts in s3://bucket/runs could not be deleted: {cause.format(pod=f'{name}-0-0')} (Job {name}). "
+        "It is tried again; set spec.deletionPolicy to Retain to leave them and let the run go"
+    )
+
+
+def test_a_cleanup_that_fails_and_is_tried_by_its_job_again_is_told_at_once() -> None:
+    scene = Scene(deletionPolicy="Delete", suspend=True)
+    scene.reconcile()
+    scene.tell(RUNS)
+    _cleanup_that_ends(scene, 75, {"reason": "StorageUnreachable", "message": "no answer"})
+    (event,) = [event for event in scene.server.all("events") if event["reason"] == "CleanupFailed"]
+    assert "StorageUnreachable: no answer" in event["message"]
+
+
 @pytest.mark.parametrize("told", ["by its watch", "by a conflict"])
 def test_events_of_a_status_whose_writing_was_not_answered_are_told_once(told: str) -> None:
     scene = Scene()

@@ -17,7 +17,7 @@ from .cleanup import build_cleanup_job, cleanup_name
 from .cluster import Cluster
 from .events import send_events
 from .manifests import Owner
-from .observe import holds_up, pods_by_job
+from .observe import holds_up, pods_by_job, pods_failure
 from .settings import Settings
 from .views import JobView, PodView
 from .wholeness import Wholeness
@@ -105,19 +105,19 @@ class Deletion:
             return None
         failed = job.conditions.get("Failed")
         if failed is None or job.meta.deleting:
-            if (trouble := holds_up(pods)) is not None:
-                self._tell(run, spec, f"Job {job.meta.name} does not start: {trouble[1]}", now)
+            if (why := _hindrance(job, pods)) is not None:
+                self._tell(run, spec, why, now)
             return self._settings.held_retry_seconds
         wait = (failed.since or now) + PAUSE - now
         if wait > timedelta(0):
-            self._tell(run, spec, f"see Job {job.meta.name}", now)
+            self._tell(run, spec, _hindrance(job, pods) or f"{failed.message or failed.reason}; its Pod is gone", now)
             return wait.total_seconds()
         self._hand.delete(key, job)
         return self._settings.held_retry_seconds
 
     def _tell(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
         message = (
-            f"artifacts in {spec.storage.uri} could not be deleted; {why}. It is tried again; "
+            f"artifacts in {spec.storage.uri} could not be deleted: {why.removesuffix('.')}. It is tried again; "
             "set spec.deletionPolicy to Retain to leave them and let the run go"
         )
         send_events(self._cluster, run, [Event("Warning", "CleanupFailed", message)], now)
@@ -141,6 +141,15 @@ def _stages(owner: Owner, seen: Seen) -> list[JobView]:
 def _at_work(owner: Owner, seen: Seen) -> bool:
     """Whether a stage may still write; its Pods may outlive its Job."""
     return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP)
+
+
+def _hindrance(job: JobView, pods: Sequence[PodView]) -> str | None:
+    """Why a cleanup has not ended well, in its own words where it left any; None where nothing is known to be wrong."""
+    if (trouble := holds_up(pods)) is not None:
+        return f"Job {job.meta.name} does not start: {trouble[1]}"
+    if (failure := pods_failure(pods)) is not None:
+        return f"{failure.reason}: {failure.message} (Job {job.meta.name})"
+    return None
 
 
 def _finalizers(run: Mapping[str, Any]) -> list[str]:

@@ -177,10 +177,15 @@ def holds_up(pods: Sequence[PodView]) -> Note | None:
     return None
 
 
-def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
+def pods_failure(pods: Sequence[PodView]) -> Failure | None:
+    """The gravest failure among a Job's Pods, in its stage's own words where it left any; None where none failed."""
     failures = [_pod_failure(pod) for pod in pods if pod.phase == "Failed" or pod.exit_code]
-    if failures:
-        return min(failures, key=lambda failure: GRAVITY.index(failure.kind))
+    return min(failures, key=lambda failure: GRAVITY.index(failure.kind), default=None)
+
+
+def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
+    if (found := pods_failure(pods)) is not None:
+        return found
     condition = job.conditions["Failed"]
     lost = f"{condition.message or condition.reason}; its Pod is gone, and with it what it said"
     if condition.reason == "PodFailurePolicy":

@@ -174,6 +174,59 @@ def test_users_with_the_role_edit_may_make_runs_and_viewers_only_see_them(
     assert [verb for verb in verbs if may("viewor", verb)] == ["get"]
 
 
+@pytest.fixture
+def storage_class(control_plane: ControlPlane) -> Iterator[str]:
+    """A class that is not the default until it is made so."""
+    body = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "disks"},
+        "provisioner": "kubernetes.io/no-provisioner",
+    }
+    control_plane.kubectl("create", "--filename=-", manifest=body)
+    yield "disks"
+    control_plane.kubectl("delete", "storageclass", "disks")
+
+
+@pytest.fixture
+def default_class(control_plane: ControlPlane, storage_class: str) -> str:
+    """A default class, which MinIO's claim needs."""
+    control_plane.kubectl("annotate", "storageclass", storage_class, "storageclass.kubernetes.io/is-default-class=true")
+    return storage_class
+
+
+def test_minio_without_a_volume_to_be_had_is_refused_at_once_and_names_the_claim(
+    release: Release, request: pytest.FixtureRequest
+) -> None:
+    claim = "minio.persistence: PersistentVolumeClaim evolution/data-evo-evolution-operator-minio-0 would wait forever"
+    with pytest.raises(AssertionError, match=rf"{claim}, because the cluster has no default StorageClass: .*has none"):
+        release.install({"minio.enabled": True})
+    release.install({"minio.enabled": True, "minio.persistence.enabled": False})
+    release.helm("uninstall", "evo", "--no-hooks")
+
+    disks = request.getfixturevalue("storage_class")
+    with pytest.raises(AssertionError, match=r"storageClassName to a class of this cluster \(it has disks\)"):
+        release.install({"minio.enabled": True})
+    with pytest.raises(AssertionError, match='the cluster has no StorageClass "tapes"'):
+        release.install({"minio.enabled": True, "minio.persistence.storageClassName": "tapes"})
+    release.install({"minio.enabled": True, "minio.persistence.storageClassName": disks})
+    release.helm("uninstall", "evo", "--no-hooks")
+
+    request.getfixturevalue("default_class")
+    release.install({"minio.enabled": True})
+
+
+def test_minio_takes_a_volume_that_an_administrator_has_made(release: Release, control_plane: ControlPlane) -> None:
+    spec = {"capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/none"}}
+    body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "by-hand"}, "spec": spec}
+    control_plane.kubectl("create", "--filename=-", manifest=body)
+    try:
+        release.install({"minio.enabled": True})
+    finally:
+        control_plane.kubectl("delete", "persistentvolume", "by-hand", "--wait=false")
+
+
+@pytest.mark.usefixtures("default_class")
 def test_an_upgrade_keeps_the_secret_and_leaves_minio_running(release: Release) -> None:
     release.install({"minio.enabled": True})
     secret, minio = release.get("secret", "evolution-storage"), release.get("sts", "evo-evolution-operator-minio")
@@ -186,6 +239,7 @@ def test_an_upgrade_keeps_the_secret_and_leaves_minio_running(release: Release) 
     assert release.get("deployment", "evo-evolution-operator")["spec"]["replicas"] == 2
 
 
+@pytest.mark.usefixtures("default_class")
 def test_uninstalling_leaves_the_crd_and_the_runs_and_nothing_else(
     control_plane: ControlPlane, release: Release
 ) -> None:

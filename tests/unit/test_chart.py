@@ -184,6 +184,8 @@ def test_the_first_command_is_in_the_notes() -> None:
     assert "helm test evo --namespace evolution" in notes
     assert "endpoint: http://evo-evolution-operator-minio.evolution:9000" in notes
     assert "credentialsSecret: evolution-storage" in notes
+    assert "PersistentVolumeClaim data-evo-evolution-operator-minio-0" in notes
+    assert "minio.persistence.enabled=false" in notes
 
 
 def _environment(objects: list[dict[str, Any]]) -> dict[str, str]:

@@ -125,3 +125,35 @@ capabilities: {drop: [ALL]}
 {{- printf "%s-critical" (include "evolution.fullname" .) }}
 {{- end }}
 {{- end }}
+
+{{- define "evolution.minioClaim" -}}
+{{- printf "data-%s-minio-0" (include "evolution.fullname" .) }}
+{{- end }}
+
+{{/*
+Fails where MinIO's claim can find no volume: its Pod would wait, and Helm with it, until the bucket's Job gives up.
+Looked up with rbac.scope=cluster alone: who installs with less may have no right to see classes. Without a cluster
+(helm template) no namespace is found either.
+*/}}
+{{- define "evolution.checkMinioClaim" -}}
+{{- $wanted := .Values.minio.persistence.storageClassName }}
+{{- $claim := include "evolution.minioClaim" . }}
+{{- $connected := and (eq .Values.rbac.scope "cluster") (lookup "v1" "Namespace" "" "default") }}
+{{- if and $connected .Values.minio.persistence.enabled (not (lookup "v1" "PersistentVolumeClaim" .Release.Namespace $claim)) }}
+{{- $classes := list }}
+{{- $found := false }}
+{{- range (lookup "storage.k8s.io/v1" "StorageClass" "" "").items }}
+  {{- $classes = append $classes .metadata.name }}
+  {{- $default := eq "true" (get (.metadata.annotations | default dict) "storageclass.kubernetes.io/is-default-class") }}
+  {{- $found = or $found (eq .metadata.name $wanted) (and (not $wanted) $default) }}
+{{- end }}
+{{- range (lookup "v1" "PersistentVolume" "" "").items }}
+  {{- $found = or $found (eq (.spec.storageClassName | default "") $wanted) }}
+{{- end }}
+{{- if not $found }}
+  {{- $lacks := not (empty $wanted) | ternary (printf "no StorageClass %q" $wanted) "no default StorageClass" }}
+  {{- $has := empty $classes | ternary "it has none" (printf "it has %s" (join ", " $classes)) }}
+  {{- fail (printf "minio.persistence: PersistentVolumeClaim %s/%s would wait forever, because the cluster has %s: set minio.persistence.storageClassName to a class of this cluster (%s), or minio.persistence.enabled=false to keep MinIO's data in its Pod and lose it with the Pod" .Release.Namespace $claim $lacks $has) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -74,8 +74,9 @@ class Containerd:
         return sorted(name for name, digest in loaded.items() if before.get(name) != digest)
 
     def tag(self, name: str, other: str) -> None:
-        """Give an image that is there another name, in place of an image that has it."""
+        """Give an image that is there another name, in place of an image that has it; it is pinned, too."""
         run(self._ctr("images", "tag", "--force", name, other))
+        run(self._ctr("images", "label", other, PINNED))
 
     def has(self, image: str) -> bool:
         """Whether it holds an image of this full name."""

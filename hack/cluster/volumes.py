@@ -25,12 +25,12 @@ class Volumes:
     """
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
-        self._directory = directory
+        self.directory = directory
         self._control_plane = control_plane
 
     def folder(self, name: str) -> Path:
         """Where a volume's files lie on this host."""
-        return self._directory / name
+        return self.directory / name
 
     def start(self) -> None:
         """Offer all of them. One whose claim is gone is emptied and offered again.

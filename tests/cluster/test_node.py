@@ -45,13 +45,15 @@ def _image(program: str) -> str:
     return f"localhost/evolution-operator/{program}:test"
 
 
-def _start(node: Node, namespace: str, name: str, program: str, **container: Any) -> None:
+def _start(
+    node: Node, namespace: str, name: str, program: str, pod: dict[str, Any] | None = None, **container: Any
+) -> None:
     spec = {"name": name, "image": _image(program), "securityContext": RESTRICTED, **container}
     manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
-        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [spec]},
+        "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [spec], **(pod or {})},
     }
     node.control_plane.kubectl("create", f"--namespace={namespace}", "--filename=-", manifest=manifest)
 
@@ -82,6 +84,28 @@ def test_a_pod_runs_on_while_kubelet_and_runtime_restart(node: Node, namespace: 
     _start(node, namespace, "comes", "pause")  # the restarted kubelet is at work
     _wait(node, namespace, "comes", "condition=Ready")
     assert node.control_plane.kubectl(*started) == before != ""
+
+
+def test_a_claim_gets_a_volume_and_the_next_up_offers_it_again(node: Node, namespace: str) -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "20Gi"}}}
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
+    node.control_plane.kubectl("create", f"--namespace={namespace}", "--filename=-", manifest=claim)
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    pod = {"securityContext": {"fsGroup": 4711}, "volumes": [volume]}
+    _start(node, namespace, "keeps", "pause", pod, volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    _wait(node, namespace, "keeps", "condition=Ready")
+    get = ["get", f"--namespace={namespace}", "persistentvolumeclaim/data", "--output=jsonpath={.spec.volumeName}"]
+    name = node.control_plane.kubectl(*get)
+    folder = node.volumes.folder(name)
+    assert folder.stat().st_gid == 4711, "a Pod's fsGroup may write to it"
+    (folder / "old").mkdir()
+    node.control_plane.kubectl("delete", f"--namespace={namespace}", "pod/keeps", "persistentvolumeclaim/data")
+    node.control_plane.kubectl("wait", f"persistentvolume/{name}", "--for=jsonpath={.status.phase}=Released")
+
+    subprocess.run([sys.executable, "-m", "hack.cluster", "up"], cwd=Path(__file__).parents[2], check=True)
+
+    node.control_plane.kubectl("wait", f"persistentvolume/{name}", "--for=jsonpath={.status.phase}=Available")
+    assert list(folder.iterdir()) == []
 
 
 def test_up_again_changes_nothing(node: Node) -> None:

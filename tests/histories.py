@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from evolution_jobs.contract.stage import StageSpec
@@ -43,9 +43,13 @@ def edits(deadline: int) -> tuple[dict[str, Any], ...]:
 
 
 class Memory:
-    """The statuses of one run as they were written one after the other, and the events told about them."""
+    """The statuses of one run as they were written one after the other, and the events told about them.
 
-    def __init__(self) -> None:
+    `told` is how a hand tells the events of one status: the operator tells some of them in one.
+    """
+
+    def __init__(self, told: Callable[[Iterable[Event]], Iterable[Event]] = tuple) -> None:
+        self._told = told
         self.status: RunStatus | None = None
         self._failures: set[tuple[str, str | None, int]] = set()
         self._owed: Counter[tuple[str, str]] = Counter()
@@ -60,7 +64,7 @@ class Memory:
                 assert stage.attempts >= old.attempts, f"{stage.id} forgets attempts that it made"
                 news = stage.settled > old.settled
                 assert news or stage.failures <= old.failures, f"a failure of {stage.id} is counted twice"
-        for event in events_between(self.status, status):
+        for event in self._told(events_between(self.status, status)):
             self._owed[event.reason, event.message] += 1
             if event.reason in ("StageRetrying", "StageFailed"):
                 stage = status.stage_by_id()[event.message.partition(":")[0].partition(" ")[0]]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from evolution_operator.controller.cache import Cache, RunKey
 from evolution_operator.controller.cluster import Cluster
+from evolution_operator.controller.events import EventSender
 from evolution_operator.controller.metrics import Metrics
 from evolution_operator.controller.reconcile import Reconciler
+from evolution_operator.planner.actions import Event
 
 from tests.api_server import ApiServer, News
 from tests.kubernetes_objects import SETTINGS
@@ -43,15 +46,24 @@ class Operator:
     def __init__(self, server: ApiServer, clock: Callable[[], datetime]) -> None:
         self._server = server
         self.cache = Cache()
+        cluster = Cluster(server)  # type: ignore[arg-type]
+        metrics = Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0)
+        self._events = EventSender(cluster, metrics.event_lost)
         self.reconciler = Reconciler(
-            Cluster(server),  # type: ignore[arg-type]
+            cluster,
             self.cache,
             dataclasses.replace(SETTINGS, progress_interval_seconds=0.0),
-            Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0),
+            metrics,
+            self.tell,
             clock,
         )
         for kind in KINDS:
             self.list(kind)
+
+    def tell(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
+        """Events are sent at once, so that what is told when does not depend on a thread."""
+        self._events.tell(run, events, now)
+        self._events.send_waiting()
 
     def list(self, kind: str) -> None:
         """What a watch begins with: it tells of what is there, and not of what is gone."""

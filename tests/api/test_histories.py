@@ -18,6 +18,7 @@ from typing import Any
 from evolution_jobs.contract.stage import StageSpec
 from evolution_operator.api.status import RunStatus
 from evolution_operator.controller import labels
+from evolution_operator.controller.events import joined
 from evolution_operator.planner.actions import Event
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ class Record:
         if news.type == "DELETED":
             return
         if news.kind == "evolutionruns" and body.get("status"):
-            memory = self._memories.setdefault(uid, Memory())
+            memory = self._memories.setdefault(uid, Memory(joined))
             status = RunStatus.model_validate(body["status"])
             if status != memory.status:
                 memory.write(status)
@@ -79,7 +80,9 @@ class Record:
         spec = StageSpec.model_validate(told(job["spec"]["template"]))
         published = [key for key, since in self._made.items() if since < version]
         check_inputs(spec, published, job["metadata"]["name"])
-        self._memories.setdefault(owner(job), Memory()).start(spec, int(job["metadata"]["labels"][labels.ATTEMPT]))
+        self._memories.setdefault(owner(job), Memory(joined)).start(
+            spec, int(job["metadata"]["labels"][labels.ATTEMPT])
+        )
         check_rivals(live)
 
 

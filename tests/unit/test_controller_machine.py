@@ -11,6 +11,7 @@ from evolution_operator.api.status import RunStatus
 from evolution_operator.controller import labels
 from evolution_operator.controller.apiserver import ClusterError, NotFoundError, UnreachableError
 from evolution_operator.controller.cache import run_key
+from evolution_operator.controller.events import joined
 from evolution_operator.planner.actions import Event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -73,7 +74,7 @@ class Controlling(RuleBasedStateMachine):
         if news.type == "DELETED":
             return
         if news.kind == RUNS and news.body.get("status"):
-            memory = self.memories.setdefault(news.body["metadata"]["uid"], Memory())
+            memory = self.memories.setdefault(news.body["metadata"]["uid"], Memory(joined))
             status = RunStatus.model_validate(news.body["status"])
             if status != memory.status:
                 memory.write(status)
@@ -94,7 +95,7 @@ class Controlling(RuleBasedStateMachine):
         spec = StageSpec.model_validate(told(job["spec"]["template"]))
         self.made |= self.world.results.store.keys()
         check_inputs(spec, self.made, job["metadata"]["name"])
-        self.memories.setdefault(owner(job), Memory()).start(spec, int(job["metadata"]["labels"][labels.ATTEMPT]))
+        self.memories.setdefault(owner(job), Memory(joined)).start(spec, int(job["metadata"]["labels"][labels.ATTEMPT]))
         check_rivals(self.world.could_publish())
 
     # ---- the operator

@@ -178,7 +178,7 @@ def test_events_of_a_status_whose_writing_was_not_answered_are_told_once(told: s
         scene.tell(RUNS)
     for _ in range(3):
         scene.reconcile()
-    assert sorted(event["reason"] for event in scene.server.all("events")) == ["StageStarted", "Started"]
+    assert [event["message"] for event in scene.server.all("events")] == ["11 stages; started: prepare"]
 
 
 def test_events_of_a_status_that_was_not_written_are_told_with_the_one_that_is() -> None:
@@ -195,4 +195,4 @@ def test_events_of_a_status_that_was_not_written_are_told_with_the_one_that_is()
         scene.reconcile()
     for _ in range(3):
         scene.reconcile()
-    assert sorted(event["reason"] for event in scene.server.all("events")) == ["StageStarted", "Started"]
+    assert [event["message"] for event in scene.server.all("events")] == ["11 stages; started: prepare"]

@@ -147,3 +147,79 @@ def test_a_paused_queue_begins_nothing(started: Callable[..., WorkQueue]) -> Non
     go_on.set()
     queue.stop(PATIENCE)
     assert seen == [A]
+
+
+LONG = 3600.0
+"""An interval that no test waits for."""
+
+
+def test_the_interval_holds_what_is_not_decisive_and_lets_through_what_is(started: Callable[..., WorkQueue]) -> None:
+    """Were the plain nudges to start passes, there would be more than the two that are counted at the end."""
+    begun: list[RunKey] = []
+    first, second = threading.Event(), threading.Event()
+
+    def work(key: RunKey) -> float:
+        begun.append(key)
+        (second if first.is_set() else first).set()
+        return LONG
+
+    working = started(work, workers=1, interval=LONG)
+    working.resume([A])
+    assert first.wait(PATIENCE)
+    for _ in range(20):
+        working.nudge(A)
+    working.nudge(A, decisive=True)
+    assert second.wait(PATIENCE)
+    for _ in range(20):
+        working.nudge(A)
+    working.stop(PATIENCE)
+    assert begun == [A, A]
+
+
+def test_decisive_news_during_a_pass_starts_the_next_one_right_after_it(started: Callable[..., WorkQueue]) -> None:
+    began, go_on, twice = threading.Event(), threading.Event(), threading.Event()
+
+    def work(key: RunKey) -> float:
+        if began.is_set():
+            twice.set()
+        began.set()
+        go_on.wait(PATIENCE)
+        return LONG
+
+    working = started(work, workers=1, interval=LONG)
+    working.resume([A])
+    assert began.wait(PATIENCE)
+    working.nudge(A, decisive=True)
+    go_on.set()
+    assert twice.wait(PATIENCE)
+
+
+def test_decisive_news_does_not_shorten_the_pause_after_an_error(started: Callable[..., WorkQueue]) -> None:
+    tries: list[RunKey] = []
+    other = threading.Event()
+
+    def work(key: RunKey) -> None:
+        if key == B:
+            other.set()
+            return
+        tries.append(key)
+        raise UnreachableError("no API server")
+
+    errors: list[Exception] = []
+    failed = threading.Event()
+
+    def count(error: Exception) -> None:
+        errors.append(error)
+        if len(errors) == 4:
+            failed.set()
+
+    working = WorkQueue(work, 1, 0.0, count)
+    working.start()
+    working.resume([A])
+    assert failed.wait(PATIENCE)
+    # The next try is 4 s away.
+    working.nudge(A, decisive=True)
+    working.nudge(B)
+    assert other.wait(PATIENCE)
+    working.stop(PATIENCE)
+    assert len(tries) == 4

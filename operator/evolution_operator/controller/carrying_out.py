@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ..api.spec import EvolutionRunSpec
 from ..planner.actions import Action, Resume, Start, Stop, Suspend
@@ -12,11 +13,23 @@ from .apiserver import AlreadyExistsError, ConflictError, InvalidError, NotFound
 from .cache import Cache, RunKey
 from .cluster import Cluster
 from .manifests import Owner, build_job
-from .observe import Note, alive_stages, is_attempt
+from .observe import Note, alive_stages, is_attempt, observe
 from .settings import Settings
 from .views import JobView
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of the actions, for the planner to take into account."""
+
+    begun: tuple[Attempt, ...] = ()
+    """Attempts that were created."""
+    held: tuple[Attempt, ...] = ()
+    """Those that could not be, and why."""
+    unfinished: bool = False
+    """Whether the cache has changed in a way that neither says."""
 
 
 class Hand:
@@ -27,8 +40,8 @@ class Hand:
         self._cache = cache
         self._settings = settings
 
-    def carry_out(self, owner: Owner, spec: EvolutionRunSpec, actions: Sequence[Action]) -> tuple[Attempt, ...]:
-        """Do it all; what could not be started, and why, as attempts for the planner to take into account."""
+    def carry_out(self, owner: Owner, spec: EvolutionRunSpec, actions: Sequence[Action]) -> Outcome:
+        """Do it all."""
         key = RunKey(owner.namespace, owner.name)
         jobs = [job for job in self._cache.seen(key).jobs if is_attempt(owner, job)]
         for action in actions:
@@ -41,16 +54,22 @@ class Hand:
                 case Resume():
                     self._resume(key, _of(jobs, action))
         starts = [action for action in actions if isinstance(action, Start)]
-        return tuple(held for start in starts if (held := self._start(key, owner, spec, start)) is not None)
+        results = [self._start(key, owner, spec, start) for start in starts]
+        return Outcome(
+            begun=tuple(attempt for attempt in results if attempt is not None and attempt.name is not None),
+            held=tuple(attempt for attempt in results if attempt is not None and attempt.name is None),
+            unfinished=len(starts) < len(actions) or None in results,
+        )
 
     def _start(self, key: RunKey, owner: Owner, spec: EvolutionRunSpec, start: Start) -> Attempt | None:
+        """The attempt: created, with its Job's name, or held up, without one. None where its Job was there already."""
         job = build_job(owner, spec, start, self._settings)
         seen = self._cache.seen(key)
         awaited = alive_stages(owner, seen.jobs, seen.pods).get(start.spec.stage)
         if awaited is not None:
             return self._found(key, owner, start, job, awaited)
         try:
-            self._cache.put_job(self._cluster.create_job(job))
+            created = self._cache.put_job(self._cluster.create_job(job))
         except AlreadyExistsError:
             return self._found(key, owner, start, job, f"Job {job['metadata']['name']}")
         except RefusedError as error:
@@ -60,7 +79,7 @@ class Hand:
             return _attempt(start, failure=Failure("permanent", "PodInvalid", message))
         extra = {"run": f"{key.namespace}/{key.name}", "stage": start.spec.stage}
         log.info("created Job %s, attempt %d", job["metadata"]["name"], start.number, extra=extra)
-        return None
+        return next(iter(observe(owner, [created], [], {}, {}, {})), None)
 
     def _found(self, key: RunKey, owner: Owner, start: Start, job: Object, awaited: str) -> Attempt | None:
         """The Job, or a Pod of it, is there although it was not seen: it ends, is new, or its labels were edited away."""

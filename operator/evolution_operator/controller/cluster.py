@@ -47,9 +47,9 @@ class Cluster:
         """All Pods of a run."""
         return self._list(f"/api/v1/namespaces/{key.namespace}/pods", {"labelSelector": _selector(key)})
 
-    def list_warnings(self, key: RunKey, uid: str) -> tuple[Mapping[str, Any], ...]:
-        """Warning events about an object."""
-        selector = f"involvedObject.uid={uid},type=Warning"
+    def list_warnings(self, key: RunKey, uid: str, reason: str) -> tuple[Mapping[str, Any], ...]:
+        """Warning events of one reason about an object."""
+        selector = f"involvedObject.uid={uid},type=Warning,reason={reason}"
         return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
 
     def create_job(self, job: Object) -> Object:

@@ -15,7 +15,7 @@ from .cache import Cache, RunKey, Seen
 from .carrying_out import Hand
 from .cleanup import build_cleanup_job, cleanup_name
 from .cluster import Cluster
-from .events import send_events
+from .events import Tell
 from .manifests import Owner
 from .observe import holds_up, pods_by_job, pods_failure
 from .settings import Settings
@@ -31,12 +31,15 @@ PAUSE = timedelta(minutes=2)
 class Deletion:
     """Sees a run off."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, hand: Hand, whole: Wholeness, settings: Settings) -> None:
+    def __init__(
+        self, cluster: Cluster, cache: Cache, hand: Hand, whole: Wholeness, settings: Settings, tell: Tell
+    ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._hand = hand
         self._whole = whole
         self._settings = settings
+        self._tell_events = tell
 
     def guard(self, key: RunKey, run: Mapping[str, Any], spec: EvolutionRunSpec | None) -> Mapping[str, Any]:
         """The run, with our finalizer exactly where its policy wants it."""
@@ -120,7 +123,7 @@ class Deletion:
             f"artifacts in {spec.storage.uri} could not be deleted: {why.removesuffix('.')}. It is tried again; "
             "set spec.deletionPolicy to Retain to leave them and let the run go"
         )
-        send_events(self._cluster, run, [Event("Warning", "CleanupFailed", message)], now)
+        self._tell_events(run, [Event("Warning", "CleanupFailed", message)], now)
 
     def _set_finalizer(self, key: RunKey, run: Mapping[str, Any], wanted: bool) -> Mapping[str, Any]:
         others = [name for name in _finalizers(run) if name != labels.FINALIZER]

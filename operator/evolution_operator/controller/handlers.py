@@ -20,6 +20,7 @@ from .cache import RunKey
 from .logs import use_json
 from .service import Service
 from .settings import Settings
+from .views import job_view
 
 RUNS = (GROUP, VERSION, PLURAL)
 JOBS = ("batch", "v1", "jobs")
@@ -97,7 +98,8 @@ async def nudge_by_job(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, *
     """A Job of a run was made, changed or deleted."""
     if event["type"] == "DELETED":
         memo.service.cache.drop_job(body)
-    memo.service.nudge(_run_of(body), _listed_again(event, memo))
+    # The next stage waits for this one's end.
+    memo.service.nudge(_run_of(body), _listed_again(event, memo), decisive=job_view(body).ended)
 
 
 @kopf.on.event(*PODS, labels=OURS)

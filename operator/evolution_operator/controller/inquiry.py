@@ -1,43 +1,63 @@
 """What watches do not tell: how far a running stage is (its log), and why a Job has no Pods (events about it).
 
-Asked for one Job a run at a time and at a bounded rate, whatever the number of its Pods.
+Both cost the API server more than they tell, so both are asked seldom. Of each run one log an interval is read, and none
+of a stage that is over within the first. Events are asked for with pauses that double, and of all runs together one list
+every `EVENTS_SPACING`: the API server answers such a list by going through all events of the namespace. A watch would
+cost it every event of the cluster, all the time, for the few that say why a Job has no Pods.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..api.status import StageProgress
-from ..planner.progress import Pace, Reading, attempt_progress, read_progress
 from .apiserver import ClusterError
+from .budget import Budget
 from .cache import RunKey
 from .cluster import Cluster
 from .observe import Note, pods_by_job
 from .pods import CONTAINER
+from .progress_lines import Reading, last_progress, summed
 from .views import JobView, PodView
 
 log = logging.getLogger(__name__)
 
 LINES = 20
 """Log lines read from the end: the newest progress line is among them, unless a library is chatty."""
-PODLESS_SECONDS = 3.0
-"""A Job that has had no Pod for this long is asked about."""
+PODLESS_SECONDS = 5.0
+"""A Job that has had no Pod for this long is asked about; then after twice the time, and so on."""
+LONGEST_PAUSE = 300.0
+EVENTS_SPACING = 2.0
+"""Seconds between two lists of events, whichever runs they are about."""
 
 
 @dataclass
 class _Known:
-    """What was found out about one Job."""
+    """What was found out about one Job. Times are seconds of the inquiry's clock."""
 
-    first_seen: float
-    paces: dict[str, Pace] = field(default_factory=dict)
-    """What was seen of each Pod's rows, by its name."""
+    podless_since: float | None = None
+    pause: float = PODLESS_SECONDS
+    ask_at: float = 0.0
+    """When to ask (again) why it has no Pods."""
+    note: Note | None = None
+    running_since: float | None = None
+    first: dict[str, Reading] = field(default_factory=dict)
+    last: dict[str, Reading] = field(default_factory=dict)
+    """Readings by Pod."""
     asked: dict[str, float] = field(default_factory=dict)
     """When each Pod's log was last asked for."""
-    note: Note | None = None
+
+    def see(self, job: JobView, pods: Sequence[PodView], now: float) -> None:
+        """Take in which Pods the Job has; one of which all have succeeded is about to end, and needs none."""
+        if any(pod.alive for pod in pods) or sum(pod.phase == "Succeeded" for pod in pods) >= job.shards:
+            self.podless_since, self.note = None, None
+        elif self.podless_since is None:
+            self.podless_since, self.pause, self.ask_at = now, PODLESS_SECONDS, now + PODLESS_SECONDS
+        if self.running_since is None and any(_runs(pod) for pod in pods):
+            self.running_since = now
 
 
 class Inquiry:
@@ -45,7 +65,7 @@ class Inquiry:
 
     Args:
         cluster: the calls.
-        interval: least seconds between two calls for one run.
+        interval: least seconds between two log reads of one run, and from a stage's start to its first one.
         clock: monotonic seconds.
     """
 
@@ -53,50 +73,44 @@ class Inquiry:
         self._cluster = cluster
         self._interval = interval
         self._clock = clock
+        self._budget = Budget(EVENTS_SPACING, clock)
         self._known: dict[RunKey, dict[str, _Known]] = {}
-        self._last_call: dict[RunKey, float] = {}
+        self._last_read: dict[RunKey, float] = {}
 
     def ask(self, key: RunKey, jobs: Sequence[JobView], pods: Sequence[PodView]) -> float | None:
-        """Make at most one call for the run; seconds until another one may be worth it, None where nothing runs."""
+        """Make at most two calls for the run.
+
+        Returns: seconds until it is worth asking again, 0 where something new was learned, None where nothing runs.
+        """
         now = self._clock()
-        active = [job for job in jobs if not (job.suspended or job.meta.deleting or job.ended)]
-        before = self._known.get(key, {})
-        known = {job.meta.uid: before.get(job.meta.uid) or _Known(first_seen=now) for job in active}
+        active = {job.meta.uid: job for job in jobs if not (job.suspended or job.meta.deleting or job.ended)}
         if not active:
             self.forget(key)
             return None
-        self._known[key] = known
-        wait = self._last_call.get(key, float("-inf")) + self._interval - now
-        if wait > 0:
-            return wait
+        before = self._known.get(key, {})
+        for uid in before.keys() - active.keys():
+            self._budget.leave(uid)
+        known = self._known[key] = {uid: before.get(uid) or _Known() for uid in active}
         by_job = pods_by_job(pods)
-        for job in active:
-            known[job.meta.uid].paces = _of(known[job.meta.uid].paces, by_job.get(job.meta.uid, []))
-        podless = [job for job in active if not any(pod.alive for pod in by_job.get(job.meta.uid, []))]
-        for job in active:
-            if job not in podless:
-                known[job.meta.uid].note = None
-        overdue = [job for job in podless if now - known[job.meta.uid].first_seen >= PODLESS_SECONDS]
-        if overdue:
-            self._last_call[key] = now
-            known[overdue[0].meta.uid].note = self._why_no_pods(key, overdue[0])
-        elif (
-            pod := self._next_log(known, [pod for job in active for pod in by_job.get(job.meta.uid, [])])
-        ) is not None:
-            self._last_call[key] = now
-            self._read(key, known[pod.meta.owner or ""], pod, now)
-        return PODLESS_SECONDS if podless and not overdue else self._interval
+        for uid, entry in known.items():
+            entry.see(active[uid], by_job.get(uid, []), now)
+            if entry.podless_since is None:
+                self._budget.leave(uid)
+        running = [pod for uid in active for pod in by_job.get(uid, []) if _runs(pod)]
+        waits = (self._ask_why(key, known, now), self._read_next(key, known, running, now))
+        return min((wait for wait in waits if wait is not None), default=None)
 
-    def progress(self, key: RunKey, jobs: Sequence[JobView]) -> Mapping[str, StageProgress]:
-        """Progress of running Jobs by uid, as last read."""
+    def progress(self, key: RunKey, jobs: Sequence[JobView], pods: Sequence[PodView]) -> Mapping[str, StageProgress]:
+        """Progress of running Jobs by uid, as last read; shards that have succeeded have done all they had to."""
         known = self._known.get(key, {})
-        now = self._clock()
-        found = {
-            job.meta.uid: attempt_progress(known[job.meta.uid].paces.values(), job.shards, job.shards_done, now)
-            for job in jobs
-            if job.meta.uid in known
-        }
-        return {uid: progress for uid, progress in found.items() if progress is not None}
+        by_job = pods_by_job(pods)
+        found: dict[str, StageProgress] = {}
+        for job in jobs:
+            entry = known.get(job.meta.uid)
+            if entry is not None and entry.last:
+                ended = {pod.meta.name for pod in by_job.get(job.meta.uid, []) if pod.phase == "Succeeded"}
+                found[job.meta.uid] = summed(entry.first, entry.last, ended, job.shards)
+        return found
 
     def notes(self, key: RunKey) -> Mapping[str, Note]:
         """What keeps Jobs without Pods, by uid."""
@@ -104,32 +118,65 @@ class Inquiry:
 
     def forget(self, key: RunKey) -> None:
         """Forget a run of which nothing is at work."""
-        self._known.pop(key, None)
-        self._last_call.pop(key, None)
+        for uid in self._known.pop(key, {}):
+            self._budget.leave(uid)
+        self._last_read.pop(key, None)
 
-    def _next_log(self, known: Mapping[str, _Known], pods: Sequence[PodView]) -> PodView | None:
-        """The running Pod whose log was asked for the longest time ago."""
-        running = [pod for pod in pods if pod.alive and pod.node and pod.started_at and not pod.meta.deleting]
-        if not running:
+    def _ask_why(self, key: RunKey, known: Mapping[str, _Known], now: float) -> float | None:
+        """Ask about the Job without Pods whose turn it is."""
+        podless = {uid: entry for uid, entry in known.items() if entry.podless_since is not None}
+        if not podless:
             return None
-        return min(running, key=lambda pod: known[pod.meta.owner or ""].asked.get(pod.meta.name, float("-inf")))
+        uid = min(podless, key=lambda uid: podless[uid].ask_at)
+        entry = podless[uid]
+        wait = entry.ask_at - now
+        if wait > 0:
+            return wait
+        if (wait := self._budget.take(uid)) > 0:
+            return wait
+        entry.ask_at = now + entry.pause
+        entry.pause = min(2 * entry.pause, LONGEST_PAUSE)
+        try:
+            note = self._why_no_pods(key, uid)
+        except ClusterError as error:
+            log.debug("no events about a Job: %s", error, extra={"run": f"{key.namespace}/{key.name}"})
+            return entry.ask_at - now
+        learned = note != entry.note
+        entry.note = note
+        return 0.0 if learned else min(other.ask_at for other in podless.values()) - now
 
-    def _read(self, key: RunKey, known: _Known, pod: PodView, now: float) -> None:
+    def _read_next(
+        self, key: RunKey, known: Mapping[str, _Known], running: Sequence[PodView], now: float
+    ) -> float | None:
+        """Read the log of the running Pod that was asked for the longest time ago."""
+        due = {pod.meta.name: (known[pod.meta.owner or ""].running_since or 0.0) + self._interval for pod in running}
+        if not due:
+            return None
+        wait = max(min(due.values()), self._last_read.get(key, float("-inf")) + self._interval) - now
+        if wait > 0:
+            return wait
+        ready = [pod for pod in running if due[pod.meta.name] <= now]
+        pod = min(ready, key=lambda pod: known[pod.meta.owner or ""].asked.get(pod.meta.name, float("-inf")))
+        self._last_read[key] = now
+        return 0.0 if self._read(key, known[pod.meta.owner or ""], pod, now) else self._interval
+
+    def _read(self, key: RunKey, known: _Known, pod: PodView, now: float) -> bool:
+        """Whether the log told anything new."""
         known.asked[pod.meta.name] = now
         try:
             text = self._cluster.read_log(key, pod.meta.name, CONTAINER, LINES)
         except ClusterError as error:
             log.debug("no log of %s: %s", pod.meta.name, error, extra={"run": f"{key.namespace}/{key.name}"})
-            return
+            return False
         reading = last_progress(text, now)
-        if reading is not None:
-            before = known.paces.get(pod.meta.name)
-            known.paces[pod.meta.name] = before.after(reading) if before else Pace.since(reading)
+        if reading is None:
+            return False
+        known.first.setdefault(pod.meta.name, reading)
+        known.last[pod.meta.name] = reading
+        return True
 
-    def _why_no_pods(self, key: RunKey, job: JobView) -> Note | None:
-        refusals = [
-            event for event in self._cluster.list_warnings(key, job.meta.uid) if event.get("reason") == "FailedCreate"
-        ]
+    def _why_no_pods(self, key: RunKey, uid: str) -> Note | None:
+        refusals = self._cluster.list_warnings(key, uid, "FailedCreate")
         if not refusals:
             return None
         newest = max(refusals, key=lambda event: int(event["metadata"]["resourceVersion"]))
@@ -140,24 +187,6 @@ class Inquiry:
         return "PodsRefused", message
 
 
-def last_progress(text: str, now: float) -> Reading | None:
-    """The last progress line of a log: `{"progress": {"done": 40, "total": 96, "unit": "rows", ...}}`."""
-    for line in reversed(text.splitlines()):
-        if not line.startswith('{"progress"'):
-            continue
-        try:
-            told = json.loads(line)["progress"]
-        except ValueError:
-            continue
-        if (reading := read_progress(told, now) if isinstance(told, dict) else None) is not None:
-            return reading
-    return None
-
-
-def _of(paces: Mapping[str, Pace], pods: Sequence[PodView]) -> dict[str, Pace]:
-    """The paces of Pods that are there; one that has ended well has done all its rows."""
-    return {
-        pod.meta.name: paces[pod.meta.name].ended() if pod.phase == "Succeeded" else paces[pod.meta.name]
-        for pod in pods
-        if pod.meta.name in paces
-    }
+def _runs(pod: PodView) -> bool:
+    """Whether it can have a log that grows."""
+    return pod.alive and pod.node is not None and pod.started_at is not None and not pod.meta.deleting

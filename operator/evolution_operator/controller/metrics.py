@@ -44,6 +44,9 @@ class Metrics:
         self._errors = Counter(
             "evolution_reconcile_errors", "Passes that failed and were repeated", ["error"], registry=self.registry
         )
+        self._events_lost = Counter(
+            "evolution_events_lost", "Events about runs that were not sent", ["reason"], registry=self.registry
+        )
         queue = Gauge("evolution_queue_depth", "Runs that wait for a pass", registry=self.registry)
         queue.set_function(depth)
         leader = Gauge("evolution_leader", "1 where this replica leads", registry=self.registry)
@@ -78,6 +81,10 @@ class Metrics:
     def error(self, error: Exception) -> None:
         """Count a pass that failed."""
         self._errors.labels(type(error).__name__).inc()
+
+    def event_lost(self, reason: str) -> None:
+        """Count an event that was not sent."""
+        self._events_lost.labels(reason).inc()
 
     def record(self, previous: RunStatus | None, status: RunStatus) -> None:
         """Count what happened between two statuses that were written one after the other."""

@@ -23,6 +23,7 @@ from .cache import Cache, RunKey, Seen
 from .carrying_out import Hand
 from .cluster import Cluster
 from .deletion import Deletion
+from .events import Tell
 from .inquiry import Inquiry
 from .manifests import Owner
 from .metrics import Metrics
@@ -59,6 +60,7 @@ class Reconciler:
         cache: Cache,
         settings: Settings,
         metrics: Metrics,
+        tell: Tell,
         clock: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
@@ -68,8 +70,8 @@ class Reconciler:
         self._clock = clock
         self._hand = Hand(cluster, cache, settings)
         self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
-        self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings)
-        self._writer = StatusWriter(cluster, cache, metrics)
+        self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings, tell)
+        self._writer = StatusWriter(cluster, cache, metrics, tell)
         self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
         self._specs: dict[RunKey, _Spec] = {}
 
@@ -114,7 +116,6 @@ class Reconciler:
         now = self._clock()
         owner = Owner(key.namespace, key.name, body["metadata"]["uid"])
         run = _run(owner, body, spec.read)
-        again = self._inquiry.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
         attempts = self._attempts(key, owner, seen, spec)
         if any(attempt.outdated for attempt in attempts):
             # A Pod of it may have begun to run, and its watch not have said so yet.
@@ -122,19 +123,23 @@ class Reconciler:
         observed = Observed(attempts, previous=_previous(key, body), invalid=spec.invalid)
         self._writer.catch_up(key, body, observed.previous, now)
         decided = plan(run, observed, now)
-        held = self._hand.carry_out(owner, run.spec, decided.actions)
-        if held:
-            # The same plan once more, with what became of its actions, says what is so now.
-            decided = plan(run, replace(observed, attempts=observed.attempts + held), now)
+        outcome = self._hand.carry_out(owner, run.spec, decided.actions)
+        if outcome.begun or outcome.held:
+            # The same plan once more, with what became of its actions, says what is so now: one write tells that a
+            # stage has ended and that the next one runs.
+            decided = plan(run, replace(observed, attempts=observed.attempts + outcome.begun + outcome.held), now)
         self._writer.write(key, body, observed.previous, decided, now)
         if decided.expired:
             log.info("ttlSecondsAfterFinished has passed", extra={"run": f"{key.namespace}/{key.name}"})
             self._cluster.delete_run(key, owner.uid)
             return None
-        return self._again(decided, now, again, bool(held))
+        # Last, because it may take a while, and nothing waits for what it tells but the next pass.
+        seen = self._cache.seen(key)
+        asked = self._inquiry.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
+        return self._again(decided, now, 0.0 if outcome.unfinished else asked, bool(outcome.held))
 
     def _attempts(self, key: RunKey, owner: Owner, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
-        progress, notes = self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
+        progress, notes = self._inquiry.progress(key, seen.jobs, seen.pods), self._inquiry.notes(key)
         return observe(owner, seen.jobs, seen.pods, progress, notes, spec.templates)
 
     def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:

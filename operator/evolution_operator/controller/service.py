@@ -11,6 +11,7 @@ from .apiserver import ApiServer, load_configuration
 from .cache import Cache, RunKey
 from .clock import ServerClock
 from .cluster import Cluster
+from .events import EventSender
 from .health import HealthServer
 from .lease import Election
 from .metrics import Metrics
@@ -32,7 +33,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.cache = Cache()
-        configuration = load_configuration(settings.workers + 2)
+        configuration = load_configuration(settings.workers + 3)
         call_timeout = min(settings.request_timeout_seconds, settings.lease_seconds / 2)
         clock = ServerClock()
         self._election = Election(
@@ -47,7 +48,8 @@ class Service:
         leads = self._election.leads
         self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead)
         cluster = Cluster(ApiServer(configuration, call_timeout, leads, clock))
-        self._reconciler = Reconciler(cluster, self.cache, settings, self.metrics, clock.now)
+        self._events = EventSender(cluster, self.metrics.event_lost)
+        self._reconciler = Reconciler(cluster, self.cache, settings, self.metrics, self._events.tell, clock.now)
         self._queue = WorkQueue(
             self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
         )
@@ -67,31 +69,34 @@ class Service:
         self._heart = asyncio.create_task(self._tick())
         if self._health:
             self._health.start()
+        self._events.start()
         self._queue.start()
         self._election.start()
 
     async def stop(self) -> None:
-        """Finish the passes at work, step down, stop."""
+        """Finish the passes at work, send their events, step down, stop."""
         if self._heart:
             self._heart.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._heart
         await asyncio.to_thread(self._queue.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._events.stop, STOP_SECONDS)
         await asyncio.to_thread(self._election.stop)
         if self._health:
             await asyncio.to_thread(self._health.stop)
 
-    def nudge(self, key: RunKey, listed_again: bool) -> None:
+    def nudge(self, key: RunKey, listed_again: bool, decisive: bool = False) -> None:
         """Something about a run has happened. The first nudge comes when all lists are in (see handlers).
 
         `listed_again` is true where it is told by a list after the first: what was deleted meanwhile is in none.
+        `decisive` news is looked at at once (see WorkQueue).
         """
         if listed_again:
             self._listed_again = time.monotonic()
         if not self._listed:
             self._listed = True
             self._on_election(self._election.leads())
-        self._queue.nudge(key)
+        self._queue.nudge(key, decisive=decisive)
 
     def _on_election(self, leads: bool) -> None:
         if leads and self._listed:

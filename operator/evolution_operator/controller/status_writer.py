@@ -12,7 +12,7 @@ from ..planner.actions import Event, Plan
 from .apiserver import UnreachableError
 from .cache import Cache, RunKey
 from .cluster import Cluster
-from .events import send_events
+from .events import Tell
 from .metrics import Metrics
 
 Object = Mapping[str, Any]
@@ -30,10 +30,11 @@ class _Change:
 class StatusWriter:
     """The only writer of statuses."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics) -> None:
+    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics, tell: Tell) -> None:
         self._cluster = cluster
         self._cache = cache
         self._metrics = metrics
+        self._tell_events = tell
         self._unanswered: dict[RunKey, _Change] = {}
         """Changes whose writing may have taken effect: nobody has answered."""
 
@@ -65,7 +66,7 @@ class StatusWriter:
 
     def _tell(self, body: Object, change: _Change, now: datetime) -> None:
         self._metrics.record(change.previous, change.status)
-        send_events(self._cluster, body, change.events, now)
+        self._tell_events(body, change.events, now)
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class JobView:
     shards: int
     shards_done: int
     started_at: datetime | None
+    """When it was let run."""
     template: str = ""
     """Digest of what its Pods were made of; empty where its operator did not say."""
     conditions: Mapping[str, JobCondition] = field(default_factory=dict)
@@ -111,7 +112,7 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         queue=tags.get(labels.QUEUE),
         shards=spec.get("completions") or 1,
         shards_done=status.get("succeeded") or 0,
-        started_at=_time(status.get("startTime")),
+        started_at=_began(body),
         template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),
         conditions=conditions,
     )
@@ -143,6 +144,18 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
         reason=ended.get("reason") or status.get("reason") or "",
         message=ended.get("message") or status.get("message") or "",
     )
+
+
+def _began(body: Mapping[str, Any]) -> datetime | None:
+    """When the Job was let run: as it was made, unless it was suspended at some time.
+
+    The Job controller's own startTime follows a moment later, and would cost a status write for each stage.
+    """
+    status = body.get("status") or {}
+    conditions = status.get("conditions") or []
+    held = (body.get("spec") or {}).get("suspend") or any(each["type"] == "Suspended" for each in conditions)
+    made = body["metadata"].get("creationTimestamp")
+    return _time(status.get("startTime") if held or made is None else made)
 
 
 def _meta(body: Mapping[str, Any]) -> Meta:

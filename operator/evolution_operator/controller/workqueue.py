@@ -1,4 +1,8 @@
-"""Which run is looked at next: each at most once at a time, a burst of nudges once, a failing one ever more seldom."""
+"""Which run is looked at next: each at most once at a time, a burst of nudges once, a failing one ever more seldom.
+
+A nudge after a quiet time starts a pass at once, and so does decisive news, such as a Job's end, at any time. Whatever
+else happens within `interval` of a run's last pass (its Pods starting, its own status coming back) costs one more pass.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,8 @@ class WorkQueue:
         self._changed = threading.Condition()
         self._due: dict[RunKey, float] = {}
         self._not_before: dict[RunKey, float] = {}
+        self._decisive: set[RunKey] = set()
+        """Runs with news that does not wait for the interval."""
         self._since: dict[RunKey, float] = {}
         """When the passes at work now began."""
         self._failures: dict[RunKey, int] = {}
@@ -72,12 +78,15 @@ class WorkQueue:
             self._due |= dict.fromkeys(keys, 0.0)
             self._changed.notify_all()
 
-    def nudge(self, key: RunKey, after: float = 0.0) -> None:
-        """Look at a run, at the latest in `after` seconds."""
+    def nudge(self, key: RunKey, after: float = 0.0, decisive: bool = False) -> None:
+        """Look at a run, at the latest in `after` seconds; where the news is decisive, whenever its last pass was."""
         due = time.monotonic() + after
         with self._changed:
-            if due < self._due.get(key, float("inf")):
-                self._due[key] = due
+            sooner = due < self._due.get(key, float("inf")) or (decisive and key not in self._decisive)
+            if decisive:
+                self._decisive.add(key)
+            if sooner:
+                self._due[key] = min(due, self._due.get(key, due))
                 self._changed.notify()
 
     def depth(self) -> int:
@@ -114,6 +123,7 @@ class WorkQueue:
                 key = min(ready, key=lambda key: ready[key], default=None)
                 if key is not None and not self._paused and ready[key] <= now:
                     del self._due[key]
+                    self._decisive.discard(key)
                     self._since[key] = now
                     return key
                 wait = None if key is None or self._paused else ready[key] - now
@@ -121,6 +131,8 @@ class WorkQueue:
         return None
 
     def _ready_at(self, key: RunKey) -> float:
+        if key in self._decisive and key not in self._failures:
+            return self._due[key]
         return max(self._due[key], self._not_before.get(key, 0.0))
 
     def _done(self, key: RunKey, again: float | None, failures: int) -> None:

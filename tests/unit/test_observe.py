@@ -379,3 +379,25 @@ def test_gpus_are_counted_whoever_makes_them(limits: dict[str, Any], gpus: int) 
     pod = pod_object(job)
     pod["spec"]["containers"][0]["resources"] = {"limits": limits}
     assert pod_view(pod).gpus == gpus
+
+
+MADE, LET_RUN = "2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z"
+
+
+@pytest.mark.parametrize(
+    ("suspend", "conditions", "started"),
+    [
+        (False, [], MADE),
+        (True, [{"type": "Suspended", "status": "True"}], None),
+        (False, [{"type": "Suspended", "status": "False"}], LET_RUN),
+    ],
+)
+def test_a_stage_starts_as_its_job_is_made_unless_it_was_held(
+    suspend: bool, conditions: list[dict[str, str]], started: str | None
+) -> None:
+    """The Job controller's startTime comes a moment later, and would change the status for nothing."""
+    job = job_object(SPEC, start(), suspend=suspend)
+    job["metadata"]["creationTimestamp"] = MADE
+    job["status"] = {"conditions": conditions} | ({} if suspend else {"startTime": LET_RUN})
+    seen = job_view(job).started_at
+    assert seen == (datetime.fromisoformat(started) if started else None)

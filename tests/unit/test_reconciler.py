@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -196,3 +197,53 @@ def test_events_of_a_status_that_was_not_written_are_told_with_the_one_that_is()
     for _ in range(3):
         scene.reconcile()
     assert [event["message"] for event in scene.server.all("events")] == ["11 stages; started: prepare"]
+
+
+class Counted:
+    """The calls that the operator makes, in order."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.calls: list[tuple[str, str]] = []
+        scene.server.before = self._note
+
+    def _note(self, method: str, kind: str, name: str, body: Any) -> Callable[[], None]:
+        self.calls.append((method, kind))
+        return lambda: None
+
+
+def go_on(scene: Scene) -> None:
+    """Everything happens that can, and all watches tell of it; the operator makes a pass after each step."""
+    for phase, act in (("Pending", scene.world.run_pod), ("Running", scene.world.finish)):
+        scene.controllers_work()
+        for pod in scene.world.pods(phase):
+            act(pod)
+        for kind in ("jobs", "pods", RUNS):
+            scene.tell(kind)
+        scene.news.clear()
+        scene.reconcile()
+
+
+def test_the_end_of_a_stage_and_the_start_of_the_next_one_are_one_write() -> None:
+    scene = Scene()
+    scene.reconcile()
+    counted = Counted(scene)
+    go_on(scene)
+    # First the Job, whose Pod takes longest; then the status; then the news about what was written.
+    assert counted.calls == [("POST", "jobs"), ("PATCH", RUNS), ("POST", "events")]
+    (run,) = scene.server.all(RUNS)
+    states = {stage["id"]: stage["state"] for stage in run["status"]["stages"]}
+    assert (states["prepare"], states["sft"]) == ("Succeeded", "Running")
+    last = list(scene.server.all("events"))[-1]
+    assert (last["reason"], last["message"]) == ("StageSucceeded", "prepare finished in 5 s; started: sft")
+
+
+def test_a_stage_costs_four_calls_at_most() -> None:
+    """Of a whole run, whatever was told in between."""
+    scene = Scene(iterations=1)
+    counted = Counted(scene)
+    scene.reconcile()
+    while next(scene.server.all(RUNS))["status"]["phase"] != "Complete":
+        go_on(scene)
+    stages = len(next(scene.server.all(RUNS))["status"]["stages"])
+    assert len(counted.calls) <= 4 * stages, counted.calls
+    assert Counter(counted.calls)["POST", "jobs"] == stages

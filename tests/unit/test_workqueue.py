@@ -153,6 +153,19 @@ LONG = 3600.0
 """An interval that no test waits for."""
 
 
+def test_the_first_news_after_a_quiet_time_starts_a_pass_at_once(started: Callable[..., WorkQueue]) -> None:
+    """No run of the test is at work, and no interval is over in its time."""
+    begun = threading.Event()
+
+    def work(key: RunKey) -> None:
+        begun.set()
+
+    working = started(work, interval=LONG)
+    working.resume([])
+    working.nudge(A)
+    assert begun.wait(PATIENCE)
+
+
 def test_the_interval_holds_what_is_not_decisive_and_lets_through_what_is(started: Callable[..., WorkQueue]) -> None:
     """Were the plain nudges to start passes, there would be more than the two that are counted at the end."""
     begun: list[RunKey] = []

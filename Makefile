@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
+.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -121,6 +121,10 @@ e2e: setup ## The chart and real Pods, faults included: on kind where it is to b
 
 bench: setup ## Timings, each as a ratio against a peer in the same run
 	$(BIN)/python bench/threads.py
+	$(BIN)/python -m bench.scale --runs 10
+
+bench-scale: setup ## The operator with 10, 100 and 400 runs at once, for docs/performance.md (half an hour)
+	$(BIN)/python -m bench.scale --runs 1 10 100 400 --workers 4 16 --calls
 
 ci: ## What CI runs
 	bash .ci/run

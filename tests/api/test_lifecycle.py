@@ -43,8 +43,10 @@ def test_a_run_completes(runs: Runs, script: Script, control_plane: ControlPlane
     order = [name for place, name, _ in script.seen if place == runs.namespace]
     assert order[:2] == ["prepare", "sft"]
     assert order.index("generate-1") < order.index("reflect-1") < order.index("dpo-1") < order.index("evaluate-1")
-    reasons = Counter(event.reason for event in runs.events("whole", "Complete"))
-    assert reasons == {"Started": 1, "StageStarted": 7, "StageSucceeded": 7, "Complete": 1}
+    events = runs.events("whole", "Complete")
+    assert Counter(event.reason for event in events) == {"Started": 1, "StageSucceeded": 7, "Complete": 1}
+    started = [name for event in events for name in event.message.partition("; started: ")[2].split(", ") if name]
+    assert sorted(started) == sorted(s["id"] for s in status["stages"])
     created = [
         call for call in audit(control_plane, runs.namespace) if (call.verb, call.resource) == ("create", "jobs")
     ]

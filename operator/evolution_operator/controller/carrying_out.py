@@ -28,8 +28,6 @@ class Outcome:
     """Attempts that were created."""
     held: tuple[Attempt, ...] = ()
     """Those that could not be, and why."""
-    unfinished: bool = False
-    """Whether the cache has changed in a way that neither says."""
 
 
 class Hand:
@@ -58,7 +56,6 @@ class Hand:
         return Outcome(
             begun=tuple(attempt for attempt in results if attempt is not None and attempt.name is not None),
             held=tuple(attempt for attempt in results if attempt is not None and attempt.name is None),
-            unfinished=len(starts) < len(actions) or None in results,
         )
 
     def _start(self, key: RunKey, owner: Owner, spec: EvolutionRunSpec, start: Start) -> Attempt | None:

@@ -136,7 +136,7 @@ class Reconciler:
         # Last, because it may take a while, and nothing waits for what it tells but the next pass.
         seen = self._cache.seen(key)
         asked = self._inquiry.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
-        return self._again(decided, now, 0.0 if outcome.unfinished else asked, bool(outcome.held))
+        return self._again(decided, now, asked, bool(outcome.held))
 
     def _attempts(self, key: RunKey, owner: Owner, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
         progress, notes = self._inquiry.progress(key, seen.jobs, seen.pods), self._inquiry.notes(key)

@@ -86,9 +86,9 @@ class Process:
         if self.exitcode is None and self.told:
             self.work(raising(Terminated()))
 
-    def say(self, progress: Mapping[str, object]) -> None:
-        """Print a progress line."""
-        self.channel.sendall(json.dumps({"progress": progress}).encode() + b"\n")
+    def say(self, told: Mapping[str, object], kind: str = "progress") -> None:
+        """Print a line about itself."""
+        self.channel.sendall(json.dumps({kind: told}).encode() + b"\n")
 
     def close(self) -> None:
         """Nothing is held."""

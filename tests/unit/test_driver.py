@@ -127,6 +127,20 @@ def test_rows_that_were_there_when_the_process_began_set_no_pace(tmp_path: Path)
     assert (progress.done, progress.total, progress.eta_seconds) == (1, 14, None)
 
 
+def test_a_stage_that_waits_for_another_run_says_so_until_it_computes(tmp_path: Path) -> None:
+    driven = Driven(tmp_path)
+    driven.step()
+    driven.process("prepare").work()
+    driven.step()
+    driven.process("sft").say({"stage": "sft", "shard": 0, "run": "team/first"}, "waiting")
+    found = driven.stage("sft")
+    assert (found.state, found.reason) == ("Running", "ComputedElsewhere")
+    assert found.message is not None
+    assert "run team/first computes this stage" in found.message
+    driven.process("sft").say({"done": 1, "total": 3, "unit": "steps"})
+    assert driven.stage("sft").reason is None
+
+
 def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) -> None:
     clock = [0.0]
     start = Start(a_spec(tmp_path), 1, 1, True)

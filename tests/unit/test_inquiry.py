@@ -13,9 +13,10 @@ from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller.apiserver import UnreachableError
 from evolution_operator.controller.cache import RunKey
 from evolution_operator.controller.inquiry import EVENTS_SPACING, Inquiry
-from evolution_operator.controller.progress_lines import last_progress
+from evolution_operator.controller.progress_lines import last_words
 from evolution_operator.controller.views import JobView, PodView, job_view, pod_view
 from evolution_operator.planner.actions import Start
+from evolution_operator.planner.progress import Reading
 
 from tests.kubernetes_objects import OWNER, job_object, pod_object
 
@@ -65,7 +66,10 @@ class Watch:
         return self.inquiry.ask(key, [job], pods)
 
     def progress(self, job: JobView, *pods: PodView) -> tuple[int, int, int | None] | None:
-        found = self.inquiry.progress(KEY, [job], pods).get(job.meta.uid)
+        """As a pass finds it: it asks first."""
+        if pods:
+            self.ask(job, *pods)
+        found = self.inquiry.progress(KEY, [job]).get(job.meta.uid)
         return (found.done, found.total, found.eta_seconds) if found else None
 
 
@@ -170,6 +174,7 @@ def test_a_shard_that_has_ended_counts_in_full(watch: Watch) -> None:
     pods = [pod_view(pod_object(body, phase, name=f"p{n}")) for n, phase in enumerate(("Succeeded", "Running"))]
     watch.cluster.logs["p1"] = line(0, 4)
     watch.ask(job_view(body), *pods)
+    watch.ask(job_view(body), *pods, after=15)
     assert watch.progress(job_view(body)) == (4, 8, None)
 
 
@@ -178,8 +183,24 @@ def test_a_pod_that_is_gone_does_not_count(watch: Watch) -> None:
     first, second = (pod_view(pod_object(body, name=f"p{n}")) for n in range(2))
     watch.cluster.logs |= {"p0": line(3, 9), "p1": line(2, 9)}
     watch.ask(job_view(body), first)
+    watch.ask(job_view(body), first, after=15)
+    assert watch.progress(job_view(body)) == (3, 9, None)
     watch.ask(job_view(body), second, after=15)
     assert watch.progress(job_view(body)) == (2, 9, None)
+
+
+def test_a_pod_that_waits_for_another_run_says_so_until_it_computes(watch: Watch) -> None:
+    body = attempt()
+    job, pod = job_view(body), pod_view(pod_object(body, name="p"))
+    watch.cluster.logs["p"] = "loading\n" + json.dumps({"waiting": {"stage": "s", "shard": 0, "run": "team/first"}})
+    watch.ask(job, pod)
+    assert watch.ask(job, pod, after=15) == 0.0
+    reason, message = watch.inquiry.notes(KEY)[job.meta.uid]
+    assert (reason, watch.progress(job)) == ("ComputedElsewhere", None)
+    assert "team/first" in message
+    watch.cluster.logs["p"] += f"\n{line(1, 9)}"
+    watch.ask(job, pod, after=15)
+    assert (watch.inquiry.notes(KEY), watch.progress(job)) == ({}, (1, 9, None))
 
 
 def test_a_log_that_cannot_be_read_hurts_nothing(watch: Watch) -> None:
@@ -308,7 +329,7 @@ def test_a_run_comes_back_when_it_is_its_turn(watch: Watch) -> None:
     ],
 )
 def test_what_is_no_progress_line_is_passed_over(text: str) -> None:
-    assert last_progress(text, 0.0) is None
-    reading = last_progress(f"{line(3, 4)}\n{text}", 0.0)
-    assert reading is not None
+    assert last_words(text, 0.0) is None
+    reading = last_words(f"{line(3, 4)}\n{text}", 0.0)
+    assert isinstance(reading, Reading)
     assert (reading.done, reading.total) == (3, 4)

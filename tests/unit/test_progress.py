@@ -86,10 +86,10 @@ def test_shards_not_heard_of_count_as_much_as_the_others_and_leave_the_time_unkn
 
 
 def test_a_shard_that_has_ended_has_done_its_rows_whatever_was_read_of_it() -> None:
-    found = attempt_progress([pace((0, 0), total=4)], 2, 1, 10)
+    found = attempt_progress([pace((0, 0), (5, 1), total=4)], 2, 1, 10)
     assert found is not None
-    assert (found.done, found.total) == (4, 8)
-    assert attempt_progress([pace((0, 0)).ended()], 1, 1, 0) == attempt_progress([pace((0, 14))], 1, 1, 0)
+    assert (found.done, found.total) == (5, 8)
+    assert attempt_progress([pace((0, 0)).ended()], 1, 0, 0) == attempt_progress([pace((0, 14))], 1, 0, 0)
 
 
 def test_nothing_is_said_before_a_shard_is_heard_of() -> None:

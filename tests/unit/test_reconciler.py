@@ -159,6 +159,19 @@ def test_why_artifacts_could_not_be_deleted_is_told_in_the_cleanups_own_words(
     )
 
 
+def test_a_cleanup_that_kept_everything_says_why_and_lets_the_run_go() -> None:
+    scene = Scene(deletionPolicy="Delete", suspend=True)
+    scene.reconcile()
+    scene.tell(RUNS)
+    _cleanup_that_ends(scene, 0, {"reason": "RecordsUnknown", "message": "runs/team/other/v2 may be a record"})
+    scene.controllers_work()
+    scene.tell("jobs")
+    scene.reconcile()
+    (event,) = [event for event in scene.server.all("events") if event["reason"] == "ArtifactsKept"]
+    assert (event["type"], event["message"]) == ("Warning", "runs/team/other/v2 may be a record")
+    assert list(scene.server.all(RUNS)) == []
+
+
 def test_a_cleanup_that_fails_and_is_tried_by_its_job_again_is_told_at_once() -> None:
     scene = Scene(deletionPolicy="Delete", suspend=True)
     scene.reconcile()

@@ -17,7 +17,7 @@ from .cleanup import build_cleanup_job, cleanup_name
 from .cluster import Cluster
 from .events import Tell
 from .manifests import Owner
-from .observe import holds_up, pods_by_job, pods_failure
+from .observe import holds_up, pods_by_job, pods_failure, reports_of
 from .settings import Settings
 from .views import JobView, PodView
 from .wholeness import Wholeness
@@ -104,6 +104,8 @@ class Deletion:
         now: datetime,
     ) -> float | None:
         if "Complete" in job.conditions:
+            if (kept := reports_of(pods).get("RecordsUnknown")) is not None:
+                self._tell_events(run, [Event("Warning", "ArtifactsKept", kept.message)], now)
             self._set_finalizer(key, run, False)
             return None
         failed = job.conditions.get("Failed")

@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..api.status import StageProgress
+from ..planner.progress import Pace, Reading, attempt_progress
 from .apiserver import ClusterError
 from .budget import Budget
 from .cache import RunKey
 from .cluster import Cluster
 from .observe import Note, pods_by_job
 from .pods import CONTAINER
-from .progress_lines import Reading, last_progress, summed
+from .progress_lines import last_words
 from .views import JobView, PodView
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,12 @@ class _Known:
     """When to ask (again) why it has no Pods."""
     note: Note | None = None
     running_since: float | None = None
-    first: dict[str, Reading] = field(default_factory=dict)
-    last: dict[str, Reading] = field(default_factory=dict)
-    """Readings by Pod."""
+    paces: dict[str, Pace] = field(default_factory=dict)
+    """What was seen of each Pod's rows, by its name; of Pods that are gone nothing."""
+    unread: int = 0
+    """Shards that have ended well and of whose rows nothing was seen."""
+    waits: dict[str, Note] = field(default_factory=dict)
+    """Pods that wait for another run, by name."""
     asked: dict[str, float] = field(default_factory=dict)
     """When each Pod's log was last asked for."""
 
@@ -56,6 +60,13 @@ class _Known:
             self.podless_since, self.note = None, None
         elif self.podless_since is None:
             self.podless_since, self.pause, self.ask_at = now, PODLESS_SECONDS, now + PODLESS_SECONDS
+        succeeded = {pod.meta.name for pod in pods if pod.phase == "Succeeded"}
+        names = {pod.meta.name for pod in pods if not pod.gone}
+        self.paces = {
+            name: pace.ended() if name in succeeded else pace for name, pace in self.paces.items() if name in names
+        }
+        self.waits = {name: note for name, note in self.waits.items() if name in names - succeeded}
+        self.unread = max(job.shards_done, len(succeeded)) - len(succeeded & self.paces.keys())
         if self.running_since is None and any(_runs(pod) for pod in pods):
             self.running_since = now
 
@@ -100,21 +111,24 @@ class Inquiry:
         waits = (self._ask_why(key, known, now), self._read_next(key, known, running, now))
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def progress(self, key: RunKey, jobs: Sequence[JobView], pods: Sequence[PodView]) -> Mapping[str, StageProgress]:
+    def progress(self, key: RunKey, jobs: Sequence[JobView]) -> Mapping[str, StageProgress]:
         """Progress of running Jobs by uid, as last read; shards that have succeeded have done all they had to."""
-        known = self._known.get(key, {})
-        by_job = pods_by_job(pods)
-        found: dict[str, StageProgress] = {}
-        for job in jobs:
-            entry = known.get(job.meta.uid)
-            if entry is not None and entry.last:
-                ended = {pod.meta.name for pod in by_job.get(job.meta.uid, []) if pod.phase == "Succeeded"}
-                found[job.meta.uid] = summed(entry.first, entry.last, ended, job.shards)
-        return found
+        known, now = self._known.get(key, {}), self._clock()
+        found = {
+            job.meta.uid: attempt_progress(entry.paces.values(), job.shards, entry.unread, now)
+            for job in jobs
+            if (entry := known.get(job.meta.uid)) is not None
+        }
+        return {uid: progress for uid, progress in found.items() if progress is not None}
 
     def notes(self, key: RunKey) -> Mapping[str, Note]:
-        """What keeps Jobs without Pods, by uid."""
-        return {uid: entry.note for uid, entry in self._known.get(key, {}).items() if entry.note is not None}
+        """What keeps Jobs without Pods, or that all their Pods wait for another run, by uid."""
+        notes: dict[str, Note] = {}
+        for uid, entry in self._known.get(key, {}).items():
+            waiting = next(iter(entry.waits.values()), None) if not entry.paces else None
+            if (note := entry.note or waiting) is not None:
+                notes[uid] = note
+        return notes
 
     def forget(self, key: RunKey) -> None:
         """Forget a run of which nothing is at work."""
@@ -168,12 +182,13 @@ class Inquiry:
         except ClusterError as error:
             log.debug("no log of %s: %s", pod.meta.name, error, extra={"run": f"{key.namespace}/{key.name}"})
             return False
-        reading = last_progress(text, now)
-        if reading is None:
-            return False
-        known.first.setdefault(pod.meta.name, reading)
-        known.last[pod.meta.name] = reading
-        return True
+        name, told = pod.meta.name, last_words(text, now)
+        if isinstance(told, Reading):
+            known.waits.pop(name, None)
+            known.paces[name] = known.paces[name].after(told) if name in known.paces else Pace.since(told)
+        elif told is not None:
+            known.waits[name] = told
+        return told is not None
 
     def _why_no_pods(self, key: RunKey, uid: str) -> Note | None:
         refusals = self._cluster.list_warnings(key, uid, "FailedCreate")

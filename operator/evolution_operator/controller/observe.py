@@ -135,7 +135,7 @@ def _attempt(
         shards=job.shards,
         gpu_seconds=sum(_gpu_seconds(pod) for pod in pods),
         outdated=_outdated(job, pods, templates),
-        note=trouble,
+        note=trouble or (note if state == "running" else None),
         progress=progress if state == "running" else None,
     )
     if state == "failed":
@@ -225,7 +225,7 @@ def _kind(pod: PodView) -> FailureKind:
 
 
 def _succeeded(attempt: Attempt, pods: Sequence[PodView]) -> Attempt:
-    reports = {report.reason: report for pod in pods if pod.exit_code == 0 and (report := _report(pod)) is not None}
+    reports = reports_of(pods)
     report = reports.get("Completed") or reports.get("Cached")
     kind = attempt.stage.partition("-")[0]
     seen = any(pod.phase == "Succeeded" for pod in pods)
@@ -235,6 +235,11 @@ def _succeeded(attempt: Attempt, pods: Sequence[PodView]) -> Attempt:
         message = "the Job is complete, but its Pod's report cannot be read; it is run again and finds its result"
         return replace(attempt, state="failed", failure=Failure("transient", "ReportLost", message))
     return replace(attempt, report=report)
+
+
+def reports_of(pods: Sequence[PodView]) -> dict[str, Report]:
+    """What a Job's Pods that ended well have said, by reason."""
+    return {report.reason: report for pod in pods if pod.exit_code == 0 and (report := _report(pod)) is not None}
 
 
 def _report(pod: PodView) -> Report | None:

@@ -139,7 +139,7 @@ class Reconciler:
         return self._again(decided, now, asked, bool(outcome.held))
 
     def _attempts(self, key: RunKey, owner: Owner, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
-        progress, notes = self._inquiry.progress(key, seen.jobs, seen.pods), self._inquiry.notes(key)
+        progress, notes = self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
         return observe(owner, seen.jobs, seen.pods, progress, notes, spec.templates)
 
     def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:

@@ -12,9 +12,10 @@ from evolution_jobs.contract.errors import EXIT_KILLED, EXIT_PERMANENT, failure_
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Shard
 
+from ..api.status import StageProgress
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
-from ..planner.progress import Pace, attempt_progress, read_progress
+from ..planner.progress import Pace, attempt_progress, read_progress, read_waiting
 from .machine import Machine, oom_kills
 from .processes import ProcessServer, StageProcess
 
@@ -132,6 +133,8 @@ class LocalAttempt:
             report = process.report
             if process.exit_code == 0:
                 self._reports[shard] = report
+                if shard in self._paces:
+                    self._paces[shard] = self._paces[shard].ended()
             elif self._suspended:
                 self._waiting.append(shard)
             elif self._failure is None and not self._stopped:
@@ -173,7 +176,8 @@ class LocalAttempt:
             finished_at=datetime.now(UTC) if self.over and self._started_at else None,
             failure=self._failure if not self._running else None,
             report=self._result() if self._state() == "succeeded" else None,
-            progress=attempt_progress(self._paces.values(), self.start.shards, len(self._reports), self._clock()),
+            progress=self._progress(),
+            note=self._note(),
             shards_done=len(self._reports),
             shards=self.start.shards,
         )
@@ -196,6 +200,15 @@ class LocalAttempt:
         if whole is None:
             return Report(reason="Completed")
         return whole.model_copy(update={"seconds": max(report.seconds for report in reports)})
+
+    def _progress(self) -> StageProgress | None:
+        unread = len(self._reports.keys() - self._paces.keys())
+        return attempt_progress(self._paces.values(), self.start.shards, unread, self._clock())
+
+    def _note(self) -> tuple[str, str] | None:
+        """That it waits for another run, where all of its processes do."""
+        waits = [process.waiting for process in self.processes]
+        return read_waiting(waits[0]) if waits and waits[0] is not None and None not in waits else None
 
     def _note_progress(self, shard: int, process: StageProcess) -> None:
         reading = read_progress(process.progress or {}, self._clock())

@@ -171,6 +171,8 @@ class StageProcess:
         self.log = log
         self.progress: dict[str, Any] | None = None
         """Last progress line: stage, shard, done, total, unit."""
+        self.waiting: dict[str, Any] | None = None
+        """Last line but for progress, while it waits for another run: stage, shard, run."""
 
     @property
     def channel(self) -> socket.socket:
@@ -196,14 +198,16 @@ class StageProcess:
             return None
 
     def read(self) -> None:
-        """Take what the stage has printed: progress is kept, everything else goes to the log."""
+        """Take what the stage has printed: what it says of itself is kept, everything else goes to the log."""
         for line in self._lines():
             try:
                 document = json.loads(line)
             except ValueError:
                 document = None
             if isinstance(document, dict) and isinstance(document.get("progress"), dict):
-                self.progress = document["progress"]
+                self.progress, self.waiting = document["progress"], None
+            elif isinstance(document, dict) and isinstance(document.get("waiting"), dict):
+                self.waiting = document["waiting"]
             else:
                 with self.log.open("ab") as log:
                     log.write(line + b"\n")

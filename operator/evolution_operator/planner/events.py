@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..api.status import RunStatus, StageStatus
 from .actions import Event
+from .progress import COMPUTED_ELSEWHERE
 
 
 def events_between(previous: RunStatus | None, status: RunStatus) -> tuple[Event, ...]:
@@ -45,7 +48,8 @@ def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None
         case "Running" if before is None or before.state in ("Waiting", "Backoff", "Queued", "Suspended"):
             return Event("Normal", "StageStarted", name)
         case "Running" | "Queued" if stage.reason and before is not None and before.reason != stage.reason:
-            return Event("Warning", stage.reason, f"{name}: {stage.message}")
+            kind: Literal["Normal", "Warning"] = "Normal" if stage.reason == COMPUTED_ELSEWHERE else "Warning"
+            return Event(kind, stage.reason, f"{name}: {stage.message}")
     return None
 
 

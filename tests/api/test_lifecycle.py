@@ -269,7 +269,7 @@ def test_what_a_user_reads(runs: Runs, script: Script, control_plane: ControlPla
     runs.events("shown", "Complete")
     table = control_plane.kubectl("get", "evo", "--namespace", runs.namespace, "--output=wide")
     header, row = (line.split() for line in table.splitlines())
-    assert header == ["NAME", "PHASE", "STAGE", "PROGRESS", "CHAMPION", "AGE"]
+    assert header == ["NAME", "PHASE", "REASON", "STAGE", "PROGRESS", "CHAMPION", "AGE"]
     assert (row[0], row[1], row[2], row[3]) == ("shown", "Complete", "3/3", "0")
     described = control_plane.kubectl("describe", "evo", "shown", "--namespace", runs.namespace)
     assert "StageSucceeded" in described

@@ -50,11 +50,17 @@ def test_a_quota_on_pods_is_named_and_waited_for(runs: Runs, script: Script) -> 
     assert stage(run, "prepare")["failures"] == 0
 
 
-def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script) -> None:
+def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script, control_plane: ControlPlane) -> None:
     runs.create("nowhere", prepare={"pod": {"nodeSelector": {"no": "such-node"}}})
     run = runs.wait("nowhere", lambda run: stage(run, "prepare").get("reason") == "Unschedulable", "no node")
     assert stage(run, "prepare")["state"] == "Queued"
     assert "1 of 1 Pods find no node: 0/1 nodes are available" in condition(run, "Progressing")["message"]
+    (head, row) = control_plane.kubectl("get", "evo", f"--namespace={runs.namespace}").splitlines()
+    assert head.split() == ["NAME", "PHASE", "REASON", "STAGE", "PROGRESS", "AGE"]
+    assert row.split()[:4] == ["nowhere", "Running", "Unschedulable", "prepare"]
+    described = control_plane.kubectl("describe", "evo", "nowhere", f"--namespace={runs.namespace}").splitlines()
+    status = described[described.index("Status:") :]
+    assert [line for line in status if line.endswith(":") and line.split(":")[0].strip() == "Message"] == []
 
     pod = runs.pod("prepare", phase="Pending")
     for reason, message, expected in (

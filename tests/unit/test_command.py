@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.terminal import run_on_terminal
@@ -68,6 +69,41 @@ def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path:
     assert left.code == 1
     (log,) = tmp_path.glob("state/**/prepare-1.log")
     assert WHY in log.read_text(), "the stage has something to say"
+
+
+FORKED = """
+import sys
+from pathlib import Path
+from evolution_operator.cli.console import open_console
+from evolution_operator.cli.display import Display
+from evolution_operator.local.driver import Driver
+from evolution_operator.local.machine import Machine
+from tests.unit.test_driver import Driven
+
+directory = Path(sys.argv[1])
+played = Driven(directory)
+played.step()
+played.process("prepare").work()
+with Display(open_console()) as display:
+    status = Driver(played.run, played.store, Machine(1), directory, display.tell).drive(display.watch)
+print(status.phase)
+"""
+"""Drives a run for real whose prepare was played: SFT cannot read what that left."""
+
+
+@pytest.mark.model
+def test_what_a_forked_stage_prints_does_not_reach_the_terminal_either(tmp_path: Path) -> None:
+    """And neither does what the libraries say that the stage is forked with."""
+    script = FORKED.replace("sys.argv[1]", repr(str(tmp_path)))
+    left = run_on_terminal(script, columns=1000, environment={"HF_HUB_OFFLINE": "1"})
+    told = [re.fullmatch(rf"{CLOCK} [ !] (\w+) +\S.*", line) for line in left.lines[:-1]]
+    reasons = [found[1] for found in told if found]
+    assert len(reasons) == len(told), left.lines
+    assert reasons[:3] == ["StageCached", "Started", "StageStarted"]
+    assert set(reasons[3:-2]) <= {"StageRetrying", "StageStarted"}
+    assert reasons[-2:] == ["StageFailed", "Failed"]
+    assert left.lines[-1] == "Failed"
+    assert (tmp_path / "sft-1.log").read_text(), "the stage has something to say"
 
 
 @contextmanager

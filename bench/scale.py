@@ -19,8 +19,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
@@ -41,7 +42,7 @@ NAMESPACE = "bench"
 PREFIX = "bench-"
 POD_SECONDS = 2
 JOB_CONTROLLER = "system:serviceaccount:kube-system:job-controller"
-HEADER = "| runs | who | seconds | stages a second | turn p50 | turn p99 | calls a stage | event lists |"
+HEADER = "| runs | who | seconds | stages a second | turn p50 | turn p99 | calls a stage | event lists | CPU a stage |"
 
 
 def run_spec() -> dict[str, Any]:
@@ -70,12 +71,15 @@ class Figures:
     """Seconds from the end of the last Job that a Job needs to its creation."""
     calls: Counter[str]
     """The operator's calls by verb and resource, watches and its Lease apart."""
+    cpu: float = 0.0
+    """Seconds of processor time that the operator took."""
 
     def row(self, runs: int, who: str) -> str:
         """A row of the table."""
         centiles = statistics.quantiles(self.turns, n=100) if len(self.turns) > 1 else self.turns * 99
         whole = "" if self.jobs == runs * len(GRAPH) else f" ({self.jobs} of {runs * len(GRAPH)} stages)"
-        calls = f"{sum(self.calls.values()) / self.jobs:.1f} | {self.calls['list events']}" if self.calls else "| "
+        mean = f"{sum(self.calls.values()) / self.jobs:.1f} | {self.calls['list events']}"
+        calls = f"{mean} | {1000 * self.cpu / self.jobs:.0f} ms" if self.calls else "| |"
         return (
             f"| {runs} | {who} | {self.seconds:.1f}{whole} | {self.jobs / self.seconds:.1f} "
             f"| {centiles[49]:.2f} s | {centiles[98]:.2f} s | {calls} |"
@@ -121,9 +125,16 @@ def by_operator(runs: int, workers: int | None, limit: float) -> Figures:
             done = f'evolution_runs{{phase="Complete"}} {runs}.0'
             while done not in answer(operator) and time.monotonic() < deadline:
                 time.sleep(0.5)
+            cpu = processor_seconds(operator.pid)
         finally:
             operator.stop()
-        return figures(control_plane)
+        return replace(figures(control_plane), cpu=cpu)
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has taken, by proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answer(operator: OperatorProcess) -> str:
@@ -237,7 +248,7 @@ def main() -> None:
     told = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} cores for everything; load at the start {os.getloadavg()[0]:.1f}\n")
     print(HEADER)
-    print("|---:|---|---:|---:|---:|---:|---:|---:|")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for runs in told.runs:
         cases: list[tuple[str, Callable[[], Figures]]] = [("by hand", lambda runs=runs: by_hand(runs, told.limit))]
         for workers in told.workers:

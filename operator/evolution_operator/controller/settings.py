@@ -38,11 +38,11 @@ class Settings:
     evaluation_priority_class: str = ""
     """Priority class of evaluations that set none, so that they never keep the next iteration from a GPU."""
     workers: int = 4
-    """Runs that are reconciled at one time."""
+    """Runs that are reconciled at one time (docs/performance.md)."""
     pass_interval_seconds: float = 0.5
-    """Least time between two passes over one run: a burst of events costs one pass."""
+    """Least time between two passes over one run: a burst of events costs one pass. A Job's end does not wait for it."""
     progress_interval_seconds: float = 15.0
-    """Least time between two log reads for one run."""
+    """Least time between two log reads for one run, and from a stage's start to the first."""
     resync_interval_seconds: float = 300.0
     """How often an unfinished run's Jobs and Pods are listed, against events that a broken watch has lost."""
     held_retry_seconds: float = 20.0

@@ -198,8 +198,8 @@ def test_a_killed_driver_takes_all_with_it_and_leaves_no_temporary_file(
 
 
 @pytest.fixture
-def server() -> Iterator[LocalServer]:
-    server = LocalServer()
+def server(tmp_path: Path) -> Iterator[LocalServer]:
+    server = LocalServer(tmp_path / "server.log")
     yield server
     server.close()
 
@@ -267,6 +267,7 @@ def test_a_server_that_dies_is_told_and_replaced(
     assert process.join()
     assert process.exit_code == -signal.SIGKILL
     process.close()
+    assert f"its log is {tmp_path / 'server.log'}" in (tmp_path / "log").read_text()
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
     process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()}, {"epoches": 1})
     assert process.join()

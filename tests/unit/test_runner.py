@@ -931,9 +931,11 @@ def test_scratch_of_a_killed_process_is_removed_by_the_next_and_that_of_a_live_o
     alive.wait()
 
 
+@pytest.mark.parametrize(("unit", "told"), [("rows", [1, 6, 11, 13]), ("parts", list(range(1, 14)))])
 def test_progress_is_said_at_most_twice_a_second_and_at_the_end(
-    directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
+    directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch, unit: str, told: list[int]
 ) -> None:
+    """Of parts each: the last before the model, which takes long, was left out."""
     contents = run.prepared(directory)
     clock = iter(number / 10 for number in range(1000))
 
@@ -941,12 +943,12 @@ def test_progress_is_said_at_most_twice_a_second_and_at_the_end(
         with monkeypatch.context() as patch:
             patch.setattr(workspace_module.time, "monotonic", lambda: next(clock))
             for done in range(1, 14):
-                workspace.progress(done, 13, "rows")
+                workspace.progress(done, 13, unit)
         raise Terminated
 
     run(fake_run.spec(directory, "sft", contents), sft=counts)
-    assert [line["done"] for line in run.progress] == [1, 6, 11, 13]
-    assert run.progress[0] == {"stage": "sft", "shard": 0, "done": 1, "total": 13, "unit": "rows"}
+    assert [line["done"] for line in run.progress] == told
+    assert run.progress[0] == {"stage": "sft", "shard": 0, "done": 1, "total": 13, "unit": unit}
 
 
 def test_a_termination_log_that_cannot_be_written_does_not_fail_the_stage(

@@ -57,9 +57,9 @@ class StoredWorkspace:
         return name in self.spec.inputs
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """One JSON line on stdout, at most two a second, and the last."""
+        """One JSON line on stdout, at most two a second, and the last; of parts, which are few, each."""
         now = time.monotonic()
-        if now - self._reported < PROGRESS_INTERVAL and done < total:
+        if now - self._reported < PROGRESS_INTERVAL and done < total and unit != "parts":
             return
         self._reported = now
         line = {

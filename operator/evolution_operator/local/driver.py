@@ -50,7 +50,7 @@ class Driver:
         self._machine = machine
         self._directory = directory
         self._tell = tell
-        self._server = server or LocalServer()
+        self._server = server or LocalServer(directory / "server.log")
         self._attempts: dict[str, LocalAttempt] = {}
         self._ended: list[LocalAttempt] = []
         self._previous: RunStatus | None = None

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,8 +99,9 @@ class Started:
 class Forked:
     """A process that the warm server forks, as soon as it has imported the libraries."""
 
-    def __init__(self, server: Started, news: socket.socket) -> None:
-        """`news` is what `server` says of the process."""
+    def __init__(self, server: Started, news: socket.socket, server_died: Callable[[int], None]) -> None:
+        """`news` is what `server` says of the process; `server_died` is told its exit code, where it ends first."""
+        self._server_died = server_died
         self._server = server
         self._news = news
         self._pidfd: int | None = None
@@ -123,6 +124,7 @@ class Forked:
             else:
                 self._server.join()
                 self._exitcode = self._server.exitcode or 1
+                self._server_died(self._exitcode)
         return self._exitcode
 
     def terminate(self) -> None:
@@ -264,7 +266,9 @@ class ProcessServer(Protocol):
 class LocalServer:
     """Starts stage processes on this machine. None of its calls waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
+        """`log` takes what the warm server's libraries print while they are imported: the terminal is the driver's."""
+        self._log = log
         self._warm: Started | None = None
         self._requests: socket.socket | None = None
 
@@ -308,7 +312,7 @@ class LocalServer:
             arguments = (str(request), str(channel))
             return Started("child", *arguments, descriptors=(request, channel), errors=errors.fileno())
 
-    def _fork(self, request: int, channel: int, _log: Path) -> Process:
+    def _fork(self, request: int, channel: int, log: Path) -> Process:
         server, requests = self._warm_server()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -317,15 +321,20 @@ class LocalServer:
             except BrokenPipeError:
                 # It has just died, which the process says.
                 pass
-        return Forked(server, ours)
+        return Forked(
+            server,
+            ours,
+            lambda code: _note_end(log, f"the warm server ended with exit code {code}; its log is {self._log}"),
+        )
 
     def _warm_server(self) -> tuple[Started, socket.socket]:
         """The warm server, started where it does not run."""
         if self._warm is None or self._requests is None or self._warm.exitcode is not None:
             self.close()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                self._warm = Started("server", str(theirs.fileno()), descriptors=(theirs.fileno(),))
+            with theirs, self._log.open("ab") as errors:
+                descriptor = theirs.fileno()
+                self._warm = Started("server", str(descriptor), descriptors=(descriptor,), errors=errors.fileno())
             self._requests = ours
         return self._warm, self._requests
 
@@ -338,3 +347,8 @@ def _memory_file(content: bytes) -> int:
         file.flush()
         file.seek(0)
     return descriptor
+
+
+def _note_end(log: Path, line: str) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

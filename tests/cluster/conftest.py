@@ -1,4 +1,4 @@
-"""A node that runs real Pods, the images built and loaded, and the chart installed with MinIO.
+"""A node that runs real Pods, the images built and loaded, and the chart installed with MinIO: as the pages of docs/ say.
 
 The node is this host's own (`make cluster-up`): brought up here where it is not, and taken down again after. Where
 EVOLUTION_E2E_KUBECONFIG names a cluster into which `make kind-load` has loaded the images, that one is used instead, and
@@ -8,23 +8,22 @@ tests that reach into the node are skipped.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from hack.cluster.binaries import program
 from hack.cluster.node import STATE, Node
+from hack.cluster.volumes import NAMES
 from tests.api.harness import Runs
 from tests.chart import CHART
 from tests.cluster.harness import (
-    EXAMPLE,
     NAMESPACE,
     RELEASE,
     ROOT,
@@ -33,102 +32,89 @@ from tests.cluster.harness import (
     Bucket,
     Cluster,
 )
+from tests.cluster.shell import Shell
 
 KUBECONFIG = os.environ.get("EVOLUTION_E2E_KUBECONFIG")
-IMAGES = "localhost/evolution-operator"
 DISK_SIZE = "6g"
-"""Of the disk under MinIO: in memory, so that a test can fill it."""
+"""Of the disk under MinIO where a test fills it: it lies in memory."""
+PRIVATE = ("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+"""Of this process alone: a user's shell does not have them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.cluster)
-
-
-def hack(*arguments: str) -> None:
-    """`python -m hack.cluster`; what it prints is shown as it comes."""
-    subprocess.run([sys.executable, "-m", "hack.cluster", *arguments], cwd=ROOT, check=True)
+    ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    for item in ours:
+        item.add_marker(pytest.mark.cluster)
+    # What installs the chart itself comes before the one release that the other tests share.
+    items.sort(key=lambda item: item in ours and "release" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
-    """This host's node, up."""
+def shell() -> Iterator[Shell]:
+    """The shell in which the pages' commands are run, one after another."""
+    environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+    with Shell(ROOT, environment) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def node(shell: Shell) -> Iterator[Node]:
+    """This host's node, up as docs/development.md says."""
     if KUBECONFIG:
         pytest.skip("reaches into the node of `make cluster-up`")
     if os.geteuid() != 0:
         pytest.skip("a node needs root: run as root, or on kind (docs/quickstart-kind.md)")
-    hack("build", "helm", "kubectl", "minio")
+    shell.walk("development.md", "A control plane and a node from Go modules")
     there = STATE.exists()
-    hack("up")
+    shell.walk("development.md", "A node without Docker")
     yield Node(STATE)
     if not there:
-        hack("down")
+        shell.walk("development.md", "Take the node down")
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Cluster:
+def cluster(request: pytest.FixtureRequest, shell: Shell) -> Cluster:
     """The cluster, with the images loaded."""
     if KUBECONFIG:
+        shell.run(f"export KUBECONFIG={shlex.quote(KUBECONFIG)}")
         kubectl = shutil.which("kubectl")
         assert kubectl is not None, "no kubectl on PATH"
         return Cluster(Path(KUBECONFIG), kubectl, None)
     node: Node = request.getfixturevalue("node")
-    hack("image", "--file=images/operator/Dockerfile", f"--tag={IMAGES}/operator:e2e")
-    hack("image", "--file=images/train/Dockerfile", f"--tag={IMAGES}/train:e2e", "--build-arg=WITH_SAMPLE=1")
-    hack("load-program", "minio", f"{IMAGES}/minio:e2e")
+    shell.walk("development.md", "Images on that node")
     return Cluster(node.control_plane.kubeconfig, str(program("kubectl")), node)
 
 
 @pytest.fixture(scope="session")
 def minio_disk(cluster: Cluster) -> Iterator[Path | None]:
-    """The directory under MinIO on this host, a disk of its own; None where the cluster provides volumes itself."""
+    """A small disk under each volume of the node, for a test that fills MinIO's; None where the cluster is not our node."""
     if cluster.node is None:
         yield None
         return
-    disk = cluster.node.state / "minio"
-    disk.mkdir(exist_ok=True)
-    if not disk.is_mount():
-        options = f"size={DISK_SIZE},mode=0770,uid=65532,gid=65532"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "minio", disk], check=True)
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "minio"},
-        "spec": {
-            "capacity": {"storage": "20Gi"},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": str(disk)},
-        },
-    }
-    cluster.kubectl("apply", "--filename=-", manifest=volume)
+    disk = cluster.node.volumes.directory
+    options = f"size={DISK_SIZE},mode=0755"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "volumes", disk], check=True)
+    for name in NAMES:
+        cluster.node.volumes.folder(name).mkdir()
     yield disk
-    cluster.kubectl("delete", "persistentvolume", "minio", "--wait=false")
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.fixture(scope="session")
-def release(cluster: Cluster, minio_disk: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster with the chart installed, as NOTES.txt and docs/quickstart-kind.md say, and the quickstart's data."""
+def release(request: pytest.FixtureRequest, cluster: Cluster, shell: Shell) -> Iterator[Cluster]:
+    """The cluster with the chart and the quickstart's data, as docs/quickstart-kind.md says; gone as docs/install.md says."""
+    fills_the_disk = any("minio_disk" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if fills_the_disk:
+        request.getfixturevalue("minio_disk")
+    # Stricter than the page: the namespace enforces restricted Pod Security.
     cluster.make_namespace(NAMESPACE)
-    values: dict[str, object] = {"minio": {"enabled": True}}
-    if cluster.node is not None:
-        own = {name: {"repository": f"{IMAGES}/{name}", "tag": "e2e"} for name in ("operator", "train", "minio")}
-        values = {
-            "image": own["operator"],
-            "stages": {"image": own["train"]},
-            # Its disk lies in memory, and counts as the memory of whoever writes to it.
-            "minio": {"enabled": True, "image": own["minio"], "resources": {"limits": {"memory": "8Gi"}}},
-        }
-    file = tmp_path_factory.mktemp("helm") / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    cluster.helm("upgrade", "--install", RELEASE, str(CHART), f"--values={file}", "--wait", "--timeout=5m")
-    cluster.helm("test", RELEASE, "--timeout=3m")
-    cluster.python(EXAMPLE / "upload.py")
+    shell.walk("quickstart-kind.md", "The same, step by step", block=0)
+    if fills_the_disk and cluster.node is not None:
+        # A disk in memory counts as the memory of whoever writes to it.
+        more = ["--reset-then-reuse-values", "--set=minio.resources.limits.memory=8Gi"]
+        cluster.helm("upgrade", RELEASE, str(CHART), *more, "--wait", "--timeout=5m")
     yield cluster
-    cluster.kubectl("delete", "evolutionruns", "--all", "--all-namespaces", "--timeout=120s")
-    cluster.helm("uninstall", RELEASE, "--wait", "--timeout=3m")
+    shell.walk("install.md", "Uninstall")
     cluster.kubectl("delete", "namespace", NAMESPACE, "--timeout=180s")
 
 
@@ -145,12 +131,14 @@ def runs(release: Cluster) -> Runs:
 
 
 @pytest.fixture(scope="session")
-def finished(release: Cluster, runs: Runs) -> dict[str, Any]:
-    """The quickstart's run, applied as its users do, once it is Complete."""
-    release.kubectl("apply", f"--namespace={NAMESPACE}", f"--filename={EXAMPLE / 'evolutionrun-cluster.yaml'}")
-    runs.wait(
-        "quickstart", lambda run: run.get("status", {}).get("phase") in ("Complete", "Failed"), "end", RUN_PATIENCE
-    )
+def finished(release: Cluster, runs: Runs, shell: Shell) -> dict[str, Any]:
+    """The quickstart's run, applied and watched as docs/quickstart-kind.md says, once it is Complete."""
+
+    def ends() -> None:
+        ended = ("Complete", "Failed")
+        runs.wait("quickstart", lambda run: run.get("status", {}).get("phase") in ended, "end", RUN_PATIENCE)
+
+    shell.walk("quickstart-kind.md", "The same, step by step", block=1, watched=ends)
     return runs.wait_phase("quickstart", "Complete", timeout=5)
 
 

@@ -71,10 +71,6 @@ class Cluster:
         """What `evolution` prints."""
         return self._call([str(Path(sys.executable).with_name("evolution")), *arguments])
 
-    def python(self, script: Path, *arguments: str) -> str:
-        """What a script prints."""
-        return self._call([sys.executable, str(script), *arguments])
-
     def make_namespace(self, name: str) -> None:
         """A namespace that enforces restricted Pod Security; no matter if it is there."""
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}

@@ -1,4 +1,4 @@
-"""From `helm install` to M2 in real Pods: the quickstart's manifest, its artifacts, and what else uses them."""
+"""From `helm install` to M2 in real Pods, by the pages' own commands: the quickstart, its artifacts, and what else uses them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,60 @@ from typing import Any
 
 import pytest
 
+from hack.cluster.image_names import full_name
 from tests.api.harness import Runs, stage
-from tests.cluster.harness import NAMESPACE, Bucket, Cluster, example_run, read_manifests
+from tests.cluster.harness import (
+    NAMESPACE,
+    OPERATOR_PODS,
+    RELEASE,
+    Bucket,
+    Cluster,
+    example_run,
+    read_manifests,
+)
+from tests.cluster.shell import Shell
 
 pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture(scope="module")
+def registry(cluster: Cluster, shell: Shell) -> str:
+    """The images under the names of docs/install.md's registry, which is not there: put on the node instead."""
+    if cluster.node is None:
+        pytest.skip("kind's nodes hold the images under the chart's own names alone")
+    shell.walk("install.md", "Images")
+    registry, version = shell.run('echo "$REGISTRY $VERSION"').split()
+    for name in ("operator", "train"):
+        cluster.node.containerd.tag(
+            f"docker.io/evolution-operator/{name}:{version}", full_name(f"{registry}/{name}:{version}")
+        )
+    return registry
+
+
+def test_the_chart_is_installed_from_a_registry(cluster: Cluster, shell: Shell, registry: str) -> None:
+    shell.walk("install.md", "Install the chart")
+    try:
+        pod, *others = cluster.core.list_namespaced_pod(NAMESPACE, label_selector=OPERATOR_PODS).items
+        assert not others
+        assert pod.spec.containers[0].image.startswith(f"{registry}/operator:")
+    finally:
+        cluster.helm("uninstall", RELEASE, "--wait")
+        cluster.kubectl("delete", "namespace", NAMESPACE)
+
+
+def test_a_team_with_a_namespace_of_its_own_makes_runs_there_and_nowhere_else(
+    cluster: Cluster, shell: Shell, registry: str
+) -> None:
+    shell.walk("install.md", "One namespace, or some")
+    try:
+        ask = ["auth", "can-i", "create", "evolutionruns.evolution.run", "--as=somebody", "--as-group=team-a"]
+        assert cluster.kubectl(*ask, "--namespace=team-a").strip() == "yes"
+        elsewhere = cluster.core.list_namespaced_pod(NAMESPACE, label_selector=OPERATOR_PODS).items
+        assert elsewhere == []
+        (pod,) = cluster.core.list_namespaced_pod("team-a", label_selector=OPERATOR_PODS).items
+        assert pod.status.container_statuses[0].ready
+    finally:
+        cluster.kubectl("delete", "namespace", "team-a")
 
 
 def test_every_stage_ran_once_and_left_sound_artifacts(
@@ -77,6 +127,23 @@ def test_a_raised_iteration_count_adds_one_round(finished: dict[str, Any], elsew
     run = elsewhere.wait_phase("short", "Complete", timeout=600)
     assert {each["id"] for each in run["status"]["stages"] if not each.get("cached")} == {"prepare"}
     assert {entry["iteration"] for entry in run["status"]["metrics"]} == {0, 1, 2}
+
+
+def test_the_results_are_found_where_the_page_says(finished: dict[str, Any], shell: Shell) -> None:
+    keys = {line.split()[-1] for line in shell.walk("quickstart-kind.md", "Look at the results").splitlines() if line}
+    assert any(key.startswith("runs/runs/evolution/quickstart/") for key in keys), "the run's record"
+    for each in finished["status"]["stages"]:
+        assert f"runs/stages/{each['key']}/manifest.json" in keys, each["id"]
+
+
+def test_an_upgrade_leaves_the_run_and_what_it_made(
+    finished: dict[str, Any], release: Cluster, runs: Runs, shell: Shell, bucket: Bucket
+) -> None:
+    shell.walk("install.md", "Upgrade")
+    run = runs.wait_phase("quickstart", "Complete", timeout=60)
+    assert run["status"]["stages"] == finished["status"]["stages"]
+    with bucket.store() as store:
+        read_manifests(store, run)
 
 
 def test_stages_hold_no_token_and_no_rights(finished: dict[str, Any], runs: Runs) -> None:

@@ -110,8 +110,8 @@ def test_every_manifest_and_every_value_in_it_is_valid(page: Path, tmp_path: Pat
 def test_every_command_of_ours_in_it_exists(page: Path) -> None:
     text = page.read_text()
     code = "\n".join([*(body for _, body in FENCE.findall(text)), *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))])
-    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:^|[$ ])make ([a-z][a-z0-9-]*)", code, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|[$ ])make ([a-z][\w./-]*)", code, re.MULTILINE)) <= targets
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"^(?:\$ )?(?:\S*/)?evolution ([a-z]+)\b", code, re.MULTILINE)) <= commands
     values = yaml.safe_load((CHART / "values.yaml").read_text())

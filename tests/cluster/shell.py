@@ -1,0 +1,99 @@
+"""A user's shell, in which the commands of the pages are run as they are written."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.pages import SKIPPED_COMMANDS, WALKED, Command, blocks
+
+WATCHES = "--watch"
+"""In a command that its user ends."""
+
+
+class Shell:
+    """One bash, so that what a command exports is there for the next; what it started ends with it."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._process = subprocess.Popen(
+            ["bash", "--norc"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=directory,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.communicate()
+
+    def walk(
+        self, page: str, section: str, block: int | None = None, watched: Callable[[], object] | None = None
+    ) -> str:
+        """Run the commands of a page's section, or of one console block of it; all that they printed.
+
+        A command that watches is ended once `watched` has returned.
+        """
+        assert (page, section) in WALKED, f"tests/pages.py does not say that {section!r} of docs/{page} is walked"
+        said = []
+        for command in _commands(page, section, block):
+            if command.text.startswith(tuple(SKIPPED_COMMANDS)):
+                continue
+            if WATCHES in command.text:
+                assert watched is not None, f"{command.text}: nobody would end it"
+                said.append(self._watch(command.text, watched))
+            else:
+                said.append(self.run(command.text))
+            lines = said[-1].splitlines()
+            missing = [line for line in command.output if line not in lines]
+            assert not missing, f"docs/{page}: `{command.text}` printed\n{said[-1]}\nwithout\n{missing}"
+        return "".join(said)
+
+    def run(self, command: str) -> str:
+        """What one command prints; it must end well."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        mark, started = f"ended-{uuid.uuid4().hex}", time.monotonic()
+        # Braces: what it exports stays. No standard input: it would read the commands that follow.
+        self._process.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '\\n{mark} %d\\n' $?\n")
+        self._process.stdin.flush()
+        lines: list[str] = []
+        while not (lines and lines[-1].startswith(mark)):
+            line = self._process.stdout.readline()
+            assert line, f"the shell ended at `{command}`:\n{''.join(lines)}"
+            lines.append(line)
+        said = "".join(lines[:-1]).removesuffix("\n")
+        print(f"$ {command}    # {time.monotonic() - started:.1f} s\n{said}", flush=True)
+        status = int(lines[-1].removeprefix(mark))
+        assert status == 0, f"`{command}` ended with status {status}:\n{said}"
+        return said
+
+    def _watch(self, command: str, watched: Callable[[], object]) -> str:
+        self.run(f"(exec {command}\n) & watch=$!")
+        watched()
+        return self.run("kill $watch; wait $watch || true")
+
+
+def _commands(page: str, section: str, block: int | None) -> list[Command]:
+    found = blocks(page, section)
+    return list(itertools.chain.from_iterable(found)) if block is None else found[block]

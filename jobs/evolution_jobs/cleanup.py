@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -37,33 +38,47 @@ def clean_up(store: Store, spec: CleanupSpec) -> Report:
 
     Raises StageError.
     """
-    own_records = run_prefix(spec.run)
-    own = {stage_prefix(key) for key in spec.keys}
+    records = _read(store, spec)
+    own = records.own | {stage_prefix(key) for key in spec.keys}
+    if records.unknown:
+        return _kept(store, own, records.unknown)
+    gone = 0
+    for prefix in sorted(own - records.shared):
+        # Deleting takes a while, and another run may have begun meanwhile.
+        if prefix not in _read(store, spec).shared:
+            store.delete(f"{prefix}{MANIFEST}")
+            store.delete(prefix)
+            gone += 1
+    store.delete(run_prefix(spec.run))
+    kept = len(own) - gone
+    message = f"{gone} results deleted from {store.uri}; {kept} are shared with other runs and stay"
+    return Report(reason="CleanedUp", message=message, counts={"deleted": gone, "shared": kept})
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What the records say: prefixes that this run has, and others; and locations whose names say nothing."""
+
+    own: frozenset[str]
+    shared: frozenset[str]
+    unknown: list[str]
+
+
+def _read(store: Store, spec: CleanupSpec) -> _Records:
+    own: set[str] = set()
     shared: set[str] = set()
     unknown: list[str] = []
     for location, _ in store.list(RUNS_PREFIX):
         recorded = recorded_prefix(location)
-        if recorded is None:
-            # Consoles make objects that stand for folders.
-            if not location.endswith("/"):
-                unknown.append(location)
-        elif location.startswith(own_records):
-            own.add(recorded)
-        else:
-            shared.add(recorded)
-    if unknown:
-        return _kept(store, own, unknown)
-    gone = sorted(own - shared)
-    for prefix in gone:
-        store.delete(f"{prefix}{MANIFEST}")
-        store.delete(prefix)
-    store.delete(own_records)
-    kept = len(own & shared)
-    message = f"{len(gone)} results deleted from {store.uri}; {kept} are shared with other runs and stay"
-    return Report(reason="CleanedUp", message=message, counts={"deleted": len(gone), "shared": kept})
+        # Consoles make objects that stand for folders.
+        if recorded is None and not location.endswith("/"):
+            unknown.append(location)
+        elif recorded is not None:
+            (own if location.startswith(run_prefix(spec.run)) else shared).add(recorded)
+    return _Records(frozenset(own), frozenset(shared), unknown)
 
 
-def _kept(store: Store, own: set[str], unknown: list[str]) -> Report:
+def _kept(store: Store, own: frozenset[str], unknown: list[str]) -> Report:
     more = f" and {len(unknown) - SHOWN_UNKNOWN} more" if len(unknown) > SHOWN_UNKNOWN else ""
     message = (
         f"nothing is deleted from {store.uri}, because these may be records by which another version of "

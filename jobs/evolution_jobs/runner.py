@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
 
-from .attempt.claim import acquire, held
+from .attempt.claim import claimed
 from .attempt.failures import failure_report, invalid_fields
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
 from .attempt.publication import clear_leftovers, publish_result
@@ -100,16 +100,19 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     earlier = _sound_manifest(store, spec.key)
     if earlier is not None:
         return _cached(store, spec, earlier, f"{manifest_path(spec.key)} is published already", began)
-    claim = acquire(
-        store, spec, lambda: _sound_manifest(store, spec.key), lambda run: say_waiting(spec, run), stop.pause
-    )
-    if isinstance(claim, Manifest):
-        run = f"{claim.run.namespace}/{claim.run.name}"
-        return _cached(store, spec, claim, f"ComputedElsewhere: run {run} has published it meanwhile", began)
     attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
-    with held(bare, spec, claim), scratch_directory() as directory:
-        workspace = StoredWorkspace(spec, store, attempt, directory, stop)
-        manifest = _computed(spec, stages(spec.kind), workspace, store, upstream)
+
+    def sound() -> Manifest | None:
+        return _sound_manifest(store, spec.key)
+
+    with claimed(store, bare, spec, sound, lambda run: say_waiting(spec, run, stop), stop.pause) as theirs:
+        if theirs is None:
+            with scratch_directory() as directory:
+                workspace = StoredWorkspace(spec, store, attempt, directory, stop)
+                manifest = _computed(spec, stages(spec.kind), workspace, store, upstream)
+    if theirs is not None:
+        run = f"{theirs.run.namespace}/{theirs.run.name}"
+        return _cached(store, spec, theirs, f"ComputedElsewhere: run {run} has published it meanwhile", began)
     if manifest is None:
         return _unfinished(store, spec, workspace, began)
     if manifest.attempt != attempt:
@@ -169,7 +172,7 @@ def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mess
     if spec.kind != "prepare":
         return report
     for output in copied_models(manifest):
-        record_model(store, spec, output.digest)
+        record_model(store, spec.run, spec.stage, output.digest)
     contents = {name: output.digest for name, output in manifest.outputs.items()}
     keys = resolve_keys(spec.graph, contents)
     # Recorded first: what is found then is known to be shared.

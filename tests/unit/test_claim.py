@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from evolution_jobs import runner
 from evolution_jobs.attempt import claim
-from evolution_jobs.attempt.claim import EXPIRY, LOOK, acquire, encoded, held
+from evolution_jobs.attempt.claim import EXPIRY, LOOK, Held, acquire, claimed, encoded
 from evolution_jobs.contract.errors import Terminated, TransientError
 from evolution_jobs.contract.keys import claim_path, claims_prefix, stage_prefix
 from evolution_jobs.contract.manifest import Claim
@@ -36,11 +36,11 @@ class World:
         self.theirs = fake_run.spec(storage, "prepare", name="theirs")
         self.now = 0.0
         self.result: str | None = None
-        self.waited_for: list[str] = []
+        self.waited_for: list[str | None] = []
         self.happens = list(happens)
 
-    def claimed(self, spec: StageSpec, renewals: int = 0, number: int = 1) -> None:
-        self.store.put_bytes(encoded(spec, renewals), claim_path(spec.key, number))
+    def claimed(self, spec: StageSpec, number: int = 1) -> None:
+        self.store.put_bytes(encoded(spec), claim_path(spec.key, number))
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -101,7 +101,32 @@ def test_a_result_published_just_before_its_claim_is_freed_is_not_made_again(wor
         return "theirs"
 
     world.claimed(world.theirs)
-    assert acquire(world.store, world.mine, published, world.waited_for.append, world.pause) == "theirs"
+    told = world.waited_for.append
+    with claimed(world.store, world.store, world.mine, published, told, world.pause) as found:
+        assert found == "theirs"
+    assert world.waited_for == ["tests/theirs", None]
+
+
+def test_who_could_not_look_for_a_while_takes_nothing_over(world: World) -> None:
+    """The storage was away for all: the holder could not renew, and its claim was as old as it had been before."""
+    world.claimed(world.theirs)
+
+    def away() -> None:
+        world.now += 2 * EXPIRY
+
+    world.happens = [away, lambda: None, lambda: setattr(world, "result", "theirs")]
+    assert world.acquire() == "theirs"
+    assert world.claims() == [claim_path(world.theirs.key, 1)]
+
+
+def test_a_run_of_one_name_on_two_machines_waits_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = world.mine.run.model_copy(update={"uid": "local:tests/mine"})
+    world.mine = world.mine.model_copy(update={"run": ref})
+    monkeypatch.setattr(claim.socket, "gethostname", lambda: "another-host")
+    world.claimed(world.mine)
+    monkeypatch.setattr(claim.socket, "gethostname", lambda: "this-host")
+    world.happens = [lambda: setattr(world, "result", "theirs")]
+    assert world.acquire() == "theirs"
 
 
 @given(renewed=st.integers(0, 5))
@@ -111,7 +136,7 @@ def test_a_claim_is_taken_over_once_it_has_not_been_renewed_for_a_minute(
 ) -> None:
     world = World(Storage(uri=tmp_path_factory.mktemp("store").as_uri()))
     world.claimed(world.theirs)
-    world.happens = [lambda count=count: world.claimed(world.theirs, count) for count in range(1, renewed + 1)]
+    world.happens = [lambda: world.claimed(world.theirs)] * renewed
     assert world.acquire() == 2
     assert world.now == renewed * LOOK + EXPIRY
     assert len(world.claims()) == 2
@@ -121,7 +146,7 @@ def test_a_claim_is_taken_over_once_it_has_not_been_renewed_for_a_minute(
 def test_a_claim_that_cannot_be_read_is_another_runs(world: World, content: bytes) -> None:
     world.store.put_bytes(content, claim_path(world.mine.key, 7))
     assert world.acquire() == 8
-    assert set(world.waited_for) == {"another run"}
+    assert set(world.waited_for) == {"another run", None}
 
 
 def test_who_waits_stops_when_asked_to(world: World) -> None:
@@ -180,21 +205,61 @@ def test_a_claim_is_renewed_while_the_stage_is_computed_and_freed_after_it(
     number = world.acquire()
     assert isinstance(number, int)
     store = Told(world.store, refused)
-    with held(store, world.mine, number):
-        first = store.read(claim_path(world.mine.key, number))
-        for _ in range(3):
-            assert store.renewed.acquire(timeout=30)
-        assert store.read(claim_path(world.mine.key, number)) != first
+    first = store.read(claim_path(world.mine.key, number))
+    held = Held(store, world.mine, number)
+    for _ in range(3):
+        assert store.renewed.acquire(timeout=30)
+    assert store.read(claim_path(world.mine.key, number)) != first
+    held.let_go(free=True)
+    assert world.claims() == []
+
+
+def test_a_claim_that_an_earlier_process_has_left_is_renewed_at_once(directory: Storage) -> None:
+    world = World(directory)
+    world.claimed(world.mine)
+    left = world.store.read(claim_path(world.mine.key, 1))
+    store = Told(world.store, 0)
+    number = world.acquire()
+    assert number == 1
+    held = Held(store, world.mine, number)
+    assert store.renewed.acquire(timeout=30)
+    assert world.store.read(claim_path(world.mine.key, 1)) != left
+    held.let_go(free=False)
+    assert len(world.claims()) == 1
+
+
+def test_who_ends_while_the_storage_is_away_leaves_its_claim_to_run_out(directory: Storage) -> None:
+    world = World(directory)
+    number = world.acquire()
+    assert isinstance(number, int)
+    store = Told(world.store, 99)
+    held = Held(store, world.mine, number)
+    held.let_go(free=True)
+    assert store.refused < 99
+    assert len(world.claims()) == 1
+
+
+def test_a_look_that_fails_leaves_no_claim_behind(directory: Storage) -> None:
+    world = World(directory)
+
+    def fails() -> str | None:
+        raise TransientError("StorageUnreachable", "away")
+
+    told = world.waited_for.append
+    with (
+        pytest.raises(TransientError),
+        claimed(world.store, world.store, world.mine, fails, told, world.pause),
+    ):
+        raise AssertionError("nothing is computed")
     assert world.claims() == []
 
 
 def test_shards_leave_the_claim_to_the_others(directory: Storage) -> None:
     world = World(directory)
     world.mine = world.mine.model_copy(update={"shard": Shard(index=0, count=2)})
-    number = world.acquire()
-    assert isinstance(number, int)
-    with held(world.store, world.mine, number):
-        pass
+    told = world.waited_for.append
+    with claimed(world.store, world.store, world.mine, lambda: None, told, world.pause) as found:
+        assert found is None
     assert len(world.claims()) == 1
 
 
@@ -211,7 +276,9 @@ def test_of_two_equal_runs_one_trains_and_the_other_waits_for_it(
     monkeypatch.setattr(
         runner, "report_end", lambda report: reports.__setitem__(threading.current_thread().name, report)
     )
-    monkeypatch.setattr(runner, "say_waiting", lambda spec, holder: (reports.setdefault("holder", holder), waits.set()))
+    monkeypatch.setattr(
+        runner, "say_waiting", lambda spec, holder, stop: (reports.setdefault("holder", holder), waits.set())
+    )
 
     def sft(workspace: Workspace) -> Result:
         trained.append(workspace.spec.run.name)
@@ -240,7 +307,6 @@ def test_of_two_equal_runs_one_trains_and_the_other_waits_for_it(
     assert reports["holder"] == "tests/first"
     assert reports["second"].message == "ComputedElsewhere: run tests/first has published it meanwhile"
     assert reports["second"].digest == reports["first"].digest
-    assert reports["second"].seconds != reports["first"].seconds
     left = [name for name, _ in open_store(real_storage).list(stage_prefix(reports["first"].key)) if "/claims/" in name]
     assert left == []
 
@@ -271,10 +337,10 @@ def test_the_run_whose_stage_was_killed_goes_on_at_once_and_another_takes_over(
     contents = run.prepared(directory)
     spec = fake_run.spec(directory, "sft", contents)
     store = open_store(directory)
-    store.put_bytes(encoded(spec, 3), claim_path(spec.key, 1))
+    store.put_bytes(encoded(spec), claim_path(spec.key, 1))
     assert run(spec)[1].reason == "Completed"
     store.delete(stage_prefix(spec.key))
-    store.put_bytes(encoded(spec, 3), claim_path(spec.key, 1))
+    store.put_bytes(encoded(spec), claim_path(spec.key, 1))
     monkeypatch.setattr(claim, "LOOK", 0.01)
     monkeypatch.setattr(claim, "EXPIRY", 0.05)
     code, report = run(spec.model_copy(update={"run": spec.run.model_copy(update={"name": "other", "uid": "other"})}))

@@ -15,6 +15,7 @@ from evolution_jobs.contract.keys import manifest_path, model_prefix, model_reco
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import Store
+from evolution_jobs.store.file import FileStore
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
@@ -57,6 +58,23 @@ def test_what_is_shared_stays(storage: Storage) -> None:
     assert {location for location, _ in store.list("runs/")} == {stage_record_path(OTHER, "dpo-1", SHARED)}
     again = clean_up(store, CleanupSpec(run=MINE, storage=storage, keys=[UNRECORDED]))
     assert again.counts == {"deleted": 1, "shared": 0}
+
+
+def test_what_another_run_takes_up_while_this_one_is_cleaned_up_stays(tmp_path: Path) -> None:
+    storage = Storage(uri=tmp_path.as_uri())
+    first, second = sorted((OWN, SHARED))
+
+    class Meanwhile(FileStore):
+        def delete(self, location: str) -> None:
+            super().delete(location)
+            if location == manifest_path(first):
+                record(self, OTHER, second)
+
+    store = Meanwhile(tmp_path)
+    publish(store, OWN, SHARED)
+    record(store, MINE, OWN, SHARED)
+    assert clean_up(store, CleanupSpec(run=MINE, storage=storage)).counts == {"deleted": 1, "shared": 1}
+    assert left(store) == {second}
 
 
 def test_a_copied_model_goes_with_the_last_run_that_has_it(storage: Storage) -> None:

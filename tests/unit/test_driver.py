@@ -24,7 +24,7 @@ from tests.played_stages import Process, Server, raising
 class Driven:
     """A driver, and the processes that it has started."""
 
-    def __init__(self, directory: Path, life: int = 1, shards: int = 1) -> None:
+    def __init__(self, directory: Path, life: int = 1, shards: int = 1, name: str = "first") -> None:
         self.store = FileStore(directory / "store")
         self.server = Server()
         spec = {
@@ -36,7 +36,7 @@ class Driven:
             "retry": {"backoffSeconds": 0},
         }
         self.run = Run(
-            RunRef(namespace="default", name="first", uid="uid"),
+            RunRef(namespace="default", name=name, uid="uid"),
             EvolutionRunSpec.model_validate(spec),
             attempt_prefix=f"life{life}",
             pins={"source": "0"},
@@ -76,6 +76,17 @@ def a_spec(directory: Path) -> StageSpec:
         seed=0,
         storage=Storage(uri=FileStore(directory / "store").uri),
     )
+
+
+def test_what_a_run_finds_finished_is_recorded_before_it_builds_on_it(tmp_path: Path) -> None:
+    """No process of its own runs for it, and the run that made it may be deleted meanwhile."""
+    first = Driven(tmp_path)
+    for stage in ("prepare", "sft"):
+        first.step()
+        first.process(stage).work()
+    Driven(tmp_path, name="second")
+    recorded = [place.removeprefix("runs/default/second/uid/") for place, _ in first.store.list("runs/default/second/")]
+    assert {place.split("/")[1] for place in recorded} >= {"prepare", "sft", "generate-1"}
 
 
 def test_what_was_found_corrupt_is_not_taken_for_finished_again(tmp_path: Path) -> None:
@@ -137,7 +148,7 @@ def test_a_stage_that_waits_for_another_run_says_so_until_it_computes(tmp_path: 
     assert (found.state, found.reason) == ("Running", "ComputedElsewhere")
     assert found.message is not None
     assert "run team/first computes this stage" in found.message
-    driven.process("sft").say({"done": 1, "total": 3, "unit": "steps"})
+    driven.process("sft").say({"stage": "sft", "shard": 0, "run": None}, "waiting")
     assert driven.stage("sft").reason is None
 
 

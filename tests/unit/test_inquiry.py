@@ -198,6 +198,9 @@ def test_a_pod_that_waits_for_another_run_says_so_until_it_computes(watch: Watch
     reason, message = watch.inquiry.notes(KEY)[job.meta.uid]
     assert (reason, watch.progress(job)) == ("ComputedElsewhere", None)
     assert "team/first" in message
+    watch.cluster.logs["p"] += "\n" + json.dumps({"waiting": {"stage": "s", "shard": 0, "run": None}})
+    watch.ask(job, pod, after=15)
+    assert watch.inquiry.notes(KEY) == {}, "taken over, and its inputs are on their way"
     watch.cluster.logs["p"] += f"\n{line(1, 9)}"
     watch.ask(job, pod, after=15)
     assert (watch.inquiry.notes(KEY), watch.progress(job)) == ({}, (1, 9, None))
@@ -298,6 +301,24 @@ def test_many_runs_without_pods_share_one_small_budget_and_each_has_its_turn(wat
             watch.ask(stuck, key=key)
     assert len(watch.cluster.calls) <= seconds / EVENTS_SPACING
     assert all(watch.inquiry.notes(key) for key in jobs)
+
+
+def test_runs_that_are_gone_hold_no_turn(watch: Watch) -> None:
+    job = job_view(attempt())
+    named = [
+        (RunKey("team", f"run-{n}"), dataclasses.replace(job, meta=dataclasses.replace(job.meta, uid=f"uid-{n}")))
+        for n in range(61)
+    ]
+    for key, stuck in named:
+        watch.ask(stuck, key=key)
+    for key, stuck in named:
+        watch.ask(stuck, key=key, after=5 if key == named[0][0] else 0)
+    # All but the last are deleted, and nobody says so.
+    key, stuck = named[-1]
+    asked = len(watch.cluster.calls)
+    for _ in range(90):
+        watch.ask(stuck, key=key, after=1)
+    assert len(watch.cluster.calls) > asked
 
 
 def test_a_run_comes_back_when_it_is_its_turn(watch: Watch) -> None:

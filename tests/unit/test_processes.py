@@ -11,6 +11,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.models.architectures import language_model_types
 from evolution_jobs.models.gguf import convert_gguf
 from evolution_operator.local.processes import LocalServer, StageProcess
+from evolution_operator.local.server import _send as send_news
 
 from tests.models import model_directory
 
@@ -259,6 +261,16 @@ def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
     assert ended.report is None
 
 
+def test_the_server_outlives_a_driver_that_no_longer_asks_for_a_process() -> None:
+    """With something unread, the kernel tells the next writer of a reset, and not of a broken pipe."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    send_news(theirs, b"+", [])
+    ours.close()
+    for message in (b"65", b"65"):
+        send_news(theirs, message, [])
+    theirs.close()
+
+
 def test_a_server_that_dies_is_told_and_replaced(
     server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,11 +290,13 @@ def test_a_server_that_dies_is_told_and_replaced(
 # ---- the process that converts a GGUF
 
 
-def test_a_conversion_that_the_kernel_ends_is_short_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_is_killed_is_told_and_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", DIE, "torch"))
-    with pytest.raises(TransientError, match=re.escape("a.gguf: its conversion was killed for memory")) as caught:
+    with pytest.raises(TransientError, match=re.escape("a.gguf: its conversion was killed (SIGKILL)")) as caught:
         convert_gguf(tmp_path / "a.gguf", tmp_path / "model", "baseModel.uri: package://x")
-    assert caught.value.reason == "OutOfMemory"
+    assert caught.value.reason == "Killed"
 
 
 def test_a_conversion_ends_with_its_stage(tmp_path: Path) -> None:

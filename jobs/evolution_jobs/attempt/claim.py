@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,8 @@ EXPIRY = 60.0
 """Seconds after which a claim that nobody renews is taken over."""
 LOOK = 5.0
 """Seconds between two looks of an attempt that waits."""
+PARTING = 5.0
+"""Seconds that a process which ends waits for a renewal that is under way."""
 
 
 class Held:
@@ -46,7 +50,8 @@ class Held:
         self._store = store
         self._spec = spec
         self._location = claim_path(spec.key, number)
-        self._renewals = 0
+        self._renewed = True
+        """Whether the last renewal came through."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="claim")
         self._thread.start()
@@ -54,9 +59,9 @@ class Held:
     def let_go(self, free: bool) -> None:
         """Stop renewing; `free` lets others have the stage at once, otherwise the claim runs out."""
         self._over.set()
-        # A renewal on its way to a storage that is away may take longer; then the claim runs out.
-        self._thread.join(RENEWAL)
-        if not free:
+        # Whoever ends must not wait for a storage that is away: the claim runs out by itself.
+        self._thread.join(PARTING)
+        if not free or self._thread.is_alive() or not self._renewed:
             return
         try:
             self._store.delete(self._location)
@@ -64,33 +69,61 @@ class Held:
             log.warning("the claim to this stage could not be removed and runs out in %.0f s: %s", EXPIRY, error)
 
     def _renew(self) -> None:
-        while not self._over.wait(RENEWAL):
-            self._renewals += 1
+        # At once, too: a claim that an earlier process of this run has left may be about to run out.
+        while True:
             try:
-                self._store.put_bytes(encoded(self._spec, self._renewals), self._location)
+                self._store.put_bytes(encoded(self._spec), self._location)
+                self._renewed = True
             except StageError as error:
                 # Whoever takes over only does what is done here, too.
+                self._renewed = False
                 log.warning("the claim to this stage was not renewed: %s", error)
+            if self._over.wait(RENEWAL):
+                return
 
 
 @dataclass
 class _Seen:
-    """The newest claim, and since when it has been as it is."""
+    """The newest claim, since when it has been as it is, and when that was last looked at."""
 
     number: int
     data: bytes
     since: float
+    looked: float
 
 
 @contextmanager
-def held(store: Store, spec: StageSpec, number: int) -> Iterator[None]:
-    """Renew a claim while the stage is computed.
+def claimed(
+    store: Store,
+    bare: Store,
+    spec: StageSpec,
+    published: Callable[[], Result | None],
+    waiting: Callable[[str | None], None],
+    pause: Callable[[float], None],
+) -> Iterator[Result | None]:
+    """Claim the stage, and renew the claim while it is computed.
 
-    It is freed at the end, unless other shards may still be at work: they renew it, or it runs out.
+    Yields the stage's result, where another run has published it meanwhile; else None, and this run computes it. The
+    claim is freed at the end, unless other shards may still be at work: they renew it, or it runs out.
+
+    Args:
+        store: where the stage is computed for; it is waited for where it is away.
+        bare: the same, without patience.
+        spec: the stage; its run is whose claim it will be.
+        published: looks for the result.
+        waiting: told at each look which run computes the stage, and None once this one does.
+        pause: waits so many seconds, or raises.
+
+    Raises StageError of the store, and what `pause` raises.
     """
-    claim = Held(store, spec, number)
+    found = acquire(store, spec, published, waiting, pause)
+    if not isinstance(found, int):
+        yield found
+        return
+    claim = Held(bare, spec, found)
     try:
-        yield
+        # Its holder may have published, and freed it, since the last look.
+        yield published()
     finally:
         claim.let_go(free=spec.shard.count == 1)
 
@@ -99,48 +132,58 @@ def acquire(
     store: Store,
     spec: StageSpec,
     published: Callable[[], Result | None],
-    waiting: Callable[[str], None],
+    waiting: Callable[[str | None], None],
     pause: Callable[[float], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Result | int:
     """The stage's result, if another run publishes it meanwhile; else the number of the claim that is this run's now.
 
-    Args:
-        store: where the stage is computed for.
-        spec: the stage; its run is whose claim it will be.
-        published: looks for the result.
-        waiting: told at each look which run computes the stage.
-        pause: waits so many seconds, or raises.
-        clock: monotonic seconds.
-
-    Raises StageError of the store, and what `pause` raises.
+    See `claimed`; `clock` tells monotonic seconds.
     """
     seen: _Seen | None = None
     while True:
         number = _newest(store, spec.key)
         data = store.read(claim_path(spec.key, number)) if number else None
         holder = _parsed(data) if data is not None else None
-        if holder is not None and holder.run == spec.run:
-            return number
-        if data is not None and (seen is None or (seen.number, seen.data) != (number, data)):
-            seen = _Seen(number, data, clock())
-        if data is None or (seen is not None and clock() - seen.since >= EXPIRY):
+        if data is not None and holder is not None and holder.holder == identity(spec):
+            break
+        now = clock()
+        if data is None or (seen is not None and _expired(seen, number, data, now)):
             if data is not None:
                 log.warning("the claim of %s has not been renewed for %.0f s: taken over", _name(holder), EXPIRY)
-            if store.put_if_absent(encoded(spec, 0), claim_path(spec.key, number + 1)):
-                # Its holder may have published, and freed it, since the last look.
-                result = published()
-                return number + 1 if result is None else result
+            number += 1
+            if store.put_if_absent(encoded(spec), claim_path(spec.key, number)):
+                break
             continue
+        unchanged = seen is not None and (seen.number, seen.data) == (number, data)
+        seen = _Seen(number, data, seen.since if seen is not None and unchanged and not _blind(seen, now) else now, now)
         waiting(_name(holder))
         pause(LOOK)
         if (result := published()) is not None:
             return result
+    if seen is not None:
+        waiting(None)
+    return number
 
 
-def encoded(spec: StageSpec, renewals: int) -> bytes:
-    """A claim as it is stored. Every renewal changes it."""
-    claim = Claim(run=spec.run, attempt=spec.attempt, shard=spec.shard.index, renewals=renewals)
+def _expired(seen: _Seen, number: int, data: bytes, now: float) -> bool:
+    """Whether the claim was looked at for long enough, and never changed."""
+    return (seen.number, seen.data) == (number, data) and not _blind(seen, now) and now - seen.since >= EXPIRY
+
+
+def _blind(seen: _Seen, now: float) -> bool:
+    """Whether this process has not looked for so long that a storage away, or a pause of its own, may be to blame."""
+    return now - seen.looked > 2 * LOOK + RENEWAL
+
+
+def identity(spec: StageSpec) -> str:
+    """Who a claim belongs to: the run. Equal runs on two machines have one uid, which is then told with the host."""
+    return f"{spec.run.uid}@{socket.gethostname()}" if spec.run.uid.startswith("local:") else spec.run.uid
+
+
+def encoded(spec: StageSpec) -> bytes:
+    """A claim as it is stored, never the same twice."""
+    claim = Claim(run=spec.run, holder=identity(spec), attempt=spec.attempt, token=secrets.token_hex(8))
     return json.dumps(claim.wire(), ensure_ascii=False).encode()
 
 

@@ -104,7 +104,7 @@ def _upload(store: Store, spec: StageSpec, attempt: str, name: str, result: Resu
     digest = content_digest((path, sha256) for path, _, sha256 in files) if files else canonical_digest(reference)
     if name in result.copied_models:
         prefix = model_prefix(digest)
-        record_model(store, spec, digest)
+        record_model(store, spec.run, spec.stage, digest)
         there = dict(store.list(prefix))
     else:
         prefix, there = f"{attempt_prefix(spec.key, attempt)}{name}/", {}

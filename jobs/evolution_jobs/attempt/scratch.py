@@ -62,6 +62,10 @@ def _make() -> tuple[Path, IO[bytes]]:
         directory = parent / f"{PREFIX}{secrets.token_hex(8)}"
         lock = directory.with_suffix(LOCK).open("xb")
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not Path(lock.name).exists():
+            # Another process took it for abandoned before it was locked.
+            lock.close()
+            return _make()
         directory.mkdir(mode=0o700)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ..contract.errors import PermanentError, Terminated
 from ..contract.stage import StageSpec
@@ -18,11 +19,17 @@ PROGRESS_INTERVAL = 0.5
 """Least seconds between two progress lines."""
 
 
-def say_waiting(spec: StageSpec, run: str) -> None:
-    """One JSON line on stdout: this attempt waits for another run, `namespace/name`, which computes the same stage."""
-    line = {"stage": spec.stage, "shard": spec.shard.index, "run": run}
-    sys.stdout.write(json.dumps({"waiting": line}) + "\n")
-    sys.stdout.flush()
+def say_waiting(spec: StageSpec, run: str | None, stop: StopRequest) -> None:
+    """One JSON line on stdout: another run, `namespace/name`, computes this stage, or with None: no longer so."""
+    _say({"waiting": {"stage": spec.stage, "shard": spec.shard.index, "run": run}}, stop)
+
+
+def _say(line: dict[str, Any], stop: StopRequest) -> None:
+    try:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever started this process is gone, and with it the wish for a result
+        stop.set()
 
 
 class StoredWorkspace:
@@ -69,11 +76,7 @@ class StoredWorkspace:
             "total": total,
             "unit": unit,
         }
-        try:
-            sys.stdout.write(json.dumps({"progress": line}) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:  # whoever started this process is gone, and with it the wish for a result
-            self._stop.set()
+        _say({"progress": line}, self._stop)
 
     def check_stop(self) -> None:
         """Raise Terminated if the process was asked to stop."""

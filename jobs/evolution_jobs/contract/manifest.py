@@ -107,11 +107,12 @@ class Claim(Document):
     """`stages/<key>/claims/<number>.json`: that a run computes this stage now. Rewritten while it does."""
 
     run: RunRef
+    holder: str
+    """Whose claim it is: attempts of one holder share it."""
     attempt: str
-    shard: int = 0
-    """The shard that wrote it last."""
-    renewals: int
-    """How often that shard has rewritten it."""
+    """The attempt that wrote it last."""
+    token: str
+    """Another one at each writing, so that every renewal is a change."""
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:

@@ -26,7 +26,7 @@ def convert_gguf(path: Path, directory: Path, where: str) -> None:
     """Write a GGUF model as a directory in float32: tokenizer, chat template, config, safetensors.
 
     Quantised weights become what they stand for. `where` begins every message. Raises PermanentError `ModelMalformed`,
-    `ModelIncomplete`, or TransientError `OutOfMemory`, `InternalError`.
+    `ModelIncomplete`, or TransientError `Killed`, `InternalError`.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), str(directory)]
     # The process ends with this one, however this one ends: its standard input then does.
@@ -42,8 +42,8 @@ def convert_gguf(path: Path, directory: Path, where: str) -> None:
         fault = json.loads(words.splitlines()[-1])
         raise PermanentError(fault["reason"], f"{where}: {fault['message']}")
     if code == -signal.SIGKILL:
-        need = "it needs 0.6 GiB and 8 bytes a parameter"
-        raise TransientError("OutOfMemory", f"{where}: {path.name}: its conversion was killed for memory: {need}")
+        need = "if memory was short: it needs 0.6 GiB and 8 bytes a parameter"
+        raise TransientError("Killed", f"{where}: {path.name}: its conversion was killed (SIGKILL); {need}")
     if code:
         raise TransientError(
             "InternalError", f"{where}: {path.name}: its conversion ended with code {code}; see the log"

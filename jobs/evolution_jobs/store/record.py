@@ -17,7 +17,8 @@ from .base import Store
 
 def record_stage(store: Store, spec: StageSpec) -> None:
     """Note that the spec's run has its stage. Raises StageError."""
-    _put(store, _record(spec), stage_record_path(spec.run, spec.stage, spec.key))
+    record = Record(run=spec.run, stage=spec.stage, kind=spec.kind, iteration=spec.iteration)
+    _put(store, record, stage_record_path(spec.run, spec.stage, spec.key))
 
 
 def record_graph(store: Store, run: RunRef, graph: Iterable[Node], keys: Mapping[str, str]) -> None:
@@ -28,13 +29,9 @@ def record_graph(store: Store, run: RunRef, graph: Iterable[Node], keys: Mapping
             _put(store, record, stage_record_path(run, node.id, keys[node.id]))
 
 
-def record_model(store: Store, spec: StageSpec, digest: str) -> None:
-    """Note that the spec's run has a copied model. Raises StageError."""
-    _put(store, _record(spec), model_record_path(spec.run, digest))
-
-
-def _record(spec: StageSpec) -> Record:
-    return Record(run=spec.run, stage=spec.stage, kind=spec.kind, iteration=spec.iteration)
+def record_model(store: Store, run: RunRef, stage: str, digest: str) -> None:
+    """Note that a run has a model, which its prepare (`stage` by id) has copied. Raises StageError."""
+    _put(store, Record(run=run, stage=stage, kind="prepare"), model_record_path(run, digest))
 
 
 def _put(store: Store, record: Record, location: str) -> None:

@@ -82,6 +82,7 @@ class Display:
             self._spoke[stage.id] = time.monotonic()
         progress = stage.progress
         if progress is None:
+            self._bars.update(task, amount=stage.reason or "starting")
             return
         self._bars.update(task, completed=progress.done, total=progress.total, amount=amount(stage))
         if not self._live and time.monotonic() - self._spoke[stage.id] >= LINE_SECONDS:

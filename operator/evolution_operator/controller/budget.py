@@ -23,8 +23,8 @@ class Budget:
         self._clock = clock
         self._lock = threading.Lock()
         self._next = float("-inf")
-        self._waiting: dict[str, None] = {}
-        """Who waits for a turn, in that order."""
+        self._waiting: dict[str, float] = {}
+        """Who waits for a turn, in that order, and when each asked last."""
 
     def take(self, who: str) -> float:
         """0 where the call may be made now; else the seconds until it is this one's turn.
@@ -34,7 +34,9 @@ class Budget:
         """
         with self._lock:
             now = self._clock()
-            self._waiting.setdefault(who)
+            # Who waits asks again within LONGEST_WAIT; who has not for twice as long is gone.
+            self._waiting = {each: at for each, at in self._waiting.items() if now - at <= 2 * LONGEST_WAIT}
+            self._waiting[who] = now
             turn = self._next + list(self._waiting).index(who) * self._spacing
             if now < turn:
                 return min(turn - now, LONGEST_WAIT)

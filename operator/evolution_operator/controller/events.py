@@ -10,6 +10,7 @@ import hashlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -55,9 +56,10 @@ class EventSender:
 
     def stop(self, timeout: float) -> None:
         """Send what waits, at most for `timeout` seconds."""
+        end = time.monotonic() + timeout
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=timeout)
-            self._thread.join(timeout)
+            self._thread.join(max(0.0, end - time.monotonic()))
         left = 0
         with contextlib.suppress(queue.Empty):
             while True:

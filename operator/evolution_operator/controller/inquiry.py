@@ -49,8 +49,8 @@ class _Known:
     """What was seen of each Pod's rows, by its name; of Pods that are gone nothing."""
     unread: int = 0
     """Shards that have ended well and of whose rows nothing was seen."""
-    waits: dict[str, Note] = field(default_factory=dict)
-    """Pods that wait for another run, by name."""
+    waits: dict[str, Note | None] = field(default_factory=dict)
+    """What Pods that have waited for another run say of it, by name."""
     asked: dict[str, float] = field(default_factory=dict)
     """When each Pod's log was last asked for."""
 
@@ -122,10 +122,11 @@ class Inquiry:
         return {uid: progress for uid, progress in found.items() if progress is not None}
 
     def notes(self, key: RunKey) -> Mapping[str, Note]:
-        """What keeps Jobs without Pods, or that all their Pods wait for another run, by uid."""
+        """What keeps Jobs without Pods, or that their Pods wait for another run, by uid."""
         notes: dict[str, Note] = {}
         for uid, entry in self._known.get(key, {}).items():
-            waiting = next(iter(entry.waits.values()), None) if not entry.paces else None
+            # Shards begin together: one that computes means that the claim is this run's.
+            waiting = next((note for note in entry.waits.values() if note), None) if not entry.paces else None
             if (note := entry.note or waiting) is not None:
                 notes[uid] = note
         return notes
@@ -183,12 +184,13 @@ class Inquiry:
             log.debug("no log of %s: %s", pod.meta.name, error, extra={"run": f"{key.namespace}/{key.name}"})
             return False
         name, told = pod.meta.name, last_words(text, now)
+        before = (known.paces.get(name), known.waits.get(name))
         if isinstance(told, Reading):
             known.waits.pop(name, None)
             known.paces[name] = known.paces[name].after(told) if name in known.paces else Pace.since(told)
         elif told is not None:
-            known.waits[name] = told
-        return told is not None
+            known.waits[name] = told.note()
+        return before != (known.paces.get(name), known.waits.get(name))
 
     def _why_no_pods(self, key: RunKey, uid: str) -> Note | None:
         refusals = self._cluster.list_warnings(key, uid, "FailedCreate")

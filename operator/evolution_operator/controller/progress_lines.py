@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 
-from ..planner.progress import Reading, read_progress, read_waiting
-from .observe import Note
+from ..planner.progress import Reading, Waiting, read_progress, read_waiting
 
 
-def last_words(text: str, now: float) -> Reading | Note | None:
+def last_words(text: str, now: float) -> Reading | Waiting | None:
     """The last line that a stage says of itself; None where there is none.
 
-    A reading for `{"progress": {"done": 40, "total": 96, "unit": "rows", ...}}`, read at `now` (monotonic seconds), and
-    a note for `{"waiting": {"run": "namespace/name", ...}}`.
+    They are `{"progress": {"done": 40, "total": 96, "unit": "rows", ...}}`, read at `now` (monotonic seconds), and
+    `{"waiting": {"run": "namespace/name", ...}}`.
     """
     for line in reversed(text.splitlines()):
         if not line.startswith(('{"progress"', '{"waiting"')):

@@ -22,6 +22,8 @@ from .workqueue import WorkQueue
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
+EVENTS_SECONDS = 5.0
+"""How long events that wait may take at the end: the Lease is given up after them, within the Pod's grace period."""
 BEAT_SECONDS = 1.0
 QUIET_SECONDS = 2.0
 """A list after a broken watch tells of one object after the other; it is over when it has been quiet for this long."""
@@ -80,7 +82,7 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._heart
         await asyncio.to_thread(self._queue.stop, STOP_SECONDS)
-        await asyncio.to_thread(self._events.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._events.stop, EVENTS_SECONDS)
         await asyncio.to_thread(self._election.stop)
         if self._health:
             await asyncio.to_thread(self._health.stop)

@@ -207,8 +207,8 @@ class LocalAttempt:
 
     def _note(self) -> tuple[str, str] | None:
         """That it waits for another run, where all of its processes do."""
-        waits = [process.waiting for process in self.processes]
-        return read_waiting(waits[0]) if waits and waits[0] is not None and None not in waits else None
+        notes = [read_waiting(process.waiting or {}).note() for process in self.processes]
+        return notes[0] if notes and None not in notes else None
 
     def _note_progress(self, shard: int, process: StageProcess) -> None:
         reading = read_progress(process.progress or {}, self._clock())

@@ -21,7 +21,7 @@ from ..planner.observed import Observed, Run
 from ..planner.plan import plan
 from ..planner.stages import build_graph
 from .attempts import LocalAttempt, clear, room
-from .lookup import Finished, look_up
+from .lookup import Finished, look_up, record
 from .machine import Machine
 from .processes import LocalServer, ProcessServer
 
@@ -72,6 +72,7 @@ class Driver:
         """Find what is finished already."""
         graph = build_graph(self._run.spec, dict(self._run.pins))
         self._finished = look_up(self._store, graph, self._tell)
+        record(self._store, self._run.ref, graph, self._finished)
 
     def step(self, watch: Watcher) -> RunStatus:
         """Plan and carry out until nothing more is to be done at this moment."""

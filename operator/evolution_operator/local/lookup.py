@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
-from evolution_jobs.contract.stage import Node
+from evolution_jobs.contract.stage import Node, RunRef
 from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import CorruptManifestError, read_manifest, retract, verify_manifest
+from evolution_jobs.store.manifests import CorruptManifestError, copied_models, read_manifest, retract, verify_manifest
+from evolution_jobs.store.record import record_graph, record_model
 
 from ..planner.observed import Published
 
@@ -60,6 +61,16 @@ def look_up(
             if manifest is not None:
                 manifests[key] = manifest
     return Finished(manifests, contents)
+
+
+def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> None:
+    """Note that the run has what it found finished, before it builds on it: no process of its own will do so."""
+    if finished.contents is None:
+        return
+    keys = resolve_keys(graph, finished.contents)
+    record_graph(store, run, graph, keys)
+    for output in copied_models(finished.manifests[keys["prepare"]]):
+        record_model(store, run, "prepare", output.digest)
 
 
 def _sound(

@@ -33,6 +33,6 @@ for _module, _names in _HEAVY.items():
         _loaded = importlib.import_module(_module)
         for _name in _names:
             getattr(_loaded, _name)
-    except ImportError:
+    except Exception:  # noqa: BLE001, S112 -- a library may raise anything
         # A stage that needs it will say so itself, with its own name and remedy.
         continue

@@ -294,8 +294,9 @@ class LocalServer:
         return StageProcess(process, ours, log, report)
 
     def warm(self) -> None:
-        """Let the warm server import, where there is none yet."""
-        self._warm_server()
+        """Let the warm server import, where there was none yet; one that has died is replaced when a stage needs it."""
+        if self._warm is None:
+            self._warm_server()
 
     def close(self) -> None:
         """End the warm server. Stages that it has forked go on."""
@@ -318,7 +319,7 @@ class LocalServer:
         with theirs:
             try:
                 socket.send_fds(requests, [b"+"], [request, channel, theirs.fileno()])
-            except BrokenPipeError:
+            except ConnectionError:
                 # It has just died, which the process says.
                 pass
         return Forked(

@@ -59,13 +59,23 @@ def _serve(requests: socket.socket) -> None:
             if not message:
                 return
             stage = _fork(selector, *descriptors)
-            end = os.pidfd_open(stage.pid)
-            selector.register(end, selectors.EVENT_READ, stage)
-            _send(stage.news, b"+", [end])
+            if stage is not None:
+                end = os.pidfd_open(stage.pid)
+                selector.register(end, selectors.EVENT_READ, stage)
+                _send(stage.news, b"+", [end])
 
 
-def _fork(selector: selectors.BaseSelector, request: int, channel: int, news: int) -> _Stage:
-    pid = os.fork()
+def _fork(selector: selectors.BaseSelector, request: int, channel: int, news: int) -> _Stage | None:
+    """The process of a stage; None where the machine has no room for one, which is then told in its place."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        print(f"a stage could not be started: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+        for descriptor in (request, channel):
+            os.close(descriptor)
+        with socket.socket(fileno=news) as told:
+            _send(told, b"1", [])
+        return None
     if pid == 0:
         try:
             # With these open in a stage, the driver would not see that the server is gone.
@@ -94,8 +104,8 @@ def _tell_end(stage: _Stage) -> None:
 def _send(news: socket.socket, message: bytes, descriptors: list[int]) -> None:
     try:
         socket.send_fds(news, [message], descriptors)
-    except BrokenPipeError:
-        # The driver no longer asks for this process.
+    except ConnectionError:
+        # The driver no longer asks for this process, and may have left something unread.
         return
 
 

@@ -28,10 +28,24 @@ class Reading:
 COMPUTED_ELSEWHERE = "ComputedElsewhere"
 
 
-def read_waiting(line: Mapping[str, Any]) -> tuple[str, str]:
-    """Reason and message of an attempt whose last line says that it waits (`{"run": "namespace/name"}`)."""
-    run = str(line.get("run", "another run"))[:317]
-    return COMPUTED_ELSEWHERE, f"run {run} computes this stage; its result is taken, or its work taken over if it dies"
+@dataclass(frozen=True)
+class Waiting:
+    """What a line about waiting says: for which run, `namespace/name`; None where the shard no longer waits."""
+
+    run: str | None
+
+    def note(self) -> tuple[str, str] | None:
+        """Reason and message of what holds the attempt up."""
+        if self.run is None:
+            return None
+        what = "its result is taken, or its work taken over if it dies"
+        return COMPUTED_ELSEWHERE, f"run {self.run} computes this stage; {what}"
+
+
+def read_waiting(line: Mapping[str, Any]) -> Waiting:
+    """What a line about waiting says (`{"run": "namespace/name"}`)."""
+    run = line.get("run")
+    return Waiting(str(run)[:317] if run is not None else None)
 
 
 def read_progress(line: Mapping[str, Any], at: float) -> Reading | None:

@@ -9,6 +9,7 @@ from typing import Literal
 from ..api.status import Condition, IterationMetrics, Phase, RunStatus, StageStatus
 from . import policies
 from .observed import Observed, Published, Run
+from .progress import COMPUTED_ELSEWHERE
 
 ConditionType = Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
 Verdict = tuple[ConditionType, bool, str, str]
@@ -110,7 +111,9 @@ def _progressing(run: Run, stages: Sequence[StageStatus], phase: Phase) -> Verdi
     if phase != "Running":
         return ("Progressing", False, phase, "")
     held = next((s for s in stages if s.state in ("Queued", "Running") and s.reason), None)
-    if held is not None:
+    at_work = any(s.state == "Running" and not s.reason for s in stages)
+    # A shard without room holds its stage up; waiting for another run's evaluation holds nothing up.
+    if held is not None and not (at_work and held.reason == COMPUTED_ELSEWHERE):
         return ("Progressing", False, held.reason or "Held", f"stage {held.id}: {held.message}")
     waiting = next((s for s in stages if s.state == "Backoff"), None)
     if waiting is not None and not any(s.state == "Running" for s in stages):

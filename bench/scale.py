@@ -26,10 +26,10 @@ from typing import Any
 
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
-from evolution_operator.controller.manifests import Owner, build_job
+from evolution_operator.controller.jobs.stage_job import build_job
 from evolution_operator.controller.settings import Settings
 from evolution_operator.planner.actions import Start
-from evolution_operator.planner.stages import build_graph
+from evolution_operator.planner.graph import build_graph
 from kubernetes import client, config, watch
 
 from hack.cluster.control_plane import ControlPlane
@@ -194,7 +194,7 @@ def job_of(run: str, node: Node) -> dict[str, Any]:
         seed=node.seed,
         storage=spec.storage,
     )
-    job = build_job(Owner(NAMESPACE, run, run), spec, Start(told, 1, 1, True), Settings())
+    job = build_job(RunRef(namespace=NAMESPACE, name=run, uid=run), spec, Start(told, 1, 1, True), Settings())
     del job["metadata"]["ownerReferences"]
     job["metadata"]["labels"] = {"bench/run": run, "bench/stage": node.id}
     return job

@@ -13,7 +13,7 @@ from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 
 from tests.api.harness import PLURAL, wait_for
-from tests.api_server import News
+from tests.support.cluster.fake_api_server import News
 
 WATCH_SECONDS = 2
 

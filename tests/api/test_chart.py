@@ -13,7 +13,16 @@ import pytest
 from hack.cluster import ClusterError
 from hack.cluster.control_plane import ControlPlane
 from hack.cluster.processes import wait_until
-from tests.chart import CHART, FULL, NAMESPACED, VALUE_SETS, helm_program, pod_templates, render, value_flags
+from tests.support.cluster.chart import (
+    CHART,
+    FULL,
+    NAMESPACED,
+    VALUE_SETS,
+    helm_program,
+    pod_templates,
+    render,
+    value_flags,
+)
 
 MONITORING = "monitoring.coreos.com/v1"
 """Kinds of the Prometheus operator, whose CRDs are not here."""

@@ -1,6 +1,6 @@
 """Random histories on a real control plane: its scheduler, Job controller and garbage collector, an operator's process.
 
-What must hold of them is what holds of the histories in memory (tests/histories.py), asked of a record of everything
+What must hold of them is what holds of the histories in memory (tests/support/invariants.py), asked of a record of everything
 that happened. What stages do is played, and KWOK plays the kubelet.
 """
 
@@ -30,10 +30,10 @@ from hack.cluster.control_plane import ControlPlane
 from hack.cluster.kwok import Kwok
 from tests.api.harness import OperatorProcess, Outcome, Runs, end, wait_for
 from tests.api.recorder import Recorder
-from tests.api_server import News
-from tests.cluster_world import could_publish, deleting, ended, owner, stage, told, work
-from tests.histories import Memory, check_inputs, check_rivals, edits, histories
-from tests.stage_results import Results
+from tests.support.cluster.fake_api_server import News
+from tests.support.cluster.fake_controllers import could_publish, deleting, ended, owner, stage, told, work
+from tests.support.invariants import Memory, check_inputs, check_rivals, edits, histories
+from tests.support.stages.fake_results import Results
 
 NAME = "history"
 MOMENT = 5.0

@@ -22,7 +22,6 @@ from hack.cluster.binaries import program
 from hack.cluster.node import STATE, Node
 from hack.cluster.volumes import NAMES
 from tests.api.harness import Runs
-from tests.chart import CHART
 from tests.cluster.harness import (
     NAMESPACE,
     RELEASE,
@@ -33,6 +32,7 @@ from tests.cluster.harness import (
     Cluster,
 )
 from tests.cluster.shell import Shell
+from tests.support.cluster.chart import CHART
 
 KUBECONFIG = os.environ.get("EVOLUTION_E2E_KUBECONFIG")
 DISK_SIZE = "6g"

@@ -26,7 +26,7 @@ from kubernetes import client, config
 
 from hack.cluster.node import Node
 from tests.api.harness import Runs, wait_for
-from tests.chart import helm_program
+from tests.support.cluster.chart import helm_program
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/quickstart"
@@ -94,7 +94,7 @@ class Bucket:
     """The chart's MinIO, reached through a port-forward as a user reaches it."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self._cluster = client
         self.keys = credentials(cluster)
 
     @contextlib.contextmanager

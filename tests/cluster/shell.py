@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.pages import SKIPPED_COMMANDS, WALKED, Command, blocks
+from tests.support.pages import SKIPPED_COMMANDS, WALKED, Command, blocks
 
 WATCHES = "--watch"
 """In a command that its user ends."""
@@ -54,7 +54,9 @@ class Shell:
 
         A command that watches is ended once `watched` has returned.
         """
-        assert (page, section) in WALKED, f"tests/pages.py does not say that {section!r} of docs/{page} is walked"
+        assert (page, section) in WALKED, (
+            f"tests/support/pages.py does not say that {section!r} of docs/{page} is walked"
+        )
         said = []
         for command in _commands(page, section, block):
             if command.text.startswith(tuple(SKIPPED_COMMANDS)):

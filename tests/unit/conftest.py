@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from evolution_jobs.contract.settings import Storage
 
-from tests.stage_runner import Runner
-from tests.storage import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage
+from tests.support.stages.runner import Runner
+from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage
 
 STORAGES = ["file", "moto", pytest.param("minio", marks=pytest.mark.minio)]
 

@@ -8,10 +8,11 @@ from typing import Any
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
-from evolution_operator.controller.cache import Cache, Listing, RunKey
+from evolution_operator.controller.kube.client import Listing, RunKey
+from evolution_operator.controller.seen.cache import Cache
 from evolution_operator.planner.actions import Start
 
-from tests.kubernetes_objects import OWNER, job_object, pod_object
+from tests.support.cluster.objects import OWNER, job_object, pod_object
 
 KEY = RunKey(OWNER.namespace, OWNER.name)
 SPEC = EvolutionRunSpec.model_validate(

@@ -12,7 +12,17 @@ from evolution_operator.api.pod import PodSettings
 from evolution_operator.controller import labels
 from evolution_operator.controller.settings import PREFIX, Settings
 
-from tests.chart import CHART, FULL, NAMESPACED, VALUE_SETS, helm, one, pod_templates, render, value_flags
+from tests.support.cluster.chart import (
+    CHART,
+    FULL,
+    NAMESPACED,
+    VALUE_SETS,
+    helm,
+    one,
+    pod_templates,
+    render,
+    value_flags,
+)
 
 ROOT = Path(__file__).parents[2]
 COPIES = {

@@ -23,8 +23,8 @@ from evolution_jobs.store.open import open_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import fake_run
-from tests.stage_runner import Runner
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
 
 
 class World:
@@ -32,8 +32,8 @@ class World:
 
     def __init__(self, storage: Storage, *happens: Callable[[], Any]) -> None:
         self.store = open_store(storage)
-        self.mine = fake_run.spec(storage, "prepare", name="mine")
-        self.theirs = fake_run.spec(storage, "prepare", name="theirs")
+        self.mine = fake_stages.spec(storage, "prepare", name="mine")
+        self.theirs = fake_stages.spec(storage, "prepare", name="theirs")
         self.now = 0.0
         self.result: str | None = None
         self.waited_for: list[str | None] = []
@@ -160,7 +160,7 @@ def test_who_waits_stops_when_asked_to(world: World) -> None:
 
 def test_of_many_runs_at_once_one_gets_the_claim(real_storage: Storage) -> None:
     store = open_store(real_storage)
-    specs = [fake_run.spec(real_storage, "prepare", name=f"run-{number}") for number in range(8)]
+    specs = [fake_stages.spec(real_storage, "prepare", name=f"run-{number}") for number in range(8)]
     barrier = threading.Barrier(8)
 
     def stopped(_: float) -> None:
@@ -284,15 +284,15 @@ def test_of_two_equal_runs_one_trains_and_the_other_waits_for_it(
         trained.append(workspace.spec.run.name)
         begun.set()
         assert waits.wait(60)
-        return fake_run.sft(workspace)
+        return fake_stages.sft(workspace)
 
-    assert runner.run_stage(fake_run.spec(real_storage, "prepare"), fake_run.stages()) == 0
+    assert runner.run_stage(fake_stages.spec(real_storage, "prepare"), fake_stages.stages()) == 0
     contents = reports["MainThread"].contents
     codes: dict[str, int] = {}
 
     def drive(name: str) -> None:
         codes[name] = runner.run_stage(
-            fake_run.spec(real_storage, "sft", contents, name=name), fake_run.stages(sft=sft)
+            fake_stages.spec(real_storage, "sft", contents, name=name), fake_stages.stages(sft=sft)
         )
 
     first, second = (threading.Thread(target=drive, args=(name,), name=name) for name in ("first", "second"))
@@ -325,8 +325,8 @@ def test_a_stage_that_fails_leaves_the_claim_free_for_the_next_run(
         raise AssertionError("nobody computes it, and yet it was waited for")
 
     monkeypatch.setattr(runner, "say_waiting", unwanted)
-    assert run(fake_run.spec(directory, "sft", contents), sft=fails)[1].reason == "StorageFull"
-    assert run(fake_run.spec(directory, "sft", contents, name="other"))[1].reason == "Completed"
+    assert run(fake_stages.spec(directory, "sft", contents), sft=fails)[1].reason == "StorageFull"
+    assert run(fake_stages.spec(directory, "sft", contents, name="other"))[1].reason == "Completed"
 
 
 def test_the_run_whose_stage_was_killed_goes_on_at_once_and_another_takes_over(
@@ -335,7 +335,7 @@ def test_the_run_whose_stage_was_killed_goes_on_at_once_and_another_takes_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     contents = run.prepared(directory)
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
     store = open_store(directory)
     store.put_bytes(encoded(spec), claim_path(spec.key, 1))
     assert run(spec)[1].reason == "Completed"

@@ -21,7 +21,7 @@ from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.storage import s3_storage
+from tests.support.storage.servers import s3_storage
 
 MINE = RunRef(namespace="team", name="mine", uid="uid-1")
 LATER = MINE.model_copy(update={"uid": "uid-9"})

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from evolution_operator.controller.clock import TOLERANCE, ServerClock
+from evolution_operator.controller.kube.clock import TOLERANCE, ServerClock
 from hypothesis import given
 from hypothesis import strategies as st
 

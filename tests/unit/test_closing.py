@@ -11,7 +11,7 @@ from evolution_operator.cli.display import Display
 from evolution_operator.local.summary import summarise
 from rich.console import Console
 
-from tests.played_stages import raising
+from tests.support.stages.fake_processes import raising
 from tests.unit.test_driver import Driven
 
 WHY = "data.seed: nothing is left of 12 dialogues; take longer ones"

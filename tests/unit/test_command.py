@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.terminal import run_on_terminal
+from tests.support.terminal import run_on_terminal
 
 EVOLUTION = "import sys; sys.argv = ['evolution', *{!r}]; from evolution_operator.cli.main import main; main()"
 

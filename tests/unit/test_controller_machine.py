@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 from evolution_jobs.contract.stage import StageSpec
 from evolution_operator.api.status import RunStatus
 from evolution_operator.controller import labels
-from evolution_operator.controller.apiserver import ClusterError, NotFoundError, UnreachableError
-from evolution_operator.controller.cache import run_key
 from evolution_operator.controller.events import joined
+from evolution_operator.controller.kube.apiserver import ClusterError, NotFoundError, UnreachableError
+from evolution_operator.controller.seen.cache import run_key
 from evolution_operator.planner.actions import Event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.api_server import ApiServer
-from tests.cluster_world import World, deleting, ended, owner, stage, told
-from tests.histories import Memory, check_inputs, check_rivals, edits, histories
-from tests.operator_in_memory import KEY, KINDS, RUNS, Killed, Operator, Then
+from tests.support.cluster.fake_api_server import ApiServer
+from tests.support.cluster.fake_controllers import World, deleting, ended, owner, stage, told
+from tests.support.cluster.operator_in_process import KEY, KINDS, RUNS, Killed, Operator, Then
+from tests.support.invariants import Memory, check_inputs, check_rivals, edits, histories
 
 SPEC = {
     "baseModel": {"uri": "hf://owner/model"},

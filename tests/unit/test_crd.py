@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from evolution_jobs.contract.model import Document
+from evolution_jobs.contract.document import Document
 from evolution_operator.api.crd import FILE, STAGES, build_crd
 from evolution_operator.api.spec import EvolutionRunSpec
 

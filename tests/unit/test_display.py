@@ -13,7 +13,7 @@ from evolution_operator.cli.display import Display, amount
 from evolution_operator.planner.actions import Event, Plan
 from rich.console import Console
 
-from tests.terminal import Left, run_on_terminal
+from tests.support.terminal import Left, run_on_terminal
 
 PREAMBLE = """
 import fcntl, os, struct, sys, termios, threading, time

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
-from evolution_operator.api.document import read_document
+from evolution_operator.api.run_file import read_document
 from evolution_operator.api.validation import faults
 from evolution_operator.cli.main import app
 from typer.main import get_command
 
-from tests.storage import s3_storage
+from tests.support.storage.servers import s3_storage
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/evolution-operator"
@@ -35,7 +35,7 @@ DECIDING = [
     *sorted((ROOT / "operator/evolution_operator/planner").glob("*.py")),
     *(
         ROOT / f"operator/evolution_operator/controller/{name}.py"
-        for name in ("observe", "carrying_out", "inquiry", "deletion")
+        for name in ("seen/attempts", "executor", "seen/probe", "deletion")
     ),
 ]
 """Modules in which every CamelCase word is a reason, but for those of Kubernetes and of the status' enums below."""

@@ -18,7 +18,7 @@ from evolution_operator.local.machine import Machine
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Run
 
-from tests.played_stages import Process, Server, raising
+from tests.support.stages.fake_processes import Process, Server, raising
 
 
 class Driven:

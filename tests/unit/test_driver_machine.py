@@ -23,8 +23,8 @@ from evolution_operator.planner.observed import Run
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.histories import Memory, check_inputs, check_rivals, histories
-from tests.played_stages import Server, raising
+from tests.support.invariants import Memory, check_inputs, check_rivals, histories
+from tests.support.stages.fake_processes import Server, raising
 
 MACHINES = [Machine(1), Machine(4), Machine(4, ("0",)), *2 * [Machine(4, ("0", "1", "2"))]]
 

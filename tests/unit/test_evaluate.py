@@ -10,7 +10,7 @@ from evolution_jobs.metrics.score import score_files
 from evolution_jobs.models.load import load_model
 from evolution_jobs.stages import evaluate
 
-from tests.workspace import LocalWorkspace
+from tests.support.stages.workspace import LocalWorkspace
 
 SPOKEN = [
     "My sister stopped talking to me.",

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from evolution_operator.controller.apiserver import AlreadyExistsError, UnreachableError
 from evolution_operator.controller.events import EventSender, joined
+from evolution_operator.controller.kube.apiserver import AlreadyExistsError, UnreachableError
 from evolution_operator.planner.actions import Event
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from evolution_jobs.contract.rows import Context, Pair, Reject, Response, Turn
 from evolution_jobs.engines.base import Completion
 from evolution_jobs.stages import generate, reflect
 
-from tests.workspace import LocalWorkspace
+from tests.support.stages.workspace import LocalWorkspace
 
 SPOKEN = [
     "I lost my job.",

@@ -8,7 +8,7 @@ from evolution_jobs.contract import keys as contract_keys
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import canonical_digest, content_digest
 from evolution_operator.api.spec import EvolutionRunSpec
-from evolution_operator.planner.stages import build_graph
+from evolution_operator.planner.graph import build_graph
 from hypothesis import given
 from hypothesis import strategies as st
 

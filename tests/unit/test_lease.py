@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from evolution_operator.controller.apiserver import (
+from evolution_operator.controller.kube.apiserver import (
     AlreadyExistsError,
     ConflictError,
     NotFoundError,
     UnreachableError,
 )
-from evolution_operator.controller.lease import Election
+from evolution_operator.controller.kube.lease import Election
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule

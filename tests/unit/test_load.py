@@ -19,10 +19,10 @@ from evolution_operator.api.validation import ManifestError
 from evolution_operator.cli.main import main
 from evolution_operator.local.driver import Driver
 from evolution_operator.local.load import local_run
+from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Run
-from evolution_operator.planner.stages import build_graph
 
-from tests.storage import make_bucket
+from tests.support.storage.servers import make_bucket
 
 
 def manifest(directory: Path, *, name: str = "first", **spec: Any) -> Path:

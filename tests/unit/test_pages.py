@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import pages
-from tests.chart import CHART
+from tests.support import pages
+from tests.support.cluster.chart import CHART
 
 PAGES = ("install.md", "development.md", "quickstart-kind.md")
 

@@ -11,13 +11,13 @@ from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import RunRef
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import RunStatus
-from evolution_operator.controller.observe import observe
-from evolution_operator.controller.views import job_view, pod_view
+from evolution_operator.controller.seen.attempts import observe
+from evolution_operator.controller.seen.views import job_view, pod_view
 from evolution_operator.planner.actions import Plan, Resume, Start, Stop, Suspend
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Run
 from evolution_operator.planner.plan import plan
 
-from tests.kubernetes_objects import ENDED, OWNER, STARTED, job_object, pod_object
+from tests.support.cluster.objects import ENDED, OWNER, STARTED, job_object, pod_object
 
 DOCUMENT: dict[str, Any] = {
     "iterations": 1,

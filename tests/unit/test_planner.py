@@ -11,9 +11,9 @@ from evolution_operator.api.spec import EvolutionRunSpec, Retry
 from evolution_operator.api.status import IterationMetrics
 from evolution_operator.planner import policies
 from evolution_operator.planner.actions import Resume, Start, Suspend
+from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
-from evolution_operator.planner.stages import build_graph
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENTS = {name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay")}

@@ -10,9 +10,9 @@ from evolution_jobs.contract.manifest import Report, canonical_digest
 from evolution_jobs.contract.stage import RunRef
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.planner.actions import Resume, Start, Stop, Suspend
+from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
-from evolution_operator.planner.stages import build_graph
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule

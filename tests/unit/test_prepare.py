@@ -13,8 +13,8 @@ from evolution_jobs.contract.rows import Context, Dialogue, Instruction
 from evolution_jobs.stages import prepare
 from evolution_jobs.stages.workspace import Result
 
-from tests.models import model_directory
-from tests.workspace import LocalWorkspace
+from tests.support.stages.model_directory import model_directory
+from tests.support.stages.workspace import LocalWorkspace
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "quickstart" / "data"
 

@@ -29,7 +29,7 @@ from evolution_jobs.models.gguf import convert_gguf
 from evolution_operator.local.processes import LocalServer, StageProcess
 from evolution_operator.local.server import _send as send_news
 
-from tests.models import model_directory
+from tests.support.stages.model_directory import model_directory
 
 EXAMPLES = Path(__file__).parents[2] / "examples/quickstart/data"
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "xgrammar", "nltk")

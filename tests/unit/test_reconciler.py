@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from evolution_operator.controller import labels
-from evolution_operator.controller.apiserver import UnreachableError
+from evolution_operator.controller.kube.apiserver import UnreachableError
 
-from tests.api_server import ApiServer, News
-from tests.cluster_world import World, deleting, stage
-from tests.operator_in_memory import KEY, RUNS, Operator
+from tests.support.cluster.fake_api_server import ApiServer, News
+from tests.support.cluster.fake_controllers import World, deleting, stage
+from tests.support.cluster.operator_in_process import KEY, RUNS, Operator
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STAMP = "2026-01-01T00:00:00Z"

@@ -13,9 +13,9 @@ from evolution_jobs.contract.settings import BaseModelSource, Storage
 from evolution_jobs.models import resolve as module
 from evolution_jobs.models.resolve import DIGESTS, resolve
 
-from tests.hub import COMMIT, Hub, hub_in_place
-from tests.models import model_directory
-from tests.storage import make_bucket
+from tests.support.stages.model_directory import model_directory
+from tests.support.storage.fake_hub import COMMIT, Hub, hub_in_place
+from tests.support.storage.servers import make_bucket
 
 FILES = Storage(uri="file:///storage")
 S3 = Storage(uri="s3://bucket/prefix")

@@ -51,9 +51,9 @@ from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import fake_run
-from tests.stage_runner import Runner
-from tests.storage import SECRET_KEY, free_port, s3_storage
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
+from tests.support.storage.servers import SECRET_KEY, free_port, s3_storage
 from tests.unit.test_store import small_file_system
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def never(_: Workspace) -> Result:
 def test_each_stage_leaves_a_manifest_that_names_what_it_made_and_from_what(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
     assert set(contents) == {"train", "contexts", "model"}
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
     code, report = run(spec)
     assert (code, report.reason) == (0, "Completed")
     assert report.metrics == {"loss": 0.5}
@@ -101,7 +101,7 @@ def test_each_stage_leaves_a_manifest_that_names_what_it_made_and_from_what(stor
 
 def test_nothing_but_what_a_manifest_names_is_left_of_a_stage(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
     left = {location for location, _ in open_store(storage).list(stage_prefix(spec.key))}
     files = manifest_of(storage, spec).outputs["adapter"].files
     assert left == {manifest_path(spec.key), *(file.location for file in files)}
@@ -109,10 +109,10 @@ def test_nothing_but_what_a_manifest_names_is_left_of_a_stage(storage: Storage, 
 
 def test_a_published_stage_is_not_run_again(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    code, report = run(fake_run.spec(storage, "sft", contents, attempt="a-2"), sft=never)
+    code, report = run(fake_stages.spec(storage, "sft", contents, attempt="a-2"), sft=never)
     assert (code, report.reason) == (0, "Cached")
     assert report.metrics == {"loss": 0.5}
-    code, report = run(fake_run.spec(storage, "prepare"), prepare=never)
+    code, report = run(fake_stages.spec(storage, "prepare"), prepare=never)
     assert (code, report.reason) == (0, "Cached")
     assert report.contents == contents
     assert report.published == ["prepare", "sft"]
@@ -120,9 +120,9 @@ def test_a_published_stage_is_not_run_again(storage: Storage, run: Runner) -> No
 
 def test_another_run_finds_what_this_one_published(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    run(fake_run.spec(storage, "evaluate-0", contents))
-    nodes = fake_run.graph(pins={"uid": "other"})
-    code, report = run(fake_run.spec(storage, "prepare", nodes=nodes, name="other"))
+    run(fake_stages.spec(storage, "evaluate-0", contents))
+    nodes = fake_stages.graph(pins={"uid": "other"})
+    code, report = run(fake_stages.spec(storage, "prepare", nodes=nodes, name="other"))
     assert (code, report.reason) == (0, "Completed")
     assert report.published == ["prepare", "sft", "evaluate-0"]
     assert report.figures == {"evaluate-0": {"bleu2": 1.25}}
@@ -131,9 +131,9 @@ def test_another_run_finds_what_this_one_published(storage: Storage, run: Runner
 
 def test_a_stage_whose_file_is_gone_is_not_reported_as_published_and_runs_again(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
     open_store(storage).delete(manifest_of(storage, spec).outputs["adapter"].files[0].location)
-    _, report = run(fake_run.spec(storage, "prepare"))
+    _, report = run(fake_stages.spec(storage, "prepare"))
     assert report.published == ["prepare"]
     code, report = run(spec)
     assert (code, report.reason) == (0, "Completed")
@@ -142,16 +142,16 @@ def test_a_stage_whose_file_is_gone_is_not_reported_as_published_and_runs_again(
 
 def test_a_stage_is_recorded_before_it_begins(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
-    keys = resolve_keys(fake_run.graph(), contents)
+    keys = resolve_keys(fake_stages.graph(), contents)
     assert recorded(storage) == keys
     store = open_store(storage)
     store.delete("runs/")
 
     def looks(workspace: Workspace) -> Result:
         assert recorded(storage) == {"sft": keys["sft"]}
-        return fake_run.sft(workspace)
+        return fake_stages.sft(workspace)
 
-    assert run(fake_run.spec(storage, "sft", contents), sft=looks)[0] == 0
+    assert run(fake_stages.spec(storage, "sft", contents), sft=looks)[0] == 0
     (record,) = (store.read(location) for location, _ in store.list("runs/"))
     assert record is not None
     assert json.loads(record) == {
@@ -167,7 +167,7 @@ def test_a_stage_left_over_from_an_earlier_run_of_the_name_has_a_record_of_its_o
 ) -> None:
     contents = run.trained(directory)
     before = recorded(directory)
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
     older = spec.model_copy(update={"run": spec.run.model_copy(update={"uid": "older"})})
     assert run(older)[0] == 0
     assert recorded(directory) == before
@@ -178,7 +178,7 @@ def test_a_stage_left_over_from_an_earlier_run_of_the_name_has_a_record_of_its_o
 
 
 def copies_model(workspace: Workspace) -> Result:
-    result = fake_run.prepare(workspace)
+    result = fake_stages.prepare(workspace)
     model = workspace.scratch / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -193,7 +193,7 @@ def model_files(storage: Storage) -> dict[str, int]:
 def test_a_model_that_two_runs_copy_is_stored_once_and_recorded_by_both(
     storage: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, report = run(fake_run.spec(storage, "prepare"), prepare=copies_model)
+    code, report = run(fake_stages.spec(storage, "prepare"), prepare=copies_model)
     assert code == 0, report
     digest = report.contents["model"]
     assert set(model_files(storage)) == {f"models/{digest}/config.json", f"models/{digest}/model.safetensors"}
@@ -203,7 +203,7 @@ def test_a_model_that_two_runs_copy_is_stored_once_and_recorded_by_both(
         monkeypatch.setattr(
             kind, "put_file", lambda self, local, at, put=put: (written.append(at), put(self, local, at))
         )
-    other = fake_run.spec(storage, "prepare", nodes=fake_run.graph(pins={"run": "other"}), name="other")
+    other = fake_stages.spec(storage, "prepare", nodes=fake_stages.graph(pins={"run": "other"}), name="other")
     code, report = run(other, prepare=copies_model)
     assert (code, report.reason, report.contents["model"]) == (0, "Completed", digest)
     assert written
@@ -212,14 +212,14 @@ def test_a_model_that_two_runs_copy_is_stored_once_and_recorded_by_both(
     assert verify_manifest(open_store(storage), manifest, deep=True) == []
     for name in ("run", "other"):
         assert open_store(storage).read(f"runs/tests/{name}/uid-of-{name}/models/{digest}.json")
-    third = fake_run.spec(storage, "prepare", name="third")
+    third = fake_stages.spec(storage, "prepare", name="third")
     assert run(third, prepare=never)[1].reason == "Cached"
     assert open_store(storage).read(f"runs/tests/third/uid-of-third/models/{digest}.json")
 
 
 @pytest.mark.parametrize("damage", [b"Weights" * 1000, b"weights", None])
 def test_a_copied_model_that_is_damaged_is_copied_again(storage: Storage, run: Runner, damage: bytes | None) -> None:
-    first = fake_run.spec(storage, "prepare")
+    first = fake_stages.spec(storage, "prepare")
     contents = run(first, prepare=copies_model)[1].contents
     sound = model_files(storage)
     (weights,) = (location for location in sound if location.endswith(".safetensors"))
@@ -227,7 +227,7 @@ def test_a_copied_model_that_is_damaged_is_copied_again(storage: Storage, run: R
     store.delete(weights)
     if damage is not None:
         store.put_bytes(damage, weights)
-    code, report = run(fake_run.spec(storage, "sft", contents), sft=never)
+    code, report = run(fake_stages.spec(storage, "sft", contents), sft=never)
     assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputCorrupt", "prepare")
     assert run(first, prepare=copies_model)[1].reason == "Completed"
     assert model_files(storage) == sound
@@ -239,7 +239,7 @@ def test_a_copied_model_that_is_damaged_is_copied_again(storage: Storage, run: R
 
 def test_a_manifest_with_fields_of_a_newer_version_is_read(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
     before, store = manifest_of(storage, spec), open_store(storage)
     document = before.wire()
     adapter = document["outputs"]["adapter"]
@@ -252,14 +252,14 @@ def test_a_manifest_with_fields_of_a_newer_version_is_read(storage: Storage, run
 
 def test_a_manifest_of_an_unknown_version_is_left_alone_and_named(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    spec, store = fake_run.spec(storage, "sft", contents), open_store(storage)
+    spec, store = fake_stages.spec(storage, "sft", contents), open_store(storage)
     document = json.dumps({**manifest_of(storage, spec).wire(), "version": "evolution.run/manifest/v9"}).encode()
     store.put_bytes(document, manifest_path(spec.key))
     for stage in ("sft", "generate-1"):
-        code, report = run(fake_run.spec(storage, stage, contents))
+        code, report = run(fake_stages.spec(storage, stage, contents))
         assert (code, report.reason) == (EXIT_PERMANENT, "ManifestUnknown")
         assert "evolution.run/manifest/v9" in report.message
-    assert run(fake_run.spec(storage, "prepare"))[1].published == ["prepare"]
+    assert run(fake_stages.spec(storage, "prepare"))[1].published == ["prepare"]
     assert store.read(manifest_path(spec.key)) == document
 
 
@@ -268,7 +268,7 @@ def test_credentials_are_in_nothing_that_is_stored_or_said(
 ) -> None:
     monkeypatch.setenv("EVOLUTION_TERMINATION_LOG", str(tmp_path / "termination-log"))
     contents = run.prepared(storage)
-    code, report = run(fake_run.spec(storage, "sft", contents))
+    code, report = run(fake_stages.spec(storage, "sft", contents))
     assert code == 0
     store = open_store(storage)
     stored = [store.read(location) for location, _ in store.list("")]
@@ -282,7 +282,7 @@ def test_credentials_are_in_nothing_that_is_stored_or_said(
 
 def test_of_two_attempts_at_once_one_publishes_and_the_other_says_so(real_storage: Storage, run: Runner) -> None:
     contents = run.prepared(real_storage)
-    spec = fake_run.spec(real_storage, "sft", contents)
+    spec = fake_stages.spec(real_storage, "sft", contents)
     ready = threading.Barrier(4)
 
     def together(workspace: Workspace) -> Result:
@@ -292,7 +292,7 @@ def test_of_two_attempts_at_once_one_publishes_and_the_other_says_so(real_storag
         return Result(outputs={"adapter": adapter})
 
     with ThreadPoolExecutor(4) as pool:
-        codes = list(pool.map(lambda _: run_stage(spec, fake_run.stages(sft=together)), range(4)))
+        codes = list(pool.map(lambda _: run_stage(spec, fake_stages.stages(sft=together)), range(4)))
     assert codes == [0] * 4
     store = open_store(real_storage)
     manifest = manifest_of(real_storage, spec)
@@ -305,11 +305,11 @@ def test_of_two_attempts_at_once_one_publishes_and_the_other_says_so(real_storag
 
 def test_the_loser_of_the_race_reports_the_winners_result(directory: Storage, run: Runner) -> None:
     contents = run.prepared(directory)
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
 
     def overtaken(workspace: Workspace) -> Result:
-        result = fake_run.sft(workspace)
-        run_stage(spec, fake_run.stages())
+        result = fake_stages.sft(workspace)
+        run_stage(spec, fake_stages.stages())
         return Result(outputs=result.outputs, metrics={"loss": 99.0})
 
     code, report = run(spec, sft=lambda workspace: overtaken(workspace))
@@ -341,7 +341,10 @@ def sweep(storage: Storage, stage: str, step: int) -> list[dict[str, Any]]:
     """Kill the stage at every `step`-th point; what each kill left was sound, and one more run finished the stage."""
     arguments = [storage.model_dump_json(by_alias=True, exclude_none=True), stage, "1", str(step)]
     answer = subprocess.run(
-        [sys.executable, "-m", "tests.unit.killed_stage", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.support.stages.killed_stage", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert answer.returncode == 0, answer.stderr
     kills = [json.loads(line) for line in answer.stdout.splitlines()]
@@ -364,18 +367,18 @@ class KillsWhenRead(UserDict[str, int]):
 
 def test_killed_between_upload_and_publication_a_stage_is_not_published(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
     script = """
 import sys
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
 from evolution_jobs.stages.workspace import Result
-from tests import fake_run
-from tests.stage_runner import Runner
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
 from tests.unit.test_runner import KillsWhenRead
 def sft(workspace):
-    return Result(outputs=fake_run.sft(workspace).outputs, counts=KillsWhenRead())
-run_stage(StageSpec.model_validate_json(sys.argv[1]), fake_run.stages(sft=sft))
+    return Result(outputs=fake_stages.sft(workspace).outputs, counts=KillsWhenRead())
+run_stage(StageSpec.model_validate_json(sys.argv[1]), fake_stages.stages(sft=sft))
 """
     answer = subprocess.run(
         [sys.executable, "-c", script, spec.model_dump_json(by_alias=True, exclude_none=True)], cwd=ROOT
@@ -396,14 +399,14 @@ run_stage(StageSpec.model_validate_json(sys.argv[1]), fake_run.stages(sft=sft))
 
 def test_the_shard_that_comes_last_publishes(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    reports = [run(fake_run.spec(storage, "generate-1", contents, shard=(index, 3))) for index in (2, 0, 1)]
+    reports = [run(fake_stages.spec(storage, "generate-1", contents, shard=(index, 3))) for index in (2, 0, 1)]
     assert [(code, report.reason) for code, report in reports] == [
         (0, "ShardCompleted"),
         (0, "ShardCompleted"),
         (0, "Completed"),
     ]
     assert reports[0][1].counts == {"rows.appended": 4}
-    spec = fake_run.spec(storage, "generate-1", contents)
+    spec = fake_stages.spec(storage, "generate-1", contents)
     assert manifest_of(storage, spec).counts == {"rows": 12, "rows.mine": 4}
     assert list(open_store(storage).list(rows_prefix(spec.key))) == []
 
@@ -421,11 +424,11 @@ def test_shards_that_end_at_once_publish_one_result(real_storage: Storage, run: 
                 ready.wait()
 
         workspace.rows.append = append_then_wait  # type: ignore[method-assign]
-        return fake_run.generate(workspace)
+        return fake_stages.generate(workspace)
 
-    specs = [fake_run.spec(real_storage, "generate-1", contents, shard=(index, 3)) for index in range(3)]
+    specs = [fake_stages.spec(real_storage, "generate-1", contents, shard=(index, 3)) for index in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        codes = list(pool.map(lambda spec: run_stage(spec, fake_run.stages(generate=together)), specs))
+        codes = list(pool.map(lambda spec: run_stage(spec, fake_stages.stages(generate=together)), specs))
     assert codes == [0] * 3
     assert verify_manifest(open_store(real_storage), manifest_of(real_storage, specs[0]), deep=True) == []
 
@@ -440,20 +443,20 @@ def test_the_pod_of_an_indexed_job_takes_its_shard_from_the_environment(
     def shard(workspace: Workspace) -> None:
         seen.append(workspace.spec.shard.index)
 
-    run(fake_run.spec(directory, "generate-1", contents, shard=(0, 3)), generate=shard)
+    run(fake_stages.spec(directory, "generate-1", contents, shard=(0, 3)), generate=shard)
     assert seen == [2]
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
-    code, report = run(fake_run.spec(directory, "generate-1", contents, shard=(0, 3)))
+    code, report = run(fake_stages.spec(directory, "generate-1", contents, shard=(0, 3)))
     assert (code, report.reason) == (EXIT_PERMANENT, "SpecInvalid")
     assert "shard.index" in report.message
 
 
 def test_rows_that_are_finished_are_not_made_again(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    spec = fake_run.spec(storage, "generate-1", contents)
+    spec = fake_stages.spec(storage, "generate-1", contents)
 
     def dies(workspace: Workspace) -> Result:
-        workspace.rows.append({"id": id_, "text": "from the first attempt"} for id_ in fake_run.IDS[:5])
+        workspace.rows.append({"id": id_, "text": "from the first attempt"} for id_ in fake_stages.IDS[:5])
         raise ConnectionError("gone")
 
     assert run(spec, generate=dies)[0] == EXIT_TRANSIENT
@@ -463,13 +466,13 @@ def test_rows_that_are_finished_are_not_made_again(storage: Storage, run: Runner
     found = open_store(storage).read(manifest.outputs["responses"].files[0].location)
     assert found is not None
     texts = [json.loads(line)["text"] for line in found.splitlines()]
-    assert texts == ["from the first attempt"] * 5 + [f"answer to {id_}" for id_ in fake_run.IDS[5:]]
+    assert texts == ["from the first attempt"] * 5 + [f"answer to {id_}" for id_ in fake_stages.IDS[5:]]
 
 
 def test_a_corrupt_chunk_of_rows_is_removed_counted_and_made_again(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    run(fake_run.spec(storage, "generate-1", contents, shard=(0, 2)))
-    spec = fake_run.spec(storage, "generate-1", contents)
+    run(fake_stages.spec(storage, "generate-1", contents, shard=(0, 2)))
+    spec = fake_stages.spec(storage, "generate-1", contents)
     store = open_store(storage)
     chunk, _ = min(store.list(rows_prefix(spec.key)))
     store.put_bytes(b'{"id": "context-0", "text": "forged"}\n', chunk)
@@ -483,7 +486,7 @@ def test_a_corrupt_chunk_of_rows_is_removed_counted_and_made_again(storage: Stor
 
 def test_a_stage_that_is_not_sharded_must_return_a_result(directory: Storage, run: Runner) -> None:
     contents = run.prepared(directory)
-    code, report = run(fake_run.spec(directory, "sft", contents), sft=lambda _: None)
+    code, report = run(fake_stages.spec(directory, "sft", contents), sft=lambda _: None)
     assert (code, report.reason) == (EXIT_TRANSIENT, "InternalError")
 
 
@@ -492,7 +495,7 @@ def test_a_stage_that_is_not_sharded_must_return_a_result(directory: Storage, ru
 
 def test_training_goes_on_from_its_last_checkpoint(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
-    spec = fake_run.spec(storage, "sft", contents)
+    spec = fake_stages.spec(storage, "sft", contents)
 
     def stopped(workspace: Workspace) -> Result:
         state = workspace.scratch / "state"
@@ -561,14 +564,14 @@ def test_a_corrupt_checkpoint_is_passed_over_for_an_older_one(
 @pytest.mark.parametrize("damage", ["changed", "removed"])
 def test_a_corrupt_input_is_named_withdrawn_and_made_again(storage: Storage, run: Runner, damage: str) -> None:
     contents = run.trained(storage)
-    upstream = fake_run.spec(storage, "sft", contents)
+    upstream = fake_stages.spec(storage, "sft", contents)
     store = open_store(storage)
     file = manifest_of(storage, upstream).outputs["adapter"].files[0]
     if damage == "changed":
         store.put_bytes(b"x" * file.size, file.location)
     else:
         store.delete(file.location)
-    spec = fake_run.spec(storage, "generate-1", contents)
+    spec = fake_stages.spec(storage, "generate-1", contents)
     code, report = run(spec)
     assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputCorrupt", "sft")
     assert file.location in report.message
@@ -582,28 +585,28 @@ def test_a_corrupt_input_is_named_withdrawn_and_made_again(storage: Storage, run
 
 def test_an_unreadable_manifest_of_an_input_is_withdrawn(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    upstream = fake_run.spec(storage, "sft", contents)
+    upstream = fake_stages.spec(storage, "sft", contents)
     open_store(storage).put_bytes(b'{"key": 1}', manifest_path(upstream.key))
-    code, report = run(fake_run.spec(storage, "generate-1", contents))
+    code, report = run(fake_stages.spec(storage, "generate-1", contents))
     assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputCorrupt", "sft")
     assert run(upstream)[1].reason == "Completed"
 
 
 def test_an_input_that_is_not_published_names_the_stage_that_must_run(storage: Storage, run: Runner) -> None:
     contents = run.prepared(storage)
-    code, report = run(fake_run.spec(storage, "generate-1", contents))
+    code, report = run(fake_stages.spec(storage, "generate-1", contents))
     assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputMissing", "sft")
     assert "stage sft must run first" in report.message
 
 
 def test_a_manifest_that_points_elsewhere_is_refused(storage: Storage, run: Runner) -> None:
     contents = run.trained(storage)
-    upstream = fake_run.spec(storage, "sft", contents)
+    upstream = fake_stages.spec(storage, "sft", contents)
     store = open_store(storage)
     document = manifest_of(storage, upstream).wire()
     document["outputs"]["adapter"]["files"][0] |= {"path": "../../stolen", "location": "runs/tests/run/run.json"}
     store.put_bytes(json.dumps(document).encode(), manifest_path(upstream.key))
-    code, report = run(fake_run.spec(storage, "generate-1", contents))
+    code, report = run(fake_stages.spec(storage, "generate-1", contents))
     assert (code, report.reason) == (EXIT_TRANSIENT, "InputCorrupt")
 
 
@@ -613,9 +616,9 @@ def test_a_file_of_the_store_is_read_in_place(directory: Storage, run: Runner) -
 
     def look(workspace: Workspace) -> Result:
         seen.extend(path.resolve() for path in workspace.input("train").iterdir())
-        return fake_run.sft(workspace)
+        return fake_stages.sft(workspace)
 
-    run(fake_run.spec(directory, "sft", contents), sft=look)
+    run(fake_stages.spec(directory, "sft", contents), sft=look)
     store = open_store(directory)
     assert isinstance(store, FileStore)
     assert seen[0].is_relative_to(store.root)
@@ -626,7 +629,7 @@ def test_a_file_of_the_store_is_read_in_place(directory: Storage, run: Runner) -
 
 def test_every_faulty_setting_is_named_and_nothing_is_written(directory: Storage, run: Runner, tmp_path: Path) -> None:
     contents = dict.fromkeys(("train", "contexts", "model"), "0" * 64)
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
     spec = spec.model_copy(update={"settings": {"learningRate": -1, "lora": {"r": 0}, "betta": 1}})
     code, report = run(spec)
     assert (code, report.reason) == (EXIT_PERMANENT, "SpecInvalid")
@@ -638,10 +641,10 @@ def test_every_faulty_setting_is_named_and_nothing_is_written(directory: Storage
 
 def test_a_spec_edited_by_hand_is_refused_even_where_its_key_is_published(directory: Storage, run: Runner) -> None:
     contents = run.trained(directory)
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
     code, report = run(spec.model_copy(update={"settings": {"learningRate": 0.5}}))
     assert (code, report.reason) == (EXIT_PERMANENT, "KeyMismatch")
-    keys = resolve_keys(fake_run.graph({"learningRate": 0.5}), contents)
+    keys = resolve_keys(fake_stages.graph({"learningRate": 0.5}), contents)
     assert keys["sft"] in report.message
 
 
@@ -682,7 +685,7 @@ def test_a_spec_for_another_kind_is_refused(
     directory: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "stage.json"
-    path.write_text(fake_run.spec(directory, "prepare").model_dump_json(by_alias=True, exclude_none=True))
+    path.write_text(fake_stages.spec(directory, "prepare").model_dump_json(by_alias=True, exclude_none=True))
     monkeypatch.setenv("EVOLUTION_STAGE_SPEC", str(path))
     assert call(monkeypatch, "sft") == EXIT_PERMANENT
     assert "kind:" in Report.model_validate_json(capsys.readouterr().out).message
@@ -692,7 +695,7 @@ def test_a_spec_is_read_from_stdin(
     directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contents = run.trained(directory)
-    text = fake_run.spec(directory, "sft", contents).model_dump_json(by_alias=True, exclude_none=True)
+    text = fake_stages.spec(directory, "sft", contents).model_dump_json(by_alias=True, exclude_none=True)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     capsys.readouterr()
     assert call(monkeypatch, "sft", "--spec", "-") == 0
@@ -744,7 +747,7 @@ def test_how_a_failure_ends(
     def fails(_: Workspace) -> Result:
         raise error
 
-    code, report = run(fake_run.spec(directory, "sft", contents), sft=fails)
+    code, report = run(fake_stages.spec(directory, "sft", contents), sft=fails)
     assert (code, report.reason) == (exit_code, reason)
     assert words in report.message
     assert "\n" not in report.message
@@ -759,7 +762,7 @@ def test_a_disk_that_is_full_while_a_stage_writes_is_said(directory: Storage, ru
             file.write("x" * 100_000)
         raise AssertionError
 
-    code, report = run(fake_run.spec(directory, "sft", contents), sft=fills)
+    code, report = run(fake_stages.spec(directory, "sft", contents), sft=fills)
     assert (code, report.reason) == (EXIT_TRANSIENT, "DiskFull")
 
 
@@ -772,15 +775,15 @@ from evolution_jobs.runner import run_stage
 from evolution_jobs.stages.workspace import Result
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
-from tests import fake_run
-from tests.stage_runner import Runner
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
 def prepare(workspace):
     large = workspace.scratch / "large"
     large.write_bytes(bytes(2 << 20))
     return Result(outputs={"train": large})
 storage = Storage(uri=sys.argv[1])
-spec = fake_run.spec(storage, "prepare")
-code = run_stage(spec, fake_run.stages(prepare=prepare))
+spec = fake_stages.spec(storage, "prepare")
+code = run_stage(spec, fake_stages.stages(prepare=prepare))
 assert read_manifest(open_store(storage), spec.key) is None
 assert list(open_store(storage).list("stages/")) == []
 sys.exit(code)
@@ -797,7 +800,7 @@ sys.exit(code)
 @pytest.mark.usefixtures("s3_environment")
 def test_storage_that_cannot_be_reached_may_be_tried_again(run: Runner) -> None:
     storage = Storage(uri="s3://some-bucket", endpoint=f"http://127.0.0.1:{free_port()}")
-    code, report = run(fake_run.spec(storage, "prepare"))
+    code, report = run(fake_stages.spec(storage, "prepare"))
     assert (code, report.reason) == (EXIT_TRANSIENT, "StorageUnreachable")
 
 
@@ -808,14 +811,14 @@ def test_a_storage_that_other_stages_have_used_is_waited_for(
     monkeypatch.setenv(PATIENCE_VARIABLE, "1.5")
     storage = Storage(uri="s3://some-bucket", endpoint=f"http://127.0.0.1:{free_port()}")
     contents = dict.fromkeys(("model", "train", "contexts"), "a" * 64)
-    code, report = run(fake_run.spec(storage, "sft", contents))
+    code, report = run(fake_stages.spec(storage, "sft", contents))
     assert (code, report.reason) == (EXIT_TRANSIENT, "StorageUnreachable")
     assert "waiting for the storage" in caplog.text
 
 
 def test_a_directory_that_cannot_be_made_is_said_at_once(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     """It is read as empty first, which an S3 service that is there says, too."""
-    code, report = run(fake_run.spec(Storage(uri="file:///proc/evolution"), "prepare"))
+    code, report = run(fake_stages.spec(Storage(uri="file:///proc/evolution"), "prepare"))
     assert code == EXIT_TRANSIENT
     assert "/proc/evolution" in report.message
     assert "waiting" not in caplog.text
@@ -826,7 +829,7 @@ def test_a_directory_that_cannot_be_made_is_said_at_once(run: Runner, caplog: py
 def test_wrong_credentials_are_permanent(minio: str, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = s3_storage(minio)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-wrong-wrong")
-    code, report = run(fake_run.spec(storage, "prepare"))
+    code, report = run(fake_stages.spec(storage, "prepare"))
     assert (code, report.reason) == (EXIT_PERMANENT, "StorageDenied")
 
 
@@ -834,14 +837,14 @@ def test_figures_that_are_not_finite_are_left_out_and_counted(directory: Storage
     contents = run.prepared(directory)
 
     def diverges(workspace: Workspace) -> Result:
-        result = fake_run.sft(workspace)
+        result = fake_stages.sft(workspace)
         return Result(
             outputs=result.outputs,
             metrics={"loss": float("nan"), "steps": 3},
             details={"curve": [1.0, float("inf")], "best": None},
         )
 
-    spec = fake_run.spec(directory, "sft", contents)
+    spec = fake_stages.spec(directory, "sft", contents)
     code, report = run(spec, sft=diverges)
     assert code == 0
     assert report.metrics == {"steps": 3}
@@ -855,13 +858,13 @@ WAITS = """
 import sys
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
-from tests import fake_run
-from tests.stage_runner import Runner
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
 def sft(workspace):
     workspace.progress(1, 3, "steps")
     while True:
         {loop}
-sys.exit(run_stage(StageSpec.model_validate_json(sys.argv[1]), fake_run.stages(sft=sft)))
+sys.exit(run_stage(StageSpec.model_validate_json(sys.argv[1]), fake_stages.stages(sft=sft)))
 """
 
 
@@ -883,7 +886,7 @@ def waiting(spec: StageSpec, loop: str, temporary: Path) -> subprocess.Popen[str
 def test_asked_to_stop_a_stage_stops_at_its_next_check(
     number: signal.Signals, directory: Storage, run: Runner, tmp_path: Path
 ) -> None:
-    spec = fake_run.spec(directory, "sft", run.prepared(directory))
+    spec = fake_stages.spec(directory, "sft", run.prepared(directory))
     process = waiting(spec, "workspace.check_stop()", tmp_path)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
@@ -895,7 +898,7 @@ def test_asked_to_stop_a_stage_stops_at_its_next_check(
 def test_interrupted_twice_a_stage_that_does_not_check_ends_too(
     directory: Storage, run: Runner, tmp_path: Path
 ) -> None:
-    spec = fake_run.spec(directory, "sft", run.prepared(directory))
+    spec = fake_stages.spec(directory, "sft", run.prepared(directory))
     loop = "workspace.stopping and workspace.progress(2, 2, 'steps')"
     process = waiting(spec, loop, tmp_path)
     process.send_signal(signal.SIGTERM)
@@ -909,7 +912,7 @@ def test_interrupted_twice_a_stage_that_does_not_check_ends_too(
 
 
 def test_a_stage_whose_reader_is_gone_stops(directory: Storage, run: Runner, tmp_path: Path) -> None:
-    spec = fake_run.spec(directory, "sft", run.prepared(directory))
+    spec = fake_stages.spec(directory, "sft", run.prepared(directory))
     process = waiting(spec, "workspace.progress(3, 3, 'steps'); workspace.check_stop()", tmp_path)
     assert process.stdout is not None
     process.stdout.close()
@@ -919,7 +922,7 @@ def test_a_stage_whose_reader_is_gone_stops(directory: Storage, run: Runner, tmp
 def test_scratch_of_a_killed_process_is_removed_by_the_next_and_that_of_a_live_one_is_not(
     directory: Storage, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = fake_run.spec(directory, "sft", run.prepared(directory))
+    spec = fake_stages.spec(directory, "sft", run.prepared(directory))
     killed, alive = (waiting(spec, "__import__('signal').pause()", tmp_path) for _ in range(2))
     assert len(list(tmp_path.glob(f"{scratch.PREFIX}*{scratch.LOCK}"))) == 2
     killed.kill()
@@ -946,7 +949,7 @@ def test_progress_is_said_at_most_twice_a_second_and_at_the_end(
                 workspace.progress(done, 13, unit)
         raise Terminated
 
-    run(fake_run.spec(directory, "sft", contents), sft=counts)
+    run(fake_stages.spec(directory, "sft", contents), sft=counts)
     assert [line["done"] for line in run.progress] == told
     assert run.progress[0] == {"stage": "sft", "shard": 0, "done": 1, "total": 13, "unit": unit}
 
@@ -955,7 +958,7 @@ def test_a_termination_log_that_cannot_be_written_does_not_fail_the_stage(
     directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("EVOLUTION_TERMINATION_LOG", str(tmp_path))
-    assert run(fake_run.spec(directory, "prepare"))[0] == 0
+    assert run(fake_stages.spec(directory, "prepare"))[0] == 0
 
 
 # Documents.
@@ -1048,7 +1051,7 @@ def test_a_report_always_fits_and_keeps_what_decisions_hang_on(report: Report) -
 def test_the_report_of_a_large_run_names_all_its_published_stages(directory: Storage, run: Runner) -> None:
     """Fifty stages after prepare, ten of them evaluations with nine figures each."""
     kinds = ("generate", "reflect", "dpo", "evaluate", "sft")
-    nodes = fake_run.graph()[:1] + [
+    nodes = fake_stages.graph()[:1] + [
         Node(
             id=f"{kind}-{number}",
             kind=kind,  # type: ignore[arg-type]
@@ -1068,7 +1071,7 @@ def test_the_report_of_a_large_run_names_all_its_published_stages(directory: Sto
             path.write_text(path.name)
         return Result(outputs=files, references={"model": "hf://owner/model@0123456789"})
 
-    spec = fake_run.spec(directory, "prepare", nodes=nodes)
+    spec = fake_stages.spec(directory, "prepare", nodes=nodes)
     _, report = run(spec, prepare=six)
     store = open_store(directory)
     example = manifest_of(directory, spec)

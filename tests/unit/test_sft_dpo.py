@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError, Terminated
-from evolution_jobs.contract.model import Document
 from evolution_jobs.contract.rows import Pair
 from evolution_jobs.contract.settings import DpoSettings, SftSettings
 from evolution_jobs.models.load import load_model, load_tokenizer
@@ -26,8 +26,16 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from tests.training import DIALOGUES, INSTRUCTIONS, PAIRS, dialogue, random_adapter, tiny_model, write_rows
-from tests.workspace import LocalWorkspace
+from tests.support.stages.tiny_model import (
+    DIALOGUES,
+    INSTRUCTIONS,
+    PAIRS,
+    dialogue,
+    random_adapter,
+    tiny_model,
+    write_rows,
+)
+from tests.support.stages.workspace import LocalWorkspace
 
 pytestmark = pytest.mark.model
 

@@ -19,8 +19,8 @@ from evolution_jobs.models.hub import Pinned, pin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hub import COMMIT, Hub, hub_in_place
-from tests.storage import ACCESS_KEY, SECRET_KEY, free_port, make_bucket
+from tests.support.storage.fake_hub import COMMIT, Hub, hub_in_place
+from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, free_port, make_bucket
 
 CONTENT = b'{"dialog": []}\n{"dialog": []}\n'
 ROWS = b'{"dialog": [{"text": "I am sad.", "speaker": "usr"}, {"text": "Why?", "speaker": "sys", "strategy": "Question"}]}\n'

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from evolution_jobs.contract.settings import SETTINGS
 from evolution_operator.api.spec import CHAMPION_METRICS, EvaluationStage, EvolutionRun
-from evolution_operator.planner.stages import build_graph
+from evolution_operator.planner.graph import build_graph
 from pydantic import ValidationError
 
 LEAST = {

@@ -11,7 +11,7 @@ from evolution_operator.api.status import RunStatus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.played_stages import raising
+from tests.support.stages.fake_processes import raising
 from tests.unit.test_driver import Driven
 
 

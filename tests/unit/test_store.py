@@ -27,7 +27,15 @@ from evolution_jobs.store.s3 import client_config
 from evolution_jobs.store.s3_errors import shown_endpoint
 
 from hack.cluster.processes import wait_until
-from tests.storage import ACCESS_KEY, SECRET_KEY, find_minio, free_port, make_bucket, minio_server, s3_storage
+from tests.support.storage.servers import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    find_minio,
+    free_port,
+    make_bucket,
+    minio_server,
+    s3_storage,
+)
 
 ABSENT = "not/there"
 

@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.training import DIALOGUES, dialogue, tiny_model, write_rows
-from tests.workspace import LocalWorkspace
+from tests.support.stages.tiny_model import DIALOGUES, dialogue, tiny_model, write_rows
+from tests.support.stages.workspace import LocalWorkspace
 
 pytestmark = pytest.mark.model
 

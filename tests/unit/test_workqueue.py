@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from evolution_operator.controller import workqueue
-from evolution_operator.controller.apiserver import UnreachableError
-from evolution_operator.controller.cache import RunKey
-from evolution_operator.controller.workqueue import Pass, WorkQueue
+from evolution_operator.controller.kube.apiserver import UnreachableError
+from evolution_operator.controller.kube.client import RunKey
+from evolution_operator.controller.process import workqueue
+from evolution_operator.controller.process.workqueue import Pass, WorkQueue
 
 A, B = RunKey("ns", "a"), RunKey("ns", "b")
 PATIENCE = 20.0

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.keys import checkpoints_prefix
 from ..contract.manifest import Digest
-from ..contract.model import Document
 from ..store.base import CorruptObjectError, MissingObjectError, Store, file_sha256, inside
 
 log = logging.getLogger(__name__)

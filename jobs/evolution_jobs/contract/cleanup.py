@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .model import Document
+from .document import Document
 from .settings import Storage
 from .stage import RunRef
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .model import Document
+from .document import Document
 from .stage import Node, RunRef, StageKind
 
 MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"

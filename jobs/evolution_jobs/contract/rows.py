@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from .model import Document
+from .document import Document
 
 Role = Literal["seeker", "supporter"]
 

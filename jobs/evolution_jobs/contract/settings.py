@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .model import Document, Rule
+from .document import Document, Rule
 
 
 class NotInKey:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .model import Document
+from .document import Document
 from .settings import Storage
 
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]

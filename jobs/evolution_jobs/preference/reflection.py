@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, ValidationError
 
-from ..contract.model import Document
+from ..contract.document import Document
 
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 """Bounded, so that a small model that rambles comes to an end."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.model import Document
 from ..contract.rows import Context, Pair, Turn
 from ..contract.settings import EvaluationSettings
 from ..data.draw import draw

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.model import Document
 from ..contract.rows import Context, Response
 
 Row = TypeVar("Row", Context, Response)

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.model import Document
 from ..contract.rows import Dialogue, Instruction, Turn
 from ..contract.settings import PrepareSettings
 from ..data.contexts import choose, places

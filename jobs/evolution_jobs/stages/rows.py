@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.model import Document
 from .workspace import Workspace
 
 Row = TypeVar("Row", bound=Document)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from evolution_jobs.contract.model import Document, Rule
+from evolution_jobs.contract.document import Document, Rule
 from evolution_jobs.contract.settings import (
     BaseModelSource,
     DpoSettings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from evolution_jobs.contract.model import Document
+from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.stage import StageKind
 from pydantic import ConfigDict
 

@@ -8,13 +8,13 @@ from posixpath import normpath
 from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
-from evolution_jobs.contract.model import Rule
+from evolution_jobs.contract.document import Rule
 from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .document import Fault, at, read_document
 from .messages import explain, unknown_field
+from .run_file import Fault, at, read_document
 from .spec import EvolutionRun
 
 Place = TypeVar("Place", Source, BaseModelSource, Storage)

@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from evolution_jobs.contract.stage import RunRef
+
 from ..api.spec import EvolutionRunSpec
 from ..planner.actions import Event
 from . import labels
-from .apiserver import AlreadyExistsError, RefusedError
-from .cache import Cache, RunKey, Seen
-from .carrying_out import Hand
-from .cleanup import build_cleanup_job, cleanup_name
-from .cluster import Cluster
 from .events import Tell
-from .manifests import Owner
-from .observe import holds_up, pods_by_job, pods_failure, reports_of
+from .executor import Executor
+from .jobs.cleanup_job import build_cleanup_job, cleanup_name
+from .kube.apiserver import AlreadyExistsError, RefusedError
+from .kube.client import KubeClient, RunKey
+from .seen.attempts import holds_up, pods_by_job, pods_failure, reports_of
+from .seen.cache import Cache, Seen
+from .seen.relist import Relist
+from .seen.views import JobView, PodView
 from .settings import Settings
-from .views import JobView, PodView
-from .wholeness import Wholeness
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,12 @@ class Deletion:
     """Sees a run off."""
 
     def __init__(
-        self, cluster: Cluster, cache: Cache, hand: Hand, whole: Wholeness, settings: Settings, tell: Tell
+        self, client: KubeClient, cache: Cache, executor: Executor, relist: Relist, settings: Settings, tell: Tell
     ) -> None:
-        self._cluster = cluster
+        self._client = client
         self._cache = cache
-        self._hand = hand
-        self._whole = whole
+        self._executor = executor
+        self._relist = relist
         self._settings = settings
         self._tell_events = tell
 
@@ -56,15 +57,15 @@ class Deletion:
         if spec is None or spec.deletion_policy != "Delete":
             self._set_finalizer(key, run, False)
             return None
-        owner = Owner(key.namespace, key.name, run["metadata"]["uid"])
+        owner = RunRef(namespace=key.namespace, name=key.name, uid=run["metadata"]["uid"])
         cleanup = [job for job in seen.jobs if job.meta.name == cleanup_name(owner)]
         if not cleanup and not _at_work(owner, seen):
             # No stage may write while its artifacts are deleted: one that watches have not told of is asked for.
-            seen = self._whole.look(key)
+            seen = self._relist.look(key)
         if _at_work(owner, seen):
             for job in _stages(owner, seen):
                 if not job.meta.deleting:
-                    self._hand.delete(key, job)
+                    self._executor.delete(key, job)
             # The end of each comes as an event.
             return self._settings.held_retry_seconds
         if not cleanup:
@@ -72,14 +73,14 @@ class Deletion:
         return self._follow(key, run, cleanup[0], pods_by_job(seen.pods).get(cleanup[0].meta.uid, []), spec, now)
 
     def _clean_up(
-        self, key: RunKey, owner: Owner, run: Mapping[str, Any], spec: EvolutionRunSpec, now: datetime
+        self, key: RunKey, owner: RunRef, run: Mapping[str, Any], spec: EvolutionRunSpec, now: datetime
     ) -> float | None:
         stages = (run.get("status") or {}).get("stages") or []
         keys = [stage["key"] for stage in stages if stage.get("key")]
         try:
-            self._cache.put_job(self._cluster.create_job(build_cleanup_job(owner, spec, keys, self._settings)))
+            self._cache.put_job(self._client.create_job(build_cleanup_job(owner, spec, keys, self._settings)))
         except AlreadyExistsError:
-            self._cache.put_job(self._cluster.read_job(key, cleanup_name(owner)))
+            self._cache.put_job(self._client.read_job(key, cleanup_name(owner)))
         except RefusedError as error:
             if not error.terminating:
                 self._tell(run, spec, f"the API server refuses the Job that would delete them: {error}", now)
@@ -117,7 +118,7 @@ class Deletion:
         if wait > timedelta(0):
             self._tell(run, spec, _hindrance(job, pods) or f"{failed.message or failed.reason}; its Pod is gone", now)
             return wait.total_seconds()
-        self._hand.delete(key, job)
+        self._executor.delete(key, job)
         return self._settings.held_retry_seconds
 
     def _tell(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
@@ -134,16 +135,16 @@ class Deletion:
             "resourceVersion": run["metadata"]["resourceVersion"],
             "finalizers": [*others, labels.FINALIZER] if wanted else others,
         }
-        patched = self._cluster.patch_run(key, {"metadata": metadata})
+        patched = self._client.patch_run(key, {"metadata": metadata})
         self._cache.put_run(patched)
         return patched
 
 
-def _stages(owner: Owner, seen: Seen) -> list[JobView]:
+def _stages(owner: RunRef, seen: Seen) -> list[JobView]:
     return [job for job in seen.jobs if job.meta.owner == owner.uid]
 
 
-def _at_work(owner: Owner, seen: Seen) -> bool:
+def _at_work(owner: RunRef, seen: Seen) -> bool:
     """Whether a stage may still write; its Pods may outlive its Job."""
     return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP)
 

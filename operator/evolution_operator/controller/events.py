@@ -19,8 +19,8 @@ from typing import Any
 from ..api.spec import API_VERSION, KIND
 from ..planner.actions import Event
 from . import labels
-from .apiserver import AlreadyExistsError, ClusterError
-from .cluster import Cluster
+from .kube.apiserver import AlreadyExistsError, ClusterError
+from .kube.client import KubeClient
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class EventSender:
     """Sends events one after the other, in the order in which they were told. Thread-safe.
 
     Args:
-        cluster: the calls.
+        client: the API calls.
         lost: told why an event was not sent, in one word.
         limit: events that may wait; one more is dropped.
     """
 
-    def __init__(self, cluster: Cluster, lost: Callable[[str], None], limit: int = WAITING_LIMIT) -> None:
-        self._cluster = cluster
+    def __init__(self, client: KubeClient, lost: Callable[[str], None], limit: int = WAITING_LIMIT) -> None:
+        self._client = client
         self._lost = lost
         self._waiting: queue.Queue[Mapping[str, Any] | None] = queue.Queue(limit)
         self._thread = threading.Thread(target=self._serve, name="events", daemon=True)
@@ -102,7 +102,7 @@ class EventSender:
         about = body["involvedObject"]
         extra = {"run": f"{about['namespace']}/{about['name']}"}
         try:
-            self._cluster.create_event(dict(body))
+            self._client.create_event(dict(body))
         except AlreadyExistsError:
             return
         except ClusterError as error:

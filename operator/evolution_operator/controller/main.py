@@ -4,4 +4,4 @@ Served are the namespaces that kopf is told (`--all-namespaces`, `--namespace NA
 KOPF_RUN_NAMESPACES in the environment); all else is in `settings`.
 """
 
-from . import handlers  # noqa: F401 -- registers them with kopf
+from .process import handlers  # noqa: F401 -- registers them with kopf

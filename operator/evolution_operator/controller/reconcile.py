@@ -18,20 +18,19 @@ from ..planner.actions import Plan
 from ..planner.observed import Attempt, Observed, Run
 from ..planner.plan import plan
 from . import labels
-from .apiserver import ConflictError, NotFoundError, UnreachableError
-from .cache import Cache, RunKey, Seen
-from .carrying_out import Hand
-from .cluster import Cluster
 from .deletion import Deletion
 from .events import Tell
-from .inquiry import Inquiry
-from .manifests import Owner
+from .executor import Executor
+from .jobs.pods import template_digests
+from .kube.apiserver import ConflictError, NotFoundError, UnreachableError
+from .kube.client import KubeClient, RunKey
 from .metrics import Metrics
-from .observe import is_attempt, observe
-from .pods import template_digests
+from .seen.attempts import is_attempt, observe
+from .seen.cache import Cache, Seen
+from .seen.probe import Probe
+from .seen.relist import FINISHED, Relist
 from .settings import Settings
 from .status_writer import StatusWriter
-from .wholeness import FINISHED, Wholeness
 
 log = logging.getLogger(__name__)
 
@@ -56,28 +55,28 @@ class Reconciler:
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: KubeClient,
         cache: Cache,
         settings: Settings,
         metrics: Metrics,
         tell: Tell,
         clock: Callable[[], datetime],
     ) -> None:
-        self._cluster = cluster
+        self._client = client
         self._cache = cache
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._hand = Hand(cluster, cache, settings)
-        self._whole = Wholeness(cluster, cache, settings.resync_interval_seconds)
-        self._deletion = Deletion(cluster, cache, self._hand, self._whole, settings, tell)
-        self._writer = StatusWriter(cluster, cache, metrics, tell)
-        self._inquiry = Inquiry(cluster, settings.progress_interval_seconds)
+        self._executor = Executor(client, cache, settings)
+        self._relist = Relist(client, cache, settings.resync_interval_seconds)
+        self._deletion = Deletion(client, cache, self._executor, self._relist, settings, tell)
+        self._writer = StatusWriter(client, cache, metrics, tell)
+        self._probe = Probe(client, settings.progress_interval_seconds)
         self._specs: dict[RunKey, _Spec] = {}
 
     def distrust(self) -> None:
         """Watches have been broken, and may have lost what happened meanwhile."""
-        self._whole.distrust()
+        self._relist.distrust()
 
     def reconcile(self, key: RunKey) -> float | None:
         """One pass; seconds until the next one is wanted even if nothing happens. Raises ClusterError."""
@@ -88,7 +87,7 @@ class Reconciler:
         with self._metrics.passes.time():
             try:
                 spec = self._spec(key, seen.run)
-                seen = self._whole.ensure(key, seen)
+                seen = self._relist.ensure(key, seen)
                 if seen.run is None:
                     return 0.0
                 if seen.run["metadata"].get("deletionTimestamp"):
@@ -99,12 +98,12 @@ class Reconciler:
                 # Somebody else was faster. What the API server has now decides.
                 return self._read_again(key, seen)
             except UnreachableError:
-                self._whole.doubt(key)
+                self._relist.doubt(key)
                 raise
 
     def _read_again(self, key: RunKey, seen: Seen) -> float | None:
         try:
-            self._cache.put_run(self._cluster.read_run(key))
+            self._cache.put_run(self._client.read_run(key))
         except NotFoundError:
             if seen.run is not None:
                 self._cache.drop_run(key, seen.run["metadata"]["uid"])
@@ -114,16 +113,16 @@ class Reconciler:
         body = seen.run
         assert body is not None, "a pass is made over a run that is there"
         now = self._clock()
-        owner = Owner(key.namespace, key.name, body["metadata"]["uid"])
+        owner = RunRef(namespace=key.namespace, name=key.name, uid=body["metadata"]["uid"])
         run = _run(owner, body, spec.read)
         attempts = self._attempts(key, owner, seen, spec)
         if any(attempt.outdated for attempt in attempts):
             # A Pod of it may have begun to run, and its watch not have said so yet.
-            attempts = self._attempts(key, owner, self._whole.look(key), spec)
+            attempts = self._attempts(key, owner, self._relist.look(key), spec)
         observed = Observed(attempts, previous=_previous(key, body), invalid=spec.invalid)
         self._writer.catch_up(key, body, observed.previous, now)
         decided = plan(run, observed, now)
-        outcome = self._hand.carry_out(owner, run.spec, decided.actions)
+        outcome = self._executor.carry_out(owner, run.spec, decided.actions)
         if outcome.begun or outcome.held:
             # The same plan once more, with what became of its actions, says what is so now: one write tells that a
             # stage has ended and that the next one runs.
@@ -131,15 +130,15 @@ class Reconciler:
         self._writer.write(key, body, observed.previous, decided, now)
         if decided.expired:
             log.info("ttlSecondsAfterFinished has passed", extra={"run": f"{key.namespace}/{key.name}"})
-            self._cluster.delete_run(key, owner.uid)
+            self._client.delete_run(key, owner.uid)
             return None
         # Last, because it may take a while, and nothing waits for what it tells but the next pass.
         seen = self._cache.seen(key)
-        asked = self._inquiry.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
+        asked = self._probe.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
         return self._again(decided, now, asked, bool(outcome.held))
 
-    def _attempts(self, key: RunKey, owner: Owner, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
-        progress, notes = self._inquiry.progress(key, seen.jobs), self._inquiry.notes(key)
+    def _attempts(self, key: RunKey, owner: RunRef, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
+        progress, notes = self._probe.progress(key, seen.jobs), self._probe.notes(key)
         return observe(owner, seen.jobs, seen.pods, progress, notes, spec.templates)
 
     def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:
@@ -164,15 +163,15 @@ class Reconciler:
 
     def _forget(self, key: RunKey) -> None:
         self._specs.pop(key, None)
-        self._whole.forget(key)
-        self._inquiry.forget(key)
+        self._relist.forget(key)
+        self._probe.forget(key)
         self._writer.forget(key)
 
 
-def _run(owner: Owner, body: Object, spec: EvolutionRunSpec | None) -> Run:
+def _run(owner: RunRef, body: Object, spec: EvolutionRunSpec | None) -> Run:
     metadata = body["metadata"]
     return Run(
-        ref=RunRef(namespace=owner.namespace, name=owner.name, uid=owner.uid),
+        ref=owner,
         # A spec that cannot be read is never looked into: the planner only says so in the status.
         spec=spec or EvolutionRunSpec.model_construct(),  # type: ignore[call-arg]
         generation=metadata.get("generation"),

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..api.status import RunStatus
 from ..planner.actions import Event, Plan
-from .apiserver import UnreachableError
-from .cache import Cache, RunKey
-from .cluster import Cluster
 from .events import Tell
+from .kube.apiserver import UnreachableError
+from .kube.client import KubeClient, RunKey
 from .metrics import Metrics
+from .seen.cache import Cache
 
 Object = Mapping[str, Any]
 
@@ -30,8 +30,8 @@ class _Change:
 class StatusWriter:
     """The only writer of statuses."""
 
-    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics, tell: Tell) -> None:
-        self._cluster = cluster
+    def __init__(self, client: KubeClient, cache: Cache, metrics: Metrics, tell: Tell) -> None:
+        self._client = client
         self._cache = cache
         self._metrics = metrics
         self._tell_events = tell
@@ -45,7 +45,7 @@ class StatusWriter:
             return
         change = _Change(previous, decided.status, decided.events)
         try:
-            body = self._cluster.patch_status(key, body["metadata"]["resourceVersion"], patch)
+            body = self._client.patch_status(key, body["metadata"]["resourceVersion"], patch)
         except UnreachableError:
             self._unanswered[key] = change
             raise

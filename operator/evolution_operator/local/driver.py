@@ -17,9 +17,9 @@ from evolution_jobs.store.base import Store
 
 from ..api.status import RunStatus
 from ..planner.actions import Action, Plan, Resume, Start, Stop, Suspend
+from ..planner.graph import build_graph
 from ..planner.observed import Observed, Run
 from ..planner.plan import plan
-from ..planner.stages import build_graph
 from .attempts import LocalAttempt, clear, room
 from .lookup import Finished, look_up, record
 from .machine import Machine

@@ -9,8 +9,8 @@ from evolution_jobs.store.open import open_store
 from rich.console import Console
 from rich.table import Table
 
+from ..planner.graph import build_graph
 from ..planner.observed import Run
-from ..planner.stages import build_graph
 from .lookup import look_up
 
 UNKNOWN = "not known until prepare has run"

@@ -10,8 +10,8 @@ from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.external import local_path, open_bucket
 from pydantic import ValidationError
 
-from ..api.document import Fault
 from ..api.messages import explain
+from ..api.run_file import Fault
 from ..api.spec import EvolutionRun, EvolutionRunSpec
 from ..api.validation import ManifestError, load_run, resolve_paths
 from ..planner.observed import Run

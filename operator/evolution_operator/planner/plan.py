@@ -12,10 +12,10 @@ from ..api.status import RunStatus, StageStatus
 from . import policies
 from .actions import Action, Plan, Resume, Start, Stop, Suspend
 from .events import events_between
+from .graph import build_graph, critical, shards
 from .ledger import Ledger, fold, prepared, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
-from .report import derive_status, rejected_status
-from .stages import build_graph, critical, shards
+from .status import derive_status, rejected_status
 
 
 def plan(run: Run, observed: Observed, now: datetime) -> Plan:

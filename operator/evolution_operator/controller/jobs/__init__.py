@@ -1,0 +1,1 @@
+"""Job objects and their Pods, built from a run's spec. Pure."""

@@ -1,0 +1,239 @@
+"""What a stage's Pods are made of, from the run's spec and the operator's settings. Pure, and proven by golden files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evolution_jobs.contract.credentials import credential_prefix
+from evolution_jobs.contract.environment import GPUS_VARIABLE
+from evolution_jobs.contract.settings import Storage
+from kubernetes.utils.quantity import parse_quantity
+
+from ...api.pod import PodSettings
+from ...api.spec import EvolutionRunSpec
+from ...planner.policies import BLOCKS
+from .. import labels
+from ..settings import Settings
+
+CONTAINER = "stage"
+SPEC_DIRECTORY = "/etc/evolution"
+PVC_ROOT = "/mnt/pvc"
+"""Where the stages look for `pvc://claim/path`."""
+SCRATCH = "/scratch"
+TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own
+USER = 65532
+GRACE_SECONDS = 120
+
+GPU = re.compile(r"(^|[./])gpu$|^nvidia\.com/mig-")
+"""Extended resources that are GPUs: `nvidia.com/gpu`, `amd.com/gpu`, slices of one."""
+
+Object = dict[str, Any]
+
+
+def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
+    """The Pods of stages of a kind, as the run's spec has them now; what a single stage is told is not in it."""
+    own: PodSettings = getattr(spec, BLOCKS[kind]).pod
+    pod = merged(settings.stage_pod, spec.pod, own)
+    return {
+        "metadata": {"labels": pod.labels or {}, "annotations": pod.annotations or {}},
+        "spec": _pod_spec(spec, kind, pod, settings),
+    }
+
+
+def template_digest(template: Object) -> str:
+    """By which a Job tells whether it was made of this template."""
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def template_digests(spec: EvolutionRunSpec, settings: Settings) -> dict[str, str]:
+    """The digest of each kind's template, as the run's spec has it now."""
+    return {kind: template_digest(pod_template(spec, kind, settings)) for kind in BLOCKS}
+
+
+def merged(*settings: PodSettings) -> PodSettings:
+    """Pod settings from the most general to a stage's own: a field that is given replaces what came before."""
+    given = {name: getattr(layer, name) for layer in settings for name in layer.model_fields_set}
+    return PodSettings().model_copy(update=given)
+
+
+def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
+    volumes, mounts = volumes_and_mounts([spec_volume("stage.json"), *_model_volume(spec)], pod)
+    evaluates = kind == "evaluate"
+    usual = settings.evaluation_priority_class if evaluates else settings.critical_priority_class
+    priority = pod.priority_class_name or usual
+    container = {
+        **container_basics(pod, settings),
+        "command": ["python", "-m", "evolution_jobs", kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
+        "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_devices_env(pod)], pod),
+        "envFrom": _source_credentials(spec) if kind == "prepare" else [],
+        "volumeMounts": mounts,
+    }
+    return {
+        **pod_basics(pod),
+        **present({"priorityClassName": priority}),
+        "containers": [present(container)],
+        "volumes": volumes,
+    }
+
+
+def pod_basics(pod: PodSettings) -> Object:
+    """What a Pod of ours may do, and where it is placed: no Kubernetes API, no root, no capability."""
+    grace = pod.termination_grace_period_seconds
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS if grace is None else grace,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            # The user's own claims (a model cache, file:// storage) become writable; unchanged ones are not walked.
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        **present(
+            {
+                "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets or []],
+                "nodeSelector": pod.node_selector,
+                "tolerations": pod.tolerations,
+                "affinity": pod.affinity,
+                "topologySpreadConstraints": pod.topology_spread_constraints,
+                "runtimeClassName": pod.runtime_class_name,
+                "schedulerName": pod.scheduler_name,
+                "serviceAccountName": pod.service_account_name,
+            }
+        ),
+    }
+
+
+def container_basics(pod: PodSettings, settings: Settings) -> Object:
+    """Image, resources and rights of our container."""
+    return {
+        "name": CONTAINER,
+        "image": pod.image or settings.stage_image,
+        **present({"imagePullPolicy": pod.image_pull_policy}),
+        "resources": present(pod.resources.wire()) if pod.resources else None,
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
+    """Credentials by reference to a Secret's keys; none is read, let alone copied, by the operator."""
+    env: list[Object] = []
+    if storage.credentials_secret:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            env.append(_from_secret(name, storage.credentials_secret))
+        env.append(_from_secret("AWS_SESSION_TOKEN", storage.credentials_secret, optional=True))
+    if token_secret:
+        env.append(_from_secret("HF_TOKEN", token_secret))
+    return env
+
+
+def _devices_env(pod: PodSettings) -> list[Object]:
+    """What the stage is given: GPUs, so that it fails rather than crawl where the driver is out of order, and threads.
+
+    A process that computes with a thread for each core of the node slows itself and its neighbours down severalfold.
+    """
+    resources = pod.resources.wire() if pod.resources else {}
+    given = {GPUS_VARIABLE: gpus_of(resources), "OMP_NUM_THREADS": cores_of(resources)}
+    return [{"name": name, "value": str(amount)} for name, amount in given.items() if amount]
+
+
+def cores_of(resources: Mapping[str, Any]) -> int:
+    """Cores a container's limit, or else its request, comes to, rounded up; 0 where neither says."""
+    try:
+        cores: int = math.ceil(parse_quantity(_amounts(resources).get("cpu", 0)))
+    except ValueError:  # the API server has the better message
+        return 0
+    return cores
+
+
+def gpus_of(resources: Mapping[str, Any]) -> int:
+    """How many GPUs, or slices of one, a container's resources name."""
+    amounts = _amounts(resources).items()
+    return sum(int(amount) for name, amount in amounts if GPU.search(name) and str(amount).isdecimal())
+
+
+def _amounts(resources: Mapping[str, Any]) -> Object:
+    """What is given of each resource: its limit, or else its request."""
+    return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+
+
+def _from_secret(name: str, secret: str, optional: bool = False) -> Object:
+    reference = {"name": secret, "key": name} | ({"optional": True} if optional else {})
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _source_credentials(spec: EvolutionRunSpec) -> list[Object]:
+    """The data sources' Secrets, each under a prefix of its own (evolution_jobs.contract.credentials)."""
+    data = spec.data
+    sources = [*data.seed, *data.replay, *data.contexts, *data.test]
+    secrets = dict.fromkeys(source.credentials_secret for source in sources if source.credentials_secret)
+    return [{"prefix": credential_prefix(name), "secretRef": {"name": name}} for name in secrets]
+
+
+def variables(ours: Iterable[Object], pod: PodSettings) -> list[Object]:
+    """Our variables, with the user's in place of those of the same name."""
+    writable: list[Object] = [
+        {"name": "HOME", "value": TMP},
+        {"name": "TMPDIR", "value": SCRATCH},
+        {"name": "HF_HOME", "value": f"{SCRATCH}/huggingface"},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+    ]
+    by_name = {variable.get("name"): variable for variable in [*writable, *ours, *(pod.env or [])]}
+    return list(by_name.values())
+
+
+Mounted = tuple[str, Object, bool]
+"""Mount path, volume, and whether it is read-only."""
+
+
+def spec_volume(file: str) -> Mounted:
+    """The Pod's own annotation as a file."""
+    path = f"metadata.annotations['{labels.SPEC}']"
+    items = [{"path": file, "fieldRef": {"fieldPath": path}}]
+    return SPEC_DIRECTORY, {"name": "evolution-spec", "downwardAPI": {"items": items}}, True
+
+
+def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
+    """The claim of a `pvc://claim/path` model."""
+    if not spec.base_model.uri.startswith("pvc://"):
+        return []
+    claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
+    source = {"claimName": claim, "readOnly": True}
+    return [(f"{PVC_ROOT}/{claim}", {"name": "evolution-model", "persistentVolumeClaim": source}, True)]
+
+
+def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[Object], list[Object]]:
+    """Volumes and mounts: ours, writable directories, and the user's own."""
+    writable = [
+        (TMP, {"name": "evolution-tmp", "emptyDir": {}}, False),
+        (SCRATCH, {"name": "evolution-scratch", "emptyDir": {}}, False),
+    ]
+    given = pod.volume_mounts or []
+    # The user may put a larger volume in our place; a mount over the spec itself is left for the API server to refuse.
+    taken = {str(mount.get("mountPath", "")).rstrip("/") for mount in given} - {SPEC_DIRECTORY}
+    kept = [mounted for mounted in [*ours, *writable] if mounted[0] not in taken]
+    mounts = [
+        {"name": volume["name"], "mountPath": place} | ({"readOnly": True} if read_only else {})
+        for place, volume, read_only in kept
+    ]
+    return [*(volume for _, volume, _ in kept), *(pod.volumes or [])], [*mounts, *given]
+
+
+def present(values: Object) -> Object:
+    """The fields that are set; an empty one would only be read as a wish."""
+    return {name: value for name, value in values.items() if value not in (None, "", {}, [])}

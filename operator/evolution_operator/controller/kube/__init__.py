@@ -1,0 +1,1 @@
+"""The Kubernetes API: requests, named calls, the server's clock, and the Lease of the leading replica."""

@@ -1,0 +1,132 @@
+"""The running operator: the parts, put together once, and started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from ..events import EventSender
+from ..kube.apiserver import ApiServer, load_configuration
+from ..kube.client import KubeClient, RunKey
+from ..kube.clock import ServerClock
+from ..kube.lease import Election
+from ..metrics import Metrics
+from ..reconcile import Reconciler
+from ..seen.cache import Cache
+from ..settings import Settings
+from .health import HealthServer
+from .workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+EVENTS_SECONDS = 5.0
+"""How long events that wait may take at the end: the Lease is given up after them, within the Pod's grace period."""
+BEAT_SECONDS = 1.0
+QUIET_SECONDS = 2.0
+"""A list after a broken watch tells of one object after the other; it is over when it has been quiet for this long."""
+
+
+class Service:
+    """Takes in what watches tell, and works on runs while this replica leads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.cache = Cache()
+        configuration = load_configuration(settings.workers + 3)
+        call_timeout = min(settings.request_timeout_seconds, settings.lease_seconds / 2)
+        clock = ServerClock()
+        self._election = Election(
+            ApiServer(configuration, call_timeout, lambda: True, clock),
+            settings.lease_namespace,
+            settings.lease_name,
+            settings.identity,
+            settings.lease_seconds,
+            call_timeout,
+            self._on_election,
+        )
+        leads = self._election.leads
+        self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead)
+        client = KubeClient(ApiServer(configuration, call_timeout, leads, clock))
+        self._events = EventSender(client, self.metrics.event_lost)
+        self._reconciler = Reconciler(client, self.cache, settings, self.metrics, self._events.tell, clock.now)
+        self._queue = WorkQueue(
+            self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
+        )
+        self._health = (
+            HealthServer(settings.http_port, self._not_alive, self._not_ready, self.metrics.registry)
+            if settings.http_port
+            else None
+        )
+        self._beat = time.monotonic()
+        self._listed = False
+        self._listed_again: float | None = None
+        """When an object was last told of by a list after the first."""
+        self._heart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start all parts; nothing is done before the first lists are in and this replica leads."""
+        self._heart = asyncio.create_task(self._tick())
+        if self._health:
+            self._health.start()
+        self._events.start()
+        self._queue.start()
+        self._election.start()
+
+    async def stop(self) -> None:
+        """Finish the passes at work, send their events, step down, stop."""
+        if self._heart:
+            self._heart.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._heart
+        await asyncio.to_thread(self._queue.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._events.stop, EVENTS_SECONDS)
+        await asyncio.to_thread(self._election.stop)
+        if self._health:
+            await asyncio.to_thread(self._health.stop)
+
+    def nudge(self, key: RunKey, listed_again: bool, decisive: bool = False) -> None:
+        """Something about a run has happened. The first nudge comes when all lists are in (see handlers).
+
+        `listed_again` is true where it is told by a list after the first: what was deleted meanwhile is in none.
+        `decisive` news is looked at at once (see WorkQueue).
+        """
+        if listed_again:
+            self._listed_again = time.monotonic()
+        if not self._listed:
+            self._listed = True
+            self._on_election(self._election.leads())
+        self._queue.nudge(key, decisive=decisive)
+
+    def _on_election(self, leads: bool) -> None:
+        if leads and self._listed:
+            self._queue.resume(self.cache.runs())
+        else:
+            self._queue.pause()
+
+    async def _tick(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            if self._listed_again is not None and self._beat - self._listed_again >= QUIET_SECONDS:
+                self._listed_again = None
+                log.info("a watch was broken: unfinished runs are listed anew")
+                self._reconciler.distrust()
+                for key in self.cache.runs():
+                    self._queue.nudge(key)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _not_alive(self) -> str | None:
+        """What a restart may mend."""
+        limit = self._settings.stuck_seconds
+        if time.monotonic() - self._beat > limit:
+            return f"the event loop has not come on for {limit:.0f} s"
+        if self._queue.longest_pass() > limit:
+            return f"a pass over a run has taken more than {limit:.0f} s"
+        if not self._election.alive():
+            return "the election has ended"
+        return None
+
+    def _not_ready(self) -> str | None:
+        return self._not_alive()

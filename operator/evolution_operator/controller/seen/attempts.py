@@ -1,0 +1,256 @@
+"""From Jobs and Pods to the planner's attempts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from evolution_jobs.contract.errors import EXIT_KILLED, FailureKind, failure_kind
+from evolution_jobs.contract.manifest import Report
+from evolution_jobs.contract.stage import RunRef
+from pydantic import ValidationError
+
+from ...api.status import StageProgress
+from ...planner.observed import UNSCHEDULABLE, Attempt, AttemptState, Failure
+from ...planner.policies import memory_limit
+from ..jobs.stage_job import job_name
+from .views import JobView, PodView
+
+Note = tuple[str, str]
+"""Reason and message of what holds an attempt up."""
+
+PULL_REASONS = frozenset(
+    {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}
+)
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+NODE_REASONS = frozenset(
+    {
+        "Evicted",
+        "NodeAffinity",
+        "NodeLost",
+        "NodeShutdown",
+        "OutOfcpu",
+        "OutOfephemeral-storage",
+        "OutOfmemory",
+        "OutOfpods",
+        "Preempting",
+        "Shutdown",
+        "Terminated",
+        "UnexpectedAdmissionError",
+    }
+)
+"""Reasons with which a kubelet fails a whole Pod on the node's account (k8s.io/kubernetes/pkg/kubelet)."""
+GRAVITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "disruption")
+"""Of several failed Pods the gravest speaks for the attempt: the others were told to end because of it."""
+
+
+def observe(
+    owner: RunRef,
+    jobs: Iterable[JobView],
+    pods: Iterable[PodView],
+    progress: Mapping[str, StageProgress],
+    notes: Mapping[str, Note],
+    templates: Mapping[str, str],
+) -> tuple[Attempt, ...]:
+    """The run's attempts. `progress` and `notes` are what else is known of a Job, by uid.
+
+    `templates` are digests of what Pods are made of now, by the kind of stage (`pods.template_digests`).
+
+    A Job that is being deleted is no attempt any more, though its Pods may be alive: see `alive_stages`.
+    """
+    by_job = pods_by_job(pods)
+    return tuple(
+        _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid), templates)
+        for job in jobs
+        if is_attempt(owner, job)
+    )
+
+
+def pods_by_job(pods: Iterable[PodView]) -> dict[str, list[PodView]]:
+    """The Pods of each Job, by the Job's uid."""
+    by_job: dict[str, list[PodView]] = {}
+    for pod in pods:
+        by_job.setdefault(pod.meta.owner or "", []).append(pod)
+    return by_job
+
+
+def is_attempt(owner: RunRef, job: JobView) -> bool:
+    """Whether the Job is an attempt of this very run, as its name, which holds a digest of all that, must say."""
+    if job.meta.owner != owner.uid or job.meta.deleting:
+        return False
+    kind = job.meta.stage.partition("-")[0]
+    return job.meta.name == job_name(owner, kind, job.iteration, job.meta.stage, job.key, job.number)
+
+
+def alive_stages(owner: RunRef, jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
+    """Stages of which a process may still write though no attempt stands for it: stage id to what is waited for.
+
+    A Job being deleted holds its name until its Pods are gone; one whose labels were edited away is at work, or gone by
+    the time it is looked for; Pods outlive a Job that was deleted by hand.
+    """
+    jobs = list(jobs)
+    standing = {job.meta.uid for job in jobs if is_attempt(owner, job)}
+    strangers = [job for job in jobs if job.meta.uid not in standing and (job.meta.deleting or not job.ended)]
+    held = {job.meta.stage: f"Job {job.meta.name}" for job in strangers}
+    for pod in pods:
+        if pod.alive and pod.meta.owner not in standing:
+            held[pod.meta.stage] = f"Pod {pod.meta.name}"
+    return held
+
+
+def ended_unseen(job: JobView, pods: Sequence[PodView]) -> bool:
+    """Whether the Job has ended and not all Pods that say how are known: their events may not have arrived yet."""
+    if any(pod.alive for pod in pods):
+        return False
+    if "Complete" in job.conditions:
+        return sum(pod.phase == "Succeeded" for pod in pods) < job.shards
+    return "Failed" in job.conditions and not any(pod.phase == "Failed" for pod in pods)
+
+
+def _outdated(job: JobView, pods: Sequence[PodView], templates: Mapping[str, str]) -> bool:
+    """Whether its Pods would be made otherwise today, and none of them runs, or has just ended and is still to count."""
+    if job.ended:
+        return False
+    today = templates.get(job.meta.stage.partition("-")[0], job.template)
+    alive = [pod for pod in pods if pod.alive]
+    idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not pods
+    return idle and job.template not in ("", today)
+
+
+def _attempt(
+    job: JobView,
+    pods: Sequence[PodView],
+    progress: StageProgress | None,
+    note: Note | None,
+    templates: Mapping[str, str],
+) -> Attempt:
+    state, trouble = _state(job, pods, note)
+    attempt = Attempt(
+        stage=job.meta.stage,
+        number=job.number,
+        key=job.key,
+        state=state,
+        name=job.meta.name,
+        started_at=job.started_at,
+        shards_done=job.shards_done,
+        shards=job.shards,
+        gpu_seconds=sum(_gpu_seconds(pod) for pod in pods),
+        outdated=_outdated(job, pods, templates),
+        note=trouble or (note if state == "running" else None),
+        progress=progress if state == "running" else None,
+    )
+    if state == "failed":
+        return replace(attempt, finished_at=job.conditions["Failed"].since, failure=_failure(job, pods))
+    if state == "succeeded":
+        return _succeeded(replace(attempt, finished_at=job.conditions["Complete"].since), pods)
+    return attempt
+
+
+def _state(job: JobView, pods: Sequence[PodView], note: Note | None) -> tuple[AttemptState, Note | None]:
+    alive = [pod for pod in pods if pod.alive]
+    if not alive and "Complete" in job.conditions:
+        return "succeeded", None
+    if not alive and "Failed" in job.conditions:
+        return "failed", None
+    if job.suspended and job.queue is not None:
+        return "queued", ("AwaitingAdmission", f"waits for Kueue's queue {job.queue} to admit it")
+    if job.suspended and not alive:
+        return "suspended", None
+    if note is not None and not alive:
+        return "queued", note
+    roomless = bool(alive) and all(pod.unschedulable is not None for pod in alive)
+    return "queued" if roomless else "running", holds_up(pods)
+
+
+def holds_up(pods: Sequence[PodView]) -> Note | None:
+    """What keeps Pods from starting, in words that do not change from one try to the next."""
+    alive = [pod for pod in pods if pod.alive]
+    for pod in alive:
+        reason, message = pod.waiting or ("", "")
+        if reason in PULL_REASONS:
+            remedy = "check its name, and spec.pod.imagePullSecrets for a private registry"
+            return "ImagePullBackOff", f"image {pod.image} cannot be pulled: {remedy}"
+        if reason in CONFIG_REASONS:
+            return reason, f"{message}: create it, or correct the manifest"
+    roomless = [pod.unschedulable for pod in alive if pod.unschedulable is not None]
+    if roomless:
+        return UNSCHEDULABLE, f"{len(roomless)} of {len(alive)} Pods find no node: {roomless[0]}"
+    return None
+
+
+def pods_failure(pods: Sequence[PodView]) -> Failure | None:
+    """The gravest failure among a Job's Pods, in its stage's own words where it left any; None where none failed."""
+    failures = [_pod_failure(pod) for pod in pods if pod.phase == "Failed" or pod.exit_code]
+    return min(failures, key=lambda failure: GRAVITY.index(failure.kind), default=None)
+
+
+def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
+    if (found := pods_failure(pods)) is not None:
+        return found
+    condition = job.conditions["Failed"]
+    lost = f"{condition.message or condition.reason}; its Pod is gone, and with it what it said"
+    if condition.reason == "PodFailurePolicy":
+        return Failure("permanent", "StageFailed", lost)
+    return Failure("transient", "PodLost", lost)
+
+
+def _pod_failure(pod: PodView) -> Failure:
+    report = _report(pod)
+    kind = _kind(pod)
+    more_memory = memory_limit(pod.meta.stage.partition("-")[0])
+    if kind == "out-of-memory":
+        message = f"Pod {pod.meta.name} was killed because it reached its memory limit"
+        return Failure(kind, "OOMKilled", message, more_memory=more_memory)
+    if report and report.message:
+        return Failure(kind, report.reason, report.message, report.corrupt)
+    if kind == "transient" and pod.exit_code in EXIT_KILLED:
+        message = f"Pod {pod.meta.name} was killed (SIGKILL), and its node does not say why"
+        return Failure(kind, "Killed", message, more_memory=more_memory)
+    code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
+    message = f"Pod {pod.meta.name} ended{code}: {pod.message.strip()[-500:] or 'it left no message; see its log'}"
+    reason, corrupt = (report.reason, report.corrupt) if report else (pod.reason or "PodFailed", None)
+    return Failure(kind, reason, message, corrupt)
+
+
+def _kind(pod: PodView) -> FailureKind:
+    if pod.disrupted or pod.reason in NODE_REASONS:
+        return "disruption"
+    if pod.reason == "OOMKilled":
+        return "out-of-memory"
+    if pod.exit_code is None:
+        return "transient"
+    if pod.exit_code in EXIT_KILLED and (pod.meta.deleting or pod.gone):
+        # Told to end, and killed because it took longer than its grace period.
+        return "disruption"
+    return failure_kind(pod.exit_code)
+
+
+def _succeeded(attempt: Attempt, pods: Sequence[PodView]) -> Attempt:
+    reports = reports_of(pods)
+    report = reports.get("Completed") or reports.get("Cached")
+    kind = attempt.stage.partition("-")[0]
+    seen = any(pod.phase == "Succeeded" for pod in pods)
+    # Without prepare's digests nothing can follow; an evaluation's figures are in the store, too.
+    lost = not (report and report.contents) if kind == "prepare" else kind == "evaluate" and not (report or seen)
+    if lost:
+        message = "the Job is complete, but its Pod's report cannot be read; it is run again and finds its result"
+        return replace(attempt, state="failed", failure=Failure("transient", "ReportLost", message))
+    return replace(attempt, report=report)
+
+
+def reports_of(pods: Sequence[PodView]) -> dict[str, Report]:
+    """What a Job's Pods that ended well have said, by reason."""
+    return {report.reason: report for pod in pods if pod.exit_code == 0 and (report := _report(pod)) is not None}
+
+
+def _report(pod: PodView) -> Report | None:
+    try:
+        return Report.stored(pod.message)
+    except ValidationError:
+        return None
+
+
+def _gpu_seconds(pod: PodView) -> float:
+    if not pod.gpus or pod.started_at is None or pod.finished_at is None:
+        return 0
+    return pod.gpus * (pod.finished_at - pod.started_at).total_seconds()

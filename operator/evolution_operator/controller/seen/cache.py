@@ -1,0 +1,181 @@
+"""The cluster as last seen: runs, and the Jobs and Pods of each, fed by watches and by the operator's own writes.
+
+kopf has indices of its own. They do not see what was deleted while a watch was broken, nor what this process has just
+written; a reconcile that trusts either makes an attempt twice, or waits for ever for one that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from ..kube.client import Listing, RunKey
+from .views import JobView, PodView, job_view, pod_view
+
+View = TypeVar("View", JobView, PodView)
+
+REMEMBERED = 10_000
+"""Uids of deleted objects that are remembered, so that a late answer does not bring one back."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One moment's view of a run."""
+
+    run: Mapping[str, Any] | None
+    jobs: tuple[JobView, ...]
+    pods: tuple[PodView, ...]
+    lost: int = 0
+    """Jobs so far that went before they had ended: Pods of theirs may be alive of which nothing was told yet."""
+
+
+@dataclass
+class _Objects(Generic[View]):
+    """The newest version of each object, by run and uid."""
+
+    by_run: dict[RunKey, dict[str, View]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Version at which an object went, by uid. A later one brings it back: it had only lost its label."""
+
+    def put(self, view: View) -> None:
+        meta = view.meta
+        if self.dropped.get(meta.uid, -1) >= meta.version:
+            return
+        views = self.by_run.setdefault(_key(view), {})
+        known = views.get(meta.uid)
+        if known is None or known.meta.version <= meta.version:
+            views[meta.uid] = view
+
+    def drop(self, view: View) -> None:
+        self.dropped[view.meta.uid] = view.meta.version
+        if len(self.dropped) > REMEMBERED:
+            del self.dropped[next(iter(self.dropped))]
+        views = self.by_run.get(_key(view), {})
+        views.pop(view.meta.uid, None)
+        if not views:
+            self.by_run.pop(_key(view), None)
+
+    def of(self, key: RunKey) -> tuple[View, ...]:
+        return tuple(self.by_run.get(key, {}).values())
+
+
+class Cache:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._runs: dict[RunKey, Mapping[str, Any]] = {}
+        self._lost: dict[RunKey, int] = {}
+        self._jobs: _Objects[JobView] = _Objects()
+        self._pods: _Objects[PodView] = _Objects()
+
+    def seen(self, key: RunKey) -> Seen:
+        """What is known of a run now."""
+        with self._lock:
+            return Seen(self._runs.get(key), self._jobs.of(key), self._pods.of(key), self._lost.get(key, 0))
+
+    def runs(self) -> dict[RunKey, Mapping[str, Any]]:
+        """All runs."""
+        with self._lock:
+            return dict(self._runs)
+
+    def put_run(self, body: Mapping[str, Any]) -> None:
+        """Take in a run, unless a newer version is known."""
+        key = run_key(body)
+        with self._lock:
+            known = self._runs.get(key)
+            if known is None or _version(known) <= _version(body):
+                self._runs[key] = _without_bulk(body)
+
+    def drop_run(self, key: RunKey, uid: str) -> None:
+        """Forget a run that is deleted; one of the same name that came after it stays."""
+        with self._lock:
+            known = self._runs.get(key)
+            if known is not None and known["metadata"]["uid"] == uid:
+                del self._runs[key]
+                self._lost.pop(key, None)
+
+    def put_job(self, body: Mapping[str, Any]) -> JobView:
+        """Take in a Job, unless a newer version is known."""
+        view = job_view(body)
+        with self._lock:
+            self._jobs.put(view)
+        return view
+
+    def put_pod(self, body: Mapping[str, Any]) -> PodView:
+        """Take in a Pod, unless a newer version is known."""
+        view = pod_view(body)
+        with self._lock:
+            self._pods.put(view)
+        return view
+
+    def drop_job(self, body: Mapping[str, Any]) -> None:
+        """Forget a Job that is deleted, and what its deleted Pods have left."""
+        self.forget_job(job_view(body))
+
+    def forget_job(self, job: JobView) -> None:
+        """Forget a Job of which the API server says that it is gone."""
+        key = _key(job)
+        with self._lock:
+            self._drop_job(job)
+            if not job.ended and key in self._runs:
+                self._lost[key] = self._lost.get(key, 0) + 1
+
+    def drop_pod(self, body: Mapping[str, Any]) -> None:
+        """Mark a Pod as gone. What it left (exit code, report, GPU time) is kept as long as its Job is there."""
+        view = pod_view(body)
+        with self._lock:
+            self._bury(view)
+
+    def replace_jobs(self, key: RunKey, listed: Listing) -> None:
+        """Take in a full listing of a run's Jobs: what it lacks is gone, unless it is younger than the listing."""
+        views = {view.meta.uid: view for view in map(job_view, listed.items)}
+        with self._lock:
+            for job in self._jobs.of(key):
+                if job.meta.uid not in views and job.meta.version <= listed.version:
+                    self._drop_job(job)
+            for job in views.values():
+                self._jobs.put(job)
+
+    def replace_pods(self, key: RunKey, listed: Listing) -> None:
+        """Take in a full listing of a run's Pods."""
+        views = {view.meta.uid: view for view in map(pod_view, listed.items)}
+        with self._lock:
+            for pod in self._pods.of(key):
+                if pod.meta.uid not in views and pod.meta.version <= listed.version:
+                    self._bury(pod)
+            for pod in views.values():
+                self._pods.put(pod)
+
+    def _drop_job(self, job: JobView) -> None:
+        self._jobs.drop(job)
+        for pod in self._pods.of(_key(job)):
+            if pod.meta.owner == job.meta.uid and pod.gone:
+                self._pods.drop(pod)
+
+    def _bury(self, pod: PodView) -> None:
+        if any(job.meta.uid == pod.meta.owner for job in self._jobs.of(_key(pod))):
+            self._pods.put(replace(pod, gone=True))
+        else:
+            self._pods.drop(pod)
+
+
+def run_key(body: Mapping[str, Any]) -> RunKey:
+    """The key of a run's resource."""
+    return RunKey(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _key(view: JobView | PodView) -> RunKey:
+    return RunKey(view.meta.namespace, view.meta.run)
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _without_bulk(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The resource without what only other tools read."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}

@@ -1,0 +1,182 @@
+"""What the operator keeps of a Job and of a Pod: a small value a decision can be read off, not the whole object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from .. import labels
+from ..jobs.pods import CONTAINER, gpus_of
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Who an object is."""
+
+    namespace: str
+    name: str
+    uid: str
+    version: int
+    """resourceVersion: comparable among versions of one object (KEP-5504)."""
+    run: str
+    stage: str
+    owner: str | None
+    """Uid of the controlling owner."""
+    deleting: bool
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A Job of ours."""
+
+    meta: Meta
+    number: int
+    iteration: int
+    key: str
+    suspended: bool
+    queue: str | None
+    shards: int
+    shards_done: int
+    started_at: datetime | None
+    """When it was let run."""
+    template: str = ""
+    """Digest of what its Pods were made of; empty where its operator did not say."""
+    conditions: Mapping[str, JobCondition] = field(default_factory=dict)
+    """Those that hold, by type."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has succeeded or failed."""
+        return "Complete" in self.conditions or "Failed" in self.conditions
+
+
+@dataclass(frozen=True)
+class JobCondition:
+    """A condition of a Job that holds."""
+
+    reason: str
+    message: str
+    since: datetime | None
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A Pod of one of our Jobs."""
+
+    meta: Meta
+    phase: str
+    image: str
+    gpus: int
+    node: str | None = None
+    disrupted: bool = False
+    """Whether the cluster ended it: eviction, preemption, drain, a lost node."""
+    unschedulable: str | None = None
+    """The scheduler's message."""
+    waiting: tuple[str, str] | None = None
+    """Why the container does not start: reason and message."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """Why the container, or the Pod as a whole, ended: OOMKilled, Error, Evicted."""
+    message: str = ""
+    """Termination message of the container, else the Pod's own."""
+    gone: bool = False
+    """True once the Pod is deleted: what it left is remembered as long as its Job is there."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process may still write."""
+        return not self.gone and self.phase not in ("Succeeded", "Failed")
+
+
+def job_view(body: Mapping[str, Any]) -> JobView:
+    """The view of a Job. Labels that were edited away read as empty: such a Job is not recognised as an attempt."""
+    metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+    tags = metadata.get("labels") or {}
+    conditions = {
+        condition["type"]: JobCondition(
+            condition.get("reason") or "", condition.get("message") or "", _time(condition.get("lastTransitionTime"))
+        )
+        for condition in status.get("conditions") or []
+        if condition.get("status") == "True"
+    }
+    return JobView(
+        meta=_meta(body),
+        number=_number(tags.get(labels.ATTEMPT)),
+        iteration=_number(tags.get(labels.ITERATION)),
+        key=(metadata.get("annotations") or {}).get(labels.KEY, ""),
+        suspended=bool(spec.get("suspend")),
+        queue=tags.get(labels.QUEUE),
+        shards=spec.get("completions") or 1,
+        shards_done=status.get("succeeded") or 0,
+        started_at=_began(body),
+        template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),
+        conditions=conditions,
+    )
+
+
+def pod_view(body: Mapping[str, Any]) -> PodView:
+    """The view of a Pod."""
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
+    scheduled = conditions.get("PodScheduled") or {}
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    container: Mapping[str, Any] = next((c for c in spec.get("containers") or [] if c["name"] == CONTAINER), {})
+    statuses = [c for c in status.get("containerStatuses") or [] if c["name"] == CONTAINER]
+    state = (statuses[0].get("state") or {}) if statuses else {}
+    ended, waiting = state.get("terminated") or {}, state.get("waiting")
+    began = ended.get("startedAt") or (state.get("running") or {}).get("startedAt")
+    return PodView(
+        meta=_meta(body),
+        phase=status.get("phase") or "Pending",
+        image=container.get("image") or "",
+        gpus=gpus_of(container.get("resources") or {}),
+        node=spec.get("nodeName"),
+        disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
+        unschedulable=(scheduled.get("message") or "") if unschedulable else None,
+        waiting=(waiting.get("reason") or "", waiting.get("message") or "") if waiting else None,
+        started_at=_time(began),
+        finished_at=_time(ended.get("finishedAt")),
+        exit_code=ended.get("exitCode"),
+        reason=ended.get("reason") or status.get("reason") or "",
+        message=ended.get("message") or status.get("message") or "",
+    )
+
+
+def _began(body: Mapping[str, Any]) -> datetime | None:
+    """When the Job was let run: as it was made, unless it was suspended at some time.
+
+    The Job controller's own startTime follows a moment later, and would cost a status write for each stage.
+    """
+    status = body.get("status") or {}
+    conditions = status.get("conditions") or []
+    held = (body.get("spec") or {}).get("suspend") or any(each["type"] == "Suspended" for each in conditions)
+    made = body["metadata"].get("creationTimestamp")
+    return _time(status.get("startTime") if held or made is None else made)
+
+
+def _meta(body: Mapping[str, Any]) -> Meta:
+    metadata = body["metadata"]
+    tags = metadata.get("labels") or {}
+    owners = metadata.get("ownerReferences") or []
+    return Meta(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_number(metadata.get("resourceVersion")),
+        run=tags.get(labels.RUN, ""),
+        stage=tags.get(labels.STAGE, ""),
+        owner=next((owner["uid"] for owner in owners if owner.get("controller")), None),
+        deleting=bool(metadata.get("deletionTimestamp")),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

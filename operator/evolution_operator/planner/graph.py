@@ -1,0 +1,128 @@
+"""The graph of a run: prepare, sft, evaluate-0, then generate, reflect, dpo and evaluate a round (arXiv 2505.16610, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evolution_jobs.contract.document import Document
+from evolution_jobs.contract.settings import (
+    DpoSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    PrepareSettings,
+    RefinementSettings,
+    ReflectionSettings,
+    SftSettings,
+)
+from evolution_jobs.contract.stage import Node
+
+from ..api.spec import EvolutionRunSpec
+
+
+def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
+    """The stages of a run in topological order, the critical path of each round before its evaluation.
+
+    `pins` is what the hand knows of sources that can change in place; it enters prepare's key alone.
+    """
+    graph = [_prepare(spec, pins), _sft(spec)]
+    adapter = "sft/adapter"
+    evaluations = [_evaluate(spec, 0, adapter)]
+    for iteration in range(1, spec.iterations + 1):
+        graph += _round(spec, iteration, adapter)
+        adapter = f"dpo-{iteration}/adapter"
+        evaluations.append(_evaluate(spec, iteration, adapter))
+    return graph + evaluations
+
+
+def critical(node: Node) -> bool:
+    """Whether later stages wait for this one; an evaluation's figures are read by people only."""
+    return node.kind != "evaluate"
+
+
+def shards(spec: EvolutionRunSpec, node: Node) -> int:
+    """How many processes share the stage's rows."""
+    by_kind = {
+        "generate": spec.generation.shards,
+        "reflect": spec.reflection.shards,
+        "evaluate": spec.evaluation.shards,
+    }
+    return by_kind.get(node.kind, 1)
+
+
+def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
+    data = spec.data
+    settings = PrepareSettings(
+        seed_data=data.seed,
+        replay=data.replay,
+        contexts=data.contexts,
+        test=data.test,
+        base_model=spec.base_model,
+        validation_fraction=data.validation_fraction,
+        min_history_turns=data.min_history_turns,
+        contexts_per_dialogue=data.contexts_per_dialogue,
+        context_samples=data.context_samples,
+        on_bad_row=data.on_bad_row,
+        pins=pins,
+    )
+    return Node(id="prepare", kind="prepare", settings=settings.wire(), seed=spec.seed)
+
+
+def _sft(spec: EvolutionRunSpec) -> Node:
+    inputs = {"model": "prepare/model", "train": "prepare/train", "validation": "prepare/validation"}
+    if spec.data.replay:
+        inputs["replay"] = "prepare/replay"
+    return Node(
+        id="sft", kind="sft", iteration=0, settings=_method(spec.sft, SftSettings), seed=spec.seed, inputs=inputs
+    )
+
+
+def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
+    """generate, reflect and dpo of one round; `adapter` is M(t-1), which answers, reflects and is the reference."""
+    seed = spec.seed + iteration
+    reflection = ReflectionSettings(
+        **{name: getattr(spec.reflection, name) for name in RefinementSettings.model_fields},
+        source=spec.preference_source,
+    )
+    common = {"model": "prepare/model", "adapter": adapter}
+    generate = Node(
+        id=f"generate-{iteration}",
+        kind="generate",
+        iteration=iteration,
+        settings=_method(spec.generation, GenerationSettings),
+        seed=seed,
+        inputs={**common, "contexts": "prepare/contexts"},
+    )
+    reflect = Node(
+        id=f"reflect-{iteration}",
+        kind="reflect",
+        iteration=iteration,
+        settings=reflection.wire(),
+        seed=seed,
+        inputs={**common, "contexts": "prepare/contexts", "responses": f"generate-{iteration}/responses"},
+    )
+    dpo = Node(
+        id=f"dpo-{iteration}",
+        kind="dpo",
+        iteration=iteration,
+        settings=_method(spec.dpo, DpoSettings),
+        seed=seed,
+        inputs={**common, "pairs": f"reflect-{iteration}/pairs"},
+    )
+    return [generate, reflect, dpo]
+
+
+def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
+    # The seed is the run's own for every Mt: the same rows and seeds, or the figures would not compare.
+    return Node(
+        id=f"evaluate-{iteration}",
+        kind="evaluate",
+        iteration=iteration,
+        settings=_method(spec.evaluation, EvaluationSettings),
+        seed=spec.seed,
+        inputs={"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
+    )
+
+
+def _method(stage: Document, settings: type[Document]) -> dict[str, Any]:
+    """The method settings of a stage's block, without its placement on a cluster."""
+    return settings(**{name: getattr(stage, name) for name in settings.model_fields}).wire()

@@ -1,0 +1,88 @@
+"""Commands as the pages of docs/ have them, for tests that run them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+WALKED = {
+    ("development.md", "A control plane and a node from Go modules"),
+    ("development.md", "A node without Docker"),
+    ("development.md", "Images on that node"),
+    ("development.md", "Take the node down"),
+    ("quickstart-kind.md", "The same, step by step"),
+    ("quickstart-kind.md", "Look at the results"),
+    ("install.md", "Images"),
+    ("install.md", "Install the chart"),
+    ("install.md", "One namespace, or some"),
+    ("install.md", "Upgrade"),
+    ("install.md", "Uninstall"),
+}
+"""Sections, each a page and a heading, whose commands tests/cluster runs."""
+SKIPPED = {
+    ("quickstart-kind.md", "Quickstart on kind"): (
+        "needs Docker and kind; tests/unit/test_kind.py holds the targets to what they call"
+    ),
+}
+"""Sections that it does not run, and why."""
+SKIPPED_COMMANDS = {
+    "docker build ": "needs Docker: the images are made by buildah, which takes the same arguments",
+    "docker push ": "needs a registry: the images are put on the node under the registry's names",
+}
+"""How commands begin that are left out of sections that run, and why."""
+
+_HEADING = re.compile(r"^#+ (.+)$")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a page, and the lines that the page shows as its output."""
+
+    text: str
+    output: tuple[str, ...]
+
+
+def blocks(page: str, section: str) -> list[list[Command]]:
+    """The console blocks directly below a heading, each in its order."""
+    found = [body for heading, body in _console(DOCS / page) if heading == section]
+    assert found, f"docs/{page} has no commands in a section {section!r}"
+    return [_commands(body) for body in found]
+
+
+def sections(page: str) -> set[tuple[str, str]]:
+    """The page and heading of each section that has commands."""
+    return {(page, heading) for heading, _ in _console(DOCS / page)}
+
+
+def _console(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each console block: the heading above it, and its lines."""
+    heading, block, language = "", [], None
+    for line in page.read_text().splitlines():
+        if line.startswith("```"):
+            if language is None:
+                language, block = line.strip("`"), []
+            else:
+                if language in ("console", "sh", "bash"):
+                    yield heading, block
+                language = None
+        elif language is not None:
+            block.append(line)
+        elif found := _HEADING.match(line):
+            heading = found[1]
+
+
+def _commands(lines: list[str]) -> list[Command]:
+    found: list[tuple[list[str], list[str]]] = []
+    for line in lines:
+        if line.startswith("$ "):
+            found.append(([line.removeprefix("$ ")], []))
+        elif found and found[-1][0][-1].endswith("\\"):
+            found[-1][0].append(line)
+        else:
+            assert found, f"a console block begins with {line!r}, which is no command"
+            found[-1][1].append(line)
+    return [Command("\n".join(command), tuple(output)) for command, output in found]

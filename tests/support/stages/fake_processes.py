@@ -1,0 +1,142 @@
+"""Stages that are played: processes that end when and as a test says, and do their work by the real runner."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from evolution_jobs.attempt.report import TERMINATION_LOG
+from evolution_jobs.contract.errors import Terminated
+from evolution_jobs.contract.manifest import Report
+from evolution_jobs.contract.stage import StageSpec
+from evolution_jobs.runner import Stage, run_stage
+from evolution_jobs.stages.workspace import Result, Workspace
+from evolution_operator.local.processes import StageProcess
+
+from tests.support.stages import fake_stages
+
+OUTPUTS = {"sft": "adapter", "reflect": "pairs", "dpo": "adapter", "evaluate": "answers"}
+
+
+def compute(kind: str) -> Stage:
+    """The code of a stage that leaves a line of text for each of its outputs."""
+    return {"prepare": _prepare, "generate": fake_stages.generate}.get(kind, _write)
+
+
+def raising(error: BaseException) -> Callable[[str], Stage]:
+    """The code of stages that fail."""
+
+    def fail(_workspace: Workspace) -> Result:
+        raise error
+
+    return lambda _kind: fail
+
+
+def _prepare(workspace: Workspace) -> Result:
+    """Contexts follow from the source's edition, which the pins name; all else is the same in every edition."""
+    edition = workspace.spec.settings["pins"]["source"]
+    texts = dict.fromkeys(("train", "validation", "test"), "text\n")
+    texts["contexts"] = "".join(f'{{"id": "{edition}-{number}"}}\n' for number in range(3))
+    outputs = {name: workspace.scratch / f"{name}.jsonl" for name in texts}
+    for name, path in outputs.items():
+        path.write_text(texts[name])
+    # fake_stages.generate reads `contexts.jsonl`.
+    return Result(outputs=outputs, references={"model": "hf://owner/model@0123456789"})
+
+
+def _write(workspace: Workspace) -> Result:
+    spec = workspace.spec
+    path = workspace.scratch / f"{spec.stage}.jsonl"
+    path.write_text(f"{spec.key}\n")
+    figures = {"distinct2": 0.5 + (spec.iteration or 0)} if spec.kind == "evaluate" else {}
+    return Result(outputs={OUTPUTS[spec.kind]: path}, metrics=figures)
+
+
+@dataclass
+class Process:
+    """Stands in for a process of this machine: alive until a test says otherwise."""
+
+    spec: StageSpec
+    report: Path
+    channel: socket.socket
+    gpu: str | None
+    exitcode: int | None = None
+    told: bool = False
+    """Whether it was asked to stop."""
+    complaint: str | None = None
+    """Key of the input that it said is missing or corrupt."""
+
+    def terminate(self) -> None:
+        """Ask it to stop; it takes its time."""
+        self.told = True
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.end(-9)
+
+    def join(self, _timeout: float | None = None) -> None:
+        """Wait for its end: asked to stop, it saves and does."""
+        if self.exitcode is None and self.told:
+            self.work(raising(Terminated()))
+
+    def say(self, told: Mapping[str, object], kind: str = "progress") -> None:
+        """Print a line about itself."""
+        self.channel.sendall(json.dumps({kind: told}).encode() + b"\n")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def end(self, code: int) -> None:
+        """It is gone."""
+        self.exitcode = code
+        self.channel.close()
+
+    def work(self, stages: Callable[[str], Stage] = compute, code: int | None = None) -> None:
+        """Run the stage to its end; a `code` is that of a signal which ends it before it can tell of it."""
+        words = io.StringIO()
+        with mock.patch.dict(os.environ, {TERMINATION_LOG: str(self.report)}), contextlib.redirect_stdout(words):
+            exit_code = run_stage(self.spec, stages)
+        with contextlib.suppress(BrokenPipeError):  # its driver is dead
+            self.channel.sendall(words.getvalue().encode())
+        if code is not None:
+            self.report.unlink(missing_ok=True)
+        else:
+            corrupt = Report.model_validate_json(words.getvalue().splitlines()[-1]).corrupt
+            self.complaint = next((i.key for i in self.spec.inputs.values() if i.stage == corrupt), None)
+        self.end(exit_code if code is None else code)
+
+
+@dataclass
+class Server:
+    """Stands in for the warm server: one for each driver. `began` is told of every process."""
+
+    began: Callable[[Process], None] = lambda process: None
+    processes: list[Process] = field(default_factory=list)
+
+    def start(
+        self, spec: StageSpec, log: Path, report: Path, environment: Mapping[str, str], threads: int
+    ) -> StageProcess:
+        """Begin to play a process."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        process = Process(spec, report, theirs, environment.get("CUDA_VISIBLE_DEVICES"))
+        self.began(process)
+        self.processes.append(process)
+        return StageProcess(process, ours, log, report)  # type: ignore[arg-type]
+
+    def warm(self) -> None:
+        """There is nothing to import."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def alive(self) -> list[Process]:
+        """Processes that have not ended."""
+        return [process for process in self.processes if process.exitcode is None]

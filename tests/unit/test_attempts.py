@@ -1,0 +1,403 @@
+"""What Jobs and Pods say about an attempt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.api.status import StageProgress
+from evolution_operator.controller import labels
+from evolution_operator.controller.jobs.pods import template_digests
+from evolution_operator.controller.seen.attempts import alive_stages, ended_unseen, observe
+from evolution_operator.controller.seen.views import job_view, pod_view
+from evolution_operator.planner.actions import Start
+from evolution_operator.planner.observed import Attempt, Failure
+
+from tests.support.cluster.objects import OWNER, SETTINGS, job_object, pod_object
+
+KEY = "ab" * 32
+SPEC = EvolutionRunSpec.model_validate(
+    {
+        "baseModel": {"uri": "hf://owner/model"},
+        "storage": {"uri": "s3://bucket/runs"},
+        "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
+        "pod": {"resources": {"limits": {"nvidia.com/gpu": 2}}},
+    }
+)
+REPORT = {"reason": "Completed", "seconds": 90.0, "metrics": {"distinct2": 0.5}, "contents": {"model": "m"}}
+
+
+def start(kind: str = "sft", iteration: int | None = 0, shards: int = 1) -> Start:
+    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
+    spec = StageSpec(
+        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
+        stage=stage,
+        kind=kind,  # type: ignore[arg-type]
+        iteration=iteration,
+        key=KEY,
+        attempt="a-1",
+        settings={},
+        seed=0,
+        storage=SPEC.storage,
+    )
+    return Start(spec=spec, number=1, shards=shards, critical=True)
+
+
+def look(job: dict[str, Any], *pods: dict[str, Any], notes: dict[str, tuple[str, str]] | None = None) -> Attempt:
+    (attempt,) = observe(OWNER, [job_view(job)], [pod_view(pod) for pod in pods], {}, notes or {}, {})
+    return attempt
+
+
+def test_a_finished_attempt_brings_its_report_and_gpu_time() -> None:
+    job = job_object(SPEC, start(), "SuccessCriteriaMet", "Complete", succeeded=1)
+    attempt = look(job, pod_object(job, "Succeeded", code=0, message=REPORT))
+    assert (attempt.stage, attempt.number, attempt.key, attempt.state) == ("sft", 1, KEY, "succeeded")
+    assert attempt.report is not None
+    assert (attempt.report.seconds, attempt.report.metrics) == (90.0, {"distinct2": 0.5})
+    assert attempt.gpu_seconds == 2 * 100
+    assert attempt.finished_at == datetime(2026, 1, 1, 0, 1, 40, tzinfo=UTC)
+
+
+def test_gpu_time_of_replaced_pods_counts() -> None:
+    job = job_object(SPEC, start(), "Complete", succeeded=1)
+    pods = [
+        pod_object(job, "Failed", name="a", code=143, disrupted=True),
+        pod_object(job, "Succeeded", name="b", code=0, message=REPORT),
+    ]
+    assert look(job, *pods).gpu_seconds == 400
+
+
+def test_the_shard_that_published_speaks_for_all() -> None:
+    job = job_object(SPEC, start("generate", 1, 3), "Complete", succeeded=3)
+    said = ["ShardCompleted", "Completed", "ShardCompleted"]
+    pods = [
+        pod_object(job, "Succeeded", name=f"p{n}", code=0, message={**REPORT, "reason": reason})
+        for n, reason in enumerate(said)
+    ]
+    attempt = look(job, *pods)
+    assert attempt.report is not None
+    assert attempt.report.reason == "Completed"
+    assert (attempt.shards_done, attempt.shards) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        (
+            {"code": 65, "message": {"reason": "DataInvalid", "message": "row 3"}},
+            Failure("permanent", "DataInvalid", "row 3"),
+        ),
+        (
+            {"code": 75, "message": {"reason": "StorageUnreachable", "message": "away"}},
+            Failure("transient", "StorageUnreachable", "away"),
+        ),
+        (
+            {"code": 75, "message": {"reason": "InputCorrupt", "message": "sha", "corrupt": "generate-1"}},
+            Failure("transient", "InputCorrupt", "sha", "generate-1"),
+        ),
+        (
+            {"code": 1, "message": "Traceback: boom"},
+            Failure("transient", "Error", "Pod pod ended (exit code 1): Traceback: boom"),
+        ),
+        (
+            {"code": 1},
+            Failure("transient", "Error", "Pod pod ended (exit code 1): it left no message; see its log"),
+        ),
+        (
+            {"code": 137, "reason": "OOMKilled"},
+            Failure(
+                "out-of-memory",
+                "OOMKilled",
+                "Pod pod was killed because it reached its memory limit",
+                more_memory="raise spec.sft.pod.resources.limits.memory",
+            ),
+        ),
+        (
+            {"code": 137},
+            Failure(
+                "transient",
+                "Killed",
+                "Pod pod was killed (SIGKILL), and its node does not say why",
+                more_memory="raise spec.sft.pod.resources.limits.memory",
+            ),
+        ),
+        (
+            {"code": 137, "message": {"reason": "StorageUnreachable", "message": "away"}},
+            Failure("transient", "StorageUnreachable", "away"),
+        ),
+        ({"code": 137, "deleting": True}, "disruption"),
+        ({"code": 143}, "disruption"),
+        ({"code": 143, "disrupted": True}, "disruption"),
+        ({"code": 1, "disrupted": True}, "disruption"),
+        ({"pod_reason": "Evicted"}, "disruption"),
+        ({"pod_reason": "OutOfmemory"}, "disruption"),
+        ({}, "transient"),
+    ],
+)
+def test_a_failed_attempt_says_why(pod: dict[str, Any], expected: Failure | str) -> None:
+    job = job_object(SPEC, start(), "FailureTarget", "Failed", reason="BackoffLimitExceeded")
+    failure = look(job, pod_object(job, "Failed", **pod)).failure
+    assert failure is not None
+    assert failure == expected if isinstance(expected, Failure) else failure.kind == expected
+
+
+def test_of_several_failures_the_gravest_speaks() -> None:
+    job = job_object(SPEC, start("generate", 1, 3), "Failed")
+    pods = [
+        pod_object(job, "Failed", name="a", code=143),
+        pod_object(job, "Failed", name="b", code=65, message={"reason": "DataInvalid", "message": "row 3"}),
+        pod_object(job, "Failed", name="c", code=75, message={"reason": "StorageUnreachable", "message": "away"}),
+    ]
+    failure = look(job, *pods).failure
+    assert failure is not None
+    assert (failure.kind, failure.reason) == ("permanent", "DataInvalid")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("PodFailurePolicy", "permanent"), ("BackoffLimitExceeded", "transient"), ("", "transient")]
+)
+def test_a_failure_whose_pod_is_gone_is_judged_by_the_job(reason: str, kind: str) -> None:
+    job = job_object(SPEC, start(), "Failed", reason=reason, message="the Job's words")
+    failure = look(job).failure
+    assert failure is not None
+    assert failure.kind == kind
+    assert failure.message == "the Job's words; its Pod is gone, and with it what it said"
+
+
+@pytest.mark.parametrize("kind", ["prepare", "evaluate"])
+def test_a_lost_report_that_decides_something_is_asked_for_again(kind: str) -> None:
+    job = job_object(SPEC, start(kind, 0), "Complete")
+    failure = look(job).failure
+    assert failure is not None
+    assert (failure.kind, failure.reason) == ("transient", "ReportLost")
+
+
+def test_a_lost_report_that_decides_nothing_is_no_failure() -> None:
+    attempt = look(job_object(SPEC, start("dpo", 1), "Complete"))
+    assert (attempt.state, attempt.report) == ("succeeded", None)
+
+
+def test_an_unreadable_report_of_prepare_is_lost() -> None:
+    job = job_object(SPEC, start("prepare", None), "Complete")
+    for words in ("not json", {"reason": "Completed"}):
+        failure = look(job, pod_object(job, "Succeeded", code=0, message=words)).failure
+        assert failure is not None
+        assert failure.reason == "ReportLost"
+
+
+@pytest.mark.parametrize("condition", ["Complete", "Failed"])
+def test_nothing_is_over_while_a_pod_may_write(condition: str) -> None:
+    job = job_object(SPEC, start(), condition)
+    assert look(job, pod_object(job, "Running")).state == "running"
+
+
+@pytest.mark.parametrize(
+    ("pods", "state", "reason", "text"),
+    [
+        ([{"phase": "Running"}], "running", None, ""),
+        ([], "running", None, ""),
+        (
+            [{"phase": "Pending", "unschedulable": "0/3 nodes"}],
+            "queued",
+            "Unschedulable",
+            "1 of 1 Pods find no node: 0/3",
+        ),
+        (
+            [{"phase": "Running"}, {"phase": "Pending", "unschedulable": "0/3 nodes"}],
+            "running",
+            "Unschedulable",
+            "1 of 2 Pods find no node: 0/3 nodes",
+        ),
+        (
+            [{"phase": "Pending", "waiting": ("ErrImagePull", "x")}],
+            "running",
+            "ImagePullBackOff",
+            "image train:1 cannot",
+        ),
+        ([{"phase": "Pending", "waiting": ("ImagePullBackOff", "y")}], "running", "ImagePullBackOff", "image train:1"),
+        (
+            [{"phase": "Pending", "waiting": ("CreateContainerConfigError", 'secret "s3" not found')}],
+            "running",
+            "CreateContainerConfigError",
+            'secret "s3" not found: create it',
+        ),
+        ([{"phase": "Pending", "waiting": ("ContainerCreating", "")}], "running", None, ""),
+    ],
+)
+def test_what_holds_an_attempt_up(pods: list[dict[str, Any]], state: str, reason: str | None, text: str) -> None:
+    job = job_object(SPEC, start("generate", 1, 2))
+    attempt = look(job, *(pod_object(job, name=f"p{n}", **pod) for n, pod in enumerate(pods)))
+    assert attempt.state == state
+    assert (attempt.note[0] if attempt.note else None) == reason
+    assert attempt.note is None or attempt.note[1].startswith(text)
+
+
+def test_a_note_from_events_speaks_for_a_job_without_pods() -> None:
+    job = job_object(SPEC, start())
+    note = ("QuotaExceeded", "exceeded quota")
+    attempt = look(job, notes={job["metadata"]["uid"]: note})
+    assert (attempt.state, attempt.note) == ("queued", note)
+
+
+def test_a_suspended_job_is_suspended_once_its_pods_are_gone() -> None:
+    job = job_object(SPEC, start(), suspend=True)
+    assert look(job, pod_object(job, "Running", deleting=True)).state == "running"
+    assert look(job, pod_object(job, "Failed", code=143)).state == "suspended"
+    assert look(job).state == "suspended"
+
+
+def test_kueues_suspension_is_a_queue() -> None:
+    queued = SPEC.model_copy(update={"queue_name": "gpus"})
+    attempt = look(job_object(queued, start()))
+    assert (attempt.state, attempt.note) == (
+        "queued",
+        ("AwaitingAdmission", "waits for Kueue's queue gpus to admit it"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pods", "today", "outdated"),
+    [
+        ([], "other", True),
+        ([{"phase": "Pending", "waiting": ("ImagePullBackOff", "no such image")}], "other", True),
+        ([{"phase": "Pending", "unschedulable": "0/1 nodes"}], "other", True),
+        ([{"phase": "Failed", "code": 143}, {"phase": "Pending"}], "other", True),
+        ([{"phase": "Running"}], "other", False),
+        ([{"phase": "Succeeded", "code": 0}], "other", False),
+        ([{"phase": "Failed", "code": 143}], "other", False),
+        ([{"phase": "Running", "deleting": True}], "other", False),
+        ([{"phase": "Pending", "unschedulable": "0/1 nodes"}, {"phase": "Running"}], "other", False),
+        ([], None, False),
+        ([], "the same", False),
+    ],
+)
+def test_an_attempt_is_outdated_where_its_pods_would_be_made_otherwise_and_none_runs(
+    pods: list[dict[str, Any]], today: str | None, outdated: bool
+) -> None:
+    job = job_object(SPEC, start())
+    digests = {"sft": today} if today != "the same" else template_digests(SPEC, SETTINGS)
+    views = [pod_view(pod_object(job, name=str(number), **pod)) for number, pod in enumerate(pods)]
+    (attempt,) = observe(OWNER, [job_view(job)], views, {}, {}, {k: v for k, v in digests.items() if v})
+    assert attempt.outdated == outdated
+
+
+def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
+    job = job_object(SPEC, start(), suspend=True)
+    for phase, code, outdated in (("Running", None, False), ("Failed", 143, True)):
+        pods = [pod_view(pod_object(job, phase, code=code, deleting=code is None))]
+        (attempt,) = observe(OWNER, [job_view(job)], pods, {}, {}, {"sft": "other"})
+        assert attempt.outdated == outdated
+
+
+@pytest.mark.parametrize("condition", ["Complete", "Failed"])
+def test_an_attempt_that_has_ended_is_never_outdated(condition: str) -> None:
+    """Its Pods may be gone, and each outdated attempt costs two lists."""
+    job = job_object(SPEC, start(), condition, succeeded=1)
+    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    assert not attempt.outdated
+
+
+def test_a_job_that_does_not_say_what_it_was_made_of_is_left_alone() -> None:
+    job = job_object(SPEC, start())
+    del job["metadata"]["annotations"][labels.TEMPLATE]
+    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    assert not attempt.outdated
+
+
+def test_progress_is_that_of_the_job() -> None:
+    job = job_object(SPEC, start())
+    progress = StageProgress(done=1, total=2, unit="steps")
+    uid = job["metadata"]["uid"]
+    (attempt,) = observe(OWNER, [job_view(job)], [], {uid: progress}, {}, {})
+    assert attempt.progress == progress
+    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], [], {uid: progress}, {}, {})
+    assert ended.progress is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": {labels.ATTEMPT: "2"}},
+        {"labels": {labels.STAGE: "dpo-1"}},
+        {"labels": {labels.ATTEMPT: "none"}},
+        {"annotations": {labels.KEY: "cd" * 32}},
+        {"ownerReferences": [{"uid": "another-run", "controller": True}]},
+        {"ownerReferences": []},
+        {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+        {"name": "support-0-sft-deadbeef"},
+    ],
+)
+def test_what_is_not_this_runs_attempt_is_none(change: dict[str, Any]) -> None:
+    job = job_object(SPEC, start())
+    for name, value in change.items():
+        known = job["metadata"].get(name)
+        job["metadata"][name] = {**known, **value} if isinstance(known, dict) else value
+    assert observe(OWNER, [job_view(job)], [], {}, {}, {}) == ()
+
+
+def test_stages_that_may_still_write_without_an_attempt() -> None:
+    job = job_object(SPEC, start())
+    running, over = pod_object(job, "Running"), pod_object(job, "Failed", code=143)
+    jobs, pods = [job_view(job)], [pod_view(running)]
+    assert alive_stages(OWNER, jobs, pods) == {}
+    assert alive_stages(OWNER, [], pods) == {"sft": "Pod pod"}
+    assert alive_stages(OWNER, [], [pod_view(over)]) == {}
+    ending = job_view(job_object(SPEC, start(), deleting=True))
+    assert alive_stages(OWNER, [ending], []) == {"sft": f"Job {ending.meta.name}"}
+    assert alive_stages(OWNER, [ending], pods) == {"sft": "Pod pod"}
+
+
+def test_an_end_that_was_not_seen_whole_is_looked_up() -> None:
+    done = job_object(SPEC, start("generate", 1, 2), "Complete")
+    one = pod_view(pod_object(done, "Succeeded", name="a", code=0))
+    two = pod_view(pod_object(done, "Succeeded", name="b", code=0))
+    assert ended_unseen(job_view(done), [one])
+    assert not ended_unseen(job_view(done), [one, two])
+    assert not ended_unseen(job_view(done), [one, pod_view(pod_object(done, "Running", name="b"))])
+    failed = job_object(SPEC, start(), "Failed")
+    assert ended_unseen(job_view(failed), [])
+    assert not ended_unseen(job_view(failed), [pod_view(pod_object(failed, "Failed", code=1))])
+    assert not ended_unseen(job_view(job_object(SPEC, start())), [])
+
+
+@pytest.mark.parametrize(
+    ("limits", "gpus"),
+    [
+        ({"nvidia.com/gpu": 4}, 4),
+        ({"nvidia.com/gpu": "2"}, 2),
+        ({"amd.com/gpu": 1}, 1),
+        ({"nvidia.com/mig-1g.5gb": 3}, 3),
+        ({"cpu": 4, "memory": "1Gi"}, 0),
+        ({"example.com/gpu-memory": 7}, 0),
+    ],
+)
+def test_gpus_are_counted_whoever_makes_them(limits: dict[str, Any], gpus: int) -> None:
+    job = job_object(SPEC, start())
+    pod = pod_object(job)
+    pod["spec"]["containers"][0]["resources"] = {"limits": limits}
+    assert pod_view(pod).gpus == gpus
+
+
+MADE, LET_RUN = "2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z"
+
+
+@pytest.mark.parametrize(
+    ("suspend", "conditions", "started"),
+    [
+        (False, [], MADE),
+        (True, [{"type": "Suspended", "status": "True"}], None),
+        (False, [{"type": "Suspended", "status": "False"}], LET_RUN),
+    ],
+)
+def test_a_stage_starts_as_its_job_is_made_unless_it_was_held(
+    suspend: bool, conditions: list[dict[str, str]], started: str | None
+) -> None:
+    """The Job controller's startTime comes a moment later, and would change the status for nothing."""
+    job = job_object(SPEC, start(), suspend=suspend)
+    job["metadata"]["creationTimestamp"] = MADE
+    job["status"] = {"conditions": conditions} | ({} if suspend else {"startTime": LET_RUN})
+    seen = job_view(job).started_at
+    assert seen == (datetime.fromisoformat(started) if started else None)

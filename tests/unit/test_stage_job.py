@@ -1,0 +1,256 @@
+"""The Job of an attempt, read off golden files. `EVOLUTION_UPDATE_GOLDEN=1 pytest tests/unit/test_stage_job.py` writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_operator.api.pod import PodSettings
+from evolution_operator.api.spec import EvolutionRunSpec
+from evolution_operator.controller import labels
+from evolution_operator.controller.jobs.cleanup_job import build_cleanup_job, cleanup_name
+from evolution_operator.controller.jobs.pods import cores_of, gpus_of
+from evolution_operator.controller.jobs.stage_job import NAME_LENGTH, build_job, job_name
+from evolution_operator.controller.settings import Settings, SettingsError
+from evolution_operator.planner.actions import Start
+from evolution_operator.planner.observed import Observed, Run
+from evolution_operator.planner.plan import plan
+
+GOLDEN = Path(__file__).parent / "golden"
+OWNER = RunRef(namespace="team", name="support", uid="6d7e4f0a-0000-4000-8000-000000000001")
+SETTINGS = Settings(
+    stage_image="registry/train:1", evaluation_priority_class="spare", lease_namespace="system", identity="pod"
+)
+KEY = "ab" * 32
+
+LEAST: dict[str, Any] = {
+    "baseModel": {"uri": "hf://owner/model"},
+    "storage": {"uri": "s3://bucket/runs"},
+    "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
+}
+RICH: dict[str, Any] = {
+    "baseModel": {"uri": "pvc://models/llama", "tokenSecret": None},
+    "storage": {"uri": "s3://bucket/runs", "endpoint": "http://minio:9000", "credentialsSecret": "s3-credentials"},
+    "data": {
+        "seed": [{"uri": "s3://data/seed.json", "format": "esconv", "credentialsSecret": "seed-reader"}],
+        "test": [{"uri": "s3://data/test.json", "format": "esconv", "credentialsSecret": "seed-reader"}],
+        "replay": [{"uri": "hf://owner/alpaca", "format": "alpaca", "credentialsSecret": "hub.token"}],
+    },
+    "queueName": "gpus",
+    "pod": {
+        "image": "registry/general:2",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": ["registry"],
+        "serviceAccountName": "trainer",
+        "nodeSelector": {"gpu": "a100"},
+        "env": [{"name": "HF_HOME", "value": "/cache"}, {"name": "NCCL_DEBUG", "value": "INFO"}],
+        "volumes": [
+            {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            {"name": "big", "emptyDir": {"sizeLimit": "500Gi"}},
+        ],
+        "volumeMounts": [
+            {"name": "cache", "mountPath": "/cache"},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "big", "mountPath": "/scratch/"},
+        ],
+        "labels": {"team": "support", labels.RUN: "forged"},
+        "annotations": {"note": "x"},
+    },
+    "generation": {
+        "shards": 3,
+        "pod": {
+            "resources": {"requests": {"cpu": 4}, "limits": {"nvidia.com/gpu": 1, "memory": "48Gi"}},
+            "nodeSelector": {"gpu": "h100"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+            "priorityClassName": "high",
+            "runtimeClassName": "nvidia",
+            "schedulerName": "volcano",
+            "terminationGracePeriodSeconds": 600,
+        },
+    },
+}
+
+
+def parsed(spec: dict[str, Any]) -> EvolutionRunSpec:
+    return EvolutionRunSpec.model_validate(spec)
+
+
+def start(kind: str, iteration: int | None = None, shards: int = 1) -> Start:
+    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
+    spec = StageSpec(
+        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
+        stage=stage,
+        kind=kind,  # type: ignore[arg-type]
+        iteration=iteration,
+        key=KEY,
+        attempt=f"{OWNER.uid}-1",
+        settings={"topP": 0.8},
+        seed=0,
+        storage=parsed(LEAST).storage,
+    )
+    return Start(spec=spec, number=1, shards=shards, critical=kind != "evaluate")
+
+
+CASES = {
+    "job-prepare-least": (LEAST, start("prepare")),
+    "job-evaluate-least": (LEAST, start("evaluate", 0)),
+    "job-prepare-rich": (RICH, start("prepare")),
+    "job-generate-rich": (RICH, start("generate", 1, shards=3)),
+}
+
+
+def check(name: str, document: dict[str, Any]) -> None:
+    path = GOLDEN / f"{name}.yaml"
+    text = yaml.safe_dump(document, sort_keys=False, width=120)
+    if os.environ.get("EVOLUTION_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert yaml.safe_load(path.read_text()) == document
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_job_is_as_its_golden_file_says(name: str) -> None:
+    spec, action = CASES[name]
+    check(name, build_job(OWNER, parsed(spec), action, SETTINGS))
+
+
+def test_a_cleanup_job_is_as_its_golden_file_says() -> None:
+    check("job-cleanup", build_cleanup_job(OWNER, parsed(RICH), ["b" * 64, "a" * 64, "a" * 64], SETTINGS))
+
+
+def pod(job: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = job["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_pod_has_rights_it_does_not_need(name: str) -> None:
+    spec, action = CASES[name]
+    told = pod(build_job(OWNER, parsed(spec), action, SETTINGS))
+    assert told["automountServiceAccountToken"] is False
+    assert told["enableServiceLinks"] is False
+    assert told["securityContext"]["runAsNonRoot"] is True
+    assert told["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = told["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_spec_that_a_pod_is_told_is_the_planners() -> None:
+    job = build_job(OWNER, parsed(RICH), start("generate", 1, shards=3), SETTINGS)
+    told = StageSpec.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][labels.SPEC])
+    assert told.shard.count == 3
+    assert told.model_copy(update={"shard": start("generate", 1).spec.shard}) == start("generate", 1).spec
+
+
+def test_no_secret_is_read_only_named() -> None:
+    job = build_job(OWNER, parsed(RICH), start("prepare"), SETTINGS)
+    (container,) = pod(job)["containers"]
+    references = [
+        variable["valueFrom"]["secretKeyRef"]["name"] for variable in container["env"] if "valueFrom" in variable
+    ]
+    assert set(references) == {"s3-credentials"}
+    assert container["envFrom"] == [
+        {"prefix": "CREDENTIALS_SEED_READER_", "secretRef": {"name": "seed-reader"}},
+        {"prefix": "CREDENTIALS_HUBdTOKEN_", "secretRef": {"name": "hub.token"}},
+    ]
+    (other,) = pod(build_job(OWNER, parsed(RICH), start("sft", 0), SETTINGS))["containers"]
+    assert "envFrom" not in other
+
+
+@pytest.mark.parametrize("name", ["a", "n" * 40, "a" * 32 + "-" + "b" * 7])
+def test_names_fit_a_label_with_shard_and_suffix(name: str) -> None:
+    owner = RunRef(namespace="ns", name=name, uid=OWNER.uid)
+    longest = job_name(owner, "generate", 100, "generate-100", KEY, 7)
+    assert len(longest) <= NAME_LENGTH
+    assert len(f"{longest}-999-abcde") <= 63
+    assert "--" not in longest
+    assert longest.startswith(name[:20])
+    assert len(cleanup_name(owner)) <= NAME_LENGTH
+
+
+def test_names_tell_attempts_apart_and_runs_of_one_name() -> None:
+    names = {
+        job_name(owner, "sft", 0, "sft", key, number)
+        for owner in (OWNER, RunRef(namespace="team", name="support", uid="another-uid"))
+        for key in (KEY, "c" * 64)
+        for number in (1, 2)
+    }
+    assert len(names) == 8
+    assert job_name(OWNER, "sft", 0, "sft", KEY, 1) == job_name(OWNER, "sft", None, "sft", KEY, 1)
+
+
+def test_a_stages_own_settings_replace_the_runs_and_those_the_operators() -> None:
+    settings = Settings(
+        stage_pod=PodSettings(node_selector={"pool": "batch"}, runtime_class_name="gvisor", priority_class_name=None),
+        critical_priority_class="critical",
+        lease_namespace="system",
+        identity="pod",
+    )
+    spec = parsed(
+        {**LEAST, "pod": {"nodeSelector": {"gpu": "a100"}}, "dpo": {"pod": {"nodeSelector": {"gpu": "h100"}}}}
+    )
+    dpo, sft = (pod(build_job(OWNER, spec, start(kind, 1), settings)) for kind in ("dpo", "sft"))
+    assert (dpo["nodeSelector"], sft["nodeSelector"]) == ({"gpu": "h100"}, {"gpu": "a100"})
+    assert {dpo["runtimeClassName"], sft["runtimeClassName"]} == {"gvisor"}
+    assert dpo["priorityClassName"] == "critical"
+
+
+def test_a_run_of_the_most_rounds_fits_an_annotation() -> None:
+    """Kubernetes takes 256 KiB of annotations; prepare's spec holds the whole graph."""
+    spec = parsed({**LEAST, "iterations": 100})
+    run = Run(RunRef(namespace="team", name="support", uid=OWNER.uid), spec, attempt_prefix=OWNER.uid)
+    (action,) = plan(run, Observed(), datetime(2026, 1, 1, tzinfo=UTC)).actions
+    assert isinstance(action, Start)
+    job = build_job(OWNER, spec, action, SETTINGS)
+    assert len(job["spec"]["template"]["metadata"]["annotations"][labels.SPEC].encode()) < 200 * 1024
+
+
+def test_settings_come_from_the_environment() -> None:
+    told = Settings.from_environment(
+        {
+            "EVOLUTION_STAGE_IMAGE": "x:1",
+            "EVOLUTION_WORKERS": "9",
+            "EVOLUTION_LEASE_SECONDS": "2.5",
+            "EVOLUTION_STAGE_POD": json.dumps({"imagePullSecrets": ["registry"]}),
+            "UNRELATED": "1",
+        }
+    )
+    assert (told.stage_image, told.workers, told.lease_seconds) == ("x:1", 9, 2.5)
+    assert told.stage_pod.image_pull_secrets == ["registry"]
+    with pytest.raises(SettingsError, match="EVOLUTION_WORKERS: 'many' is not a number"):
+        Settings.from_environment({"EVOLUTION_WORKERS": "many"})
+    with pytest.raises(SettingsError, match="EVOLUTION_STAGE_POD"):
+        Settings.from_environment({"EVOLUTION_STAGE_POD": '{"imagePullSecret": 1}'})
+
+
+@pytest.mark.parametrize(
+    ("resources", "cores"),
+    [
+        ({}, 0),
+        ({"requests": {"memory": "1Gi"}}, 0),
+        ({"requests": {"cpu": "500m"}}, 1),
+        ({"requests": {"cpu": 4}}, 4),
+        ({"requests": {"cpu": "500m"}, "limits": {"cpu": "2500m"}}, 3),
+        ({"limits": {"cpu": "many"}}, 0),
+    ],
+)
+def test_a_stage_computes_with_the_cores_it_was_given(resources: dict[str, Any], cores: int) -> None:
+    assert cores_of(resources) == cores
+
+
+def test_gpus_and_slices_of_them_are_counted() -> None:
+    assert gpus_of({"limits": {"nvidia.com/gpu": "2", "memory": "1Gi"}}) == 2
+    assert gpus_of({"requests": {"nvidia.com/mig-1g.10gb": 1}}) == 1
+    assert gpus_of({"limits": {"cpu": 4, "example.com/gpus": 1}}) == 0

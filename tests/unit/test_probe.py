@@ -195,15 +195,15 @@ def test_a_pod_that_waits_for_another_run_says_so_until_it_computes(watch: Watch
     watch.cluster.logs["p"] = "loading\n" + json.dumps({"waiting": {"stage": "s", "shard": 0, "run": "team/first"}})
     watch.ask(job, pod)
     assert watch.ask(job, pod, after=15) == 0.0
-    reason, message = watch.inquiry.notes(KEY)[job.meta.uid]
+    reason, message = watch.probe.notes(KEY)[job.meta.uid]
     assert (reason, watch.progress(job)) == ("ComputedElsewhere", None)
     assert "team/first" in message
     watch.cluster.logs["p"] += "\n" + json.dumps({"waiting": {"stage": "s", "shard": 0, "run": None}})
     watch.ask(job, pod, after=15)
-    assert watch.inquiry.notes(KEY) == {}, "taken over, and its inputs are on their way"
+    assert watch.probe.notes(KEY) == {}, "taken over, and its inputs are on their way"
     watch.cluster.logs["p"] += f"\n{line(1, 9)}"
     watch.ask(job, pod, after=15)
-    assert (watch.inquiry.notes(KEY), watch.progress(job)) == ({}, (1, 9, None))
+    assert (watch.probe.notes(KEY), watch.progress(job)) == ({}, (1, 9, None))
 
 
 def test_a_log_that_cannot_be_read_hurts_nothing(watch: Watch) -> None:
@@ -250,12 +250,12 @@ def test_why_a_job_has_no_pods_is_asked_after_a_moment(watch: Watch) -> None:
     assert again is not None
     assert watch.cluster.calls == []
     assert watch.ask(job, after=again) == 0.0
-    assert watch.inquiry.notes(KEY)[job.meta.uid] == (
+    assert watch.probe.notes(KEY)[job.meta.uid] == (
         "QuotaExceeded",
         "exceeded quota: tight, requested: pods=1: raise the quota or lower the stage's pod.resources",
     )
     watch.ask(job, pod_view(pod_object(attempt(), name="p")), after=20)
-    assert watch.inquiry.notes(KEY) == {}
+    assert watch.probe.notes(KEY) == {}
 
 
 def test_a_job_whose_pods_have_all_succeeded_lacks_none(watch: Watch) -> None:
@@ -284,7 +284,7 @@ def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_any_other(wat
     watch.cluster.away = True
     watch.ask(job)
     assert watch.ask(job, after=5) == 5.0
-    assert watch.inquiry.notes(KEY) == {}
+    assert watch.probe.notes(KEY) == {}
 
 
 def test_many_runs_without_pods_share_one_small_budget_and_each_has_its_turn(watch: Watch) -> None:
@@ -300,7 +300,7 @@ def test_many_runs_without_pods_share_one_small_budget_and_each_has_its_turn(wat
         for key, stuck in jobs.items():
             watch.ask(stuck, key=key)
     assert len(watch.cluster.calls) <= seconds / EVENTS_SPACING
-    assert all(watch.inquiry.notes(key) for key in jobs)
+    assert all(watch.probe.notes(key) for key in jobs)
 
 
 def test_runs_that_are_gone_hold_no_turn(watch: Watch) -> None:
@@ -333,7 +333,7 @@ def test_a_run_comes_back_when_it_is_its_turn(watch: Watch) -> None:
     waits = [watch.ask(stuck, key=key) for key, stuck in jobs.items()]
     assert waits == [5.0, EVENTS_SPACING, 2 * EVENTS_SPACING, 3 * EVENTS_SPACING]
     second, third = list(jobs)[1:3]
-    watch.inquiry.forget(second)
+    watch.probe.forget(second)
     assert watch.ask(jobs[third], key=third) == EVENTS_SPACING
 
 

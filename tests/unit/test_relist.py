@@ -48,7 +48,7 @@ def test_a_run_is_listed_once_after_a_watch_was_broken() -> None:
     watch.look()
     watch.cache.put_job(job(2))
     assert watch.look() == (1, 0)
-    watch.whole.distrust()
+    watch.relist.distrust()
     assert watch.look() == (0, 1)
     assert watch.look() == (0, 1)
 
@@ -57,7 +57,7 @@ def test_what_an_earlier_run_of_the_name_has_left_is_looked_for_though_the_watch
     watch = Watch()
     watch.cache.put_job(job(2))
     watch.now += 1
-    watch.whole.distrust()
+    watch.relist.distrust()
     assert watch.look() == (0, 1)
     assert watch.look() == (0, 1)
 
@@ -66,7 +66,7 @@ def test_a_finished_run_is_not_listed() -> None:
     watch = Watch()
     watch.look()
     watch.cache.put_run(run(3) | {"status": {"phase": "Complete"}})
-    watch.whole.distrust()
+    watch.relist.distrust()
     assert watch.look(after=1000) == (0, 0)
 
 
@@ -89,5 +89,5 @@ def test_a_finished_run_that_is_being_deleted_is_listed_after_a_watch_was_broken
     watch.cache.put_job(job(2, deleting=True))
     watch.cache.put_run(run(3, deletionTimestamp="2026-01-01T00:00:00Z") | {"status": {"phase": "Complete"}})
     assert watch.look() == (1, 0)
-    watch.whole.distrust()
+    watch.relist.distrust()
     assert watch.look() == (0, 1)

@@ -11,7 +11,7 @@ from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.pods import template_digests
-from evolution_operator.controller.seen.attempts import alive_stages, ended_unseen, observe
+from evolution_operator.controller.seen.attempts import alive_stages, observe
 from evolution_operator.controller.seen.views import job_view, pod_view
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure
@@ -47,7 +47,7 @@ def start(kind: str = "sft", iteration: int | None = 0, shards: int = 1) -> Star
 
 
 def look(job: dict[str, Any], *pods: dict[str, Any], notes: dict[str, tuple[str, str]] | None = None) -> Attempt:
-    (attempt,) = observe(OWNER, [job_view(job)], [pod_view(pod) for pod in pods], {}, notes or {}, {})
+    (attempt,) = observe(OWNER, [job_view(job).with_pods(map(pod_view, pods))], {}, notes or {}, {})
     return attempt
 
 
@@ -280,7 +280,7 @@ def test_an_attempt_is_outdated_where_its_pods_would_be_made_otherwise_and_none_
     job = job_object(SPEC, start())
     digests = {"sft": today} if today != "the same" else template_digests(SPEC, SETTINGS)
     views = [pod_view(pod_object(job, name=str(number), **pod)) for number, pod in enumerate(pods)]
-    (attempt,) = observe(OWNER, [job_view(job)], views, {}, {}, {k: v for k, v in digests.items() if v})
+    (attempt,) = observe(OWNER, [job_view(job).with_pods(views)], {}, {}, {k: v for k, v in digests.items() if v})
     assert attempt.outdated == outdated
 
 
@@ -288,7 +288,7 @@ def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
     job = job_object(SPEC, start(), suspend=True)
     for phase, code, outdated in (("Running", None, False), ("Failed", 143, True)):
         pods = [pod_view(pod_object(job, phase, code=code, deleting=code is None))]
-        (attempt,) = observe(OWNER, [job_view(job)], pods, {}, {}, {"sft": "other"})
+        (attempt,) = observe(OWNER, [job_view(job).with_pods(pods)], {}, {}, {"sft": "other"})
         assert attempt.outdated == outdated
 
 
@@ -296,14 +296,14 @@ def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
 def test_an_attempt_that_has_ended_is_never_outdated(condition: str) -> None:
     """Its Pods may be gone, and each outdated attempt costs two lists."""
     job = job_object(SPEC, start(), condition, succeeded=1)
-    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {"sft": "other"})
     assert not attempt.outdated
 
 
 def test_a_job_that_does_not_say_what_it_was_made_of_is_left_alone() -> None:
     job = job_object(SPEC, start())
     del job["metadata"]["annotations"][labels.TEMPLATE]
-    (attempt,) = observe(OWNER, [job_view(job)], [], {}, {}, {"sft": "other"})
+    (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {"sft": "other"})
     assert not attempt.outdated
 
 
@@ -311,9 +311,9 @@ def test_progress_is_that_of_the_job() -> None:
     job = job_object(SPEC, start())
     progress = StageProgress(done=1, total=2, unit="steps")
     uid = job["metadata"]["uid"]
-    (attempt,) = observe(OWNER, [job_view(job)], [], {uid: progress}, {}, {})
+    (attempt,) = observe(OWNER, [job_view(job)], {uid: progress}, {}, {})
     assert attempt.progress == progress
-    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], [], {uid: progress}, {}, {})
+    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], {uid: progress}, {}, {})
     assert ended.progress is None
 
 
@@ -335,7 +335,7 @@ def test_what_is_not_this_runs_attempt_is_none(change: dict[str, Any]) -> None:
     for name, value in change.items():
         known = job["metadata"].get(name)
         job["metadata"][name] = {**known, **value} if isinstance(known, dict) else value
-    assert observe(OWNER, [job_view(job)], [], {}, {}, {}) == ()
+    assert observe(OWNER, [job_view(job)], {}, {}, {}) == ()
 
 
 def test_stages_that_may_still_write_without_an_attempt() -> None:
@@ -354,13 +354,13 @@ def test_an_end_that_was_not_seen_whole_is_looked_up() -> None:
     done = job_object(SPEC, start("generate", 1, 2), "Complete")
     one = pod_view(pod_object(done, "Succeeded", name="a", code=0))
     two = pod_view(pod_object(done, "Succeeded", name="b", code=0))
-    assert ended_unseen(job_view(done), [one])
-    assert not ended_unseen(job_view(done), [one, two])
-    assert not ended_unseen(job_view(done), [one, pod_view(pod_object(done, "Running", name="b"))])
+    assert job_view(done).with_pods([one]).ended_unseen
+    assert not job_view(done).with_pods([one, two]).ended_unseen
+    assert not job_view(done).with_pods([one, pod_view(pod_object(done, "Running", name="b"))]).ended_unseen
     failed = job_object(SPEC, start(), "Failed")
-    assert ended_unseen(job_view(failed), [])
-    assert not ended_unseen(job_view(failed), [pod_view(pod_object(failed, "Failed", code=1))])
-    assert not ended_unseen(job_view(job_object(SPEC, start())), [])
+    assert job_view(failed).ended_unseen
+    assert not job_view(failed).with_pods([pod_view(pod_object(failed, "Failed", code=1))]).ended_unseen
+    assert not job_view(job_object(SPEC, start())).ended_unseen
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Cluster:
                 elif entry.what == "suspended":
                     settings |= {"phase": "Failed", "code": 143}
                 pods.append(pod_view(pod_object(job, **settings)))
-        return observe(OWNER, jobs, pods, {}, {}, {})
+        return observe(OWNER, [job.with_pods(pods) for job in jobs], {}, {}, {})
 
 
 class Driver:

@@ -63,7 +63,7 @@ class Watch:
 
     def ask(self, job: JobView, *pods: PodView, after: float = 0.0, key: RunKey = KEY) -> float | None:
         self.now += after
-        return self.probe.ask(key, [job], pods)
+        return self.probe.ask(key, [job.with_pods(pods)])
 
     def progress(self, job: JobView, *pods: PodView) -> tuple[int, int, int | None] | None:
         """As a pass finds it: it asks first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,10 +17,10 @@ from .executor import Executor
 from .jobs.cleanup_job import build_cleanup_job, cleanup_name
 from .kube.apiserver import AlreadyExistsError, RefusedError
 from .kube.client import KubeClient, RunKey
-from .seen.attempts import holds_up, pods_by_job, pods_failure, reports_of
+from .seen.attempts import holds_up, pods_failure, reports_of
 from .seen.cache import Cache, Seen
 from .seen.relist import Relist
-from .seen.views import JobView, PodView
+from .seen.views import JobView
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Deletion:
             return self._settings.held_retry_seconds
         if not cleanup:
             return self._clean_up(key, owner, run, spec, now)
-        return self._follow(key, run, cleanup[0], pods_by_job(seen.pods).get(cleanup[0].meta.uid, []), spec, now)
+        return self._follow(key, run, cleanup[0], spec, now)
 
     def _clean_up(
         self, key: RunKey, owner: RunRef, run: Mapping[str, Any], spec: EvolutionRunSpec, now: datetime
@@ -100,23 +100,22 @@ class Deletion:
         key: RunKey,
         run: Mapping[str, Any],
         job: JobView,
-        pods: Sequence[PodView],
         spec: EvolutionRunSpec,
         now: datetime,
     ) -> float | None:
         if "Complete" in job.conditions:
-            if (kept := reports_of(pods).get("RecordsUnknown")) is not None:
+            if (kept := reports_of(job.pods).get("RecordsUnknown")) is not None:
                 self._tell_events(run, [Event("Warning", "ArtifactsKept", kept.message)], now)
             self._set_finalizer(key, run, False)
             return None
         failed = job.conditions.get("Failed")
         if failed is None or job.meta.deleting:
-            if (why := _hindrance(job, pods)) is not None:
+            if (why := _hindrance(job)) is not None:
                 self._tell(run, spec, why, now)
             return self._settings.held_retry_seconds
         wait = (failed.since or now) + PAUSE - now
         if wait > timedelta(0):
-            self._tell(run, spec, _hindrance(job, pods) or f"{failed.message or failed.reason}; its Pod is gone", now)
+            self._tell(run, spec, _hindrance(job) or f"{failed.message or failed.reason}; its Pod is gone", now)
             return wait.total_seconds()
         self._executor.delete(key, job)
         return self._settings.held_retry_seconds
@@ -146,14 +145,14 @@ def _stages(owner: RunRef, seen: Seen) -> list[JobView]:
 
 def _at_work(owner: RunRef, seen: Seen) -> bool:
     """Whether a stage may still write; its Pods may outlive its Job."""
-    return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.stage != labels.CLEANUP)
+    return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.kind != labels.CLEANUP)
 
 
-def _hindrance(job: JobView, pods: Sequence[PodView]) -> str | None:
+def _hindrance(job: JobView) -> str | None:
     """Why a cleanup has not ended well, in its own words where it left any; None where nothing is known to be wrong."""
-    if (trouble := holds_up(pods)) is not None:
+    if (trouble := holds_up(job.pods)) is not None:
         return f"Job {job.meta.name} does not start: {trouble[1]}"
-    if (failure := pods_failure(pods)) is not None:
+    if (failure := pods_failure(job.pods)) is not None:
         return f"{failure.reason}: {failure.message} (Job {job.meta.name})"
     return None
 

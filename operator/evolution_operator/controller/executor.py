@@ -78,7 +78,7 @@ class Executor:
             return _attempt(start, failure=Failure("permanent", "PodInvalid", message))
         extra = {"run": f"{key.namespace}/{key.name}", "stage": start.spec.stage}
         log.info("created Job %s, attempt %d", job["metadata"]["name"], start.number, extra=extra)
-        return next(iter(observe(owner, [created], [], {}, {}, {})), None)
+        return next(iter(observe(owner, [created], {}, {}, {})), None)
 
     def _found(self, key: RunKey, owner: RunRef, start: Start, job: Object, awaited: str) -> Attempt | None:
         """The Job, or a Pod of it, is there although it was not seen: it ends, is new, or its labels were edited away."""

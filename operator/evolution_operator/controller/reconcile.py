@@ -134,12 +134,12 @@ class Reconciler:
             return None
         # Last, because it may take a while, and nothing waits for what it tells but the next pass.
         seen = self._cache.seen(key)
-        asked = self._probe.ask(key, [job for job in seen.jobs if is_attempt(owner, job)], seen.pods)
+        asked = self._probe.ask(key, [job for job in seen.jobs if is_attempt(owner, job)])
         return self._again(decided, now, asked, bool(outcome.held))
 
     def _attempts(self, key: RunKey, owner: RunRef, seen: Seen, spec: _Spec) -> tuple[Attempt, ...]:
         progress, notes = self._probe.progress(key, seen.jobs), self._probe.notes(key)
-        return observe(owner, seen.jobs, seen.pods, progress, notes, spec.templates)
+        return observe(owner, seen.jobs, progress, notes, spec.templates)
 
     def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:
         waits = [inquiry] if inquiry is not None else []

@@ -80,7 +80,7 @@ def common_labels(run: str, component: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "evolution-run",
         "app.kubernetes.io/instance": run,
-        "app.kubernetes.io/component": component,
+        labels.COMPONENT: component,
         labels.MANAGED_BY: labels.OPERATOR,
         labels.RUN: run,
     }

@@ -47,7 +47,6 @@ GRAVITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "
 def observe(
     owner: RunRef,
     jobs: Iterable[JobView],
-    pods: Iterable[PodView],
     progress: Mapping[str, StageProgress],
     notes: Mapping[str, Note],
     templates: Mapping[str, str],
@@ -58,28 +57,18 @@ def observe(
 
     A Job that is being deleted is no attempt any more, though its Pods may be alive: see `alive_stages`.
     """
-    by_job = pods_by_job(pods)
     return tuple(
-        _attempt(job, by_job.get(job.meta.uid, []), progress.get(job.meta.uid), notes.get(job.meta.uid), templates)
+        _attempt(job, progress.get(job.meta.uid), notes.get(job.meta.uid), templates)
         for job in jobs
         if is_attempt(owner, job)
     )
-
-
-def pods_by_job(pods: Iterable[PodView]) -> dict[str, list[PodView]]:
-    """The Pods of each Job, by the Job's uid."""
-    by_job: dict[str, list[PodView]] = {}
-    for pod in pods:
-        by_job.setdefault(pod.meta.owner or "", []).append(pod)
-    return by_job
 
 
 def is_attempt(owner: RunRef, job: JobView) -> bool:
     """Whether the Job is an attempt of this very run, as its name, which holds a digest of all that, must say."""
     if job.meta.owner != owner.uid or job.meta.deleting:
         return False
-    kind = job.meta.stage.partition("-")[0]
-    return job.meta.name == job_name(owner, kind, job.iteration, job.meta.stage, job.key, job.number)
+    return job.meta.name == job_name(owner, job.meta.kind, job.iteration, job.meta.stage, job.key, job.number)
 
 
 def alive_stages(owner: RunRef, jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
@@ -98,33 +87,23 @@ def alive_stages(owner: RunRef, jobs: Iterable[JobView], pods: Iterable[PodView]
     return held
 
 
-def ended_unseen(job: JobView, pods: Sequence[PodView]) -> bool:
-    """Whether the Job has ended and not all Pods that say how are known: their events may not have arrived yet."""
-    if any(pod.alive for pod in pods):
-        return False
-    if "Complete" in job.conditions:
-        return sum(pod.phase == "Succeeded" for pod in pods) < job.shards
-    return "Failed" in job.conditions and not any(pod.phase == "Failed" for pod in pods)
-
-
-def _outdated(job: JobView, pods: Sequence[PodView], templates: Mapping[str, str]) -> bool:
+def _outdated(job: JobView, templates: Mapping[str, str]) -> bool:
     """Whether its Pods would be made otherwise today, and none of them runs, or has just ended and is still to count."""
     if job.ended:
         return False
-    today = templates.get(job.meta.stage.partition("-")[0], job.template)
-    alive = [pod for pod in pods if pod.alive]
-    idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not pods
+    today = templates.get(job.meta.kind, job.template)
+    alive = [pod for pod in job.pods if pod.alive]
+    idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not job.pods
     return idle and job.template not in ("", today)
 
 
 def _attempt(
     job: JobView,
-    pods: Sequence[PodView],
     progress: StageProgress | None,
     note: Note | None,
     templates: Mapping[str, str],
 ) -> Attempt:
-    state, trouble = _state(job, pods, note)
+    state, trouble = _state(job, note)
     attempt = Attempt(
         stage=job.meta.stage,
         number=job.number,
@@ -134,20 +113,20 @@ def _attempt(
         started_at=job.started_at,
         shards_done=job.shards_done,
         shards=job.shards,
-        gpu_seconds=sum(_gpu_seconds(pod) for pod in pods),
-        outdated=_outdated(job, pods, templates),
+        gpu_seconds=sum(_gpu_seconds(pod) for pod in job.pods),
+        outdated=_outdated(job, templates),
         note=trouble or (note if state == "running" else None),
         progress=progress if state == "running" else None,
     )
     if state == "failed":
-        return replace(attempt, finished_at=job.conditions["Failed"].since, failure=_failure(job, pods))
+        return replace(attempt, finished_at=job.conditions["Failed"].since, failure=_failure(job))
     if state == "succeeded":
-        return _succeeded(replace(attempt, finished_at=job.conditions["Complete"].since), pods)
+        return _succeeded(replace(attempt, finished_at=job.conditions["Complete"].since), job)
     return attempt
 
 
-def _state(job: JobView, pods: Sequence[PodView], note: Note | None) -> tuple[AttemptState, Note | None]:
-    alive = [pod for pod in pods if pod.alive]
+def _state(job: JobView, note: Note | None) -> tuple[AttemptState, Note | None]:
+    alive = [pod for pod in job.pods if pod.alive]
     if not alive and "Complete" in job.conditions:
         return "succeeded", None
     if not alive and "Failed" in job.conditions:
@@ -159,7 +138,7 @@ def _state(job: JobView, pods: Sequence[PodView], note: Note | None) -> tuple[At
     if note is not None and not alive:
         return "queued", note
     roomless = bool(alive) and all(pod.unschedulable is not None for pod in alive)
-    return "queued" if roomless else "running", holds_up(pods)
+    return "queued" if roomless else "running", holds_up(job.pods)
 
 
 def holds_up(pods: Sequence[PodView]) -> Note | None:
@@ -184,8 +163,8 @@ def pods_failure(pods: Sequence[PodView]) -> Failure | None:
     return min(failures, key=lambda failure: GRAVITY.index(failure.kind), default=None)
 
 
-def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
-    if (found := pods_failure(pods)) is not None:
+def _failure(job: JobView) -> Failure:
+    if (found := pods_failure(job.pods)) is not None:
         return found
     condition = job.conditions["Failed"]
     lost = f"{condition.message or condition.reason}; its Pod is gone, and with it what it said"
@@ -197,7 +176,7 @@ def _failure(job: JobView, pods: Sequence[PodView]) -> Failure:
 def _pod_failure(pod: PodView) -> Failure:
     report = _report(pod)
     kind = _kind(pod)
-    more_memory = memory_limit(pod.meta.stage.partition("-")[0])
+    more_memory = memory_limit(pod.meta.kind)
     if kind == "out-of-memory":
         message = f"Pod {pod.meta.name} was killed because it reached its memory limit"
         return Failure(kind, "OOMKilled", message, more_memory=more_memory)
@@ -225,11 +204,11 @@ def _kind(pod: PodView) -> FailureKind:
     return failure_kind(pod.exit_code)
 
 
-def _succeeded(attempt: Attempt, pods: Sequence[PodView]) -> Attempt:
-    reports = reports_of(pods)
+def _succeeded(attempt: Attempt, job: JobView) -> Attempt:
+    reports = reports_of(job.pods)
     report = reports.get("Completed") or reports.get("Cached")
-    kind = attempt.stage.partition("-")[0]
-    seen = any(pod.phase == "Succeeded" for pod in pods)
+    kind = job.meta.kind
+    seen = any(pod.phase == "Succeeded" for pod in job.pods)
     # Without prepare's digests nothing can follow; an evaluation's figures are in the store, too.
     lost = not (report and report.contents) if kind == "prepare" else kind == "evaluate" and not (report or seen)
     if lost:

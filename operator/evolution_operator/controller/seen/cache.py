@@ -26,7 +26,9 @@ class Seen:
 
     run: Mapping[str, Any] | None
     jobs: tuple[JobView, ...]
+    """Each with its Pods."""
     pods: tuple[PodView, ...]
+    """All Pods, those whose Job is gone included."""
     lost: int = 0
     """Jobs so far that went before they had ended: Pods of theirs may be alive of which nothing was told yet."""
 
@@ -74,7 +76,9 @@ class Cache:
     def seen(self, key: RunKey) -> Seen:
         """What is known of a run now."""
         with self._lock:
-            return Seen(self._runs.get(key), self._jobs.of(key), self._pods.of(key), self._lost.get(key, 0))
+            pods = self._pods.of(key)
+            jobs = tuple(job.with_pods(pods) for job in self._jobs.of(key))
+            return Seen(self._runs.get(key), jobs, pods, self._lost.get(key, 0))
 
     def runs(self) -> dict[RunKey, Mapping[str, Any]]:
         """All runs."""

@@ -18,7 +18,7 @@ from ...planner.progress import Pace, Reading, attempt_progress
 from ..jobs.pods import CONTAINER
 from ..kube.apiserver import ClusterError
 from ..kube.client import KubeClient, RunKey
-from .attempts import Note, pods_by_job
+from .attempts import Note
 from .budget import Budget
 from .progress_lines import last_words
 from .views import JobView, PodView
@@ -53,8 +53,9 @@ class _Known:
     asked: dict[str, float] = field(default_factory=dict)
     """When each Pod's log was last asked for."""
 
-    def see(self, job: JobView, pods: Sequence[PodView], now: float) -> None:
+    def see(self, job: JobView, now: float) -> None:
         """Take in which Pods the Job has; one of which all have succeeded is about to end, and needs none."""
+        pods = job.pods
         if any(pod.alive for pod in pods) or sum(pod.phase == "Succeeded" for pod in pods) >= job.shards:
             self.podless_since, self.note = None, None
         elif self.podless_since is None:
@@ -87,13 +88,13 @@ class Probe:
         self._known: dict[RunKey, dict[str, _Known]] = {}
         self._last_read: dict[RunKey, float] = {}
 
-    def ask(self, key: RunKey, jobs: Sequence[JobView], pods: Sequence[PodView]) -> float | None:
+    def ask(self, key: RunKey, jobs: Sequence[JobView]) -> float | None:
         """Make at most two calls for the run.
 
         Returns: seconds until it is worth asking again, 0 where something new was learned, None where nothing runs.
         """
         now = self._clock()
-        active = {job.meta.uid: job for job in jobs if not (job.suspended or job.meta.deleting or job.ended)}
+        active = {job.meta.uid: job for job in jobs if job.active}
         if not active:
             self.forget(key)
             return None
@@ -101,12 +102,11 @@ class Probe:
         for uid in before.keys() - active.keys():
             self._budget.leave(uid)
         known = self._known[key] = {uid: before.get(uid) or _Known() for uid in active}
-        by_job = pods_by_job(pods)
         for uid, entry in known.items():
-            entry.see(active[uid], by_job.get(uid, []), now)
+            entry.see(active[uid], now)
             if entry.podless_since is None:
                 self._budget.leave(uid)
-        running = [pod for uid in active for pod in by_job.get(uid, []) if _runs(pod)]
+        running = [pod for job in active.values() for pod in job.pods if _runs(pod)]
         waits = (self._ask_why(key, known, now), self._read_next(key, known, running, now))
         return min((wait for wait in waits if wait is not None), default=None)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..kube.client import KubeClient, RunKey
-from .attempts import ended_unseen, pods_by_job
 from .cache import Cache, Seen
 
 FINISHED = ("Complete", "Failed")
@@ -51,8 +50,7 @@ class Relist:
     def ensure(self, key: RunKey, seen: Seen) -> Seen:
         """The view of the run, listed anew where it may lack something. Raises ClusterError."""
         now = self._clock()
-        by_job = pods_by_job(seen.pods)
-        unseen = frozenset(job.meta.uid for job in seen.jobs if ended_unseen(job, by_job.get(job.meta.uid, [])))
+        unseen = frozenset(job.meta.uid for job in seen.jobs if job.ended_unseen)
         looked_up, lost = self._looked_up.get(key, (frozenset(), 0))
         finished = seen.run is not None and _at_rest(seen.run)
         # Of a run that is new nothing can have been lost; what an earlier one of its name has left may be gone by now.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +22,8 @@ class Meta:
     """resourceVersion: comparable among versions of one object (KEP-5504)."""
     run: str
     stage: str
+    kind: str
+    """Kind of the stage; `labels.CLEANUP` for the Job that deletes a run's artifacts."""
     owner: str | None
     """Uid of the controlling owner."""
     deleting: bool
@@ -45,11 +47,31 @@ class JobView:
     """Digest of what its Pods were made of; empty where its operator did not say."""
     conditions: Mapping[str, JobCondition] = field(default_factory=dict)
     """Those that hold, by type."""
+    pods: tuple[PodView, ...] = ()
+    """Its Pods, gone ones included."""
 
     @property
     def ended(self) -> bool:
         """Whether it has succeeded or failed."""
         return "Complete" in self.conditions or "Failed" in self.conditions
+
+    @property
+    def active(self) -> bool:
+        """Whether its Pods may run now."""
+        return not (self.suspended or self.meta.deleting or self.ended)
+
+    @property
+    def ended_unseen(self) -> bool:
+        """Whether it has ended and a Pod that says how is still unknown: its watch event may not have arrived yet."""
+        if any(pod.alive for pod in self.pods):
+            return False
+        if "Complete" in self.conditions:
+            return sum(pod.phase == "Succeeded" for pod in self.pods) < self.shards
+        return "Failed" in self.conditions and not any(pod.phase == "Failed" for pod in self.pods)
+
+    def with_pods(self, pods: Iterable[PodView]) -> JobView:
+        """The Job with those of these Pods that it owns."""
+        return replace(self, pods=tuple(pod for pod in pods if pod.meta.owner == self.meta.uid))
 
 
 @dataclass(frozen=True)
@@ -169,6 +191,7 @@ def _meta(body: Mapping[str, Any]) -> Meta:
         version=_number(metadata.get("resourceVersion")),
         run=tags.get(labels.RUN, ""),
         stage=tags.get(labels.STAGE, ""),
+        kind=tags.get(labels.COMPONENT, ""),
         owner=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         deleting=bool(metadata.get("deletionTimestamp")),
     )

@@ -13,10 +13,9 @@ from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller.kube.apiserver import UnreachableError
 from evolution_operator.controller.kube.client import RunKey
 from evolution_operator.controller.seen.probe import EVENTS_SPACING, Probe
-from evolution_operator.controller.seen.progress_lines import last_words
 from evolution_operator.controller.seen.views import JobView, PodView, job_view, pod_view
 from evolution_operator.planner.actions import Start
-from evolution_operator.planner.progress import Reading
+from evolution_operator.planner.progress import Reading, last_line
 
 from tests.support.cluster.objects import OWNER, job_object, pod_object
 
@@ -350,7 +349,7 @@ def test_a_run_comes_back_when_it_is_its_turn(watch: Watch) -> None:
     ],
 )
 def test_what_is_no_progress_line_is_passed_over(text: str) -> None:
-    assert last_words(text, 0.0) is None
-    reading = last_words(f"{line(3, 4)}\n{text}", 0.0)
+    assert last_line(text, 0.0) is None
+    reading = last_line(f"{line(3, 4)}\n{text}", 0.0)
     assert isinstance(reading, Reading)
     assert (reading.done, reading.total) == (3, 4)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
-from evolution_operator.planner.progress import EVIDENCE, Pace, Reading, attempt_progress, read_progress
+from evolution_operator.planner.progress import EVIDENCE, Pace, Reading, attempt_progress, read_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,4 +99,4 @@ def test_nothing_is_said_before_a_shard_is_heard_of() -> None:
 
 @pytest.mark.parametrize("line", [{}, {"done": 1}, {"done": "x", "total": 2, "unit": "rows"}, {"done": None}])
 def test_what_is_no_reading_is_none(line: dict[str, Any]) -> None:
-    assert read_progress(line, 0) is None
+    assert read_line(json.dumps({"progress": line}), 0) is None

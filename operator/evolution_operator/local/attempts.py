@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from evolution_jobs.contract.stage import Shard
 from ..api.status import StageProgress
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
-from ..planner.progress import Pace, attempt_progress, read_progress, read_waiting
+from ..planner.progress import Pace, attempt_progress
 from .machine import Machine, oom_kills
 from .processes import ProcessServer, StageProcess
 
@@ -207,12 +208,12 @@ class LocalAttempt:
 
     def _note(self) -> tuple[str, str] | None:
         """That it waits for another run, where all of its processes do."""
-        notes = [read_waiting(process.waiting or {}).note() for process in self.processes]
+        notes = [process.waiting.note() if process.waiting else None for process in self.processes]
         return notes[0] if notes and None not in notes else None
 
     def _note_progress(self, shard: int, process: StageProcess) -> None:
-        reading = read_progress(process.progress or {}, self._clock())
-        if reading is not None:
+        if process.progress is not None:
+            reading = replace(process.progress, at=self._clock())
             before = self._paces.get(shard)
             self._paces[shard] = before.after(reading) if before else Pace.since(reading)
 

@@ -6,7 +6,6 @@ server (`server`), which imports them in the meantime.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -16,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
 from pydantic import ValidationError
 
+from ..planner.progress import Reading, Waiting, read_line
 from .child import Request
 
 
@@ -171,10 +171,10 @@ class StageProcess:
         self._report = report
         self._pending = b""
         self.log = log
-        self.progress: dict[str, Any] | None = None
-        """Last progress line: stage, shard, done, total, unit."""
-        self.waiting: dict[str, Any] | None = None
-        """Last line but for progress, while it waits for another run: stage, shard, run."""
+        self.progress: Reading | None = None
+        """The last progress line."""
+        self.waiting: Waiting | None = None
+        """The last line about waiting, unless a progress line has followed."""
 
     @property
     def channel(self) -> socket.socket:
@@ -202,14 +202,11 @@ class StageProcess:
     def read(self) -> None:
         """Take what the stage has printed: what it says of itself is kept, everything else goes to the log."""
         for line in self._lines():
-            try:
-                document = json.loads(line)
-            except ValueError:
-                document = None
-            if isinstance(document, dict) and isinstance(document.get("progress"), dict):
-                self.progress, self.waiting = document["progress"], None
-            elif isinstance(document, dict) and isinstance(document.get("waiting"), dict):
-                self.waiting = document["waiting"]
+            said = read_line(line, time.monotonic())
+            if isinstance(said, Reading):
+                self.progress, self.waiting = said, None
+            elif said is not None:
+                self.waiting = said
             else:
                 with self.log.open("ab") as log:
                     log.write(line + b"\n")

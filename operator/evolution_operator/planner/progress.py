@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..api.status import StageProgress
 
@@ -13,6 +13,11 @@ EVIDENCE = 2
 """Rows or steps that must have been finished while somebody watched before a time is estimated from them."""
 EVEN_UNITS = frozenset({"rows", "steps"})
 """Units of which one costs about as much as the next. Prepare's parts do not: a model may follow a small file."""
+
+UNIT_LENGTH = 20
+"""Characters of a unit that are kept."""
+RUN_NAME_LENGTH = 317
+"""Longest `namespace/name` of a Kubernetes resource: 63 and 253 characters."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,28 @@ class Waiting:
         return COMPUTED_ELSEWHERE, f"run {self.run} computes this stage; {what}"
 
 
-def read_waiting(line: Mapping[str, Any]) -> Waiting:
-    """What a line about waiting says (`{"run": "namespace/name"}`)."""
-    run = line.get("run")
-    return Waiting(str(run)[:317] if run is not None else None)
+def read_line(line: str | bytes, at: float) -> Reading | Waiting | None:
+    """What a line of a stage's standard output says of the stage; None for any other line.
 
-
-def read_progress(line: Mapping[str, Any], at: float) -> Reading | None:
-    """The reading that a progress line holds (`{"done": 40, "total": 96, "unit": "rows"}`), or None."""
+    A stage writes `{"progress": {"done": 40, "total": 96, "unit": "rows", ...}}` and, while another run computes its
+    result, `{"waiting": {"run": "namespace/name", ...}}`. `at` is when the line was read, in monotonic seconds.
+    """
     try:
-        return Reading(at, max(0, int(line["done"])), max(0, int(line["total"])), str(line["unit"])[:20])
-    except (ValueError, KeyError, TypeError):
+        document = json.loads(line)
+        if isinstance(document, dict) and isinstance(waiting := document.get("waiting"), dict):
+            run = waiting.get("run")
+            return Waiting(str(run)[:RUN_NAME_LENGTH] if run is not None else None)
+        progress = document["progress"]
+        done, total = max(0, int(progress["done"])), max(0, int(progress["total"]))
+        return Reading(at, done, total, str(progress["unit"])[:UNIT_LENGTH])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def last_line(text: str, at: float) -> Reading | Waiting | None:
+    """The last line of a log that says anything of the stage (see `read_line`); None where no line does."""
+    candidates = (line for line in reversed(text.splitlines()) if line.startswith(('{"progress"', '{"waiting"')))
+    return next((said for line in candidates if (said := read_line(line, at)) is not None), None)
 
 
 @dataclass(frozen=True)

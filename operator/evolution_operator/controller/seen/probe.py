@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...api.status import StageProgress
-from ...planner.progress import Pace, Reading, attempt_progress
+from ...planner.progress import Pace, Reading, attempt_progress, last_line
 from ..jobs.pods import CONTAINER
 from ..kube.apiserver import ClusterError
 from ..kube.client import KubeClient, RunKey
 from .attempts import Note
 from .budget import Budget
-from .progress_lines import last_words
 from .views import JobView, PodView
 
 log = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ class Probe:
         except ClusterError as error:
             log.debug("no log of %s: %s", pod.meta.name, error, extra={"run": f"{key.namespace}/{key.name}"})
             return False
-        name, told = pod.meta.name, last_words(text, now)
+        name, told = pod.meta.name, last_line(text, now)
         before = (known.paces.get(name), known.waits.get(name))
         if isinstance(told, Reading):
             known.waits.pop(name, None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 import pytest
 from evolution_operator.controller.kube.apiserver import UnreachableError
 from evolution_operator.controller.kube.client import RunKey
 from evolution_operator.controller.process import workqueue
 from evolution_operator.controller.process.workqueue import Pass, WorkQueue
+from hypothesis import given
+from hypothesis import strategies as st
 
 A, B = RunKey("ns", "a"), RunKey("ns", "b")
 PATIENCE = 20.0
@@ -238,3 +241,76 @@ def test_decisive_news_does_not_shorten_the_pause_after_an_error(
     assert other.wait(PATIENCE)
     working.stop(PATIENCE)
     assert tries == [A]
+
+
+class Lookups(dict[RunKey, float]):
+    """Counts how often anything is looked up in it, and refuses to be gone through."""
+
+    count = 0
+
+    def __contains__(self, key: object) -> bool:
+        Lookups.count += 1
+        return super().__contains__(key)
+
+    def __iter__(self) -> Iterator[RunKey]:
+        raise AssertionError("all runs were gone through for the sake of one")
+
+
+def test_a_turn_does_not_cost_more_for_the_runs_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 runs wait for their resync; a pass over one of them looks at that one and a few others."""
+    queue = WorkQueue(lambda key: None, 1, 0.0, lambda error: None)
+    keys = [RunKey("ns", f"run-{number}") for number in range(10_000)]
+    queue.resume([])
+    for key in keys:
+        queue.nudge(key, after=300.0)
+    queue._due = Lookups(queue._due)
+    Lookups.count = 0
+    for key in keys[:50]:
+        queue.nudge(key)
+        assert queue._next() == key
+        queue._done(key, 300.0, 0)
+    assert Lookups.count < 50 * 10
+
+
+def test_outdated_entries_do_not_pile_up() -> None:
+    queue = WorkQueue(lambda key: None, 1, 0.0, lambda error: None)
+    queue.resume([])
+    for _ in range(1000):
+        for key in (A, B):
+            queue.nudge(key)
+            assert queue._next() == key
+            queue._done(key, 300.0, 0)
+    assert len(queue._heap) <= 2 * 2 + workqueue.OUTDATED_ENTRIES + 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["nudge", "decisive", "wait", "next", "done", "fail"]), st.integers(0, 4)),
+        max_size=60,
+    )
+)
+def test_the_order_is_that_of_a_queue_that_looks_at_every_run(steps: list[tuple[str, int]]) -> None:
+    """Against the simplest rule: of all runs that wait and are not at work, the one that is ready first."""
+    now = [0.0]
+    with patch.object(workqueue.time, "monotonic", lambda: now[0]):
+        queue = WorkQueue(lambda key: None, 1, 1.0, lambda error: None)
+        queue.resume([])
+        at_work: list[RunKey] = []
+        for what, number in steps:
+            key = RunKey("ns", str(number))
+            if what == "nudge":
+                queue.nudge(key, after=float(number))
+            elif what == "decisive":
+                queue.nudge(key, decisive=True)
+            elif what == "wait":
+                now[0] += number / 2
+            elif what == "next":
+                ready = {key: queue._ready_at(key) for key in queue._due if key not in queue._since}
+                first = queue._first()
+                assert (first and first[0]) == min(ready.values(), default=None)
+                if first is not None and first[0] <= now[0]:
+                    found = queue._next()
+                    assert found is not None
+                    at_work.append(found)
+            elif at_work:
+                queue._done(at_work.pop(0), [None, 0.0, 2.0, 30.0, 300.0][number], int(what == "fail"))

@@ -1,11 +1,12 @@
-"""Which run is looked at next: each at most once at a time, a burst of nudges once, a failing one ever more seldom.
+"""Which run gets the next pass: one pass a run at a time, one for a burst of nudges, longer pauses after each failure.
 
-A nudge after a quiet time starts a pass at once, and so does decisive news, such as a Job's end, at any time. Whatever
-else happens within `interval` of a run's last pass (its Pods starting, its own status coming back) costs one more pass.
+A nudge after a quiet time starts a pass at once. So does a decisive nudge, such as a Job's end, at any time. All other
+nudges within `interval` of a run's last pass (its Pods starting, its own status coming back) cost one more pass.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
@@ -18,10 +19,12 @@ from ..kube.client import RunKey
 log = logging.getLogger(__name__)
 
 Pass = Callable[[RunKey], float | None]
-"""One pass over a run; how many seconds later it wants another even if nothing happens."""
+"""One pass over a run. Returns after how many seconds it wants another even if nothing happens."""
 
 FIRST_BACKOFF = 0.5
 LAST_BACKOFF = 60.0
+OUTDATED_ENTRIES = 64
+"""Entries of the heap beyond two a run from which on outdated ones are removed."""
 
 
 class WorkQueue:
@@ -31,7 +34,7 @@ class WorkQueue:
         work: one pass over a run. Its errors are logged, and the pass is repeated after a growing pause.
         workers: passes at one time.
         interval: least seconds from the end of a run's pass to its next one.
-        failed: told of every error.
+        failed: called with every error.
     """
 
     def __init__(self, work: Pass, workers: int, interval: float, failed: Callable[[Exception], None]) -> None:
@@ -40,11 +43,14 @@ class WorkQueue:
         self._failed = failed
         self._changed = threading.Condition()
         self._due: dict[RunKey, float] = {}
+        """When each run that waits for a pass wants it."""
+        self._heap: list[tuple[float, RunKey]] = []
+        """Runs by the time at which they may have their pass. An entry that no longer agrees with `_due` is outdated."""
         self._not_before: dict[RunKey, float] = {}
         self._decisive: set[RunKey] = set()
-        """Runs with news that does not wait for the interval."""
+        """Runs that were nudged decisively: they do not wait for the interval."""
         self._since: dict[RunKey, float] = {}
-        """When the passes at work now began."""
+        """When the passes that run now began."""
         self._failures: dict[RunKey, int] = {}
         self._paused = True
         self._stopped = False
@@ -58,7 +64,7 @@ class WorkQueue:
             thread.start()
 
     def stop(self, timeout: float) -> None:
-        """End the threads once their passes are over, at most after `timeout` seconds."""
+        """End the threads when their passes are over, at the latest after `timeout` seconds."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -67,36 +73,37 @@ class WorkQueue:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def pause(self) -> None:
-        """Begin no pass any more."""
+        """Start no more passes."""
         with self._changed:
             self._paused = True
 
     def resume(self, keys: Iterable[RunKey]) -> None:
-        """Begin passes, with one over each of these runs."""
+        """Start passes, with one over each of these runs."""
         with self._changed:
             self._paused = False
-            self._due |= dict.fromkeys(keys, 0.0)
+            for key in keys:
+                self._schedule(key, 0.0)
             self._changed.notify_all()
 
     def nudge(self, key: RunKey, after: float = 0.0, decisive: bool = False) -> None:
-        """Look at a run, at the latest in `after` seconds; where the news is decisive, whenever its last pass was."""
+        """Ask for a pass in `after` seconds or earlier; if `decisive`, however short ago the last one was."""
         due = time.monotonic() + after
         with self._changed:
             sooner = due < self._due.get(key, float("inf")) or (decisive and key not in self._decisive)
             if decisive:
                 self._decisive.add(key)
             if sooner:
-                self._due[key] = min(due, self._due.get(key, due))
+                self._schedule(key, due)
                 self._changed.notify()
 
     def depth(self) -> int:
-        """Runs that wait though their time has come."""
+        """Runs that are due and wait for a free worker."""
         now = time.monotonic()
         with self._changed:
             return sum(due <= now for due in self._due.values())
 
     def longest_pass(self) -> float:
-        """Seconds that the oldest pass at work now has taken."""
+        """Seconds that the longest of the passes that run now has taken."""
         now = time.monotonic()
         with self._changed:
             return max((now - since for since in self._since.values()), default=0.0)
@@ -119,16 +126,34 @@ class WorkQueue:
         with self._changed:
             while not self._stopped:
                 now = time.monotonic()
-                ready = {key: self._ready_at(key) for key in self._due if key not in self._since}
-                key = min(ready, key=lambda key: ready[key], default=None)
-                if key is not None and not self._paused and ready[key] <= now:
+                first = None if self._paused else self._first()
+                if first is not None and first[0] <= now:
+                    _, key = heapq.heappop(self._heap)
                     del self._due[key]
                     self._decisive.discard(key)
                     self._since[key] = now
                     return key
-                wait = None if key is None or self._paused else ready[key] - now
-                self._changed.wait(wait)
+                self._changed.wait(None if first is None else first[0] - now)
         return None
+
+    def _first(self) -> tuple[float, RunKey] | None:
+        """The heap's first entry once outdated ones before it are gone."""
+        while self._heap and not self._counts(*self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def _counts(self, ready: float, key: RunKey) -> bool:
+        return key in self._due and key not in self._since and ready == self._ready_at(key)
+
+    def _schedule(self, key: RunKey, due: float) -> None:
+        """Let the run have a pass at `due`, or earlier if it is due earlier already."""
+        self._due[key] = min(due, self._due.get(key, due))
+        if key in self._since:
+            return  # `_done` adds the entry: only then is it known when the run may have its next pass.
+        heapq.heappush(self._heap, (self._ready_at(key), key))
+        if len(self._heap) > 2 * len(self._due) + OUTDATED_ENTRIES:
+            self._heap = [entry for entry in self._heap if self._counts(*entry)]
+            heapq.heapify(self._heap)
 
     def _ready_at(self, key: RunKey) -> float:
         if key in self._decisive and key not in self._failures:
@@ -145,9 +170,9 @@ class WorkQueue:
                 self._not_before[key] = now + (again or 0.0)
             else:
                 self._not_before[key] = now + self._interval
-            if again is not None:
-                self._due[key] = min(self._due.get(key, float("inf")), now + again)
-            elif key not in self._due:
+            if again is not None or key in self._due:
+                self._schedule(key, float("inf") if again is None else now + again)
+            else:
                 # Nothing is left to do for it, and perhaps it is gone: forget it.
                 del self._not_before[key]
             self._changed.notify()

@@ -83,6 +83,7 @@ class OperatorProcess:
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
             "KUBECONFIG": str(kubeconfig),
+            "KOPF_RUN_LOG_FORMAT": "json",
             "EVOLUTION_LEASE_NAMESPACE": OPERATOR_NAMESPACE,
             "EVOLUTION_LEASE_NAME": "-".join(namespaces)[:60] or "all",
             "EVOLUTION_LEASE_SECONDS": "3",

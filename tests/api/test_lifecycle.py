@@ -276,7 +276,6 @@ def test_what_a_user_reads(runs: Runs, script: Script, control_plane: ControlPla
     assert "AllStagesSucceeded" in described
 
     assert operator.get("/healthz") == "ok\n"
-    assert operator.get("/readyz") == "ok\n"
     metrics = operator.get("/metrics")
     assert 'evolution_stage_seconds_count{stage="prepare"}' in metrics
     assert "evolution_reconcile_seconds_bucket" in metrics

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
 from evolution_operator.api.pod import PodSettings
 from evolution_operator.controller import labels
-from evolution_operator.controller.settings import PREFIX, Settings
+from evolution_operator.controller.settings import PREFIX, Settings, read_settings
 
 from tests.support.cluster.chart import (
     CHART,
@@ -99,28 +99,34 @@ def test_namespaces_without_namespace_scope_are_refused() -> None:
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
-def test_the_operator_understands_its_environment(values: dict[str, Any]) -> None:
+def test_the_operator_understands_its_environment(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     environment = _environment(render(values))
-    known = {PREFIX + name.upper() for name in get_type_hints(Settings)}
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
     assert {name for name in environment if name.startswith(PREFIX)} <= known
-    Settings.from_environment(environment)
+    _settings(environment, monkeypatch)
 
 
-def test_every_setting_in_the_schema_reaches_the_operator() -> None:
+def test_every_setting_in_the_schema_reaches_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
-    values = {name: "text" if name == "logFormat" else 7 for name in schema}
-    settings = Settings.from_environment(_environment(render({"settings": values})))
-    given = {field: getattr(settings, field) for field in get_type_hints(Settings)}
+    values = dict.fromkeys(schema.keys() - {"logFormat"}, 7)
+    given = _settings(_environment(render({"settings": values})), monkeypatch).model_dump()
     for name, value in values.items():
         snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
         assert given[snake] == value
 
 
-def test_stages_defaults_are_those_of_a_pod_block() -> None:
+@pytest.mark.parametrize(
+    ("values", "format_"), [({}, "json"), ({"logFormat": "json"}, "json"), ({"logFormat": "text"}, "full")]
+)
+def test_the_log_has_the_format_of_the_values(values: dict[str, Any], format_: str) -> None:
+    assert _environment(render({"settings": values}))["KOPF_RUN_LOG_FORMAT"] == format_
+
+
+def test_stages_defaults_are_those_of_a_pod_block(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     fields = {field.alias for field in PodSettings.model_fields.values()}
     assert set(schema["properties"]["stages"]["properties"]["pod"]["properties"]) == fields - {"image"}
-    settings = Settings.from_environment(_environment(render(FULL)))
+    settings = _settings(_environment(render(FULL)), monkeypatch)
     assert settings.stage_pod.resources is not None
     assert settings.stage_pod.resources.limits == {"nvidia.com/gpu": 1}
     assert settings.evaluation_priority_class == "evo-evolution-operator-evaluation"
@@ -201,3 +207,9 @@ def test_the_first_command_is_in_the_notes() -> None:
 def _environment(objects: list[dict[str, Any]]) -> dict[str, str]:
     (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+
+
+def _settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return read_settings()

@@ -17,7 +17,7 @@ from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.cleanup_job import build_cleanup_job, cleanup_name
 from evolution_operator.controller.jobs.pods import cores_of, gpus_of
 from evolution_operator.controller.jobs.stage_job import NAME_LENGTH, build_job, job_name
-from evolution_operator.controller.settings import Settings, SettingsError
+from evolution_operator.controller.settings import Settings, SettingsError, read_settings
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
@@ -217,22 +217,33 @@ def test_a_run_of_the_most_rounds_fits_an_annotation() -> None:
     assert len(job["spec"]["template"]["metadata"]["annotations"][labels.SPEC].encode()) < 200 * 1024
 
 
-def test_settings_come_from_the_environment() -> None:
-    told = Settings.from_environment(
-        {
-            "EVOLUTION_STAGE_IMAGE": "x:1",
-            "EVOLUTION_WORKERS": "9",
-            "EVOLUTION_LEASE_SECONDS": "2.5",
-            "EVOLUTION_STAGE_POD": json.dumps({"imagePullSecrets": ["registry"]}),
-            "UNRELATED": "1",
-        }
-    )
-    assert (told.stage_image, told.workers, told.lease_seconds) == ("x:1", 9, 2.5)
-    assert told.stage_pod.image_pull_secrets == ["registry"]
-    with pytest.raises(SettingsError, match="EVOLUTION_WORKERS: 'many' is not a number"):
-        Settings.from_environment({"EVOLUTION_WORKERS": "many"})
-    with pytest.raises(SettingsError, match="EVOLUTION_STAGE_POD"):
-        Settings.from_environment({"EVOLUTION_STAGE_POD": '{"imagePullSecret": 1}'})
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLUTION_STAGE_IMAGE", "x:1")
+    monkeypatch.setenv("EVOLUTION_WORKERS", "9")
+    monkeypatch.setenv("EVOLUTION_LEASE_SECONDS", "2.5")
+    monkeypatch.setenv("EVOLUTION_STAGE_POD", json.dumps({"imagePullSecrets": ["registry"]}))
+    monkeypatch.setenv("UNRELATED", "1")
+    settings = read_settings()
+    assert (settings.stage_image, settings.workers, settings.lease_seconds) == ("x:1", 9, 2.5)
+    assert settings.stage_pod.image_pull_secrets == ["registry"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WORKERS", "many", "EVOLUTION_WORKERS: Input should be a valid integer"),
+        ("WORKERS", "0", "EVOLUTION_WORKERS: Input should be greater than or equal to 1"),
+        ("LEASE_SECONDS", "nan", "EVOLUTION_LEASE_SECONDS: "),
+        ("STAGE_POD", "{", "EVOLUTION_STAGE_POD: .*EOF"),
+        ("STAGE_POD", '{"imagePullSecret": 1}', "EVOLUTION_STAGE_POD.imagePullSecret: "),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(f"EVOLUTION_{variable}", value)
+    with pytest.raises(SettingsError, match=message):
+        read_settings()
 
 
 @pytest.mark.parametrize(

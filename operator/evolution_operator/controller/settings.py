@@ -2,89 +2,94 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import from_json
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..api.pod import PodSettings
 
 PREFIX = "EVOLUTION_"
 IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
+Seconds = Annotated[float, Field(gt=0)]
+
 
 class SettingsError(Exception):
     """An environment variable cannot be used; the message names it."""
 
 
-@dataclass(frozen=True)
-class Settings:
+def _own_namespace() -> str:
+    return IN_CLUSTER_NAMESPACE.read_text().strip() if IN_CLUSTER_NAMESPACE.exists() else "default"
+
+
+class Settings(BaseSettings):
     """Each field is the environment variable of its name in upper case after `EVOLUTION_`.
 
-    Which namespaces are served is kopf's own setting: `kopf run --all-namespaces` or `--namespace NAME`, or in the
-    environment `KOPF_RUN_CLUSTERWIDE=true` or `KOPF_RUN_NAMESPACES="NAME NAME"`.
+    kopf has settings of its own. Which namespaces are served: `kopf run --all-namespaces` or `--namespace NAME`, or in
+    the environment `KOPF_RUN_CLUSTERWIDE=true` or `KOPF_RUN_NAMESPACES="NAME NAME"`. The format of the log:
+    `--log-format json` or `KOPF_RUN_LOG_FORMAT=json`.
     """
 
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
     stage_image: str = "evolution-operator/train:latest"
-    """Image of a stage whose manifest names none."""
-    stage_pod: PodSettings = field(default_factory=PodSettings)
+    """Image of a stage whose run names none."""
+    stage_pod: Annotated[PodSettings, NoDecode] = PodSettings()
     """Pod settings (JSON) for every stage; `spec.pod` and a stage's own override them field by field."""
     critical_priority_class: str = ""
     """Priority class of the other stages that set none."""
     evaluation_priority_class: str = ""
     """Priority class of evaluations that set none, so that they never keep the next iteration from a GPU."""
-    workers: int = 4
+    workers: Annotated[int, Field(ge=1)] = 4
     """Runs that are reconciled at one time (docs/performance.md)."""
-    pass_interval_seconds: float = 0.5
+    pass_interval_seconds: Annotated[float, Field(ge=0)] = 0.5
     """Least time between two passes over one run: a burst of events costs one pass. A Job's end does not wait for it."""
-    progress_interval_seconds: float = 15.0
+    progress_interval_seconds: Seconds = 15.0
     """Least time between two log reads for one run, and from a stage's start to the first."""
-    resync_interval_seconds: float = 300.0
+    resync_interval_seconds: Seconds = 300.0
     """How often an unfinished run's Jobs and Pods are listed, against events that a broken watch has lost."""
-    held_retry_seconds: float = 20.0
+    held_retry_seconds: Seconds = 20.0
     """Pause before a Job that the API server refused (quota, say) is created again."""
-    request_timeout_seconds: float = 5.0
+    request_timeout_seconds: Seconds = 5.0
     """Time an API call may take."""
-    lease_namespace: str = field(default_factory=lambda: _own_namespace())
+    lease_namespace: str = Field(default_factory=_own_namespace)
     """Namespace of the Lease by which one replica leads."""
     lease_name: str = "evolution-operator"
     """Name of that Lease."""
-    lease_seconds: float = 10.0
-    """A leader that has not renewed for this long is followed by another replica."""
-    identity: str = field(default_factory=socket.gethostname)
-    """Name of this replica: the Pod's. A random suffix is added, because a process may be started anew in its Pod."""
-    http_port: int = 8080
-    """Port of /healthz, /readyz and /metrics; 0 serves none."""
-    stuck_seconds: float = 120.0
-    """/healthz fails once a pass, or the event loop, has not come on for this long."""
-    log_format: str = "json"
-    """`json` or `text`."""
+    lease_seconds: Seconds = 10.0
+    """If the leader has not renewed the Lease for this long, another replica takes over."""
+    identity: str = Field(default_factory=socket.gethostname)
+    """Name of this replica: the Pod's. A random suffix is added, because a process may be restarted in its Pod."""
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port of /healthz and /metrics; 0 serves none."""
+    stuck_seconds: Seconds = 120.0
+    """/healthz fails once a pass, or the event loop, has made no progress for this long."""
 
+    @field_validator("stage_pod", mode="before")
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
-        """The settings that the environment gives, defaults elsewhere. Raises SettingsError."""
-        types = get_type_hints(cls)
-        given: dict[str, Any] = {}
-        for setting in fields(cls):
-            name = PREFIX + setting.name.upper()
-            if name not in environment:
-                continue
-            type_ = types[setting.name]
-            try:
-                parse = type_.model_validate_json if issubclass(type_, PodSettings) else type_
-                given[setting.name] = parse(environment[name])
-            except ValidationError as error:
-                raise SettingsError(f"{name}: is not a Pod's settings: {error}") from error
-            except ValueError as error:
-                raise SettingsError(f"{name}: {environment[name]!r} is not a number") from error
-        return cls(**given)
+    def _from_json(cls, value: Any) -> Any:
+        # pydantic-settings decodes JSON itself, but its error does not name the variable.
+        return from_json(value) if isinstance(value, str) else value
 
 
-def _own_namespace() -> str:
-    if IN_CLUSTER_NAMESPACE.exists():
-        return IN_CLUSTER_NAMESPACE.read_text().strip()
-    return "default"
+def read_settings() -> Settings:
+    """The settings that the environment gives, defaults elsewhere.
+
+    Raises SettingsError, which names every variable that cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [f"{PREFIX}{_path(each['loc'])}: {each['msg']}" for each in error.errors(include_url=False)]
+        raise SettingsError("; ".join(faults)) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    name, *inner = map(str, location)
+    return ".".join([name.upper(), *inner])

@@ -18,8 +18,7 @@ from ...api.spec import GROUP, VERSION
 from .. import labels
 from ..kube.client import RunKey
 from ..seen.views import job_view
-from ..settings import Settings
-from .logs import use_json
+from ..settings import read_settings
 from .service import Service
 
 RUNS = (GROUP, VERSION, PLURAL)
@@ -42,11 +41,9 @@ class Pauses:
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure kopf and start the service."""
-    own = Settings.from_environment()
+    own = read_settings()
     # kopf tells of each handler that has run.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    if own.log_format == "json":
-        use_json()
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.peering.standalone = True

@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics, from a thread of their own: they answer even where the rest is stuck, and say so."""
+"""/healthz and /metrics, from a thread of their own: they answer even where the rest is stuck, and say so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-Probe = Callable[[], str | None]
+Check = Callable[[], str | None]
 """What is wrong, None where all is well."""
 
 TEXT = "text/plain; charset=utf-8"
@@ -22,26 +22,23 @@ class HealthServer:
 
     Args:
         port: 0 takes a free one.
-        alive: asked for /healthz; a kubelet restarts a container of which it says what is wrong.
-        ready: asked for /readyz.
+        stuck: asked for /healthz, which fails with its answer; the kubelet then restarts the container.
         registry: served under /metrics.
     """
 
-    def __init__(self, port: int, alive: Probe, ready: Probe, registry: CollectorRegistry) -> None:
-        probes = {"/healthz": alive, "/readyz": ready}
-
+    def __init__(self, port: int, stuck: Check, registry: CollectorRegistry) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 """Answer a probe or a scrape."""
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
-                elif path in probes:
-                    fault = probes[path]()
+                elif path == "/healthz":
+                    fault = stuck()
                     status = HTTPStatus.OK if fault is None else HTTPStatus.SERVICE_UNAVAILABLE
                     self._answer(status, TEXT, f"{fault or 'ok'}\n".encode())
                 else:
-                    self._answer(HTTPStatus.NOT_FOUND, TEXT, b"/healthz, /readyz or /metrics\n")
+                    self._answer(HTTPStatus.NOT_FOUND, TEXT, b"/healthz or /metrics\n")
 
             def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
                 self.send_response(status)
@@ -51,7 +48,7 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Probes come every few seconds and are no news."""
+                """Log nothing: the kubelet asks every few seconds."""
 
         self._server = ThreadingHTTPServer(("", port), Handler)
         self._server.daemon_threads = True

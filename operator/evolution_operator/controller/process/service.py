@@ -56,9 +56,7 @@ class Service:
             self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
         )
         self._health = (
-            HealthServer(settings.http_port, self._not_alive, self._not_ready, self.metrics.registry)
-            if settings.http_port
-            else None
+            HealthServer(settings.http_port, self._stuck, self.metrics.registry) if settings.http_port else None
         )
         self._beat = time.monotonic()
         self._listed = False
@@ -117,8 +115,8 @@ class Service:
                     self._queue.nudge(key)
             await asyncio.sleep(BEAT_SECONDS)
 
-    def _not_alive(self) -> str | None:
-        """What a restart may mend."""
+    def _stuck(self) -> str | None:
+        """What is stuck and may be cured by a restart; None where all is well."""
         limit = self._settings.stuck_seconds
         if time.monotonic() - self._beat > limit:
             return f"the event loop has not come on for {limit:.0f} s"
@@ -127,6 +125,3 @@ class Service:
         if not self._election.alive():
             return "the election has ended"
         return None
-
-    def _not_ready(self) -> str | None:
-        return self._not_alive()

@@ -15,7 +15,7 @@ import boto3
 import pytest
 import yaml
 from evolution_jobs.contract.keys import resolve_keys
-from evolution_operator.api.validation import ManifestError
+from evolution_operator.api.validation import RunFileError
 from evolution_operator.cli.main import main
 from evolution_operator.local.driver import Driver
 from evolution_operator.local.load import local_run
@@ -69,7 +69,7 @@ def test_another_storage_is_relative_to_the_current_directory(
     [("ftp://x", "must start with file:// or s3://"), ("s3://", "must start"), ("", "must not be")],
 )
 def test_another_storage_that_is_none_is_a_fault(storage: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(RunFileError) as caught:
         local_run(manifest(tmp_path), storage)
     assert [fault.path for fault in caught.value.faults] == ["--storage"]
     assert words in str(caught.value)

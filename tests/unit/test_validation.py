@@ -11,7 +11,7 @@ import pytest
 import yaml
 from evolution_operator.api.messages import PATTERNS
 from evolution_operator.api.spec import EvolutionRun
-from evolution_operator.api.validation import ManifestError, faults, load_run, read_manifest, resolve_paths
+from evolution_operator.api.validation import RunFileError, faults, load_run, read_run, resolve_paths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +224,7 @@ TEXT = yaml.safe_dump(LEAST)
 def refused(tmp_path, data):
     path = tmp_path / "run.yaml"
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(RunFileError) as error:
         load_run(path)
     assert str(error.value).splitlines() == [f"{path}: {fault}" for fault in error.value.faults]
     return [str(fault) for fault in error.value.faults]
@@ -234,7 +234,7 @@ def test_a_right_file_is_read(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(f"# comment\n---\n{TEXT}\n---\n# nothing more\n")
     assert load_run(path).spec.iterations == 2
-    assert read_manifest(path) == LEAST
+    assert read_run(path) == LEAST
 
 
 def test_numbers_and_dates_are_read_as_kubectl_reads_them(tmp_path):
@@ -272,8 +272,8 @@ FILES = [
             "line 1, column 4: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'"
         ],
     ),
-    ("deep", "[" * 2000, ["is nested too deeply: this is not a manifest"]),
-    ("large", "#" * (1 << 21), ["is larger than 1 MiB: this is not a manifest"]),
+    ("deep", "[" * 2000, ["is nested too deeply: this is not an EvolutionRun"]),
+    ("large", "#" * (1 << 21), ["is larger than 1 MiB: this is not an EvolutionRun"]),
     (
         "bomb",
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
@@ -309,12 +309,12 @@ def test_keys_written_twice_and_keys_that_are_no_text_are_faults_beside_the_othe
 
 def test_files_that_cannot_be_opened(tmp_path):
     for path, reason in ((tmp_path / "missing.yaml", "No such file or directory"), (tmp_path, "Is a directory")):
-        with pytest.raises(ManifestError) as error:
+        with pytest.raises(RunFileError) as error:
             load_run(path)
         assert str(error.value) == f"{path}: cannot be read: {reason}"
 
 
-# ---- hostile and unlucky input never ends in anything but a ManifestError
+# ---- hostile and unlucky input never ends in anything but a RunFileError
 
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -356,7 +356,7 @@ def test_any_change_is_either_right_or_explained(tmp_path_factory, changes):
 def test_any_file_is_either_read_or_explained(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "run.yaml"
     path.write_bytes(data)
-    with pytest.raises(ManifestError) as error:
+    with pytest.raises(RunFileError) as error:
         load_run(path)
     assert error.value.faults
 

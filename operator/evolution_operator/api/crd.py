@@ -1,4 +1,4 @@
-"""Writes the CustomResourceDefinition from the pydantic models, so that both verdicts on a manifest have one source.
+"""Writes the CustomResourceDefinition from the pydantic models, so that offline validation and the API server agree.
 
     python -m evolution_operator.api.crd [--check]
 

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 SIZE_LIMIT = 1 << 20
-"""Bytes of a manifest; the API server takes little more."""
+"""Bytes of a run file; the API server takes little more."""
 VALUE_LIMIT = 10_000
-"""Values in a manifest once its aliases are followed: some lines of nested aliases stand for billions."""
+"""Values in a run file once its aliases are followed: some lines of nested aliases stand for billions."""
 DIGITS_LIMIT = 100
 """Digits of a whole number: Python refuses to read thousands, and no field takes more than 64 bits."""
 INTEGER = "tag:yaml.org,2002:int"
@@ -22,10 +22,10 @@ NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a manifest."""
+    """One thing that is wrong with a run."""
 
     path: str
-    """Where, as a user writes it: `spec.data.test[0].mapping`. Empty for the manifest as a whole."""
+    """Where, as a user writes it: `spec.data.test[0].mapping`. Empty for the file as a whole."""
     message: str
     """What is wrong and what to do."""
 
@@ -50,7 +50,7 @@ def read_document(path: Path) -> tuple[Any, list[Fault]]:
     except OSError as error:
         return None, [Fault("", f"cannot be read: {error.strerror}")]
     if len(data) > SIZE_LIMIT:
-        return None, [Fault("", f"is larger than {SIZE_LIMIT >> 20} MiB: this is not a manifest")]
+        return None, [Fault("", f"is larger than {SIZE_LIMIT >> 20} MiB: this is not an EvolutionRun")]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,7 +68,7 @@ def read_document(path: Path) -> tuple[Any, list[Fault]]:
     except ValueError as error:
         return None, [Fault("", f"not YAML: {error}")]
     except RecursionError:
-        return None, [Fault("", "is nested too deeply: this is not a manifest")]
+        return None, [Fault("", "is nested too deeply: this is not an EvolutionRun")]
 
 
 class _Loader(yaml.SafeLoader):

@@ -213,7 +213,7 @@ class Metadata(BaseModel):
 
 
 class EvolutionRun(Document):
-    """The manifest as a user writes it."""
+    """A run as a user writes it."""
 
     api_version: Literal["evolution.run/v1alpha1"]
     kind: Literal["EvolutionRun"]

@@ -70,7 +70,7 @@ class StageStatus(StatusDocument):
     gpu_seconds: float | None = None
     """GPUs held times seconds, over all attempts and shards."""
     artifact: str | None = None
-    """URI of the manifest."""
+    """URI of the stage's manifest."""
     digest: str | None = None
     """Digest of the main output."""
     reason: str | None = None

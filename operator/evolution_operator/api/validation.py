@@ -20,8 +20,8 @@ from .spec import EvolutionRun
 Place = TypeVar("Place", Source, BaseModelSource, Storage)
 
 
-class ManifestError(Exception):
-    """A manifest cannot be used. `str(error)` lists every fault on a line of its own, after the file's name."""
+class RunFileError(Exception):
+    """A run file cannot be used. `str(error)` has one line a fault, each with the file's name in front."""
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(f"{source}: {fault}" for fault in faults))
@@ -32,27 +32,27 @@ class ManifestError(Exception):
 def load_run(path: Path) -> EvolutionRun:
     """The run that a file describes.
 
-    Raises ManifestError where it cannot be read or does not describe one.
+    Raises RunFileError where it cannot be read or does not describe one.
     """
-    return _as_written(read_manifest(path))
+    return _as_written(read_run(path))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
     """The document of a file that describes a run, as it is written: without defaults.
 
-    Raises ManifestError where it cannot be read or does not describe one.
+    Raises RunFileError where it cannot be read or does not describe one.
     """
     document, found = read_document(path)
     if document is not None or not found:
         found = [*found, *faults(document)]
     if found:
-        raise ManifestError(str(path), found)
+        raise RunFileError(str(path), found)
     assert isinstance(document, dict)
     return document
 
 
 def faults(document: object) -> list[Fault]:
-    """Everything that is wrong with a parsed manifest; empty where it is right.
+    """Everything that is wrong with a run as parsed from YAML; empty if nothing is.
 
     Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is reported
     even where another field is wrong, as long as those that it reads are right.
@@ -71,7 +71,7 @@ def faults(document: object) -> list[Fault]:
 
 
 def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
-    """The run with every relative `file://path` made absolute from the manifest's directory. For local runs only."""
+    """The run with every relative `file://path` resolved against the run file's directory. For local runs only."""
     root = quote(str(directory.absolute()))
 
     def absolute(place: Place) -> Place:

@@ -23,7 +23,7 @@ FIGURES: tuple[tuple[str, str], ...] = (
 """Figures of the closing table, in its order, with what a reader calls them."""
 
 
-def print_closing(console: Console, summary: dict[str, Any], manifest: Path) -> None:
+def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
     """Print the closing page of a finished or failed run."""
     if summary["metrics"]:
         console.print(_table(summary))
@@ -43,8 +43,8 @@ def print_closing(console: Console, summary: dict[str, Any], manifest: Path) -> 
     if summary["phase"] == "Complete":
         console.print("\n[bold]What to do next[/bold]")
         for line in (
-            f"evolution plan -f {manifest}            what is cached, and under which key",
-            f"raise spec.iterations in {manifest} and run again: only the new rounds are made",
+            f"evolution plan -f {file}            what is cached, and under which key",
+            f"raise spec.iterations in {file} and run again: only the new rounds run",
             "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
         ):
             console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from evolution_jobs.contract.errors import StageError, TransientError
 
-from ..api.validation import ManifestError, load_run
+from ..api.validation import RunFileError, load_run
 from .console import open_console
 
 EXIT_FAILED = 1
@@ -35,7 +35,7 @@ class Output(StrEnum):
     json = "json"
 
 
-File = Annotated[Path, typer.Option("--file", "-f", help="The EvolutionRun manifest (YAML).")]
+File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]
 StorageOption = Annotated[
     str | None, typer.Option("--storage", help="Storage URI or directory, in place of spec.storage.uri.")
 ]
@@ -44,7 +44,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text, or o
 
 @app.command()
 def run(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
-    """Run a manifest on this machine, going on where an earlier run of it stopped."""
+    """Run it on this machine, or continue where an earlier call stopped."""
     from evolution_jobs.store.open import open_store
 
     from ..local.driver import Driver, run_directory
@@ -98,12 +98,12 @@ def plan(file: File, storage: StorageOption = None, output: OutputOption = Outpu
 
 @app.command()
 def validate(file: File, output: OutputOption = Output.text) -> None:
-    """Check a manifest; list every fault with its field path."""
-    manifest = load_run(file)
+    """Check a run file; list every fault with its field path."""
+    found = load_run(file)
     if output is Output.json:
         print(json.dumps({"valid": True, "faults": []}))
     else:
-        print(f"{file}: valid; {manifest.metadata.namespace}/{manifest.metadata.name}")
+        print(f"{file}: valid; {found.metadata.namespace}/{found.metadata.name}")
 
 
 @app.command()
@@ -150,7 +150,7 @@ def main() -> None:
     """Entry point: a user's mistake becomes one message and an exit code, never a stack trace."""
     try:
         app()
-    except ManifestError as error:
+    except RunFileError as error:
         _fail_validation(error)
     except StageError as error:
         print(f"error: {error.reason}: {error}", file=sys.stderr)
@@ -161,7 +161,7 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _fail_validation(error: ManifestError) -> None:
+def _fail_validation(error: RunFileError) -> None:
     """Every fault on a line of its own, `PATH: message`, or the file's name where it is about the whole; exit 2."""
     if "json" in sys.argv[1:] or "--output=json" in sys.argv[1:]:
         faults = [{"path": fault.path, "message": fault.message} for fault in error.faults]

@@ -1,4 +1,4 @@
-"""From a manifest on disk to a run that this machine can drive."""
+"""From a run file to a run that this machine can drive."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pydantic import ValidationError
 from ..api.messages import explain
 from ..api.run_file import Fault
 from ..api.spec import EvolutionRun, EvolutionRunSpec
-from ..api.validation import ManifestError, load_run, resolve_paths
+from ..api.validation import RunFileError, load_run, resolve_paths
 from ..planner.observed import Run
 from .driver import attempt_prefix
 
 
 def local_run(path: Path, storage: str | None = None) -> Run:
-    """The run of a manifest, its relative paths resolved against the manifest's directory.
+    """The run in a file, with relative paths resolved against the file's directory.
 
-    `storage` replaces `spec.storage.uri`, relative to the current directory. Raises ManifestError.
+    `storage` replaces `spec.storage.uri`, relative to the current directory. Raises RunFileError.
     """
-    manifest = load_run(path)
+    run = load_run(path)
     if storage is not None:
-        manifest = _stored_at(manifest, storage)
-    manifest = resolve_paths(manifest, path.resolve().parent)
-    metadata = manifest.metadata
+        run = _stored_at(run, storage)
+    run = resolve_paths(run, path.resolve().parent)
+    metadata = run.metadata
     uid = f"local:{metadata.namespace}/{metadata.name}"
     return Run(
         ref=RunRef(namespace=metadata.namespace, name=metadata.name, uid=uid),
-        spec=manifest.spec,
+        spec=run.spec,
         attempt_prefix=attempt_prefix(),
-        pins=pins(manifest.spec, uid),
+        pins=pins(run.spec, uid),
     )
 
 
@@ -72,13 +72,13 @@ def _tag(source: Source, storage: Storage) -> str:
     return store.tag(key) or ""
 
 
-def _stored_at(manifest: EvolutionRun, storage: str) -> EvolutionRun:
+def _stored_at(run: EvolutionRun, storage: str) -> EvolutionRun:
     uri = storage if "://" in storage or not storage else Path(storage).absolute().as_uri()
     if uri.startswith("file://") and not uri.startswith(("file:///", "file://localhost/")):
         uri = f"{Path.cwd().as_uri()}/{uri.removeprefix('file://')}"
-    document = {"uri": uri} if uri.startswith("file://") else manifest.spec.storage.wire() | {"uri": uri}
+    document = {"uri": uri} if uri.startswith("file://") else run.spec.storage.wire() | {"uri": uri}
     try:
         place = Storage.model_validate(document)
     except ValidationError as error:
-        raise ManifestError("--storage", [Fault("--storage", explain(error.errors(include_url=False)[:1]))]) from None
-    return manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"storage": place})})
+        raise RunFileError("--storage", [Fault("--storage", explain(error.errors(include_url=False)[:1]))]) from None
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"storage": place})})

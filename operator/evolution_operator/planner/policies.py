@@ -42,7 +42,7 @@ BLOCKS = {
 
 
 def memory_limit(kind: str) -> str:
-    """What to change in a manifest to give this kind of stage, or another Job of a run, more memory on a cluster."""
+    """Which field of the run gives this kind of stage, or another Job of the run, more memory on a cluster."""
     block = f"{BLOCKS[kind]}." if kind in BLOCKS else ""
     return f"raise spec.{block}pod.resources.limits.memory"
 

@@ -150,7 +150,7 @@ def holds_up(pods: Sequence[PodView]) -> Note | None:
             remedy = "check its name, and spec.pod.imagePullSecrets for a private registry"
             return "ImagePullBackOff", f"image {pod.image} cannot be pulled: {remedy}"
         if reason in CONFIG_REASONS:
-            return reason, f"{message}: create it, or correct the manifest"
+            return reason, f"{message}: create it, or correct the run"
     roomless = [pod.unschedulable for pod in alive if pod.unschedulable is not None]
     if roomless:
         return UNSCHEDULABLE, f"{len(roomless)} of {len(alive)} Pods find no node: {roomless[0]}"

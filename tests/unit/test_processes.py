@@ -26,8 +26,9 @@ from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.models.architectures import language_model_types
 from evolution_jobs.models.gguf import convert_gguf
-from evolution_operator.local.processes import LocalServer, StageProcess
-from evolution_operator.local.server import _send as send_news
+from evolution_operator.local.process.launcher import LocalLauncher
+from evolution_operator.local.process.stage_process import StageProcess
+from evolution_operator.local.process.warm_server import _send as send_news
 
 from tests.support.stages.model_directory import model_directory
 
@@ -200,13 +201,13 @@ def test_a_killed_driver_takes_all_with_it_and_leaves_no_temporary_file(
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[LocalServer]:
-    server = LocalServer(tmp_path / "server.log")
+def server(tmp_path: Path) -> Iterator[LocalLauncher]:
+    server = LocalLauncher(tmp_path / "server.log")
     yield server
     server.close()
 
 
-def start(server: LocalServer, directory: Path, storage: dict[str, str], settings: dict[str, Any]) -> StageProcess:
+def start(server: LocalLauncher, directory: Path, storage: dict[str, str], settings: dict[str, Any]) -> StageProcess:
     directory.mkdir(exist_ok=True)
     spec = StageSpec(
         run=RunRef(namespace="default", name="test", uid="test"),
@@ -222,7 +223,7 @@ def start(server: LocalServer, directory: Path, storage: dict[str, str], setting
 
 
 def test_one_server_forks_stage_after_stage_and_tells_their_ends(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
     before = set(children(os.getpid()))
@@ -239,7 +240,7 @@ def test_one_server_forks_stage_after_stage_and_tells_their_ends(
 
 
 def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -272,7 +273,7 @@ def test_the_server_outlives_a_driver_that_no_longer_asks_for_a_process() -> Non
 
 
 def test_a_server_that_dies_is_told_and_replaced(
-    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "dying", DIE, "torch"))
     process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()}, {})

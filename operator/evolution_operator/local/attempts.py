@@ -18,7 +18,8 @@ from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
 from ..planner.progress import Pace, attempt_progress
 from .machine import Machine, oom_kills
-from .processes import ProcessServer, StageProcess
+from .process.launcher import Launcher
+from .process.stage_process import StageProcess
 
 
 class LocalAttempt:
@@ -99,7 +100,7 @@ class LocalAttempt:
         suffix = f"-{shard}" if self.start.shards > 1 else ""
         return self._directory / f"{self.stage}-{self.number}{suffix}.log"
 
-    def admit(self, server: ProcessServer, machine: Machine, gpus: list[str]) -> None:
+    def admit(self, launcher: Launcher, machine: Machine, gpus: list[str]) -> None:
         """Start as many waiting shards as there is room for; takes the GPUs it uses off the list."""
         side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
         if self._started_at is None:
@@ -116,7 +117,7 @@ class LocalAttempt:
             shard = self._waiting.pop(0)
             spec = self.start.spec.model_copy(update={"shard": Shard(index=shard, count=self.start.shards)})
             environment: Mapping[str, str] = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-            process = server.start(
+            process = launcher.start(
                 spec, self.log(shard), self._report_path(shard), environment, max(1, machine.cpus // side_by_side)
             )
             self._running[shard] = (process, gpu)

@@ -23,7 +23,7 @@ from ..planner.plan import plan
 from .attempts import LocalAttempt, clear, room
 from .lookup import Finished, look_up, record
 from .machine import Machine
-from .processes import LocalServer, ProcessServer
+from .process.launcher import Launcher, LocalLauncher
 
 GRACE_SECONDS = 60.0
 """How long stages have to save after Ctrl-C before they are ended."""
@@ -43,14 +43,14 @@ class Driver:
         machine: Machine,
         directory: Path,
         tell: Callable[[str], None],
-        server: ProcessServer | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
         self._run = run
         self._store = store
         self._machine = machine
         self._directory = directory
         self._tell = tell
-        self._server = server or LocalServer(directory / "server.log")
+        self._launcher = launcher or LocalLauncher(directory / "server.log")
         self._attempts: dict[str, LocalAttempt] = {}
         self._ended: list[LocalAttempt] = []
         self._previous: RunStatus | None = None
@@ -113,7 +113,7 @@ class Driver:
 
     def _admit(self) -> None:
         for attempt, gpus in room(self._machine, [*self._attempts.values(), *self._ended]):
-            attempt.admit(self._server, self._machine, gpus)
+            attempt.admit(self._launcher, self._machine, gpus)
 
     def _busy(self) -> bool:
         return any(attempt.processes for attempt in (*self._attempts.values(), *self._ended))
@@ -123,7 +123,7 @@ class Driver:
         processes = [p for a in (*self._attempts.values(), *self._ended) for p in a.processes]
         if not wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS) and processes:
             # A stage that is refused ends sooner, and should not have to share the machine until then.
-            self._server.warm()
+            self._launcher.warm()
 
     def end(self) -> None:
         """Let what still runs save and stop, then end it."""
@@ -141,7 +141,7 @@ class Driver:
                 if not ended:
                     process.kill()
                     process.join()
-        self._server.close()
+        self._launcher.close()
 
 
 @contextmanager

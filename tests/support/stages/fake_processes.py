@@ -18,7 +18,7 @@ from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import Stage, run_stage
 from evolution_jobs.stages.workspace import Result, Workspace
-from evolution_operator.local.processes import StageProcess
+from evolution_operator.local.process.stage_process import StageProcess
 
 from tests.support.stages import fake_stages
 

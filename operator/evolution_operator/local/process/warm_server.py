@@ -1,13 +1,13 @@
 """The warm server: a process that has imported the heavy libraries once, and forks itself for each stage.
 
-    python -m evolution_operator.local.server SOCKET
+    python -m evolution_operator.local.process.warm_server SOCKET
 
-Over the socket comes a byte for each stage, with three descriptors: those that `child` takes, and a socket for news of
-the process. There the server writes one byte with the process's pidfd beside it, and at its end the exit code as text.
-Its end without an exit code means that the server is gone.
+For each stage the driver sends one byte over the socket with three descriptors: the two that `child` takes, and a socket
+for reports about the process. On it the server sends one byte with the process's pidfd, and later its exit code as text.
+If that socket closes without an exit code, the server is gone.
 
-multiprocessing's forkserver does the same, but lets the driver wait until the libraries are imported, and leaves a
-directory behind where the driver is killed.
+multiprocessing's forkserver does the same, but makes the driver wait until the libraries are imported, and leaves a
+directory behind if the driver is killed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PR_SET_PDEATHSIG = 1
 
 class _Stage(NamedTuple):
     pid: int
-    news: socket.socket
+    reports: socket.socket
 
 
 def main(descriptor: int) -> None:
     """Import, then serve until the driver's end of the socket closes."""
-    # While it imports it does not look at the socket, so the kernel ends it with the driver.
+    # It does not read the socket while it imports, so the kernel is asked to end it with the driver.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     earlier = select.poll()
     earlier.register(descriptor, select.POLLHUP)
@@ -53,7 +53,7 @@ def _serve(requests: socket.socket) -> None:
             if key.data is not None:
                 selector.unregister(key.fd)
                 os.close(key.fd)
-                _tell_end(key.data)
+                _report_end(key.data)
                 continue
             message, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
             if not message:
@@ -62,28 +62,28 @@ def _serve(requests: socket.socket) -> None:
             if stage is not None:
                 end = os.pidfd_open(stage.pid)
                 selector.register(end, selectors.EVENT_READ, stage)
-                _send(stage.news, b"+", [end])
+                _send(stage.reports, b"+", [end])
 
 
-def _fork(selector: selectors.BaseSelector, request: int, channel: int, news: int) -> _Stage | None:
-    """The process of a stage; None where the machine has no room for one, which is then told in its place."""
+def _fork(selector: selectors.BaseSelector, request: int, channel: int, reports: int) -> _Stage | None:
+    """Fork a stage's process; None if the machine has no room for one: exit code 1 is then reported for it."""
     try:
         pid = os.fork()
     except OSError as error:
         print(f"a stage could not be started: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
         for descriptor in (request, channel):
             os.close(descriptor)
-        with socket.socket(fileno=news) as told:
-            _send(told, b"1", [])
+        with socket.socket(fileno=reports) as failed:
+            _send(failed, b"1", [])
         return None
     if pid == 0:
         try:
-            # With these open in a stage, the driver would not see that the server is gone.
-            os.close(news)
+            # If a stage kept these open, the driver could not see that the server is gone.
+            os.close(reports)
             for key in list(selector.get_map().values()):
                 os.close(key.fd)
                 if key.data is not None:
-                    key.data.news.close()
+                    key.data.reports.close()
             selector.close()
             child.main(request, channel)
         except BaseException:  # noqa: BLE001 -- nothing may go on as a second server
@@ -92,18 +92,18 @@ def _fork(selector: selectors.BaseSelector, request: int, channel: int, news: in
             os._exit(1)
     os.close(request)
     os.close(channel)
-    return _Stage(pid, socket.socket(fileno=news))
+    return _Stage(pid, socket.socket(fileno=reports))
 
 
-def _tell_end(stage: _Stage) -> None:
+def _report_end(stage: _Stage) -> None:
     _, status = os.waitpid(stage.pid, 0)
-    _send(stage.news, str(os.waitstatus_to_exitcode(status)).encode(), [])
-    stage.news.close()
+    _send(stage.reports, str(os.waitstatus_to_exitcode(status)).encode(), [])
+    stage.reports.close()
 
 
-def _send(news: socket.socket, message: bytes, descriptors: list[int]) -> None:
+def _send(reports: socket.socket, message: bytes, descriptors: list[int]) -> None:
     try:
-        socket.send_fds(news, [message], descriptors)
+        socket.send_fds(reports, [message], descriptors)
     except ConnectionError:
         # The driver no longer asks for this process, and may have left something unread.
         return

@@ -1,6 +1,6 @@
-"""What runs in a stage's process: one stage, isolated, that does not outlive the driver.
+"""The main function of a stage's process: it runs one stage and does not outlive the driver.
 
-    python -m evolution_operator.local.child REQUEST CHANNEL
+    python -m evolution_operator.local.process.child REQUEST CHANNEL
 
 Both are descriptors: a file with the request (see `Request`), and the stream socket to the driver.
 """
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 
 class Request(BaseModel):
-    """What the driver asks for."""
+    """What the driver asks the process to run."""
 
     spec: str
     """The StageSpec as JSON."""
@@ -51,7 +51,7 @@ def main(request: int, channel: int) -> None:
     from evolution_jobs.runner import run_stage
 
     settle()
-    # torch read the variable when the server imported it; a forked process has to be told again.
+    # torch read the variable when the server imported it, so a forked process has to set it again.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(asked.threads)
     code = run_stage(StageSpec.model_validate_json(asked.spec))
@@ -79,7 +79,7 @@ def _die_with(channel: socket.socket) -> None:
 
 
 def _prefer_as_victim() -> None:
-    """Where memory runs out, the kernel is to end this stage, not the driver or its server."""
+    """If memory runs out, let the kernel end this stage before the driver or the warm server."""
     try:
         Path("/proc/self/oom_score_adj").write_text("500")
     except OSError:

@@ -1,0 +1,1 @@
+"""Stage processes on this machine: how they are started, watched and ended."""

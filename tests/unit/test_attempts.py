@@ -164,7 +164,7 @@ def test_a_failure_whose_pod_is_gone_is_judged_by_the_job(reason: str, kind: str
     failure = look(job).failure
     assert failure is not None
     assert failure.kind == kind
-    assert failure.message == "the Job's words; its Pod is gone, and with it what it said"
+    assert failure.message == "the Job's words; its Pod is gone, and its message with it"
 
 
 @pytest.mark.parametrize("kind", ["prepare", "evaluate"])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from evolution_operator.controller.events import EventSender, joined
+from evolution_operator.controller.events import EventRecorder, joined
 from evolution_operator.controller.kube.apiserver import AlreadyExistsError, UnreachableError
 from evolution_operator.planner.actions import Event
 
@@ -33,8 +33,8 @@ class Cluster:
         self.told.append(event["message"])
 
 
-def sender(cluster: Cluster, lost: list[str], limit: int = 100) -> EventSender:
-    return EventSender(cluster, lost.append, limit)  # type: ignore[arg-type]
+def sender(cluster: Cluster, lost: list[str], limit: int = 100) -> EventRecorder:
+    return EventRecorder(cluster, lost.append, limit)  # type: ignore[arg-type]
 
 
 def news(*messages: str) -> list[Event]:
@@ -45,10 +45,10 @@ def test_who_tells_does_not_wait_and_the_end_does() -> None:
     cluster, lost = Cluster(), []
     events = sender(cluster, lost)
     events.start()
-    events.tell(RUN, news("a", "b"), NOW)
+    events.record(RUN, news("a", "b"), NOW)
     assert cluster.entered.wait(PATIENCE)
     # Nothing is sent yet, and more may be told.
-    events.tell(RUN, news("c"), NOW)
+    events.record(RUN, news("c"), NOW)
     assert cluster.told == []
     cluster.open.set()
     events.stop(PATIENCE)
@@ -58,7 +58,7 @@ def test_who_tells_does_not_wait_and_the_end_does() -> None:
 def test_what_does_not_find_room_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     cluster, lost = Cluster(), []
     events = sender(cluster, lost, limit=2)
-    events.tell(RUN, news("a", "b", "c"), NOW)
+    events.record(RUN, news("a", "b", "c"), NOW)
     assert lost == ["QueueFull"]
     assert "was not sent" in caplog.text
     cluster.open.set()
@@ -70,7 +70,7 @@ def test_what_is_left_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) ->
     cluster, lost = Cluster(), []
     events = sender(cluster, lost)
     events.start()
-    events.tell(RUN, news("a", "b", "c"), NOW)
+    events.record(RUN, news("a", "b", "c"), NOW)
     assert cluster.entered.wait(PATIENCE)
     events.stop(0.0)
     cluster.open.set()
@@ -92,13 +92,13 @@ def test_what_fails_is_counted_and_keeps_nothing_back(answer: Exception, counted
     cluster.open.set()
     events = sender(cluster, lost)
     events.start()
-    events.tell(RUN, news("a"), NOW)
+    events.record(RUN, news("a"), NOW)
     events.stop(PATIENCE)
     assert lost == counted
     later = sender(cluster, lost)
     cluster.answer = None
     later.start()
-    later.tell(RUN, news("b"), NOW)
+    later.record(RUN, news("b"), NOW)
     later.stop(PATIENCE)
     assert cluster.told == ["b"]
 

@@ -155,7 +155,7 @@ def test_why_artifacts_could_not_be_deleted_is_told_in_the_cleanups_own_words(
     name = job["metadata"]["name"]
     assert event["message"] == (
         f"artifacts in s3://bucket/runs could not be deleted: {cause.format(pod=f'{name}-0-0')} (Job {name}). "
-        "It is tried again; set spec.deletionPolicy to Retain to leave them and let the run go"
+        "The operator tries again; to keep them and let the run go, set spec.deletionPolicy to Retain"
     )
 
 

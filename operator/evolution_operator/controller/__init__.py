@@ -1,1 +1,1 @@
-"""The planner's hand on a cluster: kopf watches, one level-triggered reconcile a run acts through Kubernetes Jobs."""
+"""Executes the planner's actions on a cluster: kopf watches, one level-triggered reconcile per run creates Jobs."""

@@ -1,4 +1,4 @@
-"""The end of a run whose `deletionPolicy` is Delete: a finalizer holds it until a Job has deleted its artifacts."""
+"""Deletion of a run with `deletionPolicy: Delete`: a finalizer holds it until a Job has deleted its artifacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evolution_jobs.contract.stage import RunRef
 from ..api.spec import EvolutionRunSpec
 from ..planner.actions import Event
 from . import labels
-from .events import Tell
+from .events import RecordEvents
 from .executor import Executor
 from .jobs.cleanup_job import build_cleanup_job, cleanup_name
 from .kube.apiserver import AlreadyExistsError, RefusedError
@@ -26,31 +26,37 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 PAUSE = timedelta(minutes=2)
-"""Between a cleanup that failed and the next."""
+"""Between a failed cleanup and the next one."""
 
 
 class Deletion:
-    """Sees a run off."""
+    """Deletes a run: stops its Jobs, cleans up its artifacts, removes the finalizer."""
 
     def __init__(
-        self, client: KubeClient, cache: Cache, executor: Executor, relist: Relist, settings: Settings, tell: Tell
+        self,
+        client: KubeClient,
+        cache: Cache,
+        executor: Executor,
+        relist: Relist,
+        settings: Settings,
+        record: RecordEvents,
     ) -> None:
         self._client = client
         self._cache = cache
         self._executor = executor
         self._relist = relist
         self._settings = settings
-        self._tell_events = tell
+        self._record_events = record
 
     def guard(self, key: RunKey, run: Mapping[str, Any], spec: EvolutionRunSpec | None) -> Mapping[str, Any]:
-        """The run, with our finalizer exactly where its policy wants it."""
+        """The run, with our finalizer if and only if its policy is Delete."""
         wanted = spec is not None and spec.deletion_policy == "Delete"
         if wanted == (labels.FINALIZER in _finalizers(run)):
             return run
         return self._set_finalizer(key, run, wanted)
 
     def proceed(self, key: RunKey, seen: Seen, spec: EvolutionRunSpec | None, now: datetime) -> float | None:
-        """One pass over a run that is being deleted; seconds until the next."""
+        """One pass over a run that is being deleted. Returns the seconds until the next."""
         run = seen.run
         if run is None or labels.FINALIZER not in _finalizers(run):
             return None
@@ -60,13 +66,13 @@ class Deletion:
         owner = RunRef(namespace=key.namespace, name=key.name, uid=run["metadata"]["uid"])
         cleanup = [job for job in seen.jobs if job.meta.name == cleanup_name(owner)]
         if not cleanup and not _at_work(owner, seen):
-            # No stage may write while its artifacts are deleted: one that watches have not told of is asked for.
-            seen = self._relist.look(key)
+            # No stage may write while the artifacts are deleted, so list Jobs that no watch has reported yet.
+            seen = self._relist.list(key)
         if _at_work(owner, seen):
             for job in _stages(owner, seen):
                 if not job.meta.deleting:
                     self._executor.delete(key, job)
-            # The end of each comes as an event.
+            # A watch reports the end of each.
             return self._settings.held_retry_seconds
         if not cleanup:
             return self._clean_up(key, owner, run, spec, now)
@@ -83,9 +89,9 @@ class Deletion:
             self._cache.put_job(self._client.read_job(key, cleanup_name(owner)))
         except RefusedError as error:
             if not error.terminating:
-                self._tell(run, spec, f"the API server refuses the Job that would delete them: {error}", now)
+                self._warn(run, spec, f"the API server refuses the Job that would delete them: {error}", now)
                 return self._settings.held_retry_seconds
-            # Nothing can be created any more, and the namespace waits for this very run.
+            # Nothing can be created any more, and the namespace waits for this run to go.
             log.warning(
                 "the namespace is being deleted: artifacts stay in %s",
                 spec.storage.uri,
@@ -105,32 +111,32 @@ class Deletion:
     ) -> float | None:
         if "Complete" in job.conditions:
             if (kept := reports_of(job.pods).get("RecordsUnknown")) is not None:
-                self._tell_events(run, [Event("Warning", "ArtifactsKept", kept.message)], now)
+                self._record_events(run, [Event("Warning", "ArtifactsKept", kept.message)], now)
             self._set_finalizer(key, run, False)
             return None
         failed = job.conditions.get("Failed")
         if failed is None or job.meta.deleting:
             if (why := _hindrance(job)) is not None:
-                self._tell(run, spec, why, now)
+                self._warn(run, spec, why, now)
             return self._settings.held_retry_seconds
         wait = (failed.since or now) + PAUSE - now
         if wait > timedelta(0):
-            self._tell(run, spec, _hindrance(job) or f"{failed.message or failed.reason}; its Pod is gone", now)
+            self._warn(run, spec, _hindrance(job) or f"{failed.message or failed.reason}; its Pod is gone", now)
             return wait.total_seconds()
         self._executor.delete(key, job)
         return self._settings.held_retry_seconds
 
-    def _tell(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
+    def _warn(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
         message = (
-            f"artifacts in {spec.storage.uri} could not be deleted: {why.removesuffix('.')}. It is tried again; "
-            "set spec.deletionPolicy to Retain to leave them and let the run go"
+            f"artifacts in {spec.storage.uri} could not be deleted: {why.removesuffix('.')}. The operator tries again; "
+            "to keep them and let the run go, set spec.deletionPolicy to Retain"
         )
-        self._tell_events(run, [Event("Warning", "CleanupFailed", message)], now)
+        self._record_events(run, [Event("Warning", "CleanupFailed", message)], now)
 
     def _set_finalizer(self, key: RunKey, run: Mapping[str, Any], wanted: bool) -> Mapping[str, Any]:
         others = [name for name in _finalizers(run) if name != labels.FINALIZER]
         metadata = {
-            # A finalizer that another party has set meanwhile is not overwritten.
+            # Fails if another client has changed the finalizers meanwhile.
             "resourceVersion": run["metadata"]["resourceVersion"],
             "finalizers": [*others, labels.FINALIZER] if wanted else others,
         }
@@ -144,12 +150,12 @@ def _stages(owner: RunRef, seen: Seen) -> list[JobView]:
 
 
 def _at_work(owner: RunRef, seen: Seen) -> bool:
-    """Whether a stage may still write; its Pods may outlive its Job."""
+    """Whether a stage may still write. Its Pods may outlive its Job."""
     return bool(_stages(owner, seen)) or any(pod.alive for pod in seen.pods if pod.meta.kind != labels.CLEANUP)
 
 
 def _hindrance(job: JobView) -> str | None:
-    """Why a cleanup has not ended well, in its own words where it left any; None where nothing is known to be wrong."""
+    """What is wrong with a cleanup, in its own words if it left any; None if nothing is known to be wrong."""
     if (trouble := holds_up(job.pods)) is not None:
         return f"Job {job.meta.name} does not start: {trouble[1]}"
     if (failure := pods_failure(job.pods)) is not None:

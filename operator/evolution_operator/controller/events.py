@@ -1,6 +1,6 @@
-"""Events about a run, for `kubectl describe`. An event is news, not state: one that cannot be sent is logged and counted.
+"""Events about a run, for `kubectl describe`. An event that cannot be sent is logged and counted: events hold no state.
 
-They are sent on a thread of their own, because a run's next stage must not wait until the last one's end was told.
+A thread of its own sends them, so that a run's next stage does not wait for them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from .kube.client import KubeClient
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Mapping[str, Any], Iterable[Event], datetime], None]
-"""Tells events about this version of a run, at this time."""
+RecordEvents = Callable[[Mapping[str, Any], Iterable[Event], datetime], None]
+"""Records events about this version of a run, at this time."""
 
 MESSAGE_LIMIT = 1024
 """Characters that the API server takes."""
 WAITING_LIMIT = 4096
-"""Events that may wait to be sent: minutes of them, should the API server be slow."""
-HOSTS = frozenset({"StageSucceeded", "StageCached", "Started", "Resumed"})
-"""Events with which the stages that start at the same time are told."""
+"""Events that may wait to be sent: enough for minutes of a slow API server."""
+CAUSES = frozenset({"StageSucceeded", "StageCached", "Started", "Resumed"})
+"""Events that let stages start: they name those stages, too."""
 
 
-class EventSender:
-    """Sends events one after the other, in the order in which they were told. Thread-safe.
+class EventRecorder:
+    """Sends events one after the other, in the order in which they were recorded. Thread-safe.
 
     Args:
         client: the API calls.
-        lost: told why an event was not sent, in one word.
-        limit: events that may wait; one more is dropped.
+        lost: called with the reason, one word, for each event that was not sent.
+        limit: events that may wait; further ones are dropped.
     """
 
     def __init__(self, client: KubeClient, lost: Callable[[str], None], limit: int = WAITING_LIMIT) -> None:
@@ -55,7 +55,7 @@ class EventSender:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Send what waits, at most for `timeout` seconds."""
+        """Send waiting events for at most `timeout` seconds."""
         end = time.monotonic() + timeout
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=timeout)
@@ -70,8 +70,8 @@ class EventSender:
         if left:
             log.warning("%d events were not sent before the end", left)
 
-    def tell(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
-        """Take events about this version of the run; those that were told before are not told again."""
+    def record(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
+        """Queue events about this version of the run. Recording the same ones again has no effect."""
         for order, event in enumerate(joined(events)):
             try:
                 self._waiting.put_nowait(build_event(run, event, order, now))
@@ -81,7 +81,7 @@ class EventSender:
                 log.warning("event %s was not sent: too many wait", event.reason, extra={"run": name})
 
     def send_waiting(self) -> None:
-        """Send what waits now, on the calling thread."""
+        """Send the waiting events on the calling thread."""
         while True:
             try:
                 body = self._waiting.get_nowait()
@@ -112,18 +112,18 @@ class EventSender:
 
 
 def joined(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The events, with the stages that start told in the event of what let them start: one call fewer a stage."""
-    told = list(events)
-    host = next((place for place, event in reversed(list(enumerate(told))) if event.reason in HOSTS), None)
-    started = [event.message for event in told if event.reason == "StageStarted"]
-    if host is None or not started:
-        return tuple(told)
-    told[host] = replace(told[host], message=f"{told[host].message}; started: {', '.join(started)}")
-    return tuple(event for event in told if event.reason != "StageStarted")
+    """The events, with each stage's start named by the event that let it start: one call fewer a stage."""
+    merged = list(events)
+    cause = next((place for place, event in reversed(list(enumerate(merged))) if event.reason in CAUSES), None)
+    started = [event.message for event in merged if event.reason == "StageStarted"]
+    if cause is None or not started:
+        return tuple(merged)
+    merged[cause] = replace(merged[cause], message=f"{merged[cause].message}; started: {', '.join(started)}")
+    return tuple(event for event in merged if event.reason != "StageStarted")
 
 
 def build_event(run: Mapping[str, Any], event: Event, order: int, now: datetime) -> dict[str, Any]:
-    """A core/v1 Event. Its name follows from the run's version and the event, so that sending it twice is harmless."""
+    """A core/v1 Event. Its name is a digest of the run's version and the event, so sending it twice is harmless."""
     metadata = run["metadata"]
     text = "/".join((metadata["uid"], metadata["resourceVersion"], str(order), event.reason, event.message))
     moment = now.isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Carries out the planner's actions. Each is idempotent: what is done already is left as it is."""
+"""Executes the planner's actions on the cluster. Every action is idempotent."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the actions, for the planner to take into account."""
+    """The result of the actions, for the planner to take into account."""
 
     begun: tuple[Attempt, ...] = ()
-    """Attempts that were created."""
+    """Attempts whose Job was created."""
     held: tuple[Attempt, ...] = ()
-    """Those that could not be, and why."""
+    """Attempts whose Job could not be created, with the reason."""
 
 
 class Executor:
-    """Does on the cluster what the planner says."""
+    """Creates, deletes, suspends and resumes Jobs."""
 
     def __init__(self, client: KubeClient, cache: Cache, settings: Settings) -> None:
         self._client = client
         self._cache = cache
         self._settings = settings
 
-    def carry_out(self, owner: RunRef, spec: EvolutionRunSpec, actions: Sequence[Action]) -> Outcome:
-        """Do it all."""
+    def execute(self, owner: RunRef, spec: EvolutionRunSpec, actions: Sequence[Action]) -> Outcome:
+        """Execute all actions. Raises ClusterError."""
         key = RunKey(owner.namespace, owner.name)
         jobs = [job for job in self._cache.seen(key).jobs if is_attempt(owner, job)]
         for action in actions:
@@ -61,12 +61,12 @@ class Executor:
         )
 
     def _start(self, key: RunKey, owner: RunRef, spec: EvolutionRunSpec, start: Start) -> Attempt | None:
-        """The attempt: created, with its Job's name, or held up, without one. None where its Job was there already."""
+        """The attempt: with its Job's name if created, without if held up. None if its Job existed already."""
         job = build_job(owner, spec, start, self._settings)
         seen = self._cache.seen(key)
-        awaited = alive_stages(owner, seen.jobs, seen.pods).get(start.spec.stage)
-        if awaited is not None:
-            return self._found(key, owner, start, job, awaited)
+        blocking = alive_stages(owner, seen.jobs, seen.pods).get(start.spec.stage)
+        if blocking is not None:
+            return self._found(key, owner, start, job, blocking)
         try:
             created = self._cache.put_job(self._client.create_job(job))
         except AlreadyExistsError:
@@ -80,10 +80,10 @@ class Executor:
         log.info("created Job %s, attempt %d", job["metadata"]["name"], start.number, extra=extra)
         return next(iter(observe(owner, [created], {}, {}, {})), None)
 
-    def _found(self, key: RunKey, owner: RunRef, start: Start, job: Object, awaited: str) -> Attempt | None:
-        """The Job, or a Pod of it, is there although it was not seen: it ends, is new, or its labels were edited away."""
+    def _found(self, key: RunKey, owner: RunRef, start: Start, job: Object, blocking: str) -> Attempt | None:
+        """A Job or Pod of this stage exists that the cache does not count: it is ending, new, or has lost its labels."""
         metadata = job["metadata"]
-        held = _held(start, ("Terminating", f"waits for {awaited} of an earlier attempt to end"))
+        held = _held(start, ("Terminating", f"waits for {blocking} of an earlier attempt to end"))
         try:
             found = self._client.read_job(key, metadata["name"])
         except NotFoundError:
@@ -92,10 +92,10 @@ class Executor:
         if view.meta.deleting:
             return held
         if not is_attempt(owner, view):
-            told = {"labels": metadata["labels"], "annotations": metadata["annotations"]}
-            owned = {"ownerReferences": metadata["ownerReferences"]}
-            healed = self._client.patch_job(key, metadata["name"], {"metadata": {**told, **owned}})
-            self._cache.put_job(healed)
+            # Its labels, annotations or owner were edited: put them back.
+            names = ("labels", "annotations", "ownerReferences")
+            patch = {"metadata": {name: metadata[name] for name in names}}
+            self._cache.put_job(self._client.patch_job(key, metadata["name"], patch))
         return None
 
     def delete(self, key: RunKey, job: JobView) -> None:
@@ -103,7 +103,7 @@ class Executor:
         try:
             deleted = self._client.delete_job(key, job.meta.name, job.meta.uid)
         except (NotFoundError, ConflictError):
-            # It is gone, whatever the cache says; another one of its name is none of ours to delete.
+            # It is gone. A Job of the same name with another uid is not ours to delete.
             self._cache.forget_job(job)
             return
         if deleted is not None:
@@ -112,7 +112,8 @@ class Executor:
     def _suspend(self, key: RunKey, jobs: Iterable[JobView]) -> None:
         for job in jobs:
             if job.queue is not None:
-                # Kueue would start it again. Deleted, it keeps its rows and checkpoints and is queued anew on resume.
+                # Kueue would start a suspended Job again. Rows and checkpoints survive deletion, and resuming queues
+                # a new Job.
                 self.delete(key, job)
             elif not job.suspended:
                 self._patch_suspend(key, job, True)

@@ -1,4 +1,4 @@
-"""Labels and annotations by which the operator knows its objects again, and users select them."""
+"""Labels and annotations by which the operator recognises its objects and users select them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ KEY = f"{GROUP}/key"
 SPEC = f"{GROUP}/spec"
 """Annotation of a Pod: the StageSpec, which the downward API serves to the stage as a file."""
 TEMPLATE = f"{GROUP}/template"
-"""Annotation of a Job: digest of its Pods' template, what the stage is told aside."""
+"""Annotation of a Job: digest of its Pod template without the stage's spec."""
 RETRY = f"{GROUP}/retry"
-"""Annotation of a run: a new value forgives past failures."""
+"""Annotation of a run: a new value retries failed stages."""
 FINALIZER = f"{GROUP}/artifacts"
-"""Finalizer of a run whose artifacts are to be deleted with it."""
+"""Finalizer of a run with `deletionPolicy: Delete`."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 """Kueue's label: the LocalQueue that admits a Job."""
 

@@ -31,7 +31,7 @@ class _Runs(Collector):
 
 
 class Metrics:
-    """What is counted. Series are bounded: no label holds a run's name."""
+    """Counters and gauges. The number of series is bounded: no label holds a run's name."""
 
     def __init__(
         self, cache: Cache, depth: Callable[[], int], leads: Callable[[], bool], ahead: Callable[[], float]
@@ -63,7 +63,10 @@ class Metrics:
             registry=self.registry,
         )
         self._cached = Counter(
-            "evolution_stages_cached", "Stages an earlier run had made", ["stage"], registry=self.registry
+            "evolution_stages_cached",
+            "Stages whose result an earlier run had computed",
+            ["stage"],
+            registry=self.registry,
         )
         self._failures = Counter(
             "evolution_attempt_failures",
@@ -87,7 +90,7 @@ class Metrics:
         self._events_lost.labels(reason).inc()
 
     def record(self, previous: RunStatus | None, status: RunStatus) -> None:
-        """Count what happened between two statuses that were written one after the other."""
+        """Count the changes from one written status to the next."""
         before = previous.stage_by_id() if previous else {}
         for stage in status.stages:
             earlier = before.get(stage.id)

@@ -1,4 +1,4 @@
-"""One pass over one run: observe, plan, carry out, write the status once, then tell the events. Level-triggered."""
+"""One pass over one run: observe, plan, execute, write the status once, then record events. Level-triggered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..planner.observed import Attempt, Observed, Run
 from ..planner.plan import plan
 from . import labels
 from .deletion import Deletion
-from .events import Tell
+from .events import RecordEvents
 from .executor import Executor
 from .jobs.pods import template_digests
 from .kube.apiserver import ConflictError, NotFoundError, UnreachableError
@@ -45,13 +45,13 @@ class _Spec:
     """Uid and generation."""
     read: EvolutionRunSpec | None
     invalid: str | None
-    """Why it cannot be read."""
+    """Why it cannot be read; None if it can."""
     templates: Mapping[str, str]
-    """What Pods are made of now, by the kind of stage."""
+    """Digest of the Pod template that the spec gives now, by kind of stage."""
 
 
 class Reconciler:
-    """Brings runs to what their specs say. One thread at a time works on one run."""
+    """Brings each run closer to what its spec asks for. One thread at a time works on one run."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Reconciler:
         cache: Cache,
         settings: Settings,
         metrics: Metrics,
-        tell: Tell,
+        record: RecordEvents,
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
@@ -69,17 +69,17 @@ class Reconciler:
         self._clock = clock
         self._executor = Executor(client, cache, settings)
         self._relist = Relist(client, cache, settings.resync_interval_seconds)
-        self._deletion = Deletion(client, cache, self._executor, self._relist, settings, tell)
-        self._writer = StatusWriter(client, cache, metrics, tell)
+        self._deletion = Deletion(client, cache, self._executor, self._relist, settings, record)
+        self._writer = StatusWriter(client, cache, metrics, record)
         self._probe = Probe(client, settings.progress_interval_seconds)
         self._specs: dict[RunKey, _Spec] = {}
 
     def distrust(self) -> None:
-        """Watches have been broken, and may have lost what happened meanwhile."""
+        """A watch was broken and may have missed changes: list each unfinished run again."""
         self._relist.distrust()
 
     def reconcile(self, key: RunKey) -> float | None:
-        """One pass; seconds until the next one is wanted even if nothing happens. Raises ClusterError."""
+        """One pass. Returns the seconds until the next one is wanted even if nothing happens. Raises ClusterError."""
         seen = self._cache.seen(key)
         if seen.run is None:
             self._forget(key)
@@ -95,7 +95,7 @@ class Reconciler:
                 run = self._deletion.guard(key, seen.run, spec.read)
                 return self._pass(key, replace(seen, run=run), spec)
             except (ConflictError, NotFoundError):
-                # Somebody else was faster. What the API server has now decides.
+                # Another client changed the run first: read it again and start over.
                 return self._read_again(key, seen)
             except UnreachableError:
                 self._relist.doubt(key)
@@ -111,28 +111,28 @@ class Reconciler:
 
     def _pass(self, key: RunKey, seen: Seen, spec: _Spec) -> float | None:
         body = seen.run
-        assert body is not None, "a pass is made over a run that is there"
+        assert body is not None, "the run exists"
         now = self._clock()
         owner = RunRef(namespace=key.namespace, name=key.name, uid=body["metadata"]["uid"])
         run = _run(owner, body, spec.read)
         attempts = self._attempts(key, owner, seen, spec)
         if any(attempt.outdated for attempt in attempts):
-            # A Pod of it may have begun to run, and its watch not have said so yet.
-            attempts = self._attempts(key, owner, self._relist.look(key), spec)
+            # One of its Pods may have started without its watch event having arrived yet.
+            attempts = self._attempts(key, owner, self._relist.list(key), spec)
         observed = Observed(attempts, previous=_previous(key, body), invalid=spec.invalid)
         self._writer.catch_up(key, body, observed.previous, now)
         decided = plan(run, observed, now)
-        outcome = self._executor.carry_out(owner, run.spec, decided.actions)
+        outcome = self._executor.execute(owner, run.spec, decided.actions)
         if outcome.begun or outcome.held:
-            # The same plan once more, with what became of its actions, says what is so now: one write tells that a
-            # stage has ended and that the next one runs.
+            # Planning again with the result of the actions puts the end of one stage and the start of the next into
+            # a single status write.
             decided = plan(run, replace(observed, attempts=observed.attempts + outcome.begun + outcome.held), now)
         self._writer.write(key, body, observed.previous, decided, now)
         if decided.expired:
             log.info("ttlSecondsAfterFinished has passed", extra={"run": f"{key.namespace}/{key.name}"})
             self._client.delete_run(key, owner.uid)
             return None
-        # Last, because it may take a while, and nothing waits for what it tells but the next pass.
+        # Last, because it may take a while and only the next pass uses the answer.
         seen = self._cache.seen(key)
         asked = self._probe.ask(key, [job for job in seen.jobs if is_attempt(owner, job)])
         return self._again(decided, now, asked, bool(outcome.held))
@@ -152,7 +152,7 @@ class Reconciler:
         return min(waits, default=None)
 
     def _spec(self, key: RunKey, body: Object) -> _Spec:
-        """The run's spec, read once a generation."""
+        """The run's spec, validated once a generation."""
         version = (body["metadata"]["uid"], body["metadata"].get("generation", 0))
         known = self._specs.get(key)
         if known is None or known.version != version:
@@ -172,7 +172,7 @@ def _run(owner: RunRef, body: Object, spec: EvolutionRunSpec | None) -> Run:
     metadata = body["metadata"]
     return Run(
         ref=owner,
-        # A spec that cannot be read is never looked into: the planner only says so in the status.
+        # The planner does not use a spec that cannot be read: it only reports it in the status.
         spec=spec or EvolutionRunSpec.model_construct(),  # type: ignore[call-arg]
         generation=metadata.get("generation"),
         attempt_prefix=owner.uid,
@@ -196,6 +196,6 @@ def _previous(key: RunKey, body: Object) -> RunStatus | None:
     try:
         return RunStatus.stored(body["status"])
     except ValidationError as error:
-        # Written by another version, or by hand: what Jobs there are says enough to begin anew.
-        log.warning("the status cannot be read and is written anew: %s", error, extra={"run": "/".join(key)})
+        # Another version or a user has written it. The Jobs say enough to derive a new one.
+        log.warning("the status cannot be read and is derived again: %s", error, extra={"run": "/".join(key)})
         return None

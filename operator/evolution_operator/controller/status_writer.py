@@ -1,4 +1,4 @@
-"""Writes a run's status where it has changed; then, and only then, its events are told and counted, each once."""
+"""Writes a run's status if it has changed. Only after that are its events recorded and counted, each once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..api.status import RunStatus
 from ..planner.actions import Event, Plan
-from .events import Tell
+from .events import RecordEvents
 from .kube.apiserver import UnreachableError
 from .kube.client import KubeClient, RunKey
 from .metrics import Metrics
@@ -30,16 +30,16 @@ class _Change:
 class StatusWriter:
     """The only writer of statuses."""
 
-    def __init__(self, client: KubeClient, cache: Cache, metrics: Metrics, tell: Tell) -> None:
+    def __init__(self, client: KubeClient, cache: Cache, metrics: Metrics, record: RecordEvents) -> None:
         self._client = client
         self._cache = cache
         self._metrics = metrics
-        self._tell_events = tell
+        self._record_events = record
         self._unanswered: dict[RunKey, _Change] = {}
-        """Changes whose writing may have taken effect: nobody has answered."""
+        """Changes whose write got no answer and may have taken effect."""
 
     def write(self, key: RunKey, body: Object, previous: RunStatus | None, decided: Plan, now: datetime) -> None:
-        """Bring the status of this version of the run to what was decided. Raises ClusterError."""
+        """Write the decided status if it differs from that of this version of the run. Raises ClusterError."""
         patch = merge_patch(body.get("status") or {}, decided.status.wire())
         if not patch:
             return
@@ -51,22 +51,22 @@ class StatusWriter:
             raise
         self._unanswered.pop(key, None)
         self._cache.put_run(body)
-        self._tell(body, change, now)
+        self._record(body, change, now)
 
     def catch_up(self, key: RunKey, body: Object, status: RunStatus | None, now: datetime) -> None:
-        """Tell of a change of which it turns out that it was written; the status is what the run has now."""
+        """Record a change that was written although no answer came; `status` is what the run has now."""
         change = self._unanswered.get(key)
         if change is not None and change.status == status:
             del self._unanswered[key]
-            self._tell(body, change, now)
+            self._record(body, change, now)
 
     def forget(self, key: RunKey) -> None:
-        """Forget a run that is gone."""
+        """Forget a deleted run."""
         self._unanswered.pop(key, None)
 
-    def _tell(self, body: Object, change: _Change, now: datetime) -> None:
+    def _record(self, body: Object, change: _Change, now: datetime) -> None:
         self._metrics.record(change.previous, change.status)
-        self._tell_events(body, change.events, now)
+        self._record_events(body, change.events, now)
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

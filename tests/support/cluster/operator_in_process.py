@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from evolution_operator.controller.events import EventSender
+from evolution_operator.controller.events import EventRecorder
 from evolution_operator.controller.kube.client import KubeClient, RunKey
 from evolution_operator.controller.metrics import Metrics
 from evolution_operator.controller.reconcile import Reconciler
@@ -48,11 +48,11 @@ class Operator:
         self.cache = Cache()
         cluster = KubeClient(server)  # type: ignore[arg-type]
         metrics = Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0)
-        self._events = EventSender(cluster, metrics.event_lost)
+        self._events = EventRecorder(cluster, metrics.event_lost)
         self.reconciler = Reconciler(
             cluster,
             self.cache,
-            dataclasses.replace(SETTINGS, progress_interval_seconds=0.0),
+            SETTINGS.model_copy(update={"progress_interval_seconds": 0.0}),
             metrics,
             self.tell,
             clock,
@@ -62,7 +62,7 @@ class Operator:
 
     def tell(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
         """Events are sent at once, so that what is told when does not depend on a thread."""
-        self._events.tell(run, events, now)
+        self._events.record(run, events, now)
         self._events.send_waiting()
 
     def list(self, kind: str) -> None:

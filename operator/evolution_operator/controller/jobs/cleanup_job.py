@@ -37,9 +37,9 @@ def cleanup_name(owner: RunRef) -> str:
 
 
 def build_cleanup_job(owner: RunRef, spec: EvolutionRunSpec, keys: Iterable[str], settings: Settings) -> Object:
-    """A Job without an owner: what is deleted in the foreground takes its dependents with it, this one included."""
+    """A Job without an owner: deleting the run in the foreground would delete this Job with its dependents."""
     pod = merged(settings.stage_pod, spec.pod, spec.prepare.pod)
-    told = CleanupSpec(
+    cleanup = CleanupSpec(
         run=owner,
         storage=spec.storage,
         keys=sorted(set(keys)),
@@ -66,7 +66,7 @@ def build_cleanup_job(owner: RunRef, spec: EvolutionRunSpec, keys: Iterable[str]
                     "labels": {**(pod.labels or {}), **tags},
                     "annotations": {
                         **(pod.annotations or {}),
-                        labels.SPEC: json.dumps(told.wire(), separators=(",", ":")),
+                        labels.SPEC: json.dumps(cleanup.wire(), separators=(",", ":")),
                     },
                 },
                 "spec": {**pod_basics(pod), "containers": [present(container)], "volumes": volumes},

@@ -1,4 +1,4 @@
-"""What a stage's Pods are made of, from the run's spec and the operator's settings. Pure, and proven by golden files."""
+"""Builds Pod templates from the run's spec and the operator's settings. Pure; golden files test it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Object = dict[str, Any]
 
 
 def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
-    """The Pods of stages of a kind, as the run's spec has them now; what a single stage is told is not in it."""
+    """The Pod template of a kind of stage, as the run's spec gives it now, without the StageSpec of a single stage."""
     own: PodSettings = getattr(spec, BLOCKS[kind]).pod
     pod = merged(settings.stage_pod, spec.pod, own)
     return {
@@ -46,17 +46,17 @@ def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Objec
 
 
 def template_digest(template: Object) -> str:
-    """By which a Job tells whether it was made of this template."""
+    """Digest of a Pod template. A Job carries it, so a changed template is noticed."""
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def template_digests(spec: EvolutionRunSpec, settings: Settings) -> dict[str, str]:
-    """The digest of each kind's template, as the run's spec has it now."""
+    """The digest of each kind's template, as the run's spec gives it now."""
     return {kind: template_digest(pod_template(spec, kind, settings)) for kind in BLOCKS}
 
 
 def merged(*settings: PodSettings) -> PodSettings:
-    """Pod settings from the most general to a stage's own: a field that is given replaces what came before."""
+    """Pod settings merged from the most general to a stage's own: a field that is set replaces the earlier value."""
     given = {name: getattr(layer, name) for layer in settings for name in layer.model_fields_set}
     return PodSettings().model_copy(update=given)
 
@@ -82,7 +82,7 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
 
 
 def pod_basics(pod: PodSettings) -> Object:
-    """What a Pod of ours may do, and where it is placed: no Kubernetes API, no root, no capability."""
+    """The Pod's rights and placement: no Kubernetes API, no root, no capability."""
     grace = pod.termination_grace_period_seconds
     return {
         "restartPolicy": "Never",
@@ -93,7 +93,7 @@ def pod_basics(pod: PodSettings) -> Object:
             "runAsNonRoot": True,
             "runAsUser": USER,
             "runAsGroup": USER,
-            # The user's own claims (a model cache, file:// storage) become writable; unchanged ones are not walked.
+            # Makes the user's own volumes (a model cache, file:// storage) writable, without walking unchanged ones.
             "fsGroup": USER,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -114,7 +114,7 @@ def pod_basics(pod: PodSettings) -> Object:
 
 
 def container_basics(pod: PodSettings, settings: Settings) -> Object:
-    """Image, resources and rights of our container."""
+    """Image, resources and rights of the stage's container."""
     return {
         "name": CONTAINER,
         "image": pod.image or settings.stage_image,
@@ -131,7 +131,7 @@ def container_basics(pod: PodSettings, settings: Settings) -> Object:
 
 
 def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
-    """Credentials by reference to a Secret's keys; none is read, let alone copied, by the operator."""
+    """Credentials as references to a Secret's keys. The operator neither reads nor copies them."""
     env: list[Object] = []
     if storage.credentials_secret:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -143,9 +143,9 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
 
 
 def _devices_env(pod: PodSettings) -> list[Object]:
-    """What the stage is given: GPUs, so that it fails rather than crawl where the driver is out of order, and threads.
+    """How many GPUs and threads the stage has: without a working driver it then fails instead of computing on the CPU.
 
-    A process that computes with a thread for each core of the node slows itself and its neighbours down severalfold.
+    A process with one thread per core of the node would slow itself and its neighbours down severalfold.
     """
     resources = pod.resources.wire() if pod.resources else {}
     given = {GPUS_VARIABLE: gpus_of(resources), "OMP_NUM_THREADS": cores_of(resources)}
@@ -153,22 +153,22 @@ def _devices_env(pod: PodSettings) -> list[Object]:
 
 
 def cores_of(resources: Mapping[str, Any]) -> int:
-    """Cores a container's limit, or else its request, comes to, rounded up; 0 where neither says."""
+    """Cores of a container's limit, or else of its request, rounded up; 0 if it has neither."""
     try:
         cores: int = math.ceil(parse_quantity(_amounts(resources).get("cpu", 0)))
-    except ValueError:  # the API server has the better message
+    except ValueError:  # the API server's message is better
         return 0
     return cores
 
 
 def gpus_of(resources: Mapping[str, Any]) -> int:
-    """How many GPUs, or slices of one, a container's resources name."""
+    """Number of GPUs, or slices of one, in a container's resources."""
     amounts = _amounts(resources).items()
     return sum(int(amount) for name, amount in amounts if GPU.search(name) and str(amount).isdecimal())
 
 
 def _amounts(resources: Mapping[str, Any]) -> Object:
-    """What is given of each resource: its limit, or else its request."""
+    """Each resource's limit, or else its request."""
     return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
 
 
@@ -186,7 +186,7 @@ def _source_credentials(spec: EvolutionRunSpec) -> list[Object]:
 
 
 def variables(ours: Iterable[Object], pod: PodSettings) -> list[Object]:
-    """Our variables, with the user's in place of those of the same name."""
+    """Our variables. A user's variable replaces ours of the same name."""
     writable: list[Object] = [
         {"name": "HOME", "value": TMP},
         {"name": "TMPDIR", "value": SCRATCH},
@@ -224,7 +224,7 @@ def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[
         (SCRATCH, {"name": "evolution-scratch", "emptyDir": {}}, False),
     ]
     given = pod.volume_mounts or []
-    # The user may put a larger volume in our place; a mount over the spec itself is left for the API server to refuse.
+    # A user's volume replaces ours at the same path. A mount over the spec is left for the API server to refuse.
     taken = {str(mount.get("mountPath", "")).rstrip("/") for mount in given} - {SPEC_DIRECTORY}
     kept = [mounted for mounted in [*ours, *writable] if mounted[0] not in taken]
     mounts = [
@@ -235,5 +235,5 @@ def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[
 
 
 def present(values: Object) -> Object:
-    """The fields that are set; an empty one would only be read as a wish."""
+    """The fields that are set: an empty value would override the cluster's default."""
     return {name: value for name, value in values.items() if value not in (None, "", {}, [])}

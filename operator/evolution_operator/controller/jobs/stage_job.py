@@ -1,7 +1,7 @@
-"""From a Start action to a Job. Pure, and proven by golden files: what a Pod is told and may do is read off here.
+"""Builds the Job object of an attempt. Pure; golden files test it.
 
-The StageSpec travels as an annotation of the Pod template, which the downward API serves as a file. A Job and its spec
-are thus created in one call, and nobody can change the one without the other.
+The StageSpec is an annotation of the Pod template, which the downward API serves as a file. One call thus creates a Job
+with its spec, and neither can change without the other.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ NAME_LENGTH = 53
 
 
 def job_name(owner: RunRef, kind: str, iteration: int | None, stage: str, key: str, number: int) -> str:
-    """`<run>-<iteration>-<kind>-<digest8>`: the same for the same attempt, so that creating it twice is harmless."""
+    """`<run>-<iteration>-<kind>-<digest8>`: the same for the same attempt, so creating it twice is harmless."""
     identity = "/".join((owner.uid, stage, key, str(number)))
     tail = f"-{iteration or 0}-{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     return owner.name[: NAME_LENGTH - len(tail)].rstrip("-") + tail
 
 
 def build_job(owner: RunRef, spec: EvolutionRunSpec, start: Start, settings: Settings) -> Object:
-    """The Job of an attempt: Indexed, one index a shard, where its rows are shared out.
+    """The Job of an attempt. With several shards it is Indexed, with one index a shard.
 
-    A Pod's exit decides nothing but this Job; the planner retries. Evicted Pods, and those that were told to end
-    (exit code 143), are replaced and not counted.
+    The planner retries, not the Job controller. Pods that were evicted or asked to end (exit code 143) are replaced
+    and not counted.
     """
     stage = start.spec
     template = pod_template(spec, stage.kind, settings)
-    told = stage.model_copy(update={"shard": Shard(index=0, count=start.shards)})
+    spec_of_all = stage.model_copy(update={"shard": Shard(index=0, count=start.shards)})
     name = job_name(owner, stage.kind, stage.iteration, stage.stage, stage.key, start.number)
     tags = {
         **common_labels(owner.name, stage.kind),
@@ -45,10 +45,10 @@ def build_job(owner: RunRef, spec: EvolutionRunSpec, start: Start, settings: Set
         labels.ITERATION: str(stage.iteration or 0),
         labels.ATTEMPT: str(start.number),
     }
-    said = {labels.SPEC: json.dumps(told.wire(), ensure_ascii=False, separators=(",", ":"))}
+    annotations = {labels.SPEC: json.dumps(spec_of_all.wire(), ensure_ascii=False, separators=(",", ":"))}
     metadata = {
         "labels": {**template["metadata"]["labels"], **tags},
-        "annotations": {**template["metadata"]["annotations"], **said},
+        "annotations": {**template["metadata"]["annotations"], **annotations},
     }
     indexed = {"completionMode": "Indexed"} if start.shards > 1 else {}
     queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
@@ -87,7 +87,7 @@ def common_labels(run: str, component: str) -> dict[str, str]:
 
 
 def failure_rules() -> list[Object]:
-    """How a Pod's end counts: the cluster's doing not at all, a permanent error for good."""
+    """How a Pod's end counts: a disruption not at all, a permanent error fails the Job."""
 
     def on_exit(action: str, code: int) -> Object:
         return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}

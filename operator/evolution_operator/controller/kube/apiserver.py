@@ -1,4 +1,4 @@
-"""The edge to the API server: JSON in, JSON out, each call with a timeout, and what can go wrong as a few errors."""
+"""Requests to the API server: JSON in, JSON out, a timeout for each, and a few kinds of error."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class ClusterError(Exception):
 
 
 class UnreachableError(ClusterError):
-    """The API server does not answer, or not now (429, 5xx): the call may be repeated."""
+    """The API server does not answer, or answers 429 or 5xx: the call may be repeated."""
 
 
 class NotLeadingError(ClusterError):
-    """This replica does not lead (any more) and must not write."""
+    """This replica does not lead and must not write."""
 
 
 class NotFoundError(ClusterError):
-    """There is no such object, or its namespace is gone."""
+    """The object or its namespace does not exist."""
 
 
 class ConflictError(ClusterError):
-    """The object has changed since it was read, or is another one of that name."""
+    """The object has changed since it was read, or another object has its name."""
 
 
 class AlreadyExistsError(ClusterError):
-    """An object of that name is there."""
+    """An object of that name exists."""
 
 
 class RefusedError(ClusterError):
-    """The API server understood and refuses (403)."""
+    """The API server forbids the call (403)."""
 
     def __init__(self, message: str, terminating: bool = False) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class RefusedError(ClusterError):
 
 
 class InvalidError(ClusterError):
-    """The object itself is at fault (400, 422)."""
+    """The object is invalid (400, 422)."""
 
 
 class ApiServer:
@@ -65,8 +65,8 @@ class ApiServer:
     Args:
         configuration: where it is and who we are (`load_configuration`).
         timeout: seconds that a call may take.
-        may_write: asked before each write; where it says no, the call raises NotLeadingError.
-        clock: told the time of each answer.
+        may_write: asked before each write; if it returns False, the call raises NotLeadingError.
+        clock: set by the Date of each answer.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ApiServer:
         )
         try:
             response = self._api.call_api(*request, _request_timeout=self._timeout)
-            self._clock.hear(response.headers.get("Date"))
+            self._clock.set_from(response.headers.get("Date"))
             text = response.read().decode("utf-8", "replace")
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
             raise UnreachableError(f"{method} {path}: {type(error).__name__}: {error}") from error
@@ -109,7 +109,7 @@ def load_configuration(connections: int) -> client.Configuration:
     """How to reach the cluster that KUBECONFIG names, else the one this Pod runs in."""
     configuration = client.Configuration()
     config.load_config(client_configuration=configuration)
-    # A call that failed is repeated by a later pass, which looks at the world anew.
+    # A later pass repeats a failed call, with what it observes then.
     configuration.retries = False
     configuration.connection_pool_maxsize = connections
     return configuration

@@ -1,4 +1,4 @@
-"""The API calls that a run needs, by name."""
+"""The API calls for one run, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = 500
 
 
 class RunKey(NamedTuple):
-    """Which run."""
+    """Namespace and name of a run."""
 
     namespace: str
     name: str
@@ -32,7 +32,7 @@ class Listing:
 
 
 class KubeClient:
-    """The API calls that a run needs. Thread-safe."""
+    """The API calls for one run. Thread-safe."""
 
     def __init__(self, server: ApiServer) -> None:
         self._server = server
@@ -46,13 +46,13 @@ class KubeClient:
         return self._server.call("PATCH", _run_path(key), patch)
 
     def patch_status(self, key: RunKey, version: str, status: Mapping[str, Any]) -> Object:
-        """Merge a patch into the status of this very version of the run. Raises ConflictError where it has changed."""
+        """Merge a patch into the status of this version of the run. Raises ConflictError if the run has changed."""
         return self._server.call(
             "PATCH", f"{_run_path(key)}/status", {"metadata": {"resourceVersion": version}, "status": status}
         )
 
     def delete_run(self, key: RunKey, uid: str) -> None:
-        """Delete the run with all it owns."""
+        """Delete the run and everything it owns."""
         self._server.call("DELETE", _run_path(key), _delete_options(uid, "Background"))
 
     def list_jobs(self, key: RunKey) -> Listing:
@@ -81,7 +81,7 @@ class KubeClient:
         return self._server.call("PATCH", _job_path(key, name), patch)
 
     def delete_job(self, key: RunKey, name: str, uid: str) -> Object | None:
-        """Delete a Job. It keeps its name until its Pods are gone; None where it is gone at once."""
+        """Delete a Job in the foreground: its name stays taken until its Pods are gone. None if it is gone at once."""
         answer = self._server.call("DELETE", _job_path(key, name), _delete_options(uid, "Foreground"))
         return answer if answer.get("kind") == "Job" else None
 

@@ -1,4 +1,4 @@
-"""The one clock that decisions about runs go by: the API server's."""
+"""The API server's clock, by which all decisions about runs are made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from email.utils import parsedate_to_datetime
 log = logging.getLogger(__name__)
 
 TOLERANCE = timedelta(seconds=5)
-"""A Date has whole seconds and takes a while to arrive: what is less than this is no difference."""
+"""A smaller difference is ignored: a Date has whole seconds and takes a while to arrive."""
 
 
 class ServerClock:
-    """The API server's time, as the Date of its answers tells it (RFC 9110, section 6.6.1). Thread-safe.
+    """The API server's time, from the Date of its answers (RFC 9110, section 6.6.1). Thread-safe.
 
-    Replicas whose nodes' clocks differ then agree on deadlines and pauses, and what a status says of times fits what Jobs
-    and Pods say.
+    Replicas on nodes with different clocks then agree on deadlines and pauses, and the times in a status agree with
+    those of Jobs and Pods.
 
     Args:
         local: this machine's time, with its time zone.
@@ -31,26 +31,24 @@ class ServerClock:
 
     @property
     def ahead(self) -> float:
-        """Seconds that this machine's clock is ahead of the API server's; 0 where they agree."""
+        """Seconds by which this machine's clock is ahead of the API server's; 0 if they agree."""
         return self._ahead.total_seconds()
 
     def now(self) -> datetime:
         """The time in whole seconds, as Kubernetes writes it."""
         return (self._local() - self._ahead).replace(microsecond=0)
 
-    def hear(self, date: str | None) -> None:
-        """Take in the Date of an answer that has just come; one that cannot be read tells nothing."""
+    def set_from(self, date: str | None) -> None:
+        """Set the clock from the Date of an answer that has just arrived; an unreadable one is ignored."""
         try:
-            told = parsedate_to_datetime(date or "")
+            server = parsedate_to_datetime(date or "")
         except ValueError:
             return
-        if told.tzinfo is None:
+        if server.tzinfo is None:
             return
-        measured = self._local() - told
+        measured = self._local() - server
         with self._lock:
             if abs(measured - self._ahead) <= TOLERANCE:
                 return
             self._ahead = timedelta(0) if abs(measured) <= TOLERANCE else measured
-        log.warning(
-            "this machine's clock differs from the API server's, whose time counts: ahead by %.0f s", self.ahead
-        )
+        log.warning("this machine's clock differs from the API server's, which is used: ahead by %.0f s", self.ahead)

@@ -1,7 +1,7 @@
-"""One replica leads: an election by a Lease (coordination.k8s.io), as client-go's leader election does it.
+"""Leader election by a Lease (coordination.k8s.io), with the protocol of client-go.
 
-Clocks of replicas are never compared: a candidate counts, on its own monotonic clock, for how long the Lease has not
-changed. A leader stops writing before that time can be over, even where it cannot reach the API server.
+Clocks of replicas are never compared: a candidate measures, on its own monotonic clock, how long the Lease has not
+changed. A leader stops writing before that time can be over, even if it cannot reach the API server.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 class Election:
-    """A candidate. `leads` is the fence that every write asks.
+    """A candidate. Every write asks `leads` first.
 
     Args:
-        server: an API server to which this candidate may write whether it leads or not.
+        server: an API server to which this candidate may write even if it does not lead.
         namespace, name: of the Lease.
         identity: of this replica.
-        duration: seconds without renewal after which another one may lead.
-        call_timeout: seconds that a call may take; the leader's last write ends this long after its fence closes.
-        changed: told whether this replica leads, whenever that changes.
+        duration: seconds without renewal after which another replica may lead.
+        call_timeout: seconds that a call may take: the last write may end this long after `leads` has become False.
+        changed: called with whether this replica leads, whenever that changes.
         clock: monotonic seconds.
     """
 
@@ -55,18 +55,18 @@ class Election:
         self._until = float("-inf")
         self._led = False
         self._held: Object | None = None
-        """The Lease as this replica last wrote it: where nobody has taken it since, renewal is one call."""
+        """The Lease as this replica last wrote it: unless another replica has taken it, renewal is one call."""
         self._seen: tuple[Any, float] = (None, 0.0)
-        """The Lease's spec as last read, and when it was first read like that."""
+        """The Lease's spec as last read, and when it was first read in that form."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
     def start(self) -> None:
-        """Stand for election."""
+        """Start to take part in the election."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Step down, so that another replica leads at once."""
+        """Release the Lease, so that another replica leads at once."""
         self._stop.set()
         self._thread.join(self._duration)
         if self.leads():
@@ -74,14 +74,14 @@ class Election:
             try:
                 self._give_up()
             except ClusterError as error:
-                log.warning("could not step down, another replica leads in %.0f s: %s", self._duration, error)
+                log.warning("could not release the Lease, another replica leads in %.0f s: %s", self._duration, error)
 
     def leads(self) -> bool:
-        """Whether this replica leads now, and may write."""
+        """Whether this replica leads now and may write."""
         return self._clock() < self._until
 
     def alive(self) -> bool:
-        """Whether the election goes on."""
+        """Whether the election thread is running."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -97,7 +97,7 @@ class Election:
             self._stop.wait(self._period)
 
     def campaign(self) -> None:
-        """Renew the Lease, or take it where it is free. Raises ClusterError."""
+        """Renew the Lease, or take it if it is free. Raises ClusterError."""
         started = self._clock()
         held, self._held = self._held, None
         try:

@@ -1,8 +1,8 @@
-"""kopf's handlers: decorators that take in what watches tell and nudge the one reconcile. None decides anything.
+"""kopf's handlers: each passes a watch event to the cache and the work queue. None decides anything.
 
-All are of kopf's low level (index, event): kopf then keeps no state in the resources, patches none, and sets no
-finalizer. Index functions run first, and event handlers only once every kind has been listed, so the first nudge finds
-the cache whole.
+All are low-level handlers (index, event), so kopf keeps no state in the resources, patches none and sets no finalizer.
+Index functions run first, and event handlers only when every kind has been listed, so the cache is complete at the first
+nudge.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LONGEST_PAUSE = 5.0
 
 
 class Pauses:
-    """Seconds between tries at an API server that does not answer. They never end: kopf gives up with the last."""
+    """Seconds between tries at an API server that does not answer. Endless, because kopf gives up after the last."""
 
     def __iter__(self) -> Iterator[float]:
-        """Growing, up to `LONGEST_PAUSE`."""
+        """Growing pauses, up to `LONGEST_PAUSE`."""
         yield from (0.2, 0.5, 1.0, 2.0)
         while True:
             yield LONGEST_PAUSE
@@ -42,7 +42,7 @@ class Pauses:
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure kopf and start the service."""
     own = read_settings()
-    # kopf tells of each handler that has run.
+    # kopf logs each handler that has run.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -64,26 +64,26 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
 
 
 @kopf.index(*RUNS)
-async def take_in_run(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Remember a run."""
+async def cache_run(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Put a run into the cache."""
     memo.service.cache.put_run(dict(body))
 
 
 @kopf.index(*JOBS, labels=OURS)
-async def take_in_job(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Remember a Job."""
+async def cache_job(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Put a Job into the cache."""
     memo.service.cache.put_job(body)
 
 
 @kopf.index(*PODS, labels=OURS)
-async def take_in_pod(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Remember a Pod."""
+async def cache_pod(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Put a Pod into the cache."""
     memo.service.cache.put_pod(body)
 
 
 @kopf.on.event(*RUNS)
 async def nudge_by_run(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """A run was made, changed or deleted."""
+    """A run was created, changed or deleted."""
     key = RunKey(body["metadata"]["namespace"], body["metadata"]["name"])
     if event["type"] == "DELETED":
         memo.service.cache.drop_run(key, body["metadata"]["uid"])
@@ -92,16 +92,16 @@ async def nudge_by_run(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, *
 
 @kopf.on.event(*JOBS, labels=OURS)
 async def nudge_by_job(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """A Job of a run was made, changed or deleted."""
+    """A Job of a run was created, changed or deleted."""
     if event["type"] == "DELETED":
         memo.service.cache.drop_job(body)
-    # The next stage waits for this one's end.
+    # The next stage waits for the end of this one.
     memo.service.nudge(_run_of(body), _listed_again(event, memo), decisive=job_view(body).ended)
 
 
 @kopf.on.event(*PODS, labels=OURS)
 async def nudge_by_pod(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """A Pod of a run was made, changed or deleted."""
+    """A Pod of a run was created, changed or deleted."""
     if event["type"] == "DELETED":
         memo.service.cache.drop_pod(body)
     memo.service.nudge(_run_of(body), _listed_again(event, memo))
@@ -112,7 +112,7 @@ def _run_of(body: kopf.Body) -> RunKey:
 
 
 def _listed_again(event: kopf.RawEvent, memo: kopf.Memo) -> bool:
-    """Whether an object that is known comes from a list: the watch before it was broken."""
+    """Whether a known object was delivered by a list, which means that the watch before it was broken."""
     known = memo.get("known", False)
     memo.known = True
     return known and event["type"] is None

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 Check = Callable[[], str | None]
-"""What is wrong, None where all is well."""
+"""What is wrong, None if nothing is."""
 
 TEXT = "text/plain; charset=utf-8"
 

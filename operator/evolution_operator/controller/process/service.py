@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 
-from ..events import EventSender
+from ..events import EventRecorder
 from ..kube.apiserver import ApiServer, load_configuration
 from ..kube.client import KubeClient, RunKey
 from ..kube.clock import ServerClock
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 EVENTS_SECONDS = 5.0
-"""How long events that wait may take at the end: the Lease is given up after them, within the Pod's grace period."""
+"""How long waiting events may take at the end. The Lease is released after them, within the Pod's grace period."""
 BEAT_SECONDS = 1.0
 QUIET_SECONDS = 2.0
-"""A list after a broken watch tells of one object after the other; it is over when it has been quiet for this long."""
+"""A list after a broken watch arrives object by object; it is over if nothing has arrived for this long."""
 
 
 class Service:
-    """Takes in what watches tell, and works on runs while this replica leads."""
+    """Feeds watch events to the cache and the queue, and reconciles runs while this replica leads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -50,8 +50,8 @@ class Service:
         leads = self._election.leads
         self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead)
         client = KubeClient(ApiServer(configuration, call_timeout, leads, clock))
-        self._events = EventSender(client, self.metrics.event_lost)
-        self._reconciler = Reconciler(client, self.cache, settings, self.metrics, self._events.tell, clock.now)
+        self._events = EventRecorder(client, self.metrics.event_lost)
+        self._reconciler = Reconciler(client, self.cache, settings, self.metrics, self._events.record, clock.now)
         self._queue = WorkQueue(
             self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
         )
@@ -61,11 +61,11 @@ class Service:
         self._beat = time.monotonic()
         self._listed = False
         self._listed_again: float | None = None
-        """When an object was last told of by a list after the first."""
+        """When a list after the first last delivered an object."""
         self._heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start all parts; nothing is done before the first lists are in and this replica leads."""
+        """Start all parts. Reconciling starts when the first lists are in and this replica leads."""
         self._heart = asyncio.create_task(self._tick())
         if self._health:
             self._health.start()
@@ -74,7 +74,7 @@ class Service:
         self._election.start()
 
     async def stop(self) -> None:
-        """Finish the passes at work, send their events, step down, stop."""
+        """Finish running passes, send their events, release the Lease, stop."""
         if self._heart:
             self._heart.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -86,10 +86,10 @@ class Service:
             await asyncio.to_thread(self._health.stop)
 
     def nudge(self, key: RunKey, listed_again: bool, decisive: bool = False) -> None:
-        """Something about a run has happened. The first nudge comes when all lists are in (see handlers).
+        """Reconcile a run, because something about it has changed. The first call comes when all lists are in.
 
-        `listed_again` is true where it is told by a list after the first: what was deleted meanwhile is in none.
-        `decisive` news is looked at at once (see WorkQueue).
+        `listed_again`: the change was delivered by a list after the first, which lacks objects deleted meanwhile.
+        `decisive`: do not wait for the interval between passes (see WorkQueue).
         """
         if listed_again:
             self._listed_again = time.monotonic()
@@ -109,7 +109,7 @@ class Service:
             self._beat = time.monotonic()
             if self._listed_again is not None and self._beat - self._listed_again >= QUIET_SECONDS:
                 self._listed_again = None
-                log.info("a watch was broken: unfinished runs are listed anew")
+                log.info("a watch was broken: listing unfinished runs again")
                 self._reconciler.distrust()
                 for key in self.cache.runs():
                     self._queue.nudge(key)
@@ -119,7 +119,7 @@ class Service:
         """What is stuck and may be cured by a restart; None where all is well."""
         limit = self._settings.stuck_seconds
         if time.monotonic() - self._beat > limit:
-            return f"the event loop has not come on for {limit:.0f} s"
+            return f"the event loop has not moved for {limit:.0f} s"
         if self._queue.longest_pass() > limit:
             return f"a pass over a run has taken more than {limit:.0f} s"
         if not self._election.alive():

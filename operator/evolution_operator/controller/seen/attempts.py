@@ -1,4 +1,4 @@
-"""From Jobs and Pods to the planner's attempts. Pure."""
+"""Derives the planner's attempts from Jobs and Pods. Pure."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ NODE_REASONS = frozenset(
         "UnexpectedAdmissionError",
     }
 )
-"""Reasons with which a kubelet fails a whole Pod on the node's account (k8s.io/kubernetes/pkg/kubelet)."""
-GRAVITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "disruption")
-"""Of several failed Pods the gravest speaks for the attempt: the others were told to end because of it."""
+"""Reasons with which a kubelet fails a whole Pod because of the node (k8s.io/kubernetes/pkg/kubelet)."""
+SEVERITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "disruption")
+"""If several Pods have failed, the most severe failure is the attempt's: the other Pods ended because of it."""
 
 
 def observe(
@@ -51,11 +51,11 @@ def observe(
     notes: Mapping[str, Note],
     templates: Mapping[str, str],
 ) -> tuple[Attempt, ...]:
-    """The run's attempts. `progress` and `notes` are what else is known of a Job, by uid.
+    """The run's attempts. `progress` and `notes` come from the probe, by the Job's uid.
 
-    `templates` are digests of what Pods are made of now, by the kind of stage (`pods.template_digests`).
+    `templates` are the digests of the Pod templates that the spec gives now, by kind of stage.
 
-    A Job that is being deleted is no attempt any more, though its Pods may be alive: see `alive_stages`.
+    A Job that is being deleted is no longer an attempt, although its Pods may be alive: see `alive_stages`.
     """
     return tuple(
         _attempt(job, progress.get(job.meta.uid), notes.get(job.meta.uid), templates)
@@ -65,36 +65,36 @@ def observe(
 
 
 def is_attempt(owner: RunRef, job: JobView) -> bool:
-    """Whether the Job is an attempt of this very run, as its name, which holds a digest of all that, must say."""
+    """Whether the Job is an attempt of this run. Its name must match, because it holds a digest of run and attempt."""
     if job.meta.owner != owner.uid or job.meta.deleting:
         return False
     return job.meta.name == job_name(owner, job.meta.kind, job.iteration, job.meta.stage, job.key, job.number)
 
 
 def alive_stages(owner: RunRef, jobs: Iterable[JobView], pods: Iterable[PodView]) -> dict[str, str]:
-    """Stages of which a process may still write though no attempt stands for it: stage id to what is waited for.
+    """Stages with a process that may still write but is no attempt: stage id to the Job or Pod to wait for.
 
-    A Job being deleted holds its name until its Pods are gone; one whose labels were edited away is at work, or gone by
-    the time it is looked for; Pods outlive a Job that was deleted by hand.
+    A Job that is being deleted keeps its name until its Pods are gone. A Job may have lost its labels and still run.
+    Pods outlive a Job that a user has deleted.
     """
     jobs = list(jobs)
-    standing = {job.meta.uid for job in jobs if is_attempt(owner, job)}
-    strangers = [job for job in jobs if job.meta.uid not in standing and (job.meta.deleting or not job.ended)]
-    held = {job.meta.stage: f"Job {job.meta.name}" for job in strangers}
+    attempts = {job.meta.uid for job in jobs if is_attempt(owner, job)}
+    others = [job for job in jobs if job.meta.uid not in attempts and (job.meta.deleting or not job.ended)]
+    alive = {job.meta.stage: f"Job {job.meta.name}" for job in others}
     for pod in pods:
-        if pod.alive and pod.meta.owner not in standing:
-            held[pod.meta.stage] = f"Pod {pod.meta.name}"
-    return held
+        if pod.alive and pod.meta.owner not in attempts:
+            alive[pod.meta.stage] = f"Pod {pod.meta.name}"
+    return alive
 
 
 def _outdated(job: JobView, templates: Mapping[str, str]) -> bool:
-    """Whether its Pods would be made otherwise today, and none of them runs, or has just ended and is still to count."""
+    """Whether the spec gives another Pod template now, and no Pod runs or has ended without being counted yet."""
     if job.ended:
         return False
-    today = templates.get(job.meta.kind, job.template)
+    current = templates.get(job.meta.kind, job.template)
     alive = [pod for pod in job.pods if pod.alive]
     idle = not any(pod.started_at for pod in alive) if alive else job.suspended or not job.pods
-    return idle and job.template not in ("", today)
+    return idle and job.template not in ("", current)
 
 
 def _attempt(
@@ -137,12 +137,12 @@ def _state(job: JobView, note: Note | None) -> tuple[AttemptState, Note | None]:
         return "suspended", None
     if note is not None and not alive:
         return "queued", note
-    roomless = bool(alive) and all(pod.unschedulable is not None for pod in alive)
-    return "queued" if roomless else "running", holds_up(job.pods)
+    unschedulable = bool(alive) and all(pod.unschedulable is not None for pod in alive)
+    return "queued" if unschedulable else "running", holds_up(job.pods)
 
 
 def holds_up(pods: Sequence[PodView]) -> Note | None:
-    """What keeps Pods from starting, in words that do not change from one try to the next."""
+    """What keeps Pods from starting, in a message that stays the same from one try to the next."""
     alive = [pod for pod in pods if pod.alive]
     for pod in alive:
         reason, message = pod.waiting or ("", "")
@@ -151,23 +151,23 @@ def holds_up(pods: Sequence[PodView]) -> Note | None:
             return "ImagePullBackOff", f"image {pod.image} cannot be pulled: {remedy}"
         if reason in CONFIG_REASONS:
             return reason, f"{message}: create it, or correct the run"
-    roomless = [pod.unschedulable for pod in alive if pod.unschedulable is not None]
-    if roomless:
-        return UNSCHEDULABLE, f"{len(roomless)} of {len(alive)} Pods find no node: {roomless[0]}"
+    unschedulable = [pod.unschedulable for pod in alive if pod.unschedulable is not None]
+    if unschedulable:
+        return UNSCHEDULABLE, f"{len(unschedulable)} of {len(alive)} Pods find no node: {unschedulable[0]}"
     return None
 
 
 def pods_failure(pods: Sequence[PodView]) -> Failure | None:
-    """The gravest failure among a Job's Pods, in its stage's own words where it left any; None where none failed."""
+    """The most severe failure among Pods, in the stage's own words if it left any; None if none failed."""
     failures = [_pod_failure(pod) for pod in pods if pod.phase == "Failed" or pod.exit_code]
-    return min(failures, key=lambda failure: GRAVITY.index(failure.kind), default=None)
+    return min(failures, key=lambda failure: SEVERITY.index(failure.kind), default=None)
 
 
 def _failure(job: JobView) -> Failure:
     if (found := pods_failure(job.pods)) is not None:
         return found
     condition = job.conditions["Failed"]
-    lost = f"{condition.message or condition.reason}; its Pod is gone, and with it what it said"
+    lost = f"{condition.message or condition.reason}; its Pod is gone, and its message with it"
     if condition.reason == "PodFailurePolicy":
         return Failure("permanent", "StageFailed", lost)
     return Failure("transient", "PodLost", lost)
@@ -199,7 +199,7 @@ def _kind(pod: PodView) -> FailureKind:
     if pod.exit_code is None:
         return "transient"
     if pod.exit_code in EXIT_KILLED and (pod.meta.deleting or pod.gone):
-        # Told to end, and killed because it took longer than its grace period.
+        # It was asked to end, and killed because it took longer than its grace period.
         return "disruption"
     return failure_kind(pod.exit_code)
 
@@ -218,7 +218,7 @@ def _succeeded(attempt: Attempt, job: JobView) -> Attempt:
 
 
 def reports_of(pods: Sequence[PodView]) -> dict[str, Report]:
-    """What a Job's Pods that ended well have said, by reason."""
+    """Reports of the Pods that ended with exit code 0, by reason."""
     return {report.reason: report for pod in pods if pod.exit_code == 0 and (report := _report(pod)) is not None}
 
 

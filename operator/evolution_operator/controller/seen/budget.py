@@ -1,4 +1,4 @@
-"""One small budget of calls that all runs share, so that many runs in trouble cost the API server no more than one."""
+"""A budget of calls that all runs share, so that many runs in trouble cost the API server no more than one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 LONGEST_WAIT = 30.0
-"""Seconds after which it is worth asking again at the latest: who was ahead may have left."""
+"""A caller asks again after at most this many seconds, because those ahead of it may have left."""
 
 
 class Budget:
-    """One call a `spacing`, whoever makes it. Thread-safe.
+    """Allows one call per `spacing`, for all callers together. Thread-safe.
 
     Args:
         spacing: seconds between two calls.
@@ -24,17 +24,16 @@ class Budget:
         self._lock = threading.Lock()
         self._next = float("-inf")
         self._waiting: dict[str, float] = {}
-        """Who waits for a turn, in that order, and when each asked last."""
+        """Callers that wait, in their order, and when each asked last."""
 
     def take(self, who: str) -> float:
-        """0 where the call may be made now; else the seconds until it is this one's turn.
+        """0 if `who` may make the call now, else the seconds until its turn.
 
-        Turns come in the order of asking. One whose turn has come and who does not ask holds the next up for a
-        `spacing` at most.
+        Turns come in the order of asking. A caller that misses its turn delays the next one by at most one `spacing`.
         """
         with self._lock:
             now = self._clock()
-            # Who waits asks again within LONGEST_WAIT; who has not for twice as long is gone.
+            # A waiting caller asks again within LONGEST_WAIT. One that has not for twice as long is gone.
             self._waiting = {each: at for each, at in self._waiting.items() if now - at <= 2 * LONGEST_WAIT}
             self._waiting[who] = now
             turn = self._next + list(self._waiting).index(who) * self._spacing
@@ -45,6 +44,6 @@ class Budget:
             return 0.0
 
     def leave(self, who: str) -> None:
-        """It need not call any more."""
+        """Give up its turn."""
         with self._lock:
             self._waiting.pop(who, None)

@@ -1,7 +1,7 @@
-"""The cluster as last seen: runs, and the Jobs and Pods of each, fed by watches and by the operator's own writes.
+"""Runs with their Jobs and Pods as last seen, from watches and from the operator's own writes.
 
-kopf has indices of its own. They do not see what was deleted while a watch was broken, nor what this process has just
-written; a reconcile that trusts either makes an attempt twice, or waits for ever for one that is gone.
+kopf has indices of its own. They miss deletions while a watch was broken, and this process's latest writes. A reconcile
+that relied on them would create an attempt twice, or wait for ever for one that is gone.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from .views import JobView, PodView, job_view, pod_view
 View = TypeVar("View", JobView, PodView)
 
 REMEMBERED = 10_000
-"""Uids of deleted objects that are remembered, so that a late answer does not bring one back."""
+"""Uids of deleted objects that are remembered, so that a late answer does not add one again."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One moment's view of a run."""
+    """A run with its Jobs and Pods at one moment."""
 
     run: Mapping[str, Any] | None
     jobs: tuple[JobView, ...]
     """Each with its Pods."""
     pods: tuple[PodView, ...]
-    """All Pods, those whose Job is gone included."""
+    """All Pods, including those of deleted Jobs."""
     lost: int = 0
-    """Jobs so far that went before they had ended: Pods of theirs may be alive of which nothing was told yet."""
+    """Jobs so far that were deleted before they had ended: Pods of theirs may be alive without being known yet."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Objects(Generic[View]):
 
     by_run: dict[RunKey, dict[str, View]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
-    """Version at which an object went, by uid. A later one brings it back: it had only lost its label."""
+    """Version at which an object was deleted, by uid. A later version adds it again: it had only lost its label."""
 
     def put(self, view: View) -> None:
         meta = view.meta
@@ -64,7 +64,7 @@ class _Objects(Generic[View]):
 
 
 class Cache:
-    """Thread-safe."""
+    """Runs, Jobs and Pods by run. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -74,7 +74,7 @@ class Cache:
         self._pods: _Objects[PodView] = _Objects()
 
     def seen(self, key: RunKey) -> Seen:
-        """What is known of a run now."""
+        """What is known about a run now."""
         with self._lock:
             pods = self._pods.of(key)
             jobs = tuple(job.with_pods(pods) for job in self._jobs.of(key))
@@ -86,7 +86,7 @@ class Cache:
             return dict(self._runs)
 
     def put_run(self, body: Mapping[str, Any]) -> None:
-        """Take in a run, unless a newer version is known."""
+        """Store a run, unless a newer version is known."""
         key = run_key(body)
         with self._lock:
             known = self._runs.get(key)
@@ -94,7 +94,7 @@ class Cache:
                 self._runs[key] = _without_bulk(body)
 
     def drop_run(self, key: RunKey, uid: str) -> None:
-        """Forget a run that is deleted; one of the same name that came after it stays."""
+        """Forget a deleted run; a later one of the same name stays."""
         with self._lock:
             known = self._runs.get(key)
             if known is not None and known["metadata"]["uid"] == uid:
@@ -102,25 +102,25 @@ class Cache:
                 self._lost.pop(key, None)
 
     def put_job(self, body: Mapping[str, Any]) -> JobView:
-        """Take in a Job, unless a newer version is known."""
+        """Store a Job, unless a newer version is known."""
         view = job_view(body)
         with self._lock:
             self._jobs.put(view)
         return view
 
     def put_pod(self, body: Mapping[str, Any]) -> PodView:
-        """Take in a Pod, unless a newer version is known."""
+        """Store a Pod, unless a newer version is known."""
         view = pod_view(body)
         with self._lock:
             self._pods.put(view)
         return view
 
     def drop_job(self, body: Mapping[str, Any]) -> None:
-        """Forget a Job that is deleted, and what its deleted Pods have left."""
+        """Forget a deleted Job and its deleted Pods."""
         self.forget_job(job_view(body))
 
     def forget_job(self, job: JobView) -> None:
-        """Forget a Job of which the API server says that it is gone."""
+        """Forget a Job that the API server no longer has."""
         key = _key(job)
         with self._lock:
             self._drop_job(job)
@@ -128,13 +128,13 @@ class Cache:
                 self._lost[key] = self._lost.get(key, 0) + 1
 
     def drop_pod(self, body: Mapping[str, Any]) -> None:
-        """Mark a Pod as gone. What it left (exit code, report, GPU time) is kept as long as its Job is there."""
+        """Mark a Pod as gone. Its exit code, report and GPU time are kept as long as its Job exists."""
         view = pod_view(body)
         with self._lock:
             self._bury(view)
 
     def replace_jobs(self, key: RunKey, listed: Listing) -> None:
-        """Take in a full listing of a run's Jobs: what it lacks is gone, unless it is younger than the listing."""
+        """Store a full list of a run's Jobs. Jobs missing from it are gone, unless they are newer than the list."""
         views = {view.meta.uid: view for view in map(job_view, listed.items)}
         with self._lock:
             for job in self._jobs.of(key):
@@ -144,7 +144,7 @@ class Cache:
                 self._jobs.put(job)
 
     def replace_pods(self, key: RunKey, listed: Listing) -> None:
-        """Take in a full listing of a run's Pods."""
+        """Store a full list of a run's Pods."""
         views = {view.meta.uid: view for view in map(pod_view, listed.items)}
         with self._lock:
             for pod in self._pods.of(key):
@@ -180,6 +180,6 @@ def _version(body: Mapping[str, Any]) -> int:
 
 
 def _without_bulk(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The resource without what only other tools read."""
+    """The resource without managedFields, which only other tools read."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     return {**body, "metadata": metadata}

@@ -1,9 +1,9 @@
-"""What watches do not tell: how far a running stage is (its log), and why a Job has no Pods (events about it).
+"""Reads what no watch delivers: how far a running stage is (its log), and why a Job has no Pods (events about it).
 
-Both cost the API server more than they tell, so both are asked seldom. Of each run one log an interval is read, and none
-of a stage that is over within the first. Events are asked for with pauses that double, and of all runs together one list
-every `EVENTS_SPACING`: the API server answers such a list by going through all events of the namespace. A watch would
-cost it every event of the cluster, all the time, for the few that say why a Job has no Pods.
+Both are expensive for the API server, so both are rare. For each run one log is read per interval, and none for a stage
+that ends within its first interval. Events are listed with pauses that double, and for all runs together at most once
+every `EVENTS_SPACING`, because the API server goes through all events of the namespace for such a list. A watch would
+deliver every event of the cluster, all the time, for the few that say why a Job has no Pods.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from .views import JobView, PodView
 log = logging.getLogger(__name__)
 
 LINES = 20
-"""Log lines read from the end: the newest progress line is among them, unless a library is chatty."""
+"""Log lines read from the end. They include the newest progress line, unless a library prints many lines."""
 PODLESS_SECONDS = 5.0
-"""A Job that has had no Pod for this long is asked about; then after twice the time, and so on."""
+"""Events are listed for a Job that has had no Pod for this long, then after twice the time, and so on."""
 LONGEST_PAUSE = 300.0
 EVENTS_SPACING = 2.0
-"""Seconds between two lists of events, whichever runs they are about."""
+"""Seconds between two lists of events, for all runs together."""
 
 
 @dataclass
 class _Known:
-    """What was found out about one Job. Times are seconds of the inquiry's clock."""
+    """What is known about one Job. Times are seconds of the probe's clock."""
 
     podless_since: float | None = None
     pause: float = PODLESS_SECONDS
     ask_at: float = 0.0
-    """When to ask (again) why it has no Pods."""
+    """When to list its events next."""
     note: Note | None = None
     running_since: float | None = None
     paces: dict[str, Pace] = field(default_factory=dict)
-    """What was seen of each Pod's rows, by its name; of Pods that are gone nothing."""
+    """Pace of each Pod that is not gone, by name."""
     unread: int = 0
-    """Shards that have ended well and of whose rows nothing was seen."""
+    """Shards that have succeeded without a progress line having been read."""
     waits: dict[str, Note | None] = field(default_factory=dict)
-    """What Pods that have waited for another run say of it, by name."""
+    """For Pods that have waited for another run: what they wait for now, by name."""
     asked: dict[str, float] = field(default_factory=dict)
-    """When each Pod's log was last asked for."""
+    """When each Pod's log was last read."""
 
     def see(self, job: JobView, now: float) -> None:
-        """Take in which Pods the Job has; one of which all have succeeded is about to end, and needs none."""
+        """Update from the Job's Pods. A Job whose Pods have all succeeded is about to end and needs none."""
         pods = job.pods
         if any(pod.alive for pod in pods) or sum(pod.phase == "Succeeded" for pod in pods) >= job.shards:
             self.podless_since, self.note = None, None
@@ -71,7 +71,7 @@ class _Known:
 
 
 class Probe:
-    """Asks, and remembers. One thread at a time uses it for one run.
+    """Reads logs and events, and remembers what it has read. One thread at a time uses it for one run.
 
     Args:
         client: the API calls.
@@ -90,7 +90,7 @@ class Probe:
     def ask(self, key: RunKey, jobs: Sequence[JobView]) -> float | None:
         """Make at most two calls for the run.
 
-        Returns: seconds until it is worth asking again, 0 where something new was learned, None where nothing runs.
+        Returns: seconds until the next call may learn something, 0 if this one did, None if nothing runs.
         """
         now = self._clock()
         active = {job.meta.uid: job for job in jobs if job.active}
@@ -110,7 +110,7 @@ class Probe:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def progress(self, key: RunKey, jobs: Sequence[JobView]) -> Mapping[str, StageProgress]:
-        """Progress of running Jobs by uid, as last read; shards that have succeeded have done all they had to."""
+        """Progress of running Jobs by uid, as last read. Succeeded shards count in full."""
         known, now = self._known.get(key, {}), self._clock()
         found = {
             job.meta.uid: attempt_progress(entry.paces.values(), job.shards, entry.unread, now)
@@ -120,23 +120,23 @@ class Probe:
         return {uid: progress for uid, progress in found.items() if progress is not None}
 
     def notes(self, key: RunKey) -> Mapping[str, Note]:
-        """What keeps Jobs without Pods, or that their Pods wait for another run, by uid."""
+        """Why Jobs have no Pods, or that their Pods wait for another run, by the Job's uid."""
         notes: dict[str, Note] = {}
         for uid, entry in self._known.get(key, {}).items():
-            # Shards begin together: one that computes means that the claim is this run's.
+            # All shards share the run's claim: if one computes, none waits for another run.
             waiting = next((note for note in entry.waits.values() if note), None) if not entry.paces else None
             if (note := entry.note or waiting) is not None:
                 notes[uid] = note
         return notes
 
     def forget(self, key: RunKey) -> None:
-        """Forget a run of which nothing is at work."""
+        """Forget a run without active Jobs."""
         for uid in self._known.pop(key, {}):
             self._budget.leave(uid)
         self._last_read.pop(key, None)
 
     def _ask_why(self, key: RunKey, known: Mapping[str, _Known], now: float) -> float | None:
-        """Ask about the Job without Pods whose turn it is."""
+        """List events about the Job without Pods that is due first."""
         podless = {uid: entry for uid, entry in known.items() if entry.podless_since is not None}
         if not podless:
             return None
@@ -161,7 +161,7 @@ class Probe:
     def _read_next(
         self, key: RunKey, known: Mapping[str, _Known], running: Sequence[PodView], now: float
     ) -> float | None:
-        """Read the log of the running Pod that was asked for the longest time ago."""
+        """Read the log of the running Pod whose log was read the longest time ago."""
         due = {pod.meta.name: (known[pod.meta.owner or ""].running_since or 0.0) + self._interval for pod in running}
         if not due:
             return None
@@ -174,20 +174,20 @@ class Probe:
         return 0.0 if self._read(key, known[pod.meta.owner or ""], pod, now) else self._interval
 
     def _read(self, key: RunKey, known: _Known, pod: PodView, now: float) -> bool:
-        """Whether the log told anything new."""
+        """Read one Pod's log. Returns whether it has anything new."""
         known.asked[pod.meta.name] = now
         try:
             text = self._client.read_log(key, pod.meta.name, CONTAINER, LINES)
         except ClusterError as error:
             log.debug("no log of %s: %s", pod.meta.name, error, extra={"run": f"{key.namespace}/{key.name}"})
             return False
-        name, told = pod.meta.name, last_line(text, now)
+        name, said = pod.meta.name, last_line(text, now)
         before = (known.paces.get(name), known.waits.get(name))
-        if isinstance(told, Reading):
+        if isinstance(said, Reading):
             known.waits.pop(name, None)
-            known.paces[name] = known.paces[name].after(told) if name in known.paces else Pace.since(told)
-        elif told is not None:
-            known.waits[name] = told.note()
+            known.paces[name] = known.paces[name].after(said) if name in known.paces else Pace.since(said)
+        elif said is not None:
+            known.waits[name] = said.note()
         return before != (known.paces.get(name), known.waits.get(name))
 
     def _why_no_pods(self, key: RunKey, uid: str) -> Note | None:
@@ -195,7 +195,7 @@ class Probe:
         if not refusals:
             return None
         newest = max(refusals, key=lambda event: int(event["metadata"]["resourceVersion"]))
-        # The Pod's name in front is another one each time.
+        # The message starts with the Pod's name, which differs each time.
         message = str(newest.get("message", "")).rpartition(" is forbidden: ")[2]
         if "exceeded quota" in message:
             return "QuotaExceeded", f"{message}: raise the quota or lower the stage's pod.resources"
@@ -203,5 +203,5 @@ class Probe:
 
 
 def _runs(pod: PodView) -> bool:
-    """Whether it can have a log that grows."""
+    """Whether its log may grow."""
     return pod.alive and pod.node is not None and pod.started_at is not None and not pod.meta.deleting

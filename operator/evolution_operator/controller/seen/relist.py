@@ -1,4 +1,4 @@
-"""Lists a run's Jobs and Pods where the cache may lack something: seldom, because watches feed it."""
+"""Lists a run's Jobs and Pods if the cache may be incomplete. This is rare, because watches feed the cache."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FINISHED = ("Complete", "Failed")
 
 
 class Relist:
-    """Remembers since when each run has been seen whole.
+    """Remembers when each run was last listed, and lists it again when needed.
 
     Args:
-        client, cache: what is listed, and what takes it in.
-        interval: seconds after which an unfinished run is listed again, against events that a broken watch has lost.
+        client, cache: where lists come from and where they go.
+        interval: seconds after which an unfinished run is listed again, in case a broken watch has lost events.
         clock: monotonic seconds.
     """
 
@@ -32,44 +32,44 @@ class Relist:
         self._distrusted = float("-inf")
         self._since: dict[RunKey, float] = {}
         self._looked_up: dict[RunKey, tuple[frozenset[str], int]] = {}
-        """For what lists have been asked: Jobs that had ended without their Pods being known, and Jobs that went."""
+        """What the last list was made for: Jobs that had ended without known Pods, and the number of deleted Jobs."""
 
     def distrust(self) -> None:
-        """A watch was broken: list each unfinished run at its next pass."""
+        """List each unfinished run at its next pass, because a watch was broken."""
         self._distrusted = self._clock()
 
     def doubt(self, key: RunKey) -> None:
-        """A call for this run has failed and may have taken effect: list it at its next pass."""
+        """List this run at its next pass, because a failed call may have taken effect."""
         self._since[key] = float("-inf")
 
     def forget(self, key: RunKey) -> None:
-        """Forget a run that is gone."""
+        """Forget a deleted run."""
         self._since.pop(key, None)
         self._looked_up.pop(key, None)
 
     def ensure(self, key: RunKey, seen: Seen) -> Seen:
-        """The view of the run, listed anew where it may lack something. Raises ClusterError."""
+        """The run as seen, listed again first if something may be missing. Raises ClusterError."""
         now = self._clock()
         unseen = frozenset(job.meta.uid for job in seen.jobs if job.ended_unseen)
         looked_up, lost = self._looked_up.get(key, (frozenset(), 0))
         finished = seen.run is not None and _at_rest(seen.run)
-        # Of a run that is new nothing can have been lost; what an earlier one of its name has left may be gone by now.
+        # Nothing of a new run can be missing. Objects of an earlier run of the same name may be gone meanwhile.
         since = self._since.setdefault(key, self._begun if seen.jobs or seen.pods else now)
         overdue = not finished and (since <= self._distrusted or now - since >= self._interval)
         if not overdue and unseen <= looked_up and seen.lost <= lost:
             return seen
-        whole = self.look(key)
+        listed = self.list(key)
         self._since[key] = now
         self._looked_up[key] = unseen, seen.lost
-        return whole
+        return listed
 
-    def look(self, key: RunKey) -> Seen:
-        """The view of the run, listed now. Raises ClusterError."""
+    def list(self, key: RunKey) -> Seen:
+        """The run, listed now. Raises ClusterError."""
         self._cache.replace_jobs(key, self._client.list_jobs(key))
         self._cache.replace_pods(key, self._client.list_pods(key))
         return self._cache.seen(key)
 
 
 def _at_rest(run: Mapping[str, Any]) -> bool:
-    """Whether nothing more is to come of the run: one that is being deleted waits for its Jobs to go."""
+    """Whether nothing more happens to the run. A run that is being deleted still waits for its Jobs to go."""
     return (run.get("status") or {}).get("phase") in FINISHED and not run["metadata"].get("deletionTimestamp")

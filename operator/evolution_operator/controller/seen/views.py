@@ -1,4 +1,4 @@
-"""What the operator keeps of a Job and of a Pod: a small value a decision can be read off, not the whole object."""
+"""Small views of Jobs and Pods: the fields that decisions need, not the whole objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..jobs.pods import CONTAINER, gpus_of
 
 @dataclass(frozen=True)
 class Meta:
-    """Who an object is."""
+    """Identity and labels of an object."""
 
     namespace: str
     name: str
@@ -31,7 +31,7 @@ class Meta:
 
 @dataclass(frozen=True)
 class JobView:
-    """A Job of ours."""
+    """A Job of a run."""
 
     meta: Meta
     number: int
@@ -42,13 +42,13 @@ class JobView:
     shards: int
     shards_done: int
     started_at: datetime | None
-    """When it was let run."""
+    """When it was allowed to run."""
     template: str = ""
-    """Digest of what its Pods were made of; empty where its operator did not say."""
+    """Digest of its Pod template; empty if its operator wrote none."""
     conditions: Mapping[str, JobCondition] = field(default_factory=dict)
-    """Those that hold, by type."""
+    """Conditions that are True, by type."""
     pods: tuple[PodView, ...] = ()
-    """Its Pods, gone ones included."""
+    """Its Pods, deleted ones included."""
 
     @property
     def ended(self) -> bool:
@@ -76,7 +76,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class JobCondition:
-    """A condition of a Job that holds."""
+    """A condition of a Job that is True."""
 
     reason: str
     message: str
@@ -85,7 +85,7 @@ class JobCondition:
 
 @dataclass(frozen=True)
 class PodView:
-    """A Pod of one of our Jobs."""
+    """A Pod of a run's Job."""
 
     meta: Meta
     phase: str
@@ -93,7 +93,7 @@ class PodView:
     gpus: int
     node: str | None = None
     disrupted: bool = False
-    """Whether the cluster ended it: eviction, preemption, drain, a lost node."""
+    """Whether the cluster disrupted it: eviction, preemption, drain, a lost node."""
     unschedulable: str | None = None
     """The scheduler's message."""
     waiting: tuple[str, str] | None = None
@@ -106,7 +106,7 @@ class PodView:
     message: str = ""
     """Termination message of the container, else the Pod's own."""
     gone: bool = False
-    """True once the Pod is deleted: what it left is remembered as long as its Job is there."""
+    """True once the Pod is deleted. Its exit code and report are kept as long as its Job exists."""
 
     @property
     def alive(self) -> bool:
@@ -115,7 +115,7 @@ class PodView:
 
 
 def job_view(body: Mapping[str, Any]) -> JobView:
-    """The view of a Job. Labels that were edited away read as empty: such a Job is not recognised as an attempt."""
+    """The view of a Job. Missing labels read as empty, so a Job without them is not recognised as an attempt."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     tags = metadata.get("labels") or {}
     conditions = {
@@ -169,9 +169,9 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
 
 
 def _began(body: Mapping[str, Any]) -> datetime | None:
-    """When the Job was let run: as it was made, unless it was suspended at some time.
+    """When the Job was allowed to run: its creation, unless it was ever suspended.
 
-    The Job controller's own startTime follows a moment later, and would cost a status write for each stage.
+    The Job controller sets startTime a moment later, which would cost one more status write for each stage.
     """
     status = body.get("status") or {}
     conditions = status.get("conditions") or []

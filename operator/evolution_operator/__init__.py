@@ -1,1 +1,1 @@
-"""The brain and its two hands: the resource, the planner, the controller for a cluster, the driver for one machine."""
+"""The resource, the planner, and its two executors: the controller for a cluster, the local driver for one machine."""

@@ -85,7 +85,7 @@ played = Driven(directory)
 played.step()
 played.process("prepare").work()
 with Display(open_console()) as display:
-    status = Driver(played.run, played.store, Machine(1), directory, display.tell).drive(display.watch)
+    status = Driver(played.run, played.store, Machine(1), directory, display.print_line).drive(display.watch)
 print(status.phase)
 """
 """Drives a run for real whose prepare was played: SFT cannot read what that left."""
@@ -161,9 +161,9 @@ def test_retry_says_how_to_follow_in_the_same_namespace(tmp_path: Path) -> None:
         default = run(tmp_path, "retry", "support")
         missing = run(tmp_path, "status", "support", "-n", "team")
     assert named.stdout == (
-        "support: failed stages are tried again; follow with: evolution status support -n team\n"
+        "support: retrying failed stages; follow with: evolution status support -n team\n"
     ), named.stderr
-    assert default.stdout == "support: failed stages are tried again; follow with: evolution status support\n"
+    assert default.stdout == "support: retrying failed stages; follow with: evolution status support\n"
     assert missing.stderr == (
         "error: ClusterRefused: no EvolutionRun support in namespace team; `kubectl get evo -A` lists them\n"
     )

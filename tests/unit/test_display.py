@@ -49,7 +49,7 @@ def resize(columns):
 """
 RUN = """
 with Display(Busy()) as display:
-    display.tell("artifacts in file:///" + "a-long-path/" * 20)
+    display.print_line("artifacts in file:///" + "a-long-path/" * 20)
     for n in range(COUNT):
         display.watch(plan(*stages(n, 0), told=[("StageStarted", f"stage-{n}")]))
         RESIZE

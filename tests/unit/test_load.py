@@ -125,7 +125,7 @@ def test_a_storage_that_is_none_ends_with_the_code_of_a_faulty_manifest(tmp_path
     assert json.loads(answer.stdout)["valid"] is False
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read: No such file"), ("", "is empty: exactly one")])
+@pytest.mark.parametrize(("text", "words"), [(None, "cannot be read: No such file"), ("", "is empty: write one")])
 def test_what_is_wrong_with_a_file_as_a_whole_names_the_file(text: str | None, words: str, tmp_path: Path) -> None:
     file = tmp_path / "evolutionrun.yaml"
     if text is not None:

@@ -186,7 +186,7 @@ def test_what_prepare_finds_published_is_not_made_again():
     )
     answer = story.see(replace(prepare, report=report))
     assert told(answer) == [("Start", "generate-1", 1), ("Start", "evaluate-1", 1)]
-    assert ("StageCached", "sft: an earlier run had made it") in events(answer)
+    assert ("StageCached", "sft: an earlier run had computed it") in events(answer)
     stages = answer.status.stage_by_id()
     assert {s for s in stages if stages[s].cached} == {"sft", "evaluate-0", "dpo-1"}
     # A bug once: the figures of evaluations that an earlier run had made were lost.
@@ -350,7 +350,7 @@ def test_a_corrupt_result_is_told_once_though_its_stage_cannot_start_yet():
     story = Story().after("prepare", "sft")
     seen = [*story.done("prepare", "sft"), story.attempt("generate-1", "failed", failure=corrupt("sft"))]
     story.spec["suspend"] = True
-    assert ("OutputCorrupt", "sft: a file of this stage no longer matches its digest; it is made again") in events(
+    assert ("OutputCorrupt", "sft: a file of this stage no longer matches its digest; the stage runs again") in events(
         story.see(*seen)
     )
     story.spec["suspend"] = False

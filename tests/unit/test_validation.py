@@ -81,7 +81,7 @@ WRONG = [
     (
         ("metadata", "name"),
         "My_Run",
-        "metadata.name: must be of a-z, 0-9 and - only, and begin and end with a letter or digit, not 'My_Run'",
+        "metadata.name: must be of a-z, 0-9 and - only, and start and end with a letter or digit, not 'My_Run'",
     ),
     (("metadata", "name"), "x" * 41, "metadata.name: takes at most 40 characters"),
     # unknown fields
@@ -245,13 +245,13 @@ def test_numbers_and_dates_are_read_as_kubectl_reads_them(tmp_path):
 
 
 FILES = [
-    ("empty", "", ["is empty: exactly one EvolutionRun is wanted"]),
-    ("comment", "# nothing\n---\n", ["is empty: exactly one EvolutionRun is wanted"]),
+    ("empty", "", ["is empty: write one EvolutionRun"]),
+    ("comment", "# nothing\n---\n", ["is empty: write one EvolutionRun"]),
     ("list", "- 1\n", ["must be a mapping with apiVersion, kind, metadata and spec"]),
     (
         "two documents",
         f"---\n{TEXT}---\n{TEXT}",
-        ["holds 2 documents (at lines 2, 16): exactly one EvolutionRun is wanted"],
+        ["holds 2 documents (at lines 2, 16): keep one EvolutionRun"],
     ),
     (
         "latin-1",

@@ -37,12 +37,12 @@ FIXED = (
     "which reuses every stage that this does not affect"
 )
 LIST_KEYS = {"conditions": "type", "stages": "id", "metrics": "iteration"}
-"""Lists of the status whose entries are told apart by a field."""
+"""Lists in the status, with the field that identifies an entry."""
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", 0, "Pending, Running, Suspended, Complete or Failed"),
-    ("Reason", "string", ".status.reason", 0, "What holds it up, or has made it fail"),
-    ("Stage", "string", ".status.stage", 0, "Stage at work now"),
+    ("Reason", "string", ".status.reason", 0, "Why it makes no progress, or why it failed"),
+    ("Stage", "string", ".status.stage", 0, "Stage that runs now"),
     ("Progress", "string", ".status.progress", 0, "Finished stages of all"),
     ("Champion", "integer", ".status.champion", 1, "Iteration with the best figure so far"),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),
@@ -104,8 +104,8 @@ def _resource_schema() -> dict[str, Any]:
                 "type": "object",
                 "properties": {"name": {"type": "string", "maxLength": name["maxLength"]}},
             },
-            "spec": spec | {"description": "What is wanted. The least names a base model, data and storage."},
-            "status": status | {"description": "What has become of it; written by the operator."},
+            "spec": spec | {"description": "Desired state. Required are a base model, data and storage."},
+            "status": status | {"description": "Observed state, written by the operator."},
         },
         "x-kubernetes-validations": [
             _rule(
@@ -201,7 +201,7 @@ def _forbid_changes(spec: dict[str, Any]) -> None:
         _add_rule(_property(spec, fields, name), _rule("self == oldSelf", FIXED))
     _add_rule(
         _property(spec, fields, "iterations"),
-        _rule("self >= oldSelf", "may only be raised: the rounds that it had are made, or are being made"),
+        _rule("self >= oldSelf", "may only be raised: its rounds have run or are running"),
     )
     for name in STAGES:
         (block,) = _held(fields[name].annotation)
@@ -247,7 +247,7 @@ def _without_defaults(node: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors: the schema repeats itself, and YAML's references are hard on the reader."""
+    """Writes no anchors, because YAML references are hard to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What to tell a user about a fault that pydantic has found."""
+"""Messages to the user for faults that pydantic has found."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ PATTERNS = {
     r"^https?://.+": "must start with http:// or https://",
     r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
     r"^(Always|IfNotPresent|Never)$": "must be Always, IfNotPresent or Never",
-    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and begin and end with a letter or digit",
-    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and begin and end with a letter or digit",
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and start and end with a letter or digit",
+    r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and start and end with a letter or digit",
 }
 """The resource's patterns in words."""
 
 _SILENT = frozenset({"string_too_long", "string_too_short", "too_short", "too_long"})
-"""Errors that say all without the value."""
+"""Errors that need no value in their message."""
 
 
 def explain(errors: list[ErrorDetails], secret: bool = False) -> str:
-    """One message for the errors of one value: several are the alternatives of a union.
+    """One message for the errors of one value. Several errors are the alternatives of a union.
 
     A value that may be a secret is not repeated.
     """
@@ -63,7 +63,7 @@ def explain(errors: list[ErrorDetails], secret: bool = False) -> str:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """What to do about a field that is not there: most are slips of spelling, or another field's Python name."""
+    """The message for an unknown field, with the field that was probably meant."""
     plain = {field.lower(): field for field in known}
     close = get_close_matches(name.replace("_", "").replace("-", "").lower(), plain, n=1)
     if close:

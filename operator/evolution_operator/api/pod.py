@@ -1,4 +1,4 @@
-"""How a stage's Pod is placed and what it is given, on a cluster. None of it decides a stage's result."""
+"""Placement and resources of a stage's Pod on a cluster. Nothing here changes a stage's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One YAML document out of one file: read as kubectl reads it, from people one does not trust."""
+"""Reads a run file: one YAML document, parsed as kubectl parses it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def at(path: str, part: str | int) -> str:
 
 
 def read_document(path: Path) -> tuple[Any, list[Fault]]:
-    """A file's one document, and what is wrong with the file; the document is None where it cannot be read at all."""
+    """The file's document and what is wrong with the file. The document is None if the file cannot be parsed."""
     try:
         with path.open("rb") as file:
             data = file.read(SIZE_LIMIT + 1)
@@ -94,10 +94,10 @@ def _parse(text: str) -> tuple[Any, list[Fault]]:
             if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
                 nodes.append(node)
         if not nodes:
-            return None, [Fault("", "is empty: exactly one EvolutionRun is wanted")]
+            return None, [Fault("", "is empty: write one EvolutionRun")]
         if len(nodes) > 1:
             lines = ", ".join(str(node.start_mark.line + 1) for node in nodes)
-            message = f"holds {len(nodes)} documents (at lines {lines}): exactly one EvolutionRun is wanted"
+            message = f"holds {len(nodes)} documents (at lines {lines}): keep one EvolutionRun"
             return None, [Fault("", message)]
         found = list(_node_faults(nodes[0]))
         if any(not fault.path for fault in found):
@@ -108,7 +108,7 @@ def _parse(text: str) -> tuple[Any, list[Fault]]:
 
 
 def _node_faults(root: yaml.Node) -> Iterator[Fault]:
-    """Keys that are written twice or are not text, in the order of the file: loaders silently drop one of them."""
+    """Keys that occur twice or are not text, in the order of the file: YAML loaders drop one of them silently."""
     pending: list[tuple[yaml.Node, str]] = [(root, "")]
     values = 0
     while pending:
@@ -120,7 +120,7 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
         below: list[tuple[yaml.Node, str]] = []
         if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER and len(node.value) > DIGITS_LIMIT:
             yield Fault(path, f"line {node.start_mark.line + 1}: no number has so many digits")
-            node.value = "1"  # so that the rest is checked
+            node.value = "1"  # so that the rest can be checked
         if isinstance(node, yaml.SequenceNode):
             below = [(item, at(path, index)) for index, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
@@ -133,7 +133,7 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
                 here = at(path, key.value)
                 if key.tag.rpartition(":")[2] not in ("str", "merge"):
                     yield Fault(here, f"the key on line {line} is not text: write it in quotes")
-                    key.tag = "tag:yaml.org,2002:str"  # so that what follows is checked under the key as written
+                    key.tag = "tag:yaml.org,2002:str"  # so that the value is checked under the key as written
                 if key.value in lines:
                     yield Fault(here, f"is written twice, on lines {lines[key.value]} and {line}: remove one")
                 lines[key.value] = line

@@ -1,4 +1,4 @@
-"""`status` of an EvolutionRun: what the planner knows and the user reads. One patch a reconcile writes it."""
+"""`status` of an EvolutionRun: the planner's memory, and what the user reads. Each reconcile writes at most one patch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StageState = Literal["Waiting", "Queued", "Running", "Suspended", "Backoff", "Su
 
 
 class StatusDocument(Document):
-    """A part of the status. What a newer version has added to it is passed over when it is read."""
+    """A part of the status. Reading ignores fields that a newer version has added."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -29,7 +29,7 @@ class StageProgress(StatusDocument):
     unit: str
     """`rows`, `steps`, or `parts` of prepare: each source, the model, the files."""
     eta_seconds: int | None = None
-    """Estimated seconds left; unset until rows were seen to finish, and where the estimate has run out."""
+    """Estimated seconds left; unset until rows were observed to finish, and when the estimated time is over."""
 
 
 class StageStatus(StatusDocument):
@@ -44,9 +44,9 @@ class StageStatus(StatusDocument):
     state: StageState = "Waiting"
     """Waiting (for its inputs), Queued (for room), Running, Suspended, Backoff (before the next attempt), Succeeded or Failed."""
     key: str | None = None
-    """Digest of all that decides the result; unset until prepare has pinned the data."""
+    """Digest of everything that decides the result; unset until prepare has pinned the data."""
     cached: bool = False
-    """True where an earlier run had published the result, so no Pod was spent."""
+    """True if an earlier run had published the result, so this run did not compute it."""
     attempts: int = 0
     """Number of the newest attempt."""
     failures: int = 0
@@ -66,7 +66,7 @@ class StageStatus(StatusDocument):
     next_attempt_at: datetime | None = None
     """When the next attempt starts, while in Backoff."""
     seconds: float | None = None
-    """Wall time that this run has spent on the result; unset where it was found finished."""
+    """Wall time that this run has spent on the result; unset if the result existed already."""
     gpu_seconds: float | None = None
     """GPUs held times seconds, over all attempts and shards."""
     artifact: str | None = None
@@ -74,9 +74,9 @@ class StageStatus(StatusDocument):
     digest: str | None = None
     """Digest of the main output."""
     reason: str | None = None
-    """Constant word for why the stage is where it is."""
+    """Reason of the state, one CamelCase word."""
     message: str | None = None
-    """The stage's own last message."""
+    """Message of the state, for people."""
 
 
 class Condition(StatusDocument):
@@ -87,7 +87,7 @@ class Condition(StatusDocument):
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: str
-    """Constant word for why."""
+    """Reason, one CamelCase word."""
     message: str = ""
     """Why, and what to do about it."""
     observed_generation: int | None = None
@@ -113,13 +113,13 @@ class RunStatus(StatusDocument):
     phase: Phase = "Pending"
     """Pending, Running, Suspended, Complete or Failed: a summary of the conditions."""
     reason: str | None = None
-    """Constant word for what holds a running run up, or has made it fail; unset where it goes on by itself."""
+    """Reason why a running run makes no progress, or why a run has failed, one CamelCase word; otherwise unset."""
     conditions: list[Condition] = []
     """Accepted, Progressing, Suspended, Complete and Failed."""
     progress: str | None = None
     """Finished stages of all, `7/11`."""
     stage: str | None = None
-    """Stage at work now, with its progress."""
+    """Stage that runs now, with its progress."""
     stages: list[StageStatus] = []
     """Every stage of the run, in the order of the graph."""
     metrics: list[IterationMetrics] = []
@@ -129,16 +129,16 @@ class RunStatus(StatusDocument):
     contents: dict[str, str] | None = None
     """Digests that prepare pinned; every stage's key follows from them."""
     retried: str | None = None
-    """The newest retry request that was honoured."""
+    """The newest retry request that was carried out."""
     started_at: datetime | None = None
     """When the run was first seen."""
     finished_at: datetime | None = None
-    """When it was complete or failed."""
+    """When it became Complete or Failed."""
     gpu_seconds: float | None = None
     """GPU-seconds of all stages."""
 
     def wire(self) -> dict[str, Any]:
-        """The status as JSON-ready values. What is empty or at its default is left out, but for phase and state."""
+        """The status as JSON-ready values, without empty and default values except phase and state."""
         written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
         if self.stages:
             written["stages"] = [

@@ -1,4 +1,4 @@
-"""From a file to an `EvolutionRun`, or to everything that is wrong with it, each fault under its path in the file."""
+"""Validates a run file: an `EvolutionRun`, or everything that is wrong with it, each fault with its path."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class RunFileError(Exception):
 
 
 def load_run(path: Path) -> EvolutionRun:
-    """The run that a file describes.
+    """The run in a file.
 
-    Raises RunFileError where it cannot be read or does not describe one.
+    Raises RunFileError if the file cannot be read or is no valid run.
     """
     return _as_written(read_run(path))
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The document of a file that describes a run, as it is written: without defaults.
+    """The run in a file as it is written, without defaults.
 
-    Raises RunFileError where it cannot be read or does not describe one.
+    Raises RunFileError if the file cannot be read or is no valid run.
     """
     document, found = read_document(path)
     if document is not None or not found:
@@ -54,8 +54,8 @@ def read_run(path: Path) -> dict[str, Any]:
 def faults(document: object) -> list[Fault]:
     """Everything that is wrong with a run as parsed from YAML; empty if nothing is.
 
-    Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is reported
-    even where another field is wrong, as long as those that it reads are right.
+    Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is checked
+    even if other fields are wrong, as long as the fields that it reads are valid.
     """
     if not isinstance(document, dict):
         return [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
@@ -96,13 +96,13 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
 
 
 def _as_written(document: Mapping[str, Any]) -> EvolutionRun:
-    """As the API server does: wire names only, and no text where a number belongs."""
+    """Validated as the API server does: wire names only, and no text in place of a number."""
     plain = _without_nulls(EvolutionRun, document)
     return EvolutionRun.model_validate(plain, strict=True, by_alias=True, by_name=False)
 
 
 def _without_nulls(model: type[BaseModel], value: Any) -> Any:
-    """A field left empty is unset, as in the API server: a block whose lines are all commented out is no fault."""
+    """The value without empty fields. As in the API server, an empty field is unset, not a fault."""
     if isinstance(value, list):
         return [_without_nulls(model, item) for item in value]
     if not isinstance(value, dict):
@@ -116,7 +116,7 @@ def _without_nulls(model: type[BaseModel], value: Any) -> Any:
 
 
 def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fault]:
-    """Faults of single fields; those of rules come from `_readable`."""
+    """Faults of single fields. `_readable` finds broken rules."""
     grouped: dict[str, list[ErrorDetails]] = {}
     branches: set[str] = set()
     for error in errors:
@@ -126,7 +126,7 @@ def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fau
             if branch:
                 branches.add(path)
     for path, found in grouped.items():
-        # Of a union's alternatives the one that fits best is spoken of: it got as far as an item of the list.
+        # Of a union's alternatives only the one that fits best is reported: the one that reached a list item.
         if path in branches and any(other.startswith(f"{path}[") for other in branches):
             continue
         if found[0]["type"] == "extra_forbidden":
@@ -137,7 +137,7 @@ def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fau
 
 
 def _path(document: Any, error: ErrorDetails) -> tuple[str, bool]:
-    """The path of an error, and whether pydantic names one alternative of a union in it, which no user has written."""
+    """The path of an error, and whether it contains the name of a union's alternative, which is not in the file."""
     path, branch, value = "", False, document
     for part in error["loc"]:
         if isinstance(value, dict) and part in value:
@@ -171,9 +171,9 @@ def _submodel(annotation: Any) -> type[BaseModel] | None:
 def _readable(
     model: type[BaseModel], value: Mapping[str, Any], path: str, wrong: set[str], broken: list[Fault]
 ) -> BaseModel:
-    """What can be read of a document that has faults, without the fields at `wrong`; adds its broken rules to `broken`.
+    """The readable part of a document with faults, without the fields at `wrong`. Adds broken rules to `broken`.
 
-    pydantic itself asks no rule of a model of which a field is wrong, so a user would hear of it one run later.
+    pydantic checks no rule of a model with an invalid field, so the user would see that fault only in the next try.
     """
     fields: dict[str, Any] = {}
     unreadable: list[str] = []
@@ -196,7 +196,7 @@ def _readable(
             fields[name] = content
     document = model.model_construct(None, **fields)
     for name in unreadable:
-        # Reading it raises AttributeError, so that a rule about it is left undecided.
+        # Reading it raises AttributeError, so a rule about it is skipped.
         document.__dict__.pop(name, None)
     rules: tuple[Rule, ...] = getattr(model, "rules", ())
     broken.extend(Fault(at(path, rule.field), rule.message) for rule in rules if not _holds(rule, document))

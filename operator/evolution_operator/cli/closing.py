@@ -1,4 +1,4 @@
-"""The closing page of a run: figures of every Mt side by side, where everything lies, what to do next."""
+"""The closing page of a run: figures of every Mt side by side, where the artifacts are, what to do next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("stock_phrase_rate", "answers with a stock phrase, %"),
     ("perplexity", "perplexity of the human answer"),
 )
-"""Figures of the closing table, in its order, with what a reader calls them."""
+"""Figures of the closing table in order, with their labels."""
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
@@ -29,7 +29,7 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
         console.print(_table(summary))
     _print_pairs(console, summary)
     if summary["artifacts"]:
-        console.print("\n[bold]Where everything lies[/bold]")
+        console.print("\n[bold]Artifacts[/bold]")
         for label, uri in summary["artifacts"].items():
             console.print(f"  {label:<11} {uri}", highlight=False, soft_wrap=True)
     cached = sum(stage["cached"] for stage in summary["stages"])
@@ -43,7 +43,7 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
     if summary["phase"] == "Complete":
         console.print("\n[bold]What to do next[/bold]")
         for line in (
-            f"evolution plan -f {file}            what is cached, and under which key",
+            f"evolution plan -f {file}            which stages are cached, and their keys",
             f"raise spec.iterations in {file} and run again: only the new rounds run",
             "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
         ):
@@ -55,10 +55,10 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
 
 
 def _failures(summary: dict[str, Any]) -> list[str]:
-    """Why each failed stage failed; where none did, why the run did."""
+    """Why each failed stage has failed; if none has, why the run has."""
     stages = [stage for stage in summary["stages"] if stage["state"] == "Failed"]
-    told = [f"stage {stage['id']}: {stage['reason']}: {stage['message']}" for stage in stages]
-    return told or [summary["message"] or "no reason is known"]
+    failures = [f"stage {stage['id']}: {stage['reason']}: {stage['message']}" for stage in stages]
+    return failures or [summary["message"] or "no reason is known"]
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -30,7 +30,7 @@ def fetch(name: str, namespace: str | None) -> dict[str, Any]:
 
 
 def request_retry(name: str, namespace: str | None) -> str:
-    """Ask the operator to try failed stages again; the token that it will honour."""
+    """Ask the operator to retry failed stages. Returns the token of this request."""
     api, namespace = _client(namespace)
     token = datetime.now(UTC).isoformat(timespec="microseconds")
     patch = {"metadata": {"annotations": {RETRY_ANNOTATION: token}}}
@@ -40,7 +40,7 @@ def request_retry(name: str, namespace: str | None) -> str:
 
 
 def read_status(document: dict[str, Any]) -> RunStatus:
-    """The status of a run on the cluster. Raises PermanentError where another version wrote what this cannot read."""
+    """The status of a run on the cluster. Raises PermanentError if another version wrote fields that this one cannot read."""
     try:
         return RunStatus.model_validate(document)
     except ValidationError as error:
@@ -52,7 +52,7 @@ def read_status(document: dict[str, Any]) -> RunStatus:
 
 
 def print_status(console: Console, name: str, status: RunStatus) -> None:
-    """Phase, what holds the run up, its stages and figures."""
+    """Print the phase, what delays the run, its stages and its figures."""
     console.print(f"[bold]{name}[/bold]  {one_line(status)}", highlight=False)
     for condition in status.conditions:
         if condition.message:
@@ -84,7 +84,7 @@ def _client(namespace: str | None) -> tuple[Any, str]:
             "DependencyMissing", "a cluster needs the kubernetes package: pip install 'evolution-operator[operator]'"
         ) from error
     configuration = client.Configuration()
-    # A failed try is told by one message, not by the client's warning before each retry.
+    # Without retries the user gets one message, not the client's warning before each retry.
     configuration.retries = 0
     try:
         config.load_kube_config(client_configuration=configuration)
@@ -102,7 +102,7 @@ def _client(namespace: str | None) -> tuple[Any, str]:
 
 @contextmanager
 def _answers(api: Any, name: str, namespace: str) -> Iterator[None]:
-    """Turn what a call raises into a PermanentError that says what to check."""
+    """Turn errors of API calls into a PermanentError that says what to check."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError, MaxRetryError
 
@@ -114,8 +114,8 @@ def _answers(api: Any, name: str, namespace: str) -> Iterator[None]:
             403: f"not allowed to read or change EvolutionRuns in namespace {namespace}",
             404: f"no EvolutionRun {name} in namespace {namespace}; `kubectl get evo -A` lists them",
         }
-        told = reasons.get(error.status, f"the API server answered {error.status}: {error.reason}")
-        raise PermanentError("ClusterRefused", told) from error
+        message = reasons.get(error.status, f"the API server answered {error.status}: {error.reason}")
+        raise PermanentError("ClusterRefused", message) from error
     except HTTPError as error:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         host = api.api_client.configuration.host

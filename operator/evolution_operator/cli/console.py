@@ -1,4 +1,4 @@
-"""Where the command line prints: as wide as the terminal, and in unbroken lines where there is none."""
+"""The console of the command line: as wide as the terminal, with unbroken lines if there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 
 UNBROKEN = 100_000
-"""Columns where nobody reads along: a line that a program reads is one line, however long."""
+"""Columns if the output is no terminal: a program reads each line whole, however long."""
 
 
 def open_console(stderr: bool = False) -> Console:

@@ -1,4 +1,4 @@
-"""What a user watches while a run goes on: bars on a terminal, lines elsewhere."""
+"""Progress of a run: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..api.status import RunStatus, StageStatus
 from ..planner.actions import Plan
 
 LINE_SECONDS = 15.0
-"""How often a running stage's progress is printed where there is no terminal."""
+"""Seconds between two progress lines of a stage if there is no terminal."""
 
 
 class Display:
-    """Shows events as lines and progress as bars; without a terminal, progress as a line now and then.
+    """Shows events as lines and progress as bars; without a terminal, progress as a line from time to time.
 
-    One thread draws, the caller's: the cursor is moved by what was drawn last, so a second thread that draws between
-    another's drawing and its writing would wipe out a line above the bars or leave an old bar there.
+    Only the caller's thread draws. The cursor moves relative to the last drawing, so a second thread could erase a line
+    above the bars or leave an old bar there.
     """
 
     def __init__(self, console: Console) -> None:
@@ -49,20 +49,20 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def tell(self, line: str) -> None:
-        """One line, above the bars; the terminal breaks it, so that it is copied whole."""
-        # Not soft_wrap, which would let the bars run over the terminal's edge, too.
-        # The group keeps what print drops of a bare Text: that it is not to be broken.
+    def print_line(self, line: str) -> None:
+        """Print one line above the bars. The terminal wraps it, so copying it gives the whole line."""
+        # soft_wrap would let the bars run over the terminal's edge. print ignores no_wrap of a bare Text, not of a
+        # group.
         self._console.print(Group(Text(line, no_wrap=True, overflow="ignore")), crop=False)
 
     def watch(self, plan: Plan) -> None:
-        """Show a plan: its events, then where each stage is."""
+        """Show a plan: its events, then the progress of each stage."""
         status = plan.status
         for event in plan.events:
             mark = "!" if event.type == "Warning" else " "
-            # What ended the run is told in full on the closing page.
+            # The closing page shows the full message.
             message = (event.brief or event.message) if status.phase == "Failed" else event.message
-            self.tell(f"{time.strftime('%H:%M:%S')} {mark} {event.reason:<15} {message}")
+            self.print_line(f"{time.strftime('%H:%M:%S')} {mark} {event.reason:<15} {message}")
         finished = sum(stage.state == "Succeeded" for stage in status.stages)
         if self._whole is None:
             self._whole = self._bars.add_task("run", total=len(status.stages), amount="")
@@ -87,7 +87,7 @@ class Display:
         self._bars.update(task, completed=progress.done, total=progress.total, amount=amount(stage))
         if not self._live and time.monotonic() - self._spoke[stage.id] >= LINE_SECONDS:
             self._spoke[stage.id] = time.monotonic()
-            self.tell(f"{time.strftime('%H:%M:%S')}   {stage.id}: {amount(stage)}")
+            self.print_line(f"{time.strftime('%H:%M:%S')}   {stage.id}: {amount(stage)}")
 
 
 def amount(stage: StageStatus) -> str:

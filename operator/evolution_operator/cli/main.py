@@ -62,17 +62,19 @@ def run(file: File, storage: StorageOption = None, output: OutputOption = Output
     with run_directory(wanted.spec.storage.uri, wanted.ref.namespace, wanted.ref.name) as directory:
         try:
             with Display(console) as display:
-                display.tell(f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}")
-                driver = Driver(wanted, store, Machine.here(), directory, display.tell)
+                display.print_line(
+                    f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}"
+                )
+                driver = Driver(wanted, store, Machine.here(), directory, display.print_line)
                 status = driver.drive(display.watch)
         except OSError as error:
-            # Stages say themselves what fails in the store: this is the driver's own directory.
+            # Stages report errors of the store themselves: this is the driver's own directory.
             words = error.strerror or str(error)
             raise TransientError(
                 "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
             ) from error
         except KeyboardInterrupt:
-            console.print("Stopped; what is finished is kept. Run the same command to go on.", highlight=False)
+            console.print("Stopped; finished work is kept. Run the same command to continue.", highlight=False)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         summary = summarise(wanted, status, store, time.monotonic() - started)
     if output is Output.json:
@@ -85,7 +87,7 @@ def run(file: File, storage: StorageOption = None, output: OutputOption = Output
 
 @app.command()
 def plan(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
-    """Show a run's stages with their keys: cached or to run, and from which inputs."""
+    """Show a run's stages: cached or to run, with keys and inputs."""
     from ..local.forecast import forecast, print_forecast
     from ..local.load import local_run
 
@@ -112,7 +114,7 @@ def status(
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
     output: OutputOption = Output.text,
 ) -> None:
-    """Show where a run on the cluster is: stages, progress, figures, and what holds it up."""
+    """Show a run on the cluster: stages, progress, figures, and what delays it."""
     from .cluster import fetch, print_status, read_status
 
     found = fetch(name, namespace).get("status", {})
@@ -127,12 +129,12 @@ def retry(
     name: Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.")],
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
 ) -> None:
-    """Try a failed run's failed stages again; what is finished stays."""
+    """Retry a failed run's failed stages; finished stages stay."""
     from .cluster import request_retry
 
     request_retry(name, namespace)
     place = f" -n {namespace}" if namespace else ""
-    print(f"{name}: failed stages are tried again; follow with: evolution status {name}{place}")
+    print(f"{name}: retrying failed stages; follow with: evolution status {name}{place}")
 
 
 @app.command()

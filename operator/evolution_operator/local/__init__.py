@@ -1,1 +1,1 @@
-"""The hand for one machine: carries out the planner's actions with processes."""
+"""Executes the planner's actions with processes on one machine."""

@@ -23,13 +23,13 @@ from .process.stage_process import StageProcess
 
 
 class LocalAttempt:
-    """A stage at work. Its shards share the machine: as many at once as there are GPUs, or else cores, for them.
+    """One attempt at a stage. As many of its shards run at once as there are GPUs, or else cores.
 
     Args:
-        start: what is wanted.
+        start: the planner's action.
         directory: where logs and reports go.
         clock: monotonic seconds.
-        kills: how often the kernel has ended a process of ours for memory, where it tells.
+        kills: how often the kernel has killed one of our processes for memory; None if unknown.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LocalAttempt:
         self._clock = clock
         self._kills = kills
         self._kills_before: int | None = None
-        """As counted when the attempt was last given room."""
+        """The count when the attempt was last admitted."""
         self._waiting = list(range(start.shards))
         self._running: dict[int, tuple[StageProcess, str | None]] = {}
         self._reports: dict[int, Report | None] = {}
@@ -56,32 +56,32 @@ class LocalAttempt:
         self._stopped = False
         self._started_at: datetime | None = None
         self._paces: dict[int, Pace] = {}
-        """What was seen of each shard's rows, ended ones included."""
+        """Pace of each shard, ended ones included."""
 
     @property
     def admitted(self) -> bool:
-        """Whether it has been given room and has not ended."""
+        """Whether it was admitted and has not ended."""
         return self._admitted and not self.over
 
     @property
     def wants_room(self) -> bool:
-        """Whether it waits for the machine, or for more of it."""
+        """Whether it waits for cores or GPUs."""
         return not self._suspended and not self._stopped and self._failure is None and bool(self._waiting)
 
     @property
     def over(self) -> bool:
-        """Whether nothing of it runs or will run."""
+        """Whether none of its processes runs or will run."""
         ended = self._failure is not None or self._stopped or len(self._reports) == self.start.shards
         return ended and not self._running
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether its processes take a GPU each, where there are any."""
+        """Whether each of its processes takes a GPU if the machine has any."""
         return self.start.spec.kind != "prepare"
 
     @property
     def gpus(self) -> list[str]:
-        """GPUs its processes hold."""
+        """GPUs that its processes hold."""
         return [gpu for _, gpu in self._running.values() if gpu is not None]
 
     @property
@@ -90,8 +90,8 @@ class LocalAttempt:
         return [process for process, _ in self._running.values()]
 
     @property
-    def complaint(self) -> str | None:
-        """Key of the input that it found missing or corrupt, and whose manifest is withdrawn."""
+    def corrupt_input(self) -> str | None:
+        """Key of the input that it found missing or corrupt; that manifest is withdrawn."""
         stage = self._failure.corrupt if self._failure else None
         return next((source.key for source in self.start.spec.inputs.values() if source.stage == stage), None)
 
@@ -101,7 +101,7 @@ class LocalAttempt:
         return self._directory / f"{self.stage}-{self.number}{suffix}.log"
 
     def admit(self, launcher: Launcher, machine: Machine, gpus: list[str]) -> None:
-        """Start as many waiting shards as there is room for; takes the GPUs it uses off the list."""
+        """Start as many waiting shards as fit. Removes the GPUs that they use from the list."""
         side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
         if self._started_at is None:
             self._started_at = datetime.now(UTC)
@@ -123,7 +123,7 @@ class LocalAttempt:
             self._running[shard] = (process, gpu)
 
     def poll(self) -> None:
-        """Take output and ends of processes. A shard that fails takes the attempt's other shards with it."""
+        """Read output and ends of processes. If a shard fails, the attempt's other shards are ended."""
         for shard, (process, _) in list(self._running.items()):
             process.read()
             self._note_progress(shard, process)
@@ -144,31 +144,31 @@ class LocalAttempt:
                 self._terminate()
 
     def suspend(self) -> None:
-        """Ask its processes to save and stop; it goes on by `resume`."""
+        """Ask its processes to save and stop, until `resume`."""
         self._suspended = True
         self._terminate()
 
     def resume(self) -> None:
-        """Let it have room again."""
+        """Let it be admitted again."""
         self._suspended = False
         self._admitted = False
-        # Its pause is no work.
+        # The pause must not count as slow progress.
         self._paces.clear()
         self._waiting.sort()
 
     def stop(self) -> None:
-        """End it for good; what it has made durable stays for the next attempt."""
+        """End it for good. Its finished rows and checkpoints stay for the next attempt."""
         self._stopped = True
         self._waiting.clear()
         self._terminate()
 
     def kill(self) -> None:
-        """End its processes at once."""
+        """Kill its processes."""
         for process in self.processes:
             process.kill()
 
     def observed(self) -> Attempt:
-        """What the planner sees."""
+        """The attempt as the planner sees it."""
         return Attempt(
             stage=self.stage,
             number=self.number,
@@ -197,7 +197,7 @@ class LocalAttempt:
         """The stage's report: the publishing shard's, with the time of the slowest."""
         reports = [report for report in self._reports.values() if report is not None]
         by_reason = {report.reason: report for report in reports}
-        # Where one shard publishes, another that ends at the same time finds the stage cached.
+        # One shard publishes; another that ends at the same time finds the stage cached.
         whole = by_reason.get("Completed") or by_reason.get("Cached") or next(iter(reports), None)
         if whole is None:
             return Report(reason="Completed")
@@ -208,7 +208,7 @@ class LocalAttempt:
         return attempt_progress(self._paces.values(), self.start.shards, unread, self._clock())
 
     def _note(self) -> tuple[str, str] | None:
-        """That it waits for another run, where all of its processes do."""
+        """The note that it waits for another run, if all of its processes do."""
         notes = [process.waiting.note() if process.waiting else None for process in self.processes]
         return notes[0] if notes and None not in notes else None
 
@@ -233,10 +233,10 @@ class LocalAttempt:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         if code == EXIT_PERMANENT:
             return Failure(kind, "StageFailed", f"{how}; its log is {process.log}")
-        return Failure(kind, "ProcessDied", f"the process ended by {how} without a word; its log is {process.log}")
+        return Failure(kind, "ProcessDied", f"the process ended by {how} without a report; its log is {process.log}")
 
     def _why_killed(self, process: StageProcess) -> Failure:
-        """Out of memory only where the kernel has counted it; SIGKILL may have come from anybody."""
+        """The failure of a killed process: out of memory only if the kernel has counted it. Anybody can send SIGKILL."""
         more = "free memory on this machine"
         before, now = self._kills_before, self._kills()
         if before is not None and now is not None and now > before:
@@ -248,16 +248,16 @@ class LocalAttempt:
     def _report_path(self, shard: int) -> Path:
         path = self._directory / "reports" / f"{self.stage}-{self.number}-{shard}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A report left by an earlier process of this shard would be taken for this one's.
+        # Otherwise the report of an earlier process of this shard could be taken for this one's.
         path.unlink(missing_ok=True)
         return path
 
 
 def room(machine: Machine, attempts: list[LocalAttempt]) -> Iterator[tuple[LocalAttempt, list[str]]]:
-    """Attempts that may start processes now, each with the free GPUs, critical ones first.
+    """Attempts that may start processes now, critical ones first, each with the free GPUs.
 
-    Without GPUs one attempt at a time has the whole machine: two would only slow each other down. With GPUs attempts
-    run side by side as long as one is free.
+    Without GPUs one attempt at a time uses the whole machine, because two would only slow each other down. With GPUs
+    attempts run side by side while one is free.
     """
     free = [gpu for gpu in machine.gpus if all(gpu not in attempt.gpus for attempt in attempts)]
     for attempt in sorted((a for a in attempts if a.wants_room), key=lambda a: not a.start.critical):
@@ -270,5 +270,5 @@ def room(machine: Machine, attempts: list[LocalAttempt]) -> Iterator[tuple[Local
 
 
 def clear(directory: Path) -> None:
-    """Empty a run's directory of reports of earlier drivers."""
+    """Delete the reports of earlier drivers from a run's directory."""
     shutil.rmtree(directory / "reports", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`evolution run`: observe, plan, carry out, wait; until the run is finished."""
+"""`evolution run`: observe, plan, execute and wait, until the run is finished."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .machine import Machine
 from .process.launcher import Launcher, LocalLauncher
 
 GRACE_SECONDS = 60.0
-"""How long stages have to save after Ctrl-C before they are ended."""
-GLANCE_SECONDS = 1.0
-"""How often progress is looked at while nothing ends."""
+"""Seconds that stages have to save after Ctrl-C before they are killed."""
+POLL_SECONDS = 1.0
+"""Seconds between two looks at progress while no process ends."""
 
 Watcher = Callable[[Plan], None]
 
@@ -42,14 +42,14 @@ class Driver:
         store: Store,
         machine: Machine,
         directory: Path,
-        tell: Callable[[str], None],
+        print_line: Callable[[str], None],
         launcher: Launcher | None = None,
     ) -> None:
         self._run = run
         self._store = store
         self._machine = machine
         self._directory = directory
-        self._tell = tell
+        self._print = print_line
         self._launcher = launcher or LocalLauncher(directory / "server.log")
         self._attempts: dict[str, LocalAttempt] = {}
         self._ended: list[LocalAttempt] = []
@@ -69,23 +69,23 @@ class Driver:
             self.end()
 
     def begin(self) -> None:
-        """Find what is finished already."""
+        """Find stages that are finished already, and record that this run has them."""
         graph = build_graph(self._run.spec, dict(self._run.pins))
-        self._finished = look_up(self._store, graph, self._tell)
+        self._finished = look_up(self._store, graph, self._print)
         record(self._store, self._run.ref, graph, self._finished)
 
     def step(self, watch: Watcher) -> RunStatus:
-        """Plan and carry out until nothing more is to be done at this moment."""
+        """Plan and execute until no action is left for now."""
         while True:
             for attempt in (*self._attempts.values(), *self._ended):
                 attempt.poll()
             self._ended = [attempt for attempt in self._ended if attempt.processes]
-            self._finished = self._finished.without({attempt.complaint for attempt in self._attempts.values()})
+            self._finished = self._finished.without({attempt.corrupt_input for attempt in self._attempts.values()})
             decided = plan(self._run, self._observe(), datetime.now(UTC))
             self._previous = decided.status
             watch(decided)
             for action in decided.actions:
-                self._carry_out(action)
+                self._execute(action)
             self._admit()
             if not decided.actions:
                 return decided.status
@@ -98,7 +98,7 @@ class Driver:
             previous=self._previous,
         )
 
-    def _carry_out(self, action: Action) -> None:
+    def _execute(self, action: Action) -> None:
         match action:
             case Start(spec=spec):
                 self._attempts[spec.stage] = LocalAttempt(action, self._directory)
@@ -119,14 +119,14 @@ class Driver:
         return any(attempt.processes for attempt in (*self._attempts.values(), *self._ended))
 
     def _wait(self) -> None:
-        """Sleep until a process ends, at most for a glance."""
+        """Wait until a process ends, at most `POLL_SECONDS`."""
         processes = [p for a in (*self._attempts.values(), *self._ended) for p in a.processes]
-        if not wait([p.sentinel for p in processes], timeout=GLANCE_SECONDS) and processes:
-            # A stage that is refused ends sooner, and should not have to share the machine until then.
+        if not wait([p.sentinel for p in processes], timeout=POLL_SECONDS) and processes:
+            # A stage with a wrong input ends before this, without sharing the machine with the imports.
             self._launcher.warm()
 
     def end(self) -> None:
-        """Let what still runs save and stop, then end it."""
+        """Let running stages save and stop, then kill them."""
         attempts = [*self._attempts.values(), *self._ended]
         for attempt in attempts:
             if attempt.processes:
@@ -148,7 +148,7 @@ class Driver:
 def run_directory(storage_uri: str, namespace: str, name: str) -> Iterator[Path]:
     """This run's directory for logs on this machine, locked against a second driver.
 
-    Raises PermanentError `RunBusy` where another process drives the run.
+    Raises PermanentError `RunBusy` if another process drives the run.
     """
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "evolution"
     place = "".join(c if c.isalnum() else "-" for c in storage_uri.partition("://")[2]).strip("-")[-80:]
@@ -170,5 +170,5 @@ def run_directory(storage_uri: str, namespace: str, name: str) -> Iterator[Path]
 
 
 def attempt_prefix() -> str:
-    """Attempts of two drivers must not share a name, for a driver forgets its numbers when it ends."""
+    """A prefix for attempt names. It differs for each driver, because a driver forgets its numbers when it ends."""
     return f"local-{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""`evolution plan`: what would run, under which keys, from which inputs. Reads the store, changes nothing."""
+"""`evolution plan`: which stages would run, their keys and inputs. Reads the store and changes nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def forecast(run: Run) -> list[dict[str, Any]]:
 
 
 def print_forecast(console: Console, rows: list[dict[str, Any]]) -> None:
-    """The rows as a table, with what is known and what is not said below it."""
+    """Print the rows as a table, with totals and faults below it."""
     table = Table()
     for column in ("stage", "state", "key", "inputs"):
         table.add_column(column, overflow="fold")

@@ -38,10 +38,9 @@ def local_run(path: Path, storage: str | None = None) -> Run:
 
 
 def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
-    """What tells that a source has changed: size and time of local files, the tag of an object in S3.
+    """Values that differ once a source has changed: size and time of local files, the tag of an object in S3.
 
-    One that changed makes prepare look again, one that did not does not. Where a source cannot be told so, each run
-    (`uid`) looks for itself, once.
+    Prepare runs again if one of them differs. For a source without such a value, prepare runs once for each run (`uid`).
     """
     data = spec.data
     places: list[BaseModelSource | Source] = [spec.base_model, *data.seed, *data.replay, *data.contexts, *data.test]
@@ -54,7 +53,7 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
             if place.uri.startswith("s3://") and isinstance(place, Source):
                 found[place.uri] = _tag(place, spec.storage)
         except (OSError, StageError):
-            # prepare names what is wrong better than a pin could.
+            # prepare reports the fault with a better message.
             continue
         if not place.uri.startswith("package://"):
             found["run"] = uid

@@ -1,4 +1,4 @@
-"""What this machine has: cores this process may use, and GPUs."""
+"""Cores and GPUs of this machine that this process may use."""
 
 from __future__ import annotations
 

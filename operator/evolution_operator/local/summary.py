@@ -1,4 +1,4 @@
-"""What a finished run comes to: one JSON document, from which the closing table is printed too."""
+"""Summary of a finished run: one JSON document, from which the closing page is printed, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..api.status import RunStatus, StageStatus
 from ..planner.observed import Run
 
 SHOWN_OUTPUTS = {"sft": "adapter", "dpo": "adapter", "reflect": "pairs", "evaluate": "answers"}
-"""Outputs a user wants to find, by stage kind."""
+"""Outputs that the summary lists, by stage kind."""
 
 
 def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
         for stage in status.stages
         if stage.state == "Succeeded" and stage.key and (manifest := read_manifest(store, stage.key)) is not None
     }
-    # The driver's cost is what it adds to the work done in this call; cached stages were paid for by another.
+    # Overhead is what the driver adds to stages computed in this call. Cached stages cost this call nothing.
     compute = sum(stage.seconds or 0 for stage in status.stages if stage.state == "Succeeded" and not stage.cached)
     return {
         "run": {"namespace": run.ref.namespace, "name": run.ref.name},

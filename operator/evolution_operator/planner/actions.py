@@ -1,4 +1,4 @@
-"""What the planner wants done. A hand carries each action out; carrying one out twice is harmless."""
+"""The planner's output: actions, status, events. Executing an action twice is harmless."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..api.status import RunStatus
 
 @dataclass(frozen=True)
 class Start:
-    """Create this attempt, unless it is there."""
+    """Create this attempt, unless it exists."""
 
     spec: StageSpec
     number: int
     shards: int
     critical: bool
-    """False where the attempt must give way to every critical one (evaluation)."""
+    """False if the attempt must give way to every critical one (evaluation)."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """End this attempt and forget it: it must not publish any more."""
+    """End this attempt for good: its result is no longer wanted."""
 
     stage: str
     number: int
@@ -32,7 +32,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Suspend:
-    """Stop this attempt's processes so that it can go on later."""
+    """Stop this attempt's processes so that it can resume later."""
 
     stage: str
     number: int
@@ -40,7 +40,7 @@ class Suspend:
 
 @dataclass(frozen=True)
 class Resume:
-    """Let a suspended attempt go on."""
+    """Resume a suspended attempt."""
 
     stage: str
     number: int
@@ -51,23 +51,23 @@ Action = Start | Stop | Suspend | Resume
 
 @dataclass(frozen=True)
 class Event:
-    """Something a user wants to hear of, once."""
+    """Something that a user is notified of, once."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
     brief: str | None = None
-    """The same in a few words, for a reader who is told the whole elsewhere."""
+    """The same in a few words, for a page that shows the full message elsewhere."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The planner's whole answer."""
+    """The planner's complete answer."""
 
     actions: tuple[Action, ...]
     status: RunStatus
     events: tuple[Event, ...]
     wake_at: datetime | None
-    """When to plan again even if nothing happens: the end of a backoff, a deadline, the end of the resource's life."""
+    """When to plan again even if nothing happens: the end of a backoff, a deadline, or the resource's time to live."""
     expired: bool = False
-    """True once `ttlSecondsAfterFinished` has passed: the resource is to be deleted."""
+    """True once `ttlSecondsAfterFinished` has passed: the resource must be deleted."""

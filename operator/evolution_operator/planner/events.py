@@ -1,4 +1,4 @@
-"""Events are the difference between two statuses, so each transition is told once however often it is looked at."""
+"""Events are the difference between two statuses, so each transition gives one event however often it is observed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .progress import COMPUTED_ELSEWHERE
 
 
 def events_between(previous: RunStatus | None, status: RunStatus) -> tuple[Event, ...]:
-    """What a user wants to hear of, in the order it happened: stages first, then the run."""
+    """Events from one status to the next: those of stages first, then those of the run."""
     before = previous.stage_by_id() if previous else {}
     events = [event for stage in status.stages if (event := _stage_event(before.get(stage.id), stage)) is not None]
     phase = previous.phase if previous else None
@@ -31,17 +31,17 @@ def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None
     match stage.state:
         case "Succeeded" if before is None or before.state != "Succeeded":
             if stage.cached:
-                return Event("Normal", "StageCached", f"{stage.id}: an earlier run had made it")
+                return Event("Normal", "StageCached", f"{stage.id}: an earlier run had computed it")
             return Event("Normal", "StageSucceeded", f"{name} finished in {stage.seconds or 0:.0f} s")
         case "Failed" if before is None or before.state != "Failed":
             brief = f"{_attempt(stage, stage.settled)}: {stage.reason}"
             return Event("Warning", "StageFailed", f"{brief}: {stage.message}", brief)
         case "Waiting" if stage.reason == "OutputCorrupt":
-            # Said when its result is given up, not again when it is started.
+            # Reported when its result is withdrawn, not again when the stage starts.
             voided = before is not None and before.state == "Succeeded"
             return Event("Warning", "OutputCorrupt", f"{stage.id}: {stage.message}") if voided else None
         case "Backoff" | "Waiting" if stage.reason and (before is None or before.settled != stage.settled):
-            # Waiting already, where there is no pause: after a disruption, or as the user wants it.
+            # Without a pause, after a disruption for example, the stage is in Waiting already.
             return Event(
                 "Warning", "StageRetrying", f"{_attempt(stage, stage.settled)}: {stage.reason}: {stage.message}"
             )

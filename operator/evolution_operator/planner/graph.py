@@ -22,7 +22,7 @@ from ..api.spec import EvolutionRunSpec
 def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
     """The stages of a run in topological order, the critical path of each round before its evaluation.
 
-    `pins` is what the hand knows of sources that can change in place; it enters prepare's key alone.
+    `pins` is what the executor knows of sources that can change in place; it enters prepare's key alone.
     """
     graph = [_prepare(spec, pins), _sft(spec)]
     adapter = "sft/adapter"
@@ -35,12 +35,12 @@ def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
 
 
 def critical(node: Node) -> bool:
-    """Whether later stages wait for this one; an evaluation's figures are read by people only."""
+    """Whether later stages wait for this one. No stage waits for an evaluation."""
     return node.kind != "evaluate"
 
 
 def shards(spec: EvolutionRunSpec, node: Node) -> int:
-    """How many processes share the stage's rows."""
+    """Number of processes that share the stage's rows."""
     by_kind = {
         "generate": spec.generation.shards,
         "reflect": spec.reflection.shards,
@@ -112,7 +112,7 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
 
 
 def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
-    # The seed is the run's own for every Mt: the same rows and seeds, or the figures would not compare.
+    # Every Mt has the run's own seed: figures compare only with the same rows and seeds.
     return Node(
         id=f"evaluate-{iteration}",
         kind="evaluate",

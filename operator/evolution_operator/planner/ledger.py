@@ -1,4 +1,4 @@
-"""What has become of each stage: memory, published results and live attempts folded into one StageStatus a stage."""
+"""Folds memory, published results and live attempts into one StageStatus a stage."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ REPORT_LOST = Failure("transient", "ReportLost", "it ended well, but its report 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The stages' states, and what the fold found besides."""
+    """The state of every stage, its live attempt, and attempts that must end."""
 
     stages: dict[str, StageStatus]
     live: dict[str, Attempt]
-    """Attempts that are not over and may still publish what the run wants, by stage id."""
+    """Attempts that are not over and whose result the run wants, by stage id."""
     stale: tuple[Attempt, ...]
-    """Attempts that are not over and are to end: of an old key, given up, or to be made anew with other Pods."""
+    """Attempts that are not over and must end: of an old key, given up, or with outdated Pod settings."""
 
 
 def prepared(observed: Observed, key: str, settled: int) -> Attempt | None:
-    """Prepare's attempt that has succeeded under this key, if it is still there."""
+    """Prepare's attempt that has succeeded under this key, if it still exists."""
     return next(
         (
             attempt
@@ -51,23 +51,22 @@ def fold(
     published: Mapping[str, Published],
     now: datetime,
 ) -> Ledger:
-    """Bring every stage's status up to date with what was seen.
+    """Bring every stage's status up to date with what was observed.
 
-    Attempts of a stage are numbered from 1; `settled` is the newest that ended with nothing to keep, and what is
-    numbered above it still counts. That makes the fold idempotent: a failure is counted once however often it is seen,
-    an attempt that vanished is made again under its old number and name, and where the memory is older than the world
-    (a status write was lost) the fold catches up with it.
+    Attempts of a stage are numbered from 1. `settled` is the newest one that has ended without a result to keep; only
+    higher numbers still count. That makes the fold idempotent: a failure is counted once however often it is observed, a
+    vanished attempt is created again under its old number and name, and if a status write was lost the fold catches up.
     """
     memory = observed.previous.stage_by_id() if observed.previous else {}
-    forgiving = run.retry is not None and run.retry != (observed.previous.retried if observed.previous else None)
+    retrying = run.retry is not None and run.retry != (observed.previous.retried if observed.previous else None)
     corrupt = _corrupt(observed, memory)
     stages: dict[str, StageStatus] = {}
     live: dict[str, Attempt] = {}
     for node in graph:
         key = keys.get(node.id)
-        stage = _remembered(node, key, memory.get(node.id), forgiving)
-        stage = _past_strangers(stage, observed.attempts)
-        # A stage that is at work has been voided before: the attempt that complains now had read the same files.
+        stage = _remembered(node, key, memory.get(node.id), retrying)
+        stage = _past_other_keys(stage, observed.attempts)
+        # A stage that runs was voided before: the attempt that reports it now had read the same files.
         voided = node.id in corrupt and stage.state == "Succeeded"
         if voided:
             stage = _void(stage)
@@ -90,7 +89,7 @@ def fold(
 
 
 def stopped(stage: StageStatus, attempt: Attempt) -> StageStatus:
-    """The stage after its live attempt was told to end. Its number is not used again: it may be a while in dying."""
+    """The stage after its live attempt was asked to end. Its number is not used again, because ending may take a while."""
     return stage.model_copy(
         update={
             **_IDLE,
@@ -101,7 +100,7 @@ def stopped(stage: StageStatus, attempt: Attempt) -> StageStatus:
 
 
 _IDLE: dict[str, Any] = {"state": "Waiting", "progress": None, "shards": None, "reason": None, "message": None}
-"""What a stage's status says when the attempt that it spoke of is gone."""
+"""Fields of a stage's status once the attempt that they described is gone."""
 
 
 def _active(attempt: Attempt) -> bool:
@@ -109,7 +108,7 @@ def _active(attempt: Attempt) -> bool:
 
 
 def _corrupt(observed: Observed, memory: Mapping[str, StageStatus]) -> frozenset[str]:
-    """Stages whose output a newly failed attempt found corrupt."""
+    """Stages whose output a newly failed attempt has reported as corrupt."""
     return frozenset(
         attempt.failure.corrupt
         for attempt in observed.attempts
@@ -119,8 +118,8 @@ def _corrupt(observed: Observed, memory: Mapping[str, StageStatus]) -> frozenset
     )
 
 
-def _remembered(node: Node, key: str | None, stage: StageStatus | None, forgiving: bool) -> StageStatus:
-    """The stage as last written; begun anew under a new key or, after a retry request, where it had failed."""
+def _remembered(node: Node, key: str | None, stage: StageStatus | None, retrying: bool) -> StageStatus:
+    """The stage as last written. It starts over under a new key, or if it has failed and a retry was requested."""
     if stage is None:
         return StageStatus(id=node.id, name=node.kind, iteration=node.iteration, key=key)
     fresh = StageStatus(
@@ -129,17 +128,17 @@ def _remembered(node: Node, key: str | None, stage: StageStatus | None, forgivin
         iteration=node.iteration,
         key=key,
         attempts=stage.attempts,
-        # Whatever was tried is over; numbers are never used twice.
+        # Numbers are never used twice.
         settled=stage.attempts if stage.key != key else stage.settled,
         gpu_seconds=stage.gpu_seconds,
     )
-    if stage.key != key or (forgiving and stage.state in ("Failed", "Backoff")):
+    if stage.key != key or (retrying and stage.state in ("Failed", "Backoff")):
         return fresh
     return stage
 
 
-def _past_strangers(stage: StageStatus, attempts: Iterable[Attempt]) -> StageStatus:
-    """The stage with the numbers of attempts at other keys taken: an action names an attempt by stage and number."""
+def _past_other_keys(stage: StageStatus, attempts: Iterable[Attempt]) -> StageStatus:
+    """The stage, with numbers of attempts at other keys skipped: an action names an attempt by stage and number."""
     taken = max((a.number for a in attempts if a.stage == stage.id and a.key != stage.key), default=0)
     if taken <= stage.settled:
         return stage
@@ -149,7 +148,7 @@ def _past_strangers(stage: StageStatus, attempts: Iterable[Attempt]) -> StageSta
 def _with_attempts(
     run: Run, stage: StageStatus, attempts: Iterable[Attempt], now: datetime
 ) -> tuple[StageStatus, Attempt | None]:
-    """The stage after all its attempts that still count, and the one that decided."""
+    """The stage after all attempts that still count, and the one that decided its state."""
     counting = [a for a in attempts if a.stage == stage.id and a.key == stage.key and a.number > stage.settled]
     if not counting and stage.state in ("Queued", "Running", "Suspended"):
         return stage.model_copy(update=_IDLE), None
@@ -162,7 +161,7 @@ def _with_attempts(
 
 
 def _void(stage: StageStatus) -> StageStatus:
-    """The stage after its output was found corrupt: to be made again, by a new attempt."""
+    """The stage after its output was found corrupt: a new attempt computes it again."""
     return StageStatus(
         id=stage.id,
         name=stage.name,
@@ -172,7 +171,7 @@ def _void(stage: StageStatus) -> StageStatus:
         settled=stage.attempts,
         gpu_seconds=stage.gpu_seconds,
         reason="OutputCorrupt",
-        message="a file of this stage no longer matches its digest; it is made again",
+        message="a file of this stage no longer matches its digest; the stage runs again",
     )
 
 

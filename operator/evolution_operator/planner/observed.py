@@ -1,4 +1,4 @@
-"""What a hand saw: the planner's input, beside the run itself."""
+"""The planner's input: the run, and what an executor has observed of it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..api.spec import EvolutionRunSpec
 from ..api.status import RunStatus, StageProgress
 
 UNSCHEDULABLE = "Unschedulable"
-"""Reason of a note: part of the attempt, or all of it, finds no room."""
+"""Reason of a note: part or all of the attempt finds no node."""
 
 AttemptState = Literal["queued", "running", "suspended", "succeeded", "failed"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its owner wants it."""
+    """A run as its owner wants it: the desired state."""
 
     ref: RunRef
     spec: EvolutionRunSpec
     generation: int | None = None
     attempt_prefix: str = "local"
-    """Unique to the hand's memory of attempt numbers: the resource's uid, or one driver process."""
+    """Differs for each memory of attempt numbers: the resource's uid, or one per local driver process."""
     pins: Mapping[str, str] = field(default_factory=dict)
     retry: str | None = None
-    """The newest retry request: any token that differs from `status.retried` forgives past failures."""
+    """The newest retry request: a token that differs from `status.retried` retries failed stages."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Failure:
     reason: str
     message: str
     corrupt: str | None = None
-    """Id of the stage whose output was found corrupt or missing, and whose manifest was retracted."""
+    """Id of the stage whose output is corrupt or missing and whose manifest was retracted."""
     more_memory: str | None = None
-    """How to give the stage more memory, where that was, or may have been, what it lacked."""
+    """How to give the stage more memory, if it lacked memory or may have."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Attempt:
     shards: int = 1
     gpu_seconds: float = 0
     outdated: bool = False
-    """Nothing of it runs, and the run's owner wants its processes otherwise by now: another image, other resources."""
+    """True if nothing of it runs and its Pod settings have changed since: another image, other resources."""
     note: tuple[str, str] | None = None
-    """Reason and message of what holds it up: ImagePullBackOff, Unschedulable, QuotaExceeded."""
+    """Reason and message of what delays it: ImagePullBackOff, Unschedulable, QuotaExceeded."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A finished stage in the store that no attempt of this run made."""
+    """A finished stage in the store that no attempt of this run computed."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     digest: str | None = None
@@ -81,14 +81,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything the hand saw in one pass."""
+    """Everything an executor has observed in one pass."""
 
     attempts: tuple[Attempt, ...] = ()
     published: Mapping[str, Published] = field(default_factory=dict)
     """Finished stages found in the store, by key."""
     contents: Mapping[str, str] | None = None
-    """Prepare's content digests, where the hand read them from the store itself."""
+    """Prepare's content digests, if the executor reads them from the store itself."""
     previous: RunStatus | None = None
-    """The status as last written: the memory of what attempts that are gone have left."""
+    """The status as last written. It is the memory of attempts that are gone."""
     invalid: str | None = None
-    """Why the spec cannot be read, if so; nothing is started then."""
+    """Why the spec cannot be read; None if it can. Nothing is started from an unreadable spec."""

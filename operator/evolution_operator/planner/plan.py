@@ -1,4 +1,4 @@
-"""`plan(run, observed, now)`: what a run does next. Both hands call it and carry out what it says."""
+"""`plan(run, observed, now)` decides what a run does next. Both executors call it and execute its answer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .status import derive_status, rejected_status
 def plan(run: Run, observed: Observed, now: datetime) -> Plan:
     """Decide the next actions, the status to write and the events to send.
 
-    Level-triggered: the answer follows from what is there, not from what has just changed, so lost and repeated calls
-    do no harm. `observed.previous` is the only memory.
+    Level-triggered: the answer follows from the current state, not from the last change, so lost and repeated calls do
+    no harm. `observed.previous` is the only memory.
     """
     if observed.invalid is not None:
         status = rejected_status(run, observed, now)
@@ -63,9 +63,9 @@ def _contents(observed: Observed, graph: list[Node]) -> Mapping[str, str] | None
 
 
 def _published(observed: Observed, keys: Mapping[str, str]) -> dict[str, Published]:
-    """Finished stages in the store: what the hand found, and what prepare reports in the pass that first sees it end.
+    """Finished stages in the store: those the executor has found, and those that prepare reports when it ends.
 
-    Only in that pass, because a stage may since have been found corrupt.
+    Prepare's report counts only in the pass that first sees its end, because a stage may be found corrupt later.
     """
     memory = observed.previous.stage_by_id().get("prepare") if observed.previous else None
     found = dict(observed.published)
@@ -83,7 +83,7 @@ def _published(observed: Observed, keys: Mapping[str, str]) -> dict[str, Publish
 
 
 def _started_at(run: Run, observed: Observed, ledger: Ledger, now: datetime) -> datetime:
-    """When the run was last set going: by its creation, by a retry of a failed run, or by more rounds for a finished one."""
+    """When the run last started: at its creation, at a retry after failure, or when a finished run got more rounds."""
     previous = observed.previous
     if previous is None or previous.started_at is None:
         return now
@@ -105,36 +105,36 @@ def _unfinished(ledger: Ledger) -> bool:
 def _actions(run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str], halted: bool) -> tuple[Action, ...]:
     stops: list[Action] = [Stop(attempt.stage, attempt.number) for attempt in ledger.stale]
     live = ledger.live.values()
-    doomed = any(critical(node) and ledger.stages[node.id].state == "Failed" for node in graph)
-    if halted or doomed:
+    failed = any(critical(node) and ledger.stages[node.id].state == "Failed" for node in graph)
+    if halted or failed:
         return (*stops, *(Stop(attempt.stage, attempt.number) for attempt in live))
     if run.spec.suspend:
         return (*stops, *(Suspend(a.stage, a.number) for a in live if a.state != "suspended"))
     starts = [
         _start(run, graph, node, ledger.stages[node.id], keys) for node in graph if _ready(node, ledger.stages, keys)
     ]
-    return (*stops, *_giving_way(run, graph, ledger), *starts)
+    return (*stops, *_yields(run, graph, ledger), *starts)
 
 
-def _giving_way(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
-    """Evaluations use spare room only: one that finds none, or that a critical stage waits behind, is put off to the end.
+def _yields(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
+    """Evaluations use spare resources only: one that finds none, or blocks a critical stage, is suspended until the end.
 
-    Under Kueue the queue decides, and the planner keeps out of its way.
+    With Kueue the queue decides instead.
     """
     nodes = {node.id: node for node in graph}
     unfinished = any(critical(node) and ledger.stages[node.id].state != "Succeeded" for node in graph)
     blocked = any(critical(nodes[a.stage]) and _finds_no_room(a) for a in ledger.live.values())
     for attempt in ledger.live.values():
-        puts_off = not critical(nodes[attempt.stage]) and unfinished and run.spec.queue_name is None
+        postponed = not critical(nodes[attempt.stage]) and unfinished and run.spec.queue_name is None
         if attempt.state == "suspended":
-            if not puts_off:
+            if not postponed:
                 yield Resume(attempt.stage, attempt.number)
-        elif puts_off and (attempt.state == "queued" or blocked):
+        elif postponed and (attempt.state == "queued" or blocked):
             yield Suspend(attempt.stage, attempt.number)
 
 
 def _finds_no_room(attempt: Attempt) -> bool:
-    """Of some shards that run and some that find no room, the attempt is `running`, and says so in its note."""
+    """An attempt with only some shards unscheduled is `running` and says so in its note."""
     return attempt.state == "queued" or (attempt.note is not None and attempt.note[0] == UNSCHEDULABLE)
 
 
@@ -169,7 +169,7 @@ def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Ma
 
 
 def _after_actions(ledger: Ledger, actions: Iterable[Action]) -> dict[str, StageStatus]:
-    """What is started and stopped now is remembered at once: the next look at the world may be stale."""
+    """The stages after these actions. They are remembered at once, because the next observation may be stale."""
     stages = dict(ledger.stages)
     for action in actions:
         if isinstance(action, Start):

@@ -1,4 +1,4 @@
-"""Small decisions, each on its own: retry, memory advice, deadlines, the champion."""
+"""Small policies: retry, memory advice, deadlines, the champion."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .observed import Failure
 
 
 def counts_against_budget(failure: Failure) -> bool:
-    """Disruptions (eviction, preemption, drain, a rebooted node) are nobody's fault."""
+    """Whether a failure counts. Disruptions (eviction, preemption, drain, a rebooted node) do not."""
     return failure.kind != "disruption"
 
 
 def exhausted(failure: Failure, failures: int, retry: Retry) -> bool:
-    """Whether a stage is given up after this failure, the `failures`-th that counts."""
+    """Whether the stage fails for good after this failure, the `failures`-th that counts."""
     return failure.kind == "permanent" or failures >= retry.max_attempts
 
 
@@ -48,7 +48,7 @@ def memory_limit(kind: str) -> str:
 
 
 def advice(kind: str, failure: Failure) -> str:
-    """The failure's message for a user, with what to change where the process could not say it itself."""
+    """The failure's message for a user, with what to change if the process could not say that itself."""
     if failure.more_memory is None:
         return failure.message
     remedy = f"{failure.more_memory}, or {MEMORY_LEVERS[kind]}"
@@ -58,7 +58,7 @@ def advice(kind: str, failure: Failure) -> str:
 
 
 def deadline(spec: EvolutionRunSpec, started_at: datetime | None) -> datetime | None:
-    """When the run has to be finished."""
+    """When the run must be finished."""
     if spec.active_deadline_seconds is None or started_at is None:
         return None
     return started_at + timedelta(seconds=spec.active_deadline_seconds)
@@ -72,7 +72,7 @@ def expiry(spec: EvolutionRunSpec, finished_at: datetime | None) -> datetime | N
 
 
 def champion(metrics: Iterable[IterationMetrics], metric: str) -> int | None:
-    """The iteration with the best figure, the earlier one in a tie; None where none has that figure."""
+    """The iteration with the best figure, the earlier one in a tie; None if none has that figure."""
     sign = 1 if CHAMPION_METRICS[metric] else -1
     scored = [(sign * entry.figures[metric], -entry.iteration) for entry in metrics if metric in entry.figures]
     return -max(scored)[1] if scored else None

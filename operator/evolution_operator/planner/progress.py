@@ -1,4 +1,4 @@
-"""How far an attempt is, over its shards, and how long it may still take. Pure: the caller tells the time."""
+"""Progress of an attempt over its shards, and the time it may still take. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ..api.status import StageProgress
 
 EVIDENCE = 2
-"""Rows or steps that must have been finished while somebody watched before a time is estimated from them."""
+"""Rows or steps that must be observed to finish before a time is estimated from them."""
 EVEN_UNITS = frozenset({"rows", "steps"})
 """Units of which one costs about as much as the next. Prepare's parts do not: a model may follow a small file."""
 
@@ -35,15 +35,15 @@ COMPUTED_ELSEWHERE = "ComputedElsewhere"
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a line about waiting says: for which run, `namespace/name`; None where the shard no longer waits."""
+    """A line about waiting: the run that is waited for, `namespace/name`, or None if the shard no longer waits."""
 
     run: str | None
 
     def note(self) -> tuple[str, str] | None:
-        """Reason and message of what holds the attempt up."""
+        """Reason and message of what delays the attempt; None if nothing does."""
         if self.run is None:
             return None
-        what = "its result is taken, or its work taken over if it dies"
+        what = "this run takes its result, or takes over if it dies"
         return COMPUTED_ELSEWHERE, f"run {self.run} computes this stage; {what}"
 
 
@@ -73,10 +73,10 @@ def last_line(text: str, at: float) -> Reading | Waiting | None:
 
 @dataclass(frozen=True)
 class Pace:
-    """What was seen of one shard: the first reading, and the reading with which it last moved on.
+    """One shard's first reading, and the reading at which it last made progress.
 
-    Rows of the first reading do not count: they were finished by an earlier attempt, or cost nothing because they were
-    dropped before the model was asked.
+    Rows of the first reading do not count: an earlier attempt has finished them, or they were dropped before the model
+    was called.
     """
 
     first: Reading
@@ -84,25 +84,25 @@ class Pace:
 
     @classmethod
     def since(cls, reading: Reading) -> Pace:
-        """A shard that is heard of for the first time."""
+        """The pace after a shard's first reading."""
         return cls(reading, reading)
 
     def after(self, reading: Reading) -> Pace:
-        """The pace after one more reading; a shard that has fewer rows than before has begun again."""
+        """The pace after one more reading. A shard with fewer rows than before has started again."""
         if reading.done < self.last.done:
             return Pace.since(reading)
         moved_at = reading.at if reading.done > self.last.done else self.last.at
         return Pace(self.first, replace(reading, at=moved_at))
 
     def ended(self) -> Pace:
-        """The pace of a shard that has ended well, whatever was read of it last."""
+        """The pace of a shard that has succeeded: all its rows are done."""
         return Pace(self.first, replace(self.last, done=self.last.total))
 
     def seconds_left(self, now: float) -> int | None:
-        """Estimated seconds until the shard ends, at least 1; None where nothing can be said.
+        """Estimated seconds until the shard ends, at least 1; None if there is no estimate.
 
-        Nothing can be said before `EVIDENCE` rows were seen to finish, and once the estimate has run out while rows
-        remain, because the pace that it came from holds no longer.
+        There is none before `EVIDENCE` rows were observed to finish, and none once the estimated time is over while
+        rows remain.
         """
         seen, remaining = self.last.done - self.first.done, self.last.total - self.last.done
         if seen < EVIDENCE or remaining <= 0 or self.last.unit not in EVEN_UNITS:
@@ -112,10 +112,11 @@ class Pace:
 
 
 def attempt_progress(paces: Collection[Pace], shards: int, unread: int, now: float) -> StageProgress | None:
-    """Progress of an attempt of `shards` shards; None where none was heard of.
+    """Progress of an attempt of `shards` shards; None if no shard has a reading.
 
-    Shards that were not heard of are taken to have as many rows as the others. `unread` of them have ended well and
-    have done theirs, the others none. The slowest shard decides the time left, so there is none while one is unknown.
+    Shards without a reading are assumed to have as many rows as the others. `unread` of them have succeeded, with all
+    their rows done; the others have done none. The slowest shard decides the time left, so one unknown shard means no
+    estimate.
     """
     if not paces:
         return None

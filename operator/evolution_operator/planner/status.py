@@ -1,4 +1,4 @@
-"""The run's status as a user reads it, derived from its stages."""
+"""Derives the run's status from its stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def derive_status(
     late: bool,
     now: datetime,
 ) -> RunStatus:
-    """The whole status. Equal to the previous one, time stamps included, where nothing has changed."""
+    """The whole status. If nothing has changed, it equals the previous one, time stamps included."""
     previous = observed.previous or RunStatus()
     phase = _phase(run, stages, late)
     metrics = _metrics(observed, published, stages)
@@ -51,7 +51,7 @@ def derive_status(
 
 
 def rejected_status(run: Run, observed: Observed, now: datetime) -> RunStatus:
-    """The status of a run whose spec cannot be read; what was known before stays."""
+    """The status of a run with an unreadable spec. Everything else stays as it was."""
     previous = observed.previous or RunStatus()
     message = observed.invalid or ""
     verdicts: list[Verdict] = [
@@ -78,7 +78,7 @@ def _phase(run: Run, stages: Sequence[StageStatus], late: bool) -> Phase:
         return "Complete"
     working = any(state in ("Queued", "Running", "Backoff") for state in states)
     failed = [stage for stage in stages if stage.state == "Failed"]
-    # A failed evaluation does not keep the adapters from being made: the run fails once nothing else is left to do.
+    # A failed evaluation does not stop the rounds: the run fails once nothing else is left to do.
     if late or any(stage.name != "evaluate" for stage in failed):
         return "Failed"
     if failed and all(state in ("Failed", "Succeeded") for state in states):
@@ -99,7 +99,7 @@ def _verdicts(run: Run, stages: Sequence[StageStatus], phase: Phase, late: bool)
 
 
 def _reason(verdicts: Sequence[Verdict], stages: Sequence[StageStatus], phase: Phase) -> str | None:
-    """What a reader of one line wants to know beside the phase: the failed stage's own word, or what holds a stage up."""
+    """The reason beside the phase: that of the failed stage, or of what delays a running stage."""
     reasons = {type_: (holds, reason) for type_, holds, reason, _ in verdicts}
     if phase == "Failed":
         return next((s.reason for s in stages if s.state == "Failed"), None) or reasons["Failed"][1]
@@ -110,14 +110,14 @@ def _reason(verdicts: Sequence[Verdict], stages: Sequence[StageStatus], phase: P
 def _progressing(run: Run, stages: Sequence[StageStatus], phase: Phase) -> Verdict:
     if phase != "Running":
         return ("Progressing", False, phase, "")
-    held = next((s for s in stages if s.state in ("Queued", "Running") and s.reason), None)
+    delayed = next((s for s in stages if s.state in ("Queued", "Running") and s.reason), None)
     at_work = any(s.state == "Running" and not s.reason for s in stages)
-    # A shard without room holds its stage up; waiting for another run's evaluation holds nothing up.
-    if held is not None and not (at_work and held.reason == COMPUTED_ELSEWHERE):
-        return ("Progressing", False, held.reason or "Held", f"stage {held.id}: {held.message}")
+    # An unscheduled shard delays its stage. Waiting for another run's evaluation delays nothing.
+    if delayed is not None and not (at_work and delayed.reason == COMPUTED_ELSEWHERE):
+        return ("Progressing", False, delayed.reason or "Held", f"stage {delayed.id}: {delayed.message}")
     waiting = next((s for s in stages if s.state == "Backoff"), None)
     if waiting is not None and not any(s.state == "Running" for s in stages):
-        return ("Progressing", False, "Backoff", f"stage {waiting.id} is tried again: {waiting.message}")
+        return ("Progressing", False, "Backoff", f"stage {waiting.id} will be tried again: {waiting.message}")
     return ("Progressing", True, "StageRunning", "")
 
 
@@ -138,7 +138,7 @@ def _failed(run: Run, stages: Sequence[StageStatus], phase: Phase, late: bool) -
 
 
 def _conditions(run: Run, previous: RunStatus, verdicts: list[Verdict], now: datetime) -> list[Condition]:
-    """Conditions with the transition time moved only where the status flips (KEP-1623)."""
+    """Conditions. The transition time moves only if the status flips (KEP-1623)."""
     before = {condition.type: condition for condition in previous.conditions}
     conditions = []
     for type_, holds, reason, message in verdicts:
@@ -158,7 +158,7 @@ def _conditions(run: Run, previous: RunStatus, verdicts: list[Verdict], now: dat
 
 
 def _current(stages: Sequence[StageStatus]) -> str | None:
-    """The stage at work, with shards and progress where known: `generate-1 3/4 shards 40/96 rows`."""
+    """The stage that runs, with shards and progress if known: `generate-1 3/4 shards 40/96 rows`."""
     order = {"Running": 0, "Queued": 1, "Backoff": 2, "Suspended": 3, "Failed": 4}
     busy = sorted((s for s in stages if s.state in order), key=lambda s: order[s.state])
     if not busy:
@@ -175,7 +175,7 @@ def _current(stages: Sequence[StageStatus]) -> str | None:
 def _metrics(
     observed: Observed, published: Mapping[str, Published], stages: Sequence[StageStatus]
 ) -> list[IterationMetrics]:
-    """Figures of every Mt whose evaluation is there: from its attempt, from the store, or as remembered."""
+    """Figures of every evaluated Mt: from its attempt, from the store, or as remembered."""
     remembered = {entry.iteration: entry for entry in observed.previous.metrics} if observed.previous else {}
     reports = {a.key: a.report.metrics for a in observed.attempts if a.state == "succeeded" and a.report}
     entries = []

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from evolution_jobs.contract import keys as contract_keys
@@ -21,14 +22,17 @@ SPEC = {
 }
 
 
-def keys_of(changes=(), contents=CONTENTS):
+MAPPING = {"turns": "dialog", "speaker": "who", "text": "said", "seeker": ["user"], "supporter": ["helper"]}
+
+
+def keys_of(changes=(), contents=CONTENTS, pins=None):
     spec = copy.deepcopy(SPEC)
     for path, value in changes:
         place = spec
         for part in path[:-1]:
             place = place.setdefault(part, {})
         place[path[-1]] = value
-    return resolve_keys(build_graph(EvolutionRunSpec.model_validate(spec), {}), contents)
+    return resolve_keys(build_graph(EvolutionRunSpec.model_validate(spec), pins or {}), contents)
 
 
 KEYS = keys_of()
@@ -148,6 +152,25 @@ def test_a_replayed_set_is_part_of_sft_only_where_it_is_read():
     assert changed(keys_of(replay)) == ALL
     other = keys_of(replay, {**CONTENTS, "replay": "f" * 64})
     assert {stage for stage, key in keys_of(replay).items() if key != other[stage]} == ALL - {"prepare"}
+
+
+def test_keys_are_those_that_finished_results_are_stored_under():
+    """Results in users' stores have these keys. A raised `CODE_VERSIONS` is the only reason to write the file anew."""
+    rich = [
+        (("seed",), 7),
+        (("baseModel",), {"uri": "hf://owner/model", "revision": "main"}),
+        (("data", "replay"), [{"uri": "hf://owner/alpaca", "format": "alpaca", "samples": 500, "split": "train"}]),
+        (("data", "contexts"), [{"uri": "file:///c.json", "format": "mapping", "mapping": MAPPING}]),
+        (("data", "contextsPerDialogue"), 2),
+        (("sft",), {"epochs": 3, "learningRate": 1, "lora": {"r": 4, "dropout": 0, "targetModules": ["q_proj"]}}),
+        (("generation",), {"temperature": 1, "shards": 3}),
+        (("reflection",), {"maxLengthRatio": 3, "maxAttempts": 1}),
+        (("dpo",), {"beta": 1, "sftWeight": 2, "warmupRatio": 0}),
+        (("evaluation",), {"samples": 10, "repetitionPenalty": 1}),
+        (("preferenceSource",), "none"),
+    ]
+    keys = {"least": KEYS, "rich": keys_of(rich, pins={"run": "uid"})}
+    assert keys == json.loads((Path(__file__).parent / "golden" / "keys.json").read_text())
 
 
 # ---- digests

@@ -18,10 +18,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from pydantic import ValidationError
-
 from .attempt.claim import claimed
-from .attempt.failures import failure_report, invalid_fields
+from .attempt.failures import failure_report
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
 from .attempt.publication import clear_leftovers, publish_result
 from .attempt.report import write_termination_message
@@ -32,7 +30,6 @@ from .contract.environment import storage_patience
 from .contract.errors import PermanentError
 from .contract.keys import manifest_path, resolve_keys
 from .contract.manifest import Manifest, Report
-from .contract.settings import SETTINGS
 from .contract.stage import SHARDED, Shard, StageSpec
 from .stages.workspace import Result, Workspace
 from .store.base import Store
@@ -90,7 +87,6 @@ def report_end(report: Report) -> None:
 
 
 def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
-    check_settings(spec)
     bare = open_store(spec.storage)
     store = _patient(bare, spec, stop)
     upstream = read_input_manifests(store, spec)
@@ -188,20 +184,6 @@ def _settle(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mess
             },
         }
     )
-
-
-def check_settings(spec: StageSpec) -> None:
-    """Raise PermanentError `SpecInvalid` with every faulty field of the settings, and of the graph's for prepare."""
-    places = {"settings": (spec.kind, spec.settings)}
-    places |= {f"graph.{node.id}.settings": (node.kind, node.settings) for node in spec.graph}
-    faults = []
-    for place, (kind, settings) in places.items():
-        try:
-            SETTINGS[kind].model_validate(settings)
-        except ValidationError as error:
-            faults.append(invalid_fields(error, f"{place}."))
-    if faults:
-        raise PermanentError("SpecInvalid", "; ".join(faults))
 
 
 def _unfinished(store: Store, spec: StageSpec, workspace: StoredWorkspace, began: float) -> Report:

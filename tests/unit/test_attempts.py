@@ -17,6 +17,7 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure
 
 from tests.support.cluster.objects import OWNER, SETTINGS, job_object, pod_object
+from tests.support.stages.least_settings import least_settings
 
 KEY = "ab" * 32
 SPEC = EvolutionRunSpec.model_validate(
@@ -39,7 +40,7 @@ def start(kind: str = "sft", iteration: int | None = 0, shards: int = 1) -> Star
         iteration=iteration,
         key=KEY,
         attempt="a-1",
-        settings={},
+        settings=least_settings(kind),
         seed=0,
         storage=SPEC.storage,
     )

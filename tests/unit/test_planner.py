@@ -163,7 +163,7 @@ def test_a_start_says_all_that_the_stage_must_know():
     spec = start.spec
     assert (start.number, start.shards, start.critical) == (1, 4, True)
     assert (spec.key, spec.attempt, spec.seed) == (story.keys["generate-1"], "uid-1", 8)
-    assert spec.settings["temperature"] == 0.5
+    assert spec.settings.temperature == 0.5
     assert {name: (i.stage, i.key, i.output) for name, i in spec.inputs.items()} == {
         "model": ("prepare", story.keys["prepare"], "model"),
         "contexts": ("prepare", story.keys["prepare"], "contexts"),

@@ -117,7 +117,7 @@ class World:
         report = Report(reason="Cached" if cached else "Completed", key=spec.key, metrics=figures, seconds=5)
         self.store.setdefault(spec.key, Published(metrics=figures))
         if spec.kind == "prepare":
-            turns = spec.settings["minHistoryTurns"]
+            turns = spec.settings.min_history_turns
             names = ("model", "train", "validation", "contexts", "test")
             # The training data does not depend on what is edited, so some keys survive and some do not.
             contents = {name: canonical_digest([name, turns if name in ("contexts", "test") else 0]) for name in names}

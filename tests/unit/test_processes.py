@@ -16,13 +16,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.contract.keys import stage_key
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.settings import PrepareSettings, SftSettings, Storage
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.models.architectures import language_model_types
 from evolution_jobs.models.gguf import convert_gguf
@@ -126,11 +125,13 @@ print(json.dumps({"code": code, "modules": sorted(sys.modules), "kibibytes": pea
 
 def test_prepare_of_a_set_like_esconv_fits_256_mebibytes_and_imports_nothing_heavy(tmp_path: Path) -> None:
     seed, test = dialogues(tmp_path / "seed.jsonl", 1300, 30), EXAMPLES / "test.jsonl"
-    settings = {
-        "seedData": [{"uri": seed.as_uri(), "format": "esconv"}],
-        "test": [{"uri": test.as_uri(), "format": "esconv"}],
-        "baseModel": {"uri": model_directory(tmp_path / "model").as_uri()},
-    }
+    settings = PrepareSettings.model_validate(
+        {
+            "seedData": [{"uri": seed.as_uri(), "format": "esconv"}],
+            "test": [{"uri": test.as_uri(), "format": "esconv"}],
+            "baseModel": {"uri": model_directory(tmp_path / "model").as_uri()},
+        }
+    )
     spec = StageSpec(
         run=RunRef(namespace="default", name="test", uid="test"),
         stage="prepare",
@@ -207,7 +208,8 @@ def server(tmp_path: Path) -> Iterator[LocalLauncher]:
     server.close()
 
 
-def start(server: LocalLauncher, directory: Path, storage: dict[str, str], settings: dict[str, Any]) -> StageProcess:
+def start(server: LocalLauncher, directory: Path, storage: dict[str, str]) -> StageProcess:
+    """Start a stage that is refused at once: its key does not follow from its settings."""
     directory.mkdir(exist_ok=True)
     spec = StageSpec(
         run=RunRef(namespace="default", name="test", uid="test"),
@@ -215,7 +217,7 @@ def start(server: LocalLauncher, directory: Path, storage: dict[str, str], setti
         kind="sft",
         key="0" * 64,
         attempt="a0",
-        settings=settings,
+        settings=SftSettings(),
         seed=0,
         storage=Storage.model_validate(storage),
     )
@@ -228,15 +230,15 @@ def test_one_server_forks_stage_after_stage_and_tells_their_ends(
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
     before = set(children(os.getpid()))
     for _ in range(2):
-        process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()}, {"epoches": 1})
+        process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
         assert process.join()
         process.read()
         assert process.exit_code == 65
         assert process.report is not None
-        assert process.report.reason == "SpecInvalid"
+        assert process.report.reason == "KeyMismatch"
         process.close()
         assert len(set(children(os.getpid())) - before) == 1, "the server alone"
-    assert "SpecInvalid" in (tmp_path / "log").read_text()
+    assert "KeyMismatch" in (tmp_path / "log").read_text()
 
 
 def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
@@ -248,13 +250,13 @@ def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
     (tmp_path / "modules/torch.py").write_text(f"open({str(gate)!r}).read()\n{FAIL}")
     monkeypatch.setenv("PYTHONPATH", modules)
     storage = {"uri": (tmp_path / "store").as_uri()}
-    ended = start(server, tmp_path / "ended", storage, {"epoches": 1})
+    ended = start(server, tmp_path / "ended", storage)
     assert not ended.join(0)
     ended.terminate()
     assert ended.join()
     assert ended.exit_code == -signal.SIGTERM
     ended.close()
-    other = start(server, tmp_path / "other", storage, {"epoches": 1})
+    other = start(server, tmp_path / "other", storage)
     gate.write_text("go on")
     assert other.join()
     assert other.exit_code == 65
@@ -276,13 +278,13 @@ def test_a_server_that_dies_is_told_and_replaced(
     server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "dying", DIE, "torch"))
-    process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()}, {})
+    process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
     assert process.join()
     assert process.exit_code == -signal.SIGKILL
     process.close()
     assert f"its log is {tmp_path / 'server.log'}" in (tmp_path / "log").read_text()
     monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
-    process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()}, {"epoches": 1})
+    process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
     assert process.join()
     assert process.exit_code == 65
     process.close()

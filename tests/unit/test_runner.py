@@ -39,7 +39,7 @@ from evolution_jobs.contract.keys import (
     stage_prefix,
 )
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.settings import SftSettings, Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
 from evolution_jobs.runner import run_stage
 from evolution_jobs.stages.workspace import Result, Workspace
@@ -627,22 +627,10 @@ def test_a_file_of_the_store_is_read_in_place(directory: Storage, run: Runner) -
 # What a spec may get wrong.
 
 
-def test_every_faulty_setting_is_named_and_nothing_is_written(directory: Storage, run: Runner, tmp_path: Path) -> None:
-    contents = dict.fromkeys(("train", "contexts", "model"), "0" * 64)
-    spec = fake_stages.spec(directory, "sft", contents)
-    spec = spec.model_copy(update={"settings": {"learningRate": -1, "lora": {"r": 0}, "betta": 1}})
-    code, report = run(spec)
-    assert (code, report.reason) == (EXIT_PERMANENT, "SpecInvalid")
-    for field in ("settings.learningRate", "settings.lora.r", "settings.betta"):
-        assert field in report.message
-    assert "Traceback" not in run.stderr
-    assert not (tmp_path / "storage").exists()
-
-
 def test_a_spec_edited_by_hand_is_refused_even_where_its_key_is_published(directory: Storage, run: Runner) -> None:
     contents = run.trained(directory)
     spec = fake_stages.spec(directory, "sft", contents)
-    code, report = run(spec.model_copy(update={"settings": {"learningRate": 0.5}}))
+    code, report = run(spec.model_copy(update={"settings": SftSettings(learning_rate=0.5)}))
     assert (code, report.reason) == (EXIT_PERMANENT, "KeyMismatch")
     keys = resolve_keys(fake_stages.graph({"learningRate": 0.5}), contents)
     assert keys["sft"] in report.message
@@ -679,6 +667,41 @@ def test_a_spec_that_cannot_be_read_is_one_line(
     assert report.reason == "SpecInvalid"
     assert words in report.message
     assert str(path) in report.message
+
+
+def test_every_faulty_field_of_a_spec_is_named_and_nothing_is_written(
+    directory: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = fake_stages.spec(directory, "sft", dict.fromkeys(("train", "contexts", "model"), "0" * 64)).wire()
+    spec |= {"settings": {"learningRate": -1, "lora": {"r": 0}, "betta": 1}, "sead": 1}
+    spec["graph"] = [{"id": "dpo-1", "kind": "dpo", "settings": {"gamma": 2}, "seed": 0}]
+    path = tmp_path / "stage.json"
+    path.write_text(json.dumps(spec))
+    assert call(monkeypatch, "sft", "--spec", str(path)) == EXIT_PERMANENT
+    said = capsys.readouterr()
+    report = Report.model_validate_json(said.out)
+    assert report.reason == "SpecInvalid"
+    for fault in (
+        "settings.learningRate: Input should be greater than 0",
+        "settings.lora.r: Input should be greater than or equal to 1",
+        "settings.betta: Extra inputs are not permitted",
+        "graph.0.settings.gamma: Extra inputs are not permitted",
+        "sead: Extra inputs are not permitted",
+    ):
+        assert fault in report.message
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_spec_of_an_unknown_kind_is_blamed_for_its_kind_alone(
+    tmp_path: Path, directory: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stage.json"
+    path.write_text(json.dumps({**fake_stages.spec(directory, "prepare").wire(), "kind": "reward"}))
+    assert call(monkeypatch, "sft", "--spec", str(path)) == EXIT_PERMANENT
+    message = Report.model_validate_json(capsys.readouterr().out).message
+    assert message.startswith(f"stage spec {path}: kind: Input should be 'prepare'")
+    assert "settings" not in message
 
 
 def test_a_spec_for_another_kind_is_refused(

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 from evolution_jobs.contract.settings import SETTINGS
+from evolution_jobs.contract.stage import Node
 from evolution_operator.api.spec import CHAMPION_METRICS, EvaluationStage, EvolutionRun
 from evolution_operator.planner.graph import build_graph
 from pydantic import ValidationError
@@ -59,17 +60,18 @@ def test_defaults_are_the_papers(path, value):
 def test_the_defaults_reach_the_stages():
     run = EvolutionRun.model_validate(LEAST)
     graph = {node.id: node.settings for node in build_graph(run.spec, {})}
-    assert graph["dpo-2"]["beta"] == 0.1
-    assert graph["reflect-1"]["source"] == "self"
+    assert graph["dpo-2"].beta == 0.1
+    assert graph["reflect-1"].source == "self"
     for stage in ("generate-1", "reflect-1", "evaluate-0"):
-        assert (graph[stage]["temperature"], graph[stage]["topP"], graph[stage]["topK"]) == (0.9, 0.8, 50)
+        assert (graph[stage].temperature, graph[stage].top_p, graph[stage].top_k) == (0.9, 0.8, 50)
 
 
 def test_a_stage_is_told_its_method_and_nothing_of_where_it_runs():
     run = EvolutionRun.model_validate(LEAST)
     for node in build_graph(run.spec, {}):
-        assert SETTINGS[node.kind].model_validate(node.settings).wire() == node.settings
-        assert {"pod", "shards", "championMetric"}.isdisjoint(node.settings)
+        assert type(node.settings) is SETTINGS[node.kind]
+        assert Node.model_validate_json(node.model_dump_json(by_alias=True, exclude_none=True)) == node
+        assert {"pod", "shards", "championMetric"}.isdisjoint(node.wire()["settings"])
 
 
 # The paper's own experiments, beside the main one.
@@ -86,7 +88,7 @@ def test_the_papers_experiments_can_be_said(changes):
     spec = EvolutionRun.model_validate({**LEAST, "spec": {**LEAST["spec"], **changes}}).spec
     graph = build_graph(spec, {})
     assert len(graph) == 3 + 4 * spec.iterations
-    sources = {node.settings["source"] for node in graph if node.kind == "reflect"}
+    sources = {node.settings.source for node in graph if node.kind == "reflect"}
     assert sources == ({spec.preference_source} if spec.iterations else set())
 
 

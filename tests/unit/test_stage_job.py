@@ -22,6 +22,8 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
 
+from tests.support.stages.least_settings import least_settings
+
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = RunRef(namespace="team", name="support", uid="6d7e4f0a-0000-4000-8000-000000000001")
 SETTINGS = Settings(
@@ -93,7 +95,7 @@ def start(kind: str, iteration: int | None = None, shards: int = 1) -> Start:
         iteration=iteration,
         key=KEY,
         attempt=f"{OWNER.uid}-1",
-        settings={"topP": 0.8},
+        settings=least_settings(kind),
         seed=0,
         storage=parsed(LEAST).storage,
     )

@@ -50,7 +50,7 @@ def publish_result(
         attempt=attempt,
         outputs=outputs,
         inputs=dict(inputs),
-        settings=spec.settings,
+        settings=spec.settings.wire(),
         seed=spec.seed,
         code=code_versions(spec.kind),
         counts=counts,

@@ -36,6 +36,8 @@ class Document(BaseModel):
         use_attribute_docstrings=True,
         # inf and nan do not survive JSON.
         allow_inf_nan=False,
+        # A default has its field's type (2 becomes 2.0), as it has once it was written and read.
+        validate_default=True,
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
@@ -59,6 +61,12 @@ class Document(BaseModel):
         if isinstance(value, bytes | str):
             return cls.model_validate_json(value, extra="ignore")
         return cls.model_validate(value, extra="ignore")
+
+    @classmethod
+    def taken_from(cls, document: Document, **others: Any) -> Self:
+        """This class's fields out of a document that has them among its own, and `others`. Nothing is validated again."""
+        shared = cls.model_fields.keys() - others.keys()
+        return super().model_construct(**{name: getattr(document, name) for name in shared}, **others)
 
     def wire(self) -> dict[str, Any]:
         """The document as JSON-ready values under its wire names, without fields that are unset (None)."""

@@ -14,30 +14,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from .manifest import canonical_digest
-from .settings import SETTINGS, deciding
+from .settings import Settings, deciding
 from .stage import Node, RunRef
 
 CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 2, "generate": 1, "reflect": 2, "dpo": 1, "evaluate": 1}
 """Raised by hand when a change to a stage's code changes its result: old results then no longer match."""
 
 
-def stage_key(kind: str, settings: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> str:
+def stage_key(kind: str, settings: Settings, seed: int, inputs: Mapping[str, str]) -> str:
     """The key of a stage.
 
     `inputs` maps each input's name to the digest of its content (prepare's outputs) or to the key and output name of
     the stage that makes it. The number of shards, the attempt and the run's name are not part of a key.
-
-    Raises pydantic.ValidationError where the settings are not of that kind.
     """
-    model = SETTINGS[kind].model_validate(settings)
     return canonical_digest(
         {
             "kind": kind,
             "code": CODE_VERSIONS[kind],
-            "settings": deciding(model),
+            "settings": deciding(settings),
             "seed": seed,
             "inputs": dict(inputs),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from .document import Document, Rule
 
@@ -309,7 +309,10 @@ class PrepareSettings(Document):
     """What the hand that starts prepare knows of sources that can change in place: the run's uid, and size and time of local files. A change makes prepare look again."""
 
 
-SETTINGS: dict[str, type[Document]] = {
+Settings = PrepareSettings | SftSettings | GenerationSettings | ReflectionSettings | DpoSettings | EvaluationSettings
+"""Settings of a stage of any kind."""
+
+SETTINGS: dict[str, type[Settings]] = {
     "prepare": PrepareSettings,
     "sft": SftSettings,
     "generate": GenerationSettings,
@@ -317,3 +320,13 @@ SETTINGS: dict[str, type[Document]] = {
     "dpo": DpoSettings,
     "evaluate": EvaluationSettings,
 }
+
+
+def _of_its_kind(value: Any, _any_kind: ValidatorFunctionWrapHandler, document: ValidationInfo) -> Any:
+    settings = SETTINGS.get(document.data.get("kind", ""))
+    # If `kind` itself is wrong, that is the one fault to report.
+    return settings.model_validate(value) if settings else value
+
+
+SettingsOfKind = Annotated[Settings, WrapValidator(_of_its_kind)]
+"""A document's settings, of the type that its `kind` says. The field `kind` must come before this one."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .document import Document
-from .settings import Storage
+from .settings import SettingsOfKind, Storage
 
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 
@@ -34,8 +34,8 @@ class Node(Document):
     kind: StageKind
     iteration: int | None = None
     """0 for M0; unset for prepare."""
-    settings: dict[str, Any]
-    """Method settings of this kind on wire names, execution-only ones included."""
+    settings: SettingsOfKind
+    """Method settings, those included that are not part of the key."""
     seed: int
     inputs: dict[str, str] = {}
     """Input name to where it comes from: `prepare/<output>` or `<stage id>/<output>`."""
@@ -76,7 +76,7 @@ class StageSpec(Document):
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     attempt: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
     """Unique among all attempts at this key that may ever write: files go under it."""
-    settings: dict[str, Any]
+    settings: SettingsOfKind
     seed: int
     inputs: dict[str, Input] = {}
     storage: Storage

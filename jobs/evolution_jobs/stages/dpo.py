@@ -27,7 +27,8 @@ def run(workspace: Workspace) -> Result:
     Raises PermanentError `DataEmpty` where there is no pair, `WrongReference`, and those of models.load, `ChatEncoder`
     and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
-    settings = DpoSettings.model_validate(workspace.spec.settings)
+    settings = workspace.spec.settings
+    assert isinstance(settings, DpoSettings)
     seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
     reference, before = base or workspace.input("model"), workspace.input("adapter")

@@ -72,7 +72,8 @@ def run(workspace: Workspace) -> Result | None:
     Raises PermanentError (`TestSet`) where there is nothing to evaluate on, (`ModelDiverged`) where the model's
     likelihoods are no sane numbers, and what loading a model and encoding a chat raise.
     """
-    settings = EvaluationSettings.model_validate(workspace.spec.settings)
+    settings = workspace.spec.settings
+    assert isinstance(settings, EvaluationSettings)
     contexts = _contexts(workspace.input("test") / "test.jsonl")
     drawn = draw(contexts, settings.samples, workspace.spec.seed, lambda context: context.id)
     shard = workspace.spec.shard

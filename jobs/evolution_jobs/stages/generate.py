@@ -20,7 +20,8 @@ def run(workspace: Workspace) -> Result | None:
 
     Raises PermanentError (`RowsMalformed`, `NoContexts`) and what loading a model and encoding a chat raise.
     """
-    settings = GenerationSettings.model_validate(workspace.spec.settings)
+    settings = workspace.spec.settings
+    assert isinstance(settings, GenerationSettings)
     contexts = read_rows(workspace.input("contexts") / "contexts.jsonl", Context)
     if not contexts:
         raise PermanentError("NoContexts", "there are no contexts to answer; name more dialogues in data.contexts")

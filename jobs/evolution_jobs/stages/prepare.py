@@ -33,7 +33,8 @@ def run(workspace: Workspace) -> Result:
     models.resolve, store.external and models.hub; TransientError where a place cannot be reached now.
     """
     spec = workspace.spec
-    settings = PrepareSettings.model_validate(spec.settings)
+    settings = spec.settings
+    assert isinstance(settings, PrepareSettings)
     if not settings.seed_data:
         raise PermanentError("DataMissing", f"{SEED}: name at least one source of dialogues")
     steps = _Steps(workspace, settings)

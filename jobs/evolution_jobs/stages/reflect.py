@@ -36,7 +36,8 @@ def run(workspace: Workspace) -> Result | None:
     Raises PermanentError `RowsMalformed`, `RowsMismatch` where contexts and responses differ, `NoPairs` where every row
     was dropped, and what loading a model and encoding a chat raise.
     """
-    settings = ReflectionSettings.model_validate(workspace.spec.settings)
+    settings = workspace.spec.settings
+    assert isinstance(settings, ReflectionSettings)
     contexts = read_rows(workspace.input("contexts") / "contexts.jsonl", Context)
     responses = read_rows(workspace.input("responses") / "responses.jsonl", Response)
     _require_same(contexts, responses)

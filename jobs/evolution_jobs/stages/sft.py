@@ -26,7 +26,8 @@ def run(workspace: Workspace) -> Result:
     Raises PermanentError `DataEmpty` where nothing is left to train on or to validate with, and those of models.load,
     `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
-    settings = SftSettings.model_validate(workspace.spec.settings)
+    settings = workspace.spec.settings
+    assert isinstance(settings, SftSettings)
     seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
     reference = base or workspace.input("model")

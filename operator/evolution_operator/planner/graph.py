@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
     PrepareSettings,
-    RefinementSettings,
     ReflectionSettings,
     SftSettings,
 )
@@ -51,7 +47,7 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
     data = spec.data
-    settings = PrepareSettings(
+    settings = PrepareSettings.model_construct(
         seed_data=data.seed,
         replay=data.replay,
         contexts=data.contexts,
@@ -64,7 +60,7 @@ def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
         on_bad_row=data.on_bad_row,
         pins=pins,
     )
-    return Node(id="prepare", kind="prepare", settings=settings.wire(), seed=spec.seed)
+    return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
 
 
 def _sft(spec: EvolutionRunSpec) -> Node:
@@ -72,23 +68,19 @@ def _sft(spec: EvolutionRunSpec) -> Node:
     if spec.data.replay:
         inputs["replay"] = "prepare/replay"
     return Node(
-        id="sft", kind="sft", iteration=0, settings=_method(spec.sft, SftSettings), seed=spec.seed, inputs=inputs
+        id="sft", kind="sft", iteration=0, settings=SftSettings.taken_from(spec.sft), seed=spec.seed, inputs=inputs
     )
 
 
 def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
     """generate, reflect and dpo of one round; `adapter` is M(t-1), which answers, reflects and is the reference."""
     seed = spec.seed + iteration
-    reflection = ReflectionSettings(
-        **{name: getattr(spec.reflection, name) for name in RefinementSettings.model_fields},
-        source=spec.preference_source,
-    )
     common = {"model": "prepare/model", "adapter": adapter}
     generate = Node(
         id=f"generate-{iteration}",
         kind="generate",
         iteration=iteration,
-        settings=_method(spec.generation, GenerationSettings),
+        settings=GenerationSettings.taken_from(spec.generation),
         seed=seed,
         inputs={**common, "contexts": "prepare/contexts"},
     )
@@ -96,7 +88,7 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         id=f"reflect-{iteration}",
         kind="reflect",
         iteration=iteration,
-        settings=reflection.wire(),
+        settings=ReflectionSettings.taken_from(spec.reflection, source=spec.preference_source),
         seed=seed,
         inputs={**common, "contexts": "prepare/contexts", "responses": f"generate-{iteration}/responses"},
     )
@@ -104,7 +96,7 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         id=f"dpo-{iteration}",
         kind="dpo",
         iteration=iteration,
-        settings=_method(spec.dpo, DpoSettings),
+        settings=DpoSettings.taken_from(spec.dpo),
         seed=seed,
         inputs={**common, "pairs": f"reflect-{iteration}/pairs"},
     )
@@ -117,12 +109,7 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
         id=f"evaluate-{iteration}",
         kind="evaluate",
         iteration=iteration,
-        settings=_method(spec.evaluation, EvaluationSettings),
+        settings=EvaluationSettings.taken_from(spec.evaluation),
         seed=spec.seed,
         inputs={"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
     )
-
-
-def _method(stage: Document, settings: type[Document]) -> dict[str, Any]:
-    """The method settings of a stage's block, without its placement on a cluster."""
-    return settings(**{name: getattr(stage, name) for name in settings.model_fields}).wire()

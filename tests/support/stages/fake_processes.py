@@ -41,7 +41,7 @@ def raising(error: BaseException) -> Callable[[str], Stage]:
 
 def _prepare(workspace: Workspace) -> Result:
     """Contexts follow from the source's edition, which the pins name; all else is the same in every edition."""
-    edition = workspace.spec.settings["pins"]["source"]
+    edition = workspace.spec.settings.pins["source"]
     texts = dict.fromkeys(("train", "validation", "test"), "text\n")
     texts["contexts"] = "".join(f'{{"id": "{edition}-{number}"}}\n' for number in range(3))
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in texts}

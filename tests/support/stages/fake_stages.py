@@ -12,12 +12,14 @@ from evolution_jobs.contract.stage import Input, Node, RunRef, Shard, StageSpec
 from evolution_jobs.runner import Stage
 from evolution_jobs.stages.workspace import Result, Workspace, shard_of
 
+from tests.support.stages.least_settings import PREPARE
+
 IDS = [f"context-{number}" for number in range(12)]
 
 
 def graph(settings: Mapping[str, Any] | None = None, pins: Mapping[str, str] | None = None) -> list[Node]:
     """prepare, sft, generate-1, evaluate-0; `settings` are sft's."""
-    prepare = {"seedData": [], "baseModel": {"uri": "package://model"}, "pins": dict(pins or {})}
+    prepare = {**PREPARE, "pins": dict(pins or {})}
     return [
         Node(id="prepare", kind="prepare", settings=prepare, seed=0, inputs={}),
         _node("sft", 0, settings or {}, {"train": "prepare/train", "model": "prepare/model"}, id_="sft"),

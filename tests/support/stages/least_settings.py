@@ -1,0 +1,15 @@
+"""The fewest settings that a stage of a kind can have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PREPARE = {
+    "seedData": [{"uri": "hf://owner/dialogues", "format": "esconv"}],
+    "baseModel": {"uri": "package://model"},
+}
+
+
+def least_settings(kind: str) -> dict[str, Any]:
+    """Only prepare has settings without a default."""
+    return PREPARE if kind == "prepare" else {}

@@ -306,7 +306,6 @@ def test_a_list_that_is_cut_off_is_refused_even_where_bad_rows_are_skipped(
 @pytest.mark.parametrize(
     ("settings", "reason", "words"),
     [
-        ({"seedData": []}, "DataMissing", "data.seed"),
         ({"seedData": [{"uri": "file:///there/is/none.jsonl", "format": "esconv"}]}, "DataMissing", "data.seed[0]"),
         ({"test": [esconv(EXAMPLES / "test.jsonl", sha256="0" * 64)]}, "ChecksumMismatch", "data.test[0].sha256"),
         ({"minHistoryTurns": 99}, "DataEmpty", "data.minHistoryTurns"),

@@ -674,7 +674,10 @@ def test_every_faulty_field_of_a_spec_is_named_and_nothing_is_written(
 ) -> None:
     spec = fake_stages.spec(directory, "sft", dict.fromkeys(("train", "contexts", "model"), "0" * 64)).wire()
     spec |= {"settings": {"learningRate": -1, "lora": {"r": 0}, "betta": 1}, "sead": 1}
-    spec["graph"] = [{"id": "dpo-1", "kind": "dpo", "settings": {"gamma": 2}, "seed": 0}]
+    spec["graph"] = [
+        {"id": "dpo-1", "kind": "dpo", "settings": {"gamma": 2}, "seed": 0},
+        {"id": "prepare", "kind": "prepare", "settings": {"seedData": [], "baseModel": {"uri": "hf://a/b"}}, "seed": 0},
+    ]
     path = tmp_path / "stage.json"
     path.write_text(json.dumps(spec))
     assert call(monkeypatch, "sft", "--spec", str(path)) == EXIT_PERMANENT
@@ -686,6 +689,7 @@ def test_every_faulty_field_of_a_spec_is_named_and_nothing_is_written(
         "settings.lora.r: Input should be greater than or equal to 1",
         "settings.betta: Extra inputs are not permitted",
         "graph.0.settings.gamma: Extra inputs are not permitted",
+        "graph.1.settings.seedData: List should have at least 1 item",
         "sead: Extra inputs are not permitted",
     ):
         assert fault in report.message

@@ -282,21 +282,23 @@ class Storage(Document):
     """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset uses the Pod's own identity (IRSA, workload identity). Without a cluster the environment's credentials are used."""
 
 
-class PrepareSettings(Document):
-    """What data a run uses and how it is split (paper: 9:1 by conversation)."""
+Dialogues = Annotated[list[Source], Field(max_length=32)]
+SeedDialogues = Annotated[list[Source], Field(min_length=1, max_length=32)]
 
-    seed_data: list[Source]
-    """Dialogues for SFT."""
-    replay: list[Source] = []
-    """General instruction samples mixed into SFT."""
-    contexts: list[Source] = []
-    """Dialogues whose contexts the model answers in each iteration."""
-    test: list[Source] = []
-    """Dialogues that no Mt is trained on."""
-    base_model: BaseModelSource
-    """The model the run starts from."""
+
+class DataSettings(Document):
+    """What data a run uses and how it is split."""
+
+    seed: SeedDialogues
+    """Dialogues for SFT, split into training and validation by conversation."""
+    replay: Dialogues = []
+    """General instruction samples mixed into SFT, against forgetting (paper: 500 of Alpaca)."""
+    contexts: Dialogues = []
+    """Dialogues whose contexts the model answers in each iteration; unset takes the seed's training dialogues."""
+    test: Dialogues = []
+    """Held-out dialogues for evaluation; unset takes the validation dialogues, which early stopping has seen."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the seed conversations held out for early stopping."""
+    """Share of the seed conversations held out for early stopping (paper: 9:1 by conversation)."""
     min_history_turns: Annotated[int, Field(ge=1, le=100)] = 3
     """Least turns of history a context needs (paper: 3)."""
     contexts_per_dialogue: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -305,8 +307,17 @@ class PrepareSettings(Document):
     """Contexts to answer in each iteration, drawn by seed; unset takes all."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """A record that cannot be read: refuse the run, or skip and count it."""
+
+
+class PrepareSettings(DataSettings):
+    """The run's data and the model it starts from."""
+
+    seed: SeedDialogues = Field(alias="seedData")
+    """As in `DataSettings`, under the name that prepare's keys have had from the beginning."""
+    base_model: BaseModelSource
+    """The model the run starts from."""
     pins: dict[str, str] = {}
-    """What the hand that starts prepare knows of sources that can change in place: the run's uid, and size and time of local files. A change makes prepare look again."""
+    """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 
 
 Settings = PrepareSettings | SftSettings | GenerationSettings | ReflectionSettings | DpoSettings | EvaluationSettings

@@ -35,8 +35,6 @@ def run(workspace: Workspace) -> Result:
     spec = workspace.spec
     settings = spec.settings
     assert isinstance(settings, PrepareSettings)
-    if not settings.seed_data:
-        raise PermanentError("DataMissing", f"{SEED}: name at least one source of dialogues")
     steps = _Steps(workspace, settings)
     loader = Loader(
         spec.storage,
@@ -47,7 +45,7 @@ def run(workspace: Workspace) -> Result:
         loaded=steps.done,
     )
     counts = loader.counts
-    seed_data = loader.dialogues("seed", settings.seed_data)
+    seed_data = loader.dialogues("seed", settings.seed)
     replay = loader.instructions("replay", settings.replay) if settings.replay else []
     contexts = loader.dialogues("contexts", settings.contexts) if settings.contexts else []
     test = loader.dialogues("test", settings.test) if settings.test else []
@@ -99,7 +97,7 @@ class _Steps:
 
     def __init__(self, workspace: Workspace, settings: PrepareSettings) -> None:
         self._workspace = workspace
-        sources = (settings.seed_data, settings.replay, settings.contexts, settings.test)
+        sources = (settings.seed, settings.replay, settings.contexts, settings.test)
         self._total = sum(map(len, sources)) + 2
         self._done = 0
 

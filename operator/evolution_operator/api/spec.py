@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from evolution_jobs.contract.document import Document, Rule
 from evolution_jobs.contract.settings import (
     BaseModelSource,
+    DataSettings,
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
     PreferenceSource,
     RefinementSettings,
     SftSettings,
-    Source,
     Storage,
 )
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,6 @@ GROUP = "evolution.run"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "EvolutionRun"
-
-Dialogues = Annotated[list[Source], Field(max_length=32)]
 
 CHAMPION_METRICS: dict[str, bool] = {
     "distinct1": True,
@@ -113,7 +111,7 @@ def _dialogues_only(field: str) -> Rule:
     )
 
 
-class Data(Document):
+class Data(DataSettings):
     """The run's data sets."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -127,25 +125,6 @@ class Data(Document):
         _dialogues_only("contexts"),
         _dialogues_only("test"),
     )
-
-    seed: Annotated[list[Source], Field(min_length=1, max_length=32)]
-    """Dialogues for SFT, split into training and validation by conversation."""
-    replay: Dialogues = []
-    """General instruction samples mixed into SFT, against forgetting (paper: 500 of Alpaca)."""
-    contexts: Dialogues = []
-    """Dialogues whose contexts the model answers in each iteration; unset takes the seed's training dialogues."""
-    test: Dialogues = []
-    """Held-out dialogues for evaluation; unset takes the validation dialogues, which early stopping has seen."""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the seed conversations held out for early stopping (paper: 9:1 by conversation)."""
-    min_history_turns: Annotated[int, Field(ge=1, le=100)] = 3
-    """Least turns of history a context needs (paper: 3)."""
-    contexts_per_dialogue: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Contexts to take from one dialogue, drawn by seed; unset takes every supporter turn with enough history."""
-    context_samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Contexts to answer in each iteration, drawn by seed; unset takes all."""
-    on_bad_row: Literal["fail", "skip"] = "fail"
-    """A record that cannot be read: refuse the run, or skip and count it."""
 
 
 class Retry(Document):

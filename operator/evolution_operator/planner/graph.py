@@ -46,20 +46,7 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
-    data = spec.data
-    settings = PrepareSettings.model_construct(
-        seed_data=data.seed,
-        replay=data.replay,
-        contexts=data.contexts,
-        test=data.test,
-        base_model=spec.base_model,
-        validation_fraction=data.validation_fraction,
-        min_history_turns=data.min_history_turns,
-        contexts_per_dialogue=data.contexts_per_dialogue,
-        context_samples=data.context_samples,
-        on_bad_row=data.on_bad_row,
-        pins=pins,
-    )
+    settings = PrepareSettings.taken_from(spec.data, base_model=spec.base_model, pins=pins)
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
 
 

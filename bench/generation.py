@@ -44,8 +44,9 @@ Sample = Callable[[list[Request]], dict[str, tuple[str, int]]]
 def requests() -> list[Request]:
     """The example's contexts, one a dialogue, with the paper's sampling."""
     source = Source(uri=DATA.as_uri(), format="esconv")
-    read = (preprocess(read_dialogue(json.loads(line), source).turns).turns for line in DATA.open(encoding="utf-8"))
-    places = choose((dialogue(turns, "") for turns in read), 3, per_dialogue=1, samples=ROWS)
+    read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
+    preprocessed = (preprocess(turns) for turns, _ in read)
+    places = choose((dialogue(turns, "") for turns, _ in preprocessed), 3, per_dialogue=1, samples=ROWS)
     return [
         Request(
             id=place.id,

@@ -89,9 +89,9 @@ TWO = [("seeker", "I am sad.", None), ("supporter", "Why?", "Question")]
     ],
 )
 def test_every_layout_gives_the_same_turns(format_: str, record: dict[str, Any]) -> None:
-    reading = read_dialogue(record, source(format_, MAPPING if format_ == "mapping" else None))
-    assert brief(reading.turns) == TWO
-    assert reading.system == 0
+    turns, system = read_dialogue(record, source(format_, MAPPING if format_ == "mapping" else None))
+    assert brief(turns) == TWO
+    assert system == 0
 
 
 def test_chat_messages_without_their_system_turns() -> None:
@@ -103,20 +103,22 @@ def test_chat_messages_without_their_system_turns() -> None:
             {"role": "developer", "content": "Be brief."},
         ]
     }
-    reading = read_dialogue(record, source("messages"))
-    assert brief(reading.turns) == [("seeker", "I am sad.", None), ("supporter", "Why?", None)]
-    assert reading.system == 2
+    turns, system = read_dialogue(record, source("messages"))
+    assert brief(turns) == [("seeker", "I am sad.", None), ("supporter", "Why?", None)]
+    assert system == 2
 
 
 def test_chat_messages_in_text_parts() -> None:
     parts = [{"type": "text", "text": "I am"}, {"type": "text", "text": "sad."}]
     record = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Why?"}]}
-    assert brief(read_dialogue(record, source("messages")).turns)[0] == ("seeker", "I am sad.", None)
+    turns, _ = read_dialogue(record, source("messages"))
+    assert brief(turns)[0] == ("seeker", "I am sad.", None)
 
 
 def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
     record = {"dialog": [{"text": "I am sad.", "speaker": "usr"}, {"text": "Why?", "speaker": "sys"}]}
-    assert len(read_dialogue({"text": json.dumps(record)}, source("esconv")).turns) == 2
+    turns, _ = read_dialogue({"text": json.dumps(record)}, source("esconv"))
+    assert len(turns) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_the_example_dialogues_are_read() -> None:
         lines = (EXAMPLES / f"{name}.jsonl").read_text("utf-8").splitlines()
         assert len(lines) == count
         for line in lines:
-            turns = read_dialogue(json.loads(line), source("esconv")).turns
+            turns, _ = read_dialogue(json.loads(line), source("esconv"))
             assert {turn.role for turn in turns} == {"seeker", "supporter"}
             assert any(turn.strategy for turn in turns)
     replay = (EXAMPLES / "replay.jsonl").read_text("utf-8").splitlines()

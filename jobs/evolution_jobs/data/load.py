@@ -126,13 +126,13 @@ def _instruction(value: Any, source: Source, place: str, tally: Tally) -> Instru
 
 
 def _dialogue(value: Any, source: Source, place: str, tally: Tally) -> Dialogue | str:
-    reading = read_dialogue(value, source)
-    prepared = preprocess(reading.turns)
-    tally.update({f"turns.{reason}": count for reason, count in prepared.counts.items()})
-    if reading.system:
-        tally["turns.system"] += reading.system
-    if not prepared.turns:
+    read, system = read_dialogue(value, source)
+    turns, left_out = preprocess(read)
+    tally.update({f"turns.{reason}": count for reason, count in left_out.items()})
+    if system:
+        tally["turns.system"] += system
+    if not turns:
         return "only_greetings"
-    if len(prepared.turns) < 2:
+    if len(turns) < 2:
         return "no_answer"
-    return dialogue(prepared.turns, place)
+    return dialogue(turns, place)

@@ -8,25 +8,20 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Dialogue, Turn
 
 
-class Prepared(NamedTuple):
-    """What preprocessing makes of one conversation."""
-
-    turns: list[Turn]
-    """Alternating, opened by the seeker; empty where nothing is left to learn from."""
-    counts: Counter[str]
-    """Turns merged into the one before (`merged`) and turns left out: `empty`, `repeated`, `greeting`, `leading_supporter`."""
-
-
-def preprocess(turns: Iterable[Turn]) -> Prepared:
-    """Normalise white space, merge, drop what is said twice, leading greetings and what precedes the seeker's first turn.
+def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
+    """Normalise white space, merge, drop repeated turns, leading greetings and turns before the seeker's first one.
 
     Applying it twice changes nothing.
+
+    Returns:
+        the turns, which alternate and begin with the seeker's; empty if nothing is left to learn from
+        how many turns were merged into the one before (`merged`) or left out (`empty`, `repeated`, `greeting`,
+        `leading_supporter`)
     """
     counts: Counter[str] = Counter()
     spoken: list[Turn] = []
@@ -50,7 +45,7 @@ def preprocess(turns: Iterable[Turn]) -> Prepared:
         else:
             break
         start += 1
-    return Prepared(merged[start:], +counts)
+    return merged[start:], +counts
 
 
 def dialogue(turns: Sequence[Turn], source: str) -> Dialogue:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Instruction, Role, Turn
@@ -18,27 +18,21 @@ class BadRow(ValueError):
     """A record that cannot be a row, and why."""
 
 
-class Reading(NamedTuple):
-    """A record's turns as they stand there, not yet preprocessed."""
+def read_dialogue(value: Any, source: Source) -> tuple[list[Turn], int]:
+    """The turns of one record, not yet preprocessed, and how many system turns were left out.
 
-    turns: list[Turn]
-    system: int = 0
-    """Turns of the chat's system role (`system`, or `developer` as newer chats call it), which are left out."""
+    System turns have the role `system`, or `developer` as newer chats call it.
 
-
-def read_dialogue(value: Any, source: Source) -> Reading:
-    """The turns of one record.
-
-    Raises BadRow where the record is not in the source's format, has no turns, or has none of the seeker's.
+    Raises BadRow if the record is not in the source's format, has no turns, or has none of the seeker's.
     """
     if not isinstance(value, dict):
         raise BadRow(f"the record is {_kind(value)}, not an object")
-    reading = _read(_unwrap(value), source)
-    if not any(turn.text.strip() for turn in reading.turns):
+    turns, system = _read(_unwrap(value), source)
+    if not any(turn.text.strip() for turn in turns):
         raise BadRow("the dialogue is empty")
-    if not any(turn.role == "seeker" for turn in reading.turns):
+    if not any(turn.role == "seeker" for turn in turns):
         raise BadRow("the dialogue has no seeker turn")
-    return reading
+    return turns, system
 
 
 def read_instruction(value: Any) -> Instruction:
@@ -59,16 +53,16 @@ def read_instruction(value: Any) -> Instruction:
     return Instruction(id=name, prompt=prompt, response=response.strip())
 
 
-def _read(record: dict[str, Any], source: Source) -> Reading:
+def _read(record: dict[str, Any], source: Source) -> tuple[list[Turn], int]:
     match source.format:
         case "esconv":
-            return Reading(_mapped(record, _esconv_layout(record), "layout esconv: "))
+            return _mapped(record, _esconv_layout(record), "layout esconv: "), 0
         case "extes":
-            return Reading(list(_keyed_turns(record)))
+            return list(_keyed_turns(record)), 0
         case "messages":
             return _chat(record)
         case "mapping" if source.mapping is not None:
-            return Reading(_mapped(record, source.mapping, "mapping."))
+            return _mapped(record, source.mapping, "mapping."), 0
         case _:
             raise BadRow(f"format {source.format} holds no dialogues")
 
@@ -103,13 +97,13 @@ CHAT = DialogueMapping(turns="messages", speaker="role", text="content", seeker=
 """The chat layout of instruction-tuned models."""
 
 
-def _chat(record: dict[str, Any]) -> Reading:
+def _chat(record: dict[str, Any]) -> tuple[list[Turn], int]:
     messages = record.get("messages")
     if not isinstance(messages, list):
         raise BadRow("messages is missing or no list")
     spoken = [turn for turn in messages if not (isinstance(turn, dict) and turn.get("role") in ("system", "developer"))]
     plain = [turn | {"content": _joined(turn["content"])} if _has_parts(turn) else turn for turn in spoken]
-    return Reading(_mapped({"messages": plain}, CHAT, "layout messages: "), len(messages) - len(spoken))
+    return _mapped({"messages": plain}, CHAT, "layout messages: "), len(messages) - len(spoken)
 
 
 def _has_parts(turn: Any) -> bool:

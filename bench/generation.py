@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from evolution_jobs.contract.environment import settle
 from evolution_jobs.contract.settings import BaseModelSource, GenerationSettings, Source, Storage
-from evolution_jobs.data.contexts import choose
+from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
 from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.engines.base import Request, Sampling, row_seed
@@ -46,17 +46,17 @@ def requests() -> list[Request]:
     source = Source(uri=DATA.as_uri(), format="esconv")
     read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
     preprocessed = (preprocess(turns) for turns, _ in read)
-    places = choose((dialogue(turns, "") for turns, _ in preprocessed), 3, per_dialogue=1, samples=ROWS)
+    chosen = contexts([dialogue(turns, "") for turns, _ in preprocessed], 3, per_dialogue=1, samples=ROWS)
     return [
         Request(
-            id=place.id,
-            messages=answer_messages(place.context().turns),
+            id=context.id,
+            messages=answer_messages(context.turns),
             sampling=Sampling.of(SETTINGS),
-            seed=row_seed(0, place.id, "answer"),
+            seed=row_seed(0, context.id, "answer"),
             max_new_tokens=NEW_TOKENS,
             max_prompt_tokens=SETTINGS.max_prompt_tokens,
         )
-        for place in places
+        for context in chosen
     ]
 
 

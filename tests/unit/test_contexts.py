@@ -3,7 +3,7 @@
 from collections import Counter
 
 from evolution_jobs.contract.rows import Dialogue, Turn
-from evolution_jobs.data.contexts import choose, places
+from evolution_jobs.data.contexts import contexts, positions
 from evolution_jobs.data.preprocess import dialogue
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ collections = st.lists(st.integers(1, 14), min_size=1, max_size=8).map(
 
 @given(collections, st.integers(1, 6))
 def test_a_context_ends_with_the_seeker_and_has_enough_history(dialogues: list[Dialogue], least: int) -> None:
-    found = [place.context() for place in choose(dialogues, least)]
+    found = list(contexts(dialogues, least))
     assert len({context.id for context in found}) == len(found)
     by_id = {each.id: each for each in dialogues}
     for context in found:
@@ -43,7 +43,7 @@ def test_a_context_ends_with_the_seeker_and_has_enough_history(dialogues: list[D
 @given(collections, st.integers(1, 6))
 def test_every_supporter_turn_with_enough_history_is_one(dialogues: list[Dialogue], least: int) -> None:
     expected = sum(turn.role == "supporter" and at >= least for each in dialogues for at, turn in enumerate(each.turns))
-    assert len(choose(dialogues, least)) == expected
+    assert len(list(contexts(dialogues, least))) == expected
 
 
 @given(
@@ -52,18 +52,21 @@ def test_every_supporter_turn_with_enough_history_is_one(dialogues: list[Dialogu
 def test_draws_keep_to_their_limits_and_to_the_seed(
     dialogues: list[Dialogue], per_dialogue: int | None, samples: int | None, seed: int, gone: int
 ) -> None:
-    chosen = choose(dialogues, 3, per_dialogue, samples, seed)
-    assert chosen == choose(dialogues, 3, per_dialogue, samples, seed)
-    per = Counter(place.dialogue.id for place in chosen)
+    chosen = list(contexts(dialogues, 3, per_dialogue, samples, seed))
+    assert chosen == list(contexts(dialogues, 3, per_dialogue, samples, seed))
+    per = Counter(context.dialogue for context in chosen)
     assert all(count <= (per_dialogue or 99) for count in per.values())
-    available = sum(min(len(places(each, 3)), per_dialogue or 99) for each in dialogues)
+    available = sum(min(len(positions(each, 3)), per_dialogue or 99) for each in dialogues)
     assert len(chosen) == min(available, samples or 10**6)
     # The draw of a context does not depend on the other dialogues.
     rest = [each for number, each in enumerate(dialogues) if number != gone]
     if samples is None:
-        assert [place for place in chosen if place.dialogue in rest] == choose(rest, 3, per_dialogue, None, seed)
+        ids = {each.id for each in rest}
+        assert [context for context in chosen if context.dialogue in ids] == list(
+            contexts(rest, 3, per_dialogue, None, seed)
+        )
 
 
 def test_different_seeds_draw_differently() -> None:
     dialogues = [conversation(number, 20) for number in range(20)]
-    assert choose(dialogues, 3, 2, 10, 1) != choose(dialogues, 3, 2, 10, 2)
+    assert list(contexts(dialogues, 3, 2, 10, 1)) != list(contexts(dialogues, 3, 2, 10, 2))

@@ -14,7 +14,7 @@ from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.rows import Dialogue, Instruction, Turn
 from ..contract.settings import PrepareSettings
-from ..data.contexts import choose, places
+from ..data.contexts import contexts, positions
 from ..data.leaks import groups, leaks
 from ..data.load import Loader
 from ..data.split import split
@@ -47,25 +47,25 @@ def run(workspace: Workspace) -> Result:
     counts = loader.counts
     seed_data = loader.dialogues("seed", settings.seed)
     replay = loader.instructions("replay", settings.replay) if settings.replay else []
-    contexts = loader.dialogues("contexts", settings.contexts) if settings.contexts else []
+    context_data = loader.dialogues("contexts", settings.contexts) if settings.contexts else []
     test = loader.dialogues("test", settings.test) if settings.test else []
 
     train, validation = _split(seed_data, settings, spec.seed, counts)
-    others: dict[str, Sequence[Dialogue]] = {CONTEXTS: contexts, REPLAY: [_exchange(sample) for sample in replay]}
+    others: dict[str, Sequence[Dialogue]] = {CONTEXTS: context_data, REPLAY: [_exchange(sample) for sample in replay]}
     if test:
         _refuse_leaks(TEST, test, {SEED: [*train, *validation], **others})
     else:
         # `split` keeps near-duplicates of one set together, so only other sets can hold them.
         _refuse_leaks(f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, others)
     least = settings.min_history_turns
-    asked = choose(
-        _long_enough(CONTEXTS if contexts else SEED, contexts or train, least, counts),
+    asked = contexts(
+        _long_enough(CONTEXTS if context_data else SEED, context_data or train, least, counts),
         least,
         settings.contexts_per_dialogue,
         settings.context_samples,
         spec.seed,
     )
-    tested = choose(_long_enough(TEST if test else SEED, test or validation, least, counts), least)
+    tested = contexts(_long_enough(TEST if test else SEED, test or validation, least, counts), least)
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch)
     workspace.check_stop()
@@ -73,7 +73,7 @@ def run(workspace: Workspace) -> Result:
     rows: dict[str, Iterable[Document]] = {"train": train, "validation": validation}
     if replay:
         rows["replay"] = replay
-    rows |= {"contexts": (place.context() for place in asked), "test": (place.context() for place in tested)}
+    rows |= {"contexts": asked, "test": tested}
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in rows}
     counts.update({name: _write(outputs[name], each) for name, each in rows.items()})
     steps.done()
@@ -85,7 +85,7 @@ def run(workspace: Workspace) -> Result:
         details={
             "sources": loader.sources,
             "badRows": loader.bad_rows,
-            "contextsFrom": CONTEXTS if contexts else f"the training dialogues of {SEED}",
+            "contextsFrom": CONTEXTS if context_data else f"the training dialogues of {SEED}",
             "testFrom": TEST if test else f"the validation dialogues of {SEED}, which early stopping has seen",
             "model": {"uri": settings.base_model.uri, "reference": model.reference},
         },
@@ -146,7 +146,7 @@ def _exchange(sample: Instruction) -> Dialogue:
 
 def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: Counter[str]) -> Sequence[Dialogue]:
     """The dialogues, once it is known that they hold a context; those that hold none are counted."""
-    short = sum(not places(each, least) for each in dialogues)
+    short = sum(not positions(each, least) for each in dialogues)
     if short == len(dialogues):
         raise PermanentError(
             "DataEmpty",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.contract.rows import Instruction, Pair, Turn
+from evolution_jobs.contract.rows import Context, Instruction, Pair, Turn
+from evolution_jobs.metrics.perplexity import Passage
 from evolution_jobs.models.load import load_tokenizer
 from evolution_jobs.models.threads import allowed_cores
 from evolution_jobs.preference.prompts import answer_messages
@@ -158,7 +159,7 @@ class TestPairs:
         encoded = ChatEncoder(tokenizer, 256).pairs([pair])
         [preference] = encoded.rows
         assert encoded.truncated == 1
-        assert preference.longest <= 256
+        assert preference.length <= 256
         assert "Turn 60" in tokenizer.decode(preference.prompt_ids)
         assert "Turn 0<" not in tokenizer.decode(preference.prompt_ids)
 
@@ -166,6 +167,22 @@ class TestPairs:
         pair = self.PAIR.model_copy(update={"rejected": "word " * 200})
         encoded = ChatEncoder(tokenizer, 128).pairs([pair, self.PAIR])
         assert (len(encoded.rows), encoded.too_long) == (1, 1)
+
+
+class TestAnswers:
+    def test_they_are_encoded_as_a_pairs_answers_are(self, encoder: ChatEncoder) -> None:
+        pair = TestPairs.PAIR
+        context = Context(id="c", dialogue="d", turns=pair.turns, human=pair.chosen)
+        [preference] = encoder.pairs([pair]).rows
+        assert encoder.answers([context]) == {"c": Passage(preference.prompt_ids, preference.chosen_ids)}
+
+    def test_one_that_does_not_fit_is_left_out(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        turns = TestPairs.PAIR.turns
+        contexts = [
+            Context(id=id_, dialogue="d", turns=turns, human=human)
+            for id_, human in (("a", "word " * 200), ("b", "OK."))
+        ]
+        assert list(ChatEncoder(tokenizer, 128).answers(contexts)) == ["b"]
 
 
 class TestTemplates:

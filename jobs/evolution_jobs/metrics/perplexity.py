@@ -31,6 +31,11 @@ class Passage(NamedTuple):
         """Prompt and answer."""
         return self.prompt + self.answer
 
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.prompt) + len(self.answer)
+
 
 class _Sequence(NamedTuple):
     tokens: list[int]

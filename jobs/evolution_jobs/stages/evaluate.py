@@ -18,13 +18,13 @@ import numpy as np
 
 from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.rows import Context, Pair, Turn
+from ..contract.rows import Context, Turn
 from ..contract.settings import EvaluationSettings
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
 from ..engines.transformers_engine import TransformersEngine
 from ..metrics.bootstrap import interval, ratio
-from ..metrics.perplexity import Passage, answer_losses, perplexity
+from ..metrics.perplexity import answer_losses, perplexity
 from ..metrics.score import Scores, score
 from ..models.load import load_model, load_tokenizer
 from ..preference.prompts import answer_messages
@@ -133,24 +133,22 @@ def _likelihoods(
 ) -> Iterable[dict[str, Any]]:
     """A row for each context: negative log-likelihood and tokens of its human answer, encoded as for training."""
     encoder = ChatEncoder(tokenizer, settings.max_prompt_tokens + settings.max_new_tokens)
-    passages: list[tuple[str, Passage]] = []
-    for context in contexts:
-        human = Pair(id=context.id, turns=context.turns, chosen=context.human, rejected=context.human, source="human")
-        for encoded in encoder.pairs([human]).rows:
-            passages.append((context.id, Passage(encoded.prompt_ids, encoded.chosen_ids)))
+    passages = encoder.answers(contexts)
+    ids = list(passages)
     rows: dict[str, dict[str, Any]] = {
         context.id: {"id": f"{context.id}/likelihood", "nll": None, "tokens": 0} for context in contexts
     }
-    for batch in answer_losses(model, [passage for _, passage in passages], settings.token_budget):
+    for batch in answer_losses(model, list(passages.values()), settings.token_budget):
         for position, nll in batch:
-            id_, passage = passages[position]
-            if not nll < DIVERGED * len(passage.answer):  # NaN, too
+            id_ = ids[position]
+            tokens = len(passages[id_].answer)
+            if not nll < DIVERGED * tokens:  # NaN, too
                 raise PermanentError(
                     "ModelDiverged",
                     f"context {id_}: the negative log-likelihood of the human answer is {nll:g}, so the model has "
                     "diverged; train it again with a lower learning rate",
                 )
-            rows[id_] |= {"nll": nll, "tokens": len(passage.answer)}
+            rows[id_] |= {"nll": nll, "tokens": tokens}
     return rows.values()
 
 

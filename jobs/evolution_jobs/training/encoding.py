@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from jinja2 import TemplateError
 
 from ..contract.errors import PermanentError
-from ..contract.rows import Dialogue, Instruction, Pair, Turn
+from ..contract.rows import Context, Dialogue, Instruction, Pair, Turn
+from ..metrics.perplexity import Passage
 from ..preference.prompts import Message, answer_messages
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Example:
         """Tokens of the sequence."""
         return len(self.input_ids)
 
-    longest = tokens
+    length = tokens
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,34 @@ class Preference:
         return len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
 
     @property
-    def longest(self) -> int:
+    def length(self) -> int:
         """Tokens of the longer of the two sequences."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
 
-Row = TypeVar("Row", Example, Preference)
+Encoding = TypeVar("Encoding", Example, Preference, Passage)
+"""Token ids of one row."""
 
 
 @dataclass
-class Encoded(Generic[Row]):
-    """What became of the rows of one file."""
+class Encoded(Generic[Encoding]):
+    """The rows of one file as token ids, and how many rows were truncated or dropped."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Encoding] = field(default_factory=list)
     truncated: int = 0
     """Rows that lost their oldest turns."""
     too_long: int = 0
     """Rows dropped because their last exchange alone is longer than the longest sequence."""
     silent: int = 0
     """Dialogues dropped because the supporter says nothing in them."""
+
+    def add(self, fitted: tuple[Encoding, bool] | None) -> None:
+        """Add an encoding and whether it was truncated; None is a row that is too long."""
+        if fitted is None:
+            self.too_long += 1
+        else:
+            self.rows.append(fitted[0])
+            self.truncated += fitted[1]
 
 
 class ChatEncoder:
@@ -98,7 +108,7 @@ class ChatEncoder:
                 encoded.silent += 1
             else:
                 encode = partial(self._example, name=f"dialogue {dialogue.id}")
-                self._take(dialogue.turns[: last + 1], encode, encoded)
+                encoded.add(self._fitted(dialogue.turns[: last + 1], encode))
         return encoded
 
     def instructions(self, instructions: Iterable[Instruction]) -> Encoded[Example]:
@@ -117,17 +127,30 @@ class ChatEncoder:
         """Prompt, chosen and rejected of each pair; the longer of the two sequences decides what fits."""
         encoded: Encoded[Preference] = Encoded()
         for pair in pairs:
-            self._take(pair.turns, partial(self._preference, pair=pair), encoded)
+            encoded.add(self._fitted(pair.turns, partial(self._preference, pair=pair)))
         return encoded
 
-    def _take(self, turns: Sequence[Turn], encode: Callable[[Sequence[Turn]], Row], encoded: Encoded[Row]) -> None:
-        """Add the encoding of the turns without the oldest exchanges, so that it fits; count what that costs."""
+    def answers(self, contexts: Iterable[Context]) -> dict[str, Passage]:
+        """Prompt and human answer of each context, by the context's id; without those whose last exchange is too long."""
+        fitted = {
+            context.id: self._fitted(
+                context.turns, partial(self._passage, answer=context.human, name=f"context {context.id}")
+            )
+            for context in contexts
+        }
+        return {id_: found[0] for id_, found in fitted.items() if found}
+
+    def _fitted(
+        self, turns: Sequence[Turn], encode: Callable[[Sequence[Turn]], Encoding]
+    ) -> tuple[Encoding, bool] | None:
+        """The encoding of the turns without the oldest exchanges, so that it fits, and whether any were left out.
+
+        None if even the last exchange alone is too long.
+        """
         for start, turn in enumerate(turns):
-            if turn.role == "seeker" and (row := encode(turns[start:])).longest <= self._max_length:
-                encoded.rows.append(row)
-                encoded.truncated += start > 0
-                return
-        encoded.too_long += 1
+            if turn.role == "seeker" and (encoding := encode(turns[start:])).length <= self._max_length:
+                return encoding, start > 0
+        return None
 
     def _example(self, turns: Sequence[Turn], name: str) -> Example:
         return self._learnt(answer_messages(turns), name)
@@ -141,16 +164,17 @@ class ChatEncoder:
         return Example(ids, labels, len(spoken))
 
     def _preference(self, turns: Sequence[Turn], pair: Pair) -> Preference:
+        name = f"pair {pair.id}"
+        chosen, rejected = (self._passage(turns, answer, name) for answer in (pair.chosen, pair.rejected))
+        if chosen.prompt != rejected.prompt:
+            raise _unsteady(name)
+        return Preference(chosen.prompt, chosen.answer, rejected.answer)
+
+    def _passage(self, turns: Sequence[Turn], answer: str, name: str) -> Passage:
         chat = answer_messages(turns)
-        sides = []
-        for text in (pair.chosen, pair.rejected):
-            whole = [*chat, {"role": "assistant", "content": text.strip()}]
-            ids, [(start, end)] = self._sequence(whole, [len(chat)], f"pair {pair.id}")
-            sides.append((ids[:start], ids[start:end]))
-        (prompt, chosen), (other, rejected) = sides
-        if prompt != other:
-            raise _unsteady(f"pair {pair.id}")
-        return Preference(prompt, chosen, rejected)
+        whole = [*chat, {"role": "assistant", "content": answer.strip()}]
+        ids, [(start, end)] = self._sequence(whole, [len(chat)], name)
+        return Passage(ids[:start], ids[start:end])
 
     def _sequence(
         self, chat: Sequence[Message], places: Iterable[int], name: str

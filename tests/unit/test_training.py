@@ -14,7 +14,7 @@ from evolution_jobs.metrics.perplexity import Passage
 from evolution_jobs.models.load import load_tokenizer
 from evolution_jobs.models.threads import allowed_cores
 from evolution_jobs.preference.prompts import answer_messages
-from evolution_jobs.stages.rows import read_rows
+from evolution_jobs.stages.jsonl import read_rows
 from evolution_jobs.training import forward
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder, Example
 from evolution_jobs.training.forward import FIELDS, shares_prompts, spare_forward
@@ -421,7 +421,7 @@ class TestRows:
         workspace = LocalWorkspace(tmp_path, "dpo", {}, inputs={"pairs": path})
         with pytest.raises(PermanentError) as caught:
             read_rows(workspace, "pairs", Pair)
-        assert caught.value.reason == "InputMalformed"
+        assert caught.value.reason == "RowsMalformed"
         return caught.value
 
     def test_a_row_of_another_kind_is_named_with_its_line(self, tmp_path: Path) -> None:
@@ -429,4 +429,16 @@ class TestRows:
         assert "input pairs, line 2" in str(self.read(tmp_path, good + b'{"id": "x"}\n'))
 
     def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
-        assert "pairs.jsonl" in str(self.read(tmp_path, b"\xff\xfe\x00"))
+        assert "input pairs, line 1" in str(self.read(tmp_path, b"\xff\xfe\x00"))
+
+    def test_an_id_that_occurs_twice(self, tmp_path: Path) -> None:
+        row = write_rows(tmp_path / "row", [TestPairs.PAIR]).read_bytes()
+        assert "input pairs, line 2: id p occurs twice" in str(self.read(tmp_path, row + row))
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        workspace = LocalWorkspace(tmp_path, "dpo", {}, inputs={"pairs": empty})
+        with pytest.raises(PermanentError, match=r"input pairs: pairs\.jsonl cannot be read: No such file") as caught:
+            read_rows(workspace, "pairs", Pair)
+        assert caught.value.reason == "RowsMalformed"

@@ -17,7 +17,7 @@ from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
 from ..training.encoding import ChatEncoder
 from ..training.preference import PreferenceTrainer, preference_trainer
 from ..training.trainer import quiet, thinned
-from .rows import read_rows
+from .jsonl import read_rows
 from .workspace import Result, Workspace
 
 
@@ -34,7 +34,7 @@ def run(workspace: Workspace) -> Result:
     reference, before = base or workspace.input("model"), workspace.input("adapter")
     tokenizer = load_tokenizer(reference)
     pairs = read_rows(workspace, "pairs", Pair)
-    encoded = ChatEncoder(tokenizer, settings.max_length).pairs(pairs)
+    encoded = ChatEncoder(tokenizer, settings.max_length).pairs(pairs.values())
     if not encoded.rows:
         raise PermanentError(
             "DataEmpty",

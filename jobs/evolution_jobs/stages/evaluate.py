@@ -29,6 +29,7 @@ from ..metrics.score import Scores, score
 from ..models.load import load_model, load_tokenizer
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
+from .jsonl import read_rows
 from .workspace import Result, Workspace, shard_of
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ class Answer(Document):
 def run(workspace: Workspace) -> Result | None:
     """The figures of one model. None where other shards have not finished their rows yet.
 
-    Raises PermanentError (`TestSet`) where there is nothing to evaluate on, (`ModelDiverged`) where the model's
-    likelihoods are no sane numbers, and what loading a model and encoding a chat raise.
+    Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`ModelDiverged`) if the
+    model's likelihoods are not sane numbers, and what loading a model and encoding a chat raise.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)
-    contexts = _contexts(workspace.input("test") / "test.jsonl")
-    drawn = draw(contexts, settings.samples, workspace.spec.seed, lambda context: context.id)
+    contexts = read_rows(workspace, "test", Context)
+    if not contexts:
+        raise PermanentError("TestSet", "input test: there are no contexts to answer; name more dialogues in data.test")
+    drawn = draw(contexts.values(), settings.samples, workspace.spec.seed, lambda context: context.id)
     shard = workspace.spec.shard
     own = set(shard_of((context.id for context in drawn), shard.index, shard.count))
     _finish_rows(workspace, settings, [context for context in drawn if context.id in own])
@@ -209,14 +212,3 @@ def _answer(context: Context, finished: Mapping[str, dict[str, Any]]) -> Answer:
 
 def _unfinished(contexts: Iterable[Context], finished: Mapping[str, Any], row: str) -> list[Context]:
     return [context for context in contexts if f"{context.id}/{row}" not in finished]
-
-
-def _contexts(path: Path) -> list[Context]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            contexts = [Context.stored(line) for line in file]
-    except OSError as error:
-        raise PermanentError("TestSet", f"input test: {path.name} cannot be read: {error.strerror}") from error
-    if not contexts:
-        raise PermanentError("TestSet", "input test: there are no contexts to answer; name more dialogues in data.test")
-    return contexts

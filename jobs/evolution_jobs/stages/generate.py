@@ -22,7 +22,7 @@ def run(workspace: Workspace) -> Result | None:
     """
     settings = workspace.spec.settings
     assert isinstance(settings, GenerationSettings)
-    contexts = read_rows(workspace.input("contexts") / "contexts.jsonl", Context)
+    contexts = read_rows(workspace, "contexts", Context)
     if not contexts:
         raise PermanentError("NoContexts", "there are no contexts to answer; name more dialogues in data.contexts")
     shard = workspace.spec.shard
@@ -35,8 +35,10 @@ def run(workspace: Workspace) -> Result | None:
         return None
     rows = [finished[id_] for id_ in contexts]
     responses = [Response(**{name: row[name] for name in Response.model_fields}) for row in rows]
+    output = workspace.scratch / "responses.jsonl"
+    write_rows(output, responses)
     return Result(
-        outputs={"responses": write_rows(workspace.scratch / "responses.jsonl", responses)},
+        outputs={"responses": output},
         counts={
             "read": len(contexts),
             "responses": len(responses),

@@ -1,4 +1,4 @@
-"""JSON Lines that one stage leaves and another reads: a row a line, each with an id of its own."""
+"""JSON Lines that one stage writes and another reads: one row a line, each with its own id."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pydantic import ValidationError
 
 from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.rows import Context, Response
+from ..contract.rows import Context, Dialogue, Instruction, Pair, Response
+from .workspace import Workspace
 
-Row = TypeVar("Row", Context, Response)
+Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair)
 
 
-def read_rows(path: Path, kind: type[Row]) -> dict[str, Row]:
-    """The rows of a file by id, in the file's order.
+def read_rows(workspace: Workspace, name: str, kind: type[Row]) -> dict[str, Row]:
+    """The rows of an input's only file, `<name>.jsonl`, by id and in the file's order.
 
-    Raises PermanentError (`RowsMalformed`) naming file and line where the file cannot be read, a row is not of that
-    kind, or an id occurs twice.
+    Raises PermanentError (`RowsMalformed`), which names the input and the line, if the file cannot be read, a row is not
+    of this kind, or an id occurs twice.
     """
+    path = workspace.input(name) / f"{name}.jsonl"
     rows: dict[str, Row] = {}
     number = 0
     try:
@@ -28,20 +30,26 @@ def read_rows(path: Path, kind: type[Row]) -> dict[str, Row]:
             for number, line in enumerate(file, start=1):
                 row = kind.stored(line)
                 if row.id in rows:
-                    raise PermanentError("RowsMalformed", f"{path.name}, line {number}: id {row.id} occurs twice")
+                    raise _malformed(name, number, f"id {row.id} occurs twice")
                 rows[row.id] = row
     except OSError as error:
-        raise PermanentError("RowsMalformed", f"{path.name} cannot be read: {error.strerror}") from error
+        raise PermanentError("RowsMalformed", f"input {name}: {path.name} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        fault = f"{place}: {first['msg']}" if place else first["msg"]
-        raise PermanentError("RowsMalformed", f"{path.name}, line {number}: {fault}") from error
+        raise _malformed(name, number, f"{place}: {first['msg']}" if place else first["msg"]) from error
     return rows
 
 
-def write_rows(path: Path, rows: Iterable[Document]) -> Path:
-    """Write rows as JSON Lines in UTF-8; returns the path."""
+def write_rows(path: Path, rows: Iterable[Document]) -> int:
+    """Write rows as JSON Lines in UTF-8; returns how many."""
+    count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(row.model_dump_json(by_alias=True, exclude_none=True) + "\n" for row in rows)
-    return path
+        for row in rows:
+            file.write(row.model_dump_json(by_alias=True, exclude_none=True) + "\n")
+            count += 1
+    return count
+
+
+def _malformed(name: str, number: int, fault: str) -> PermanentError:
+    return PermanentError("RowsMalformed", f"input {name}, line {number}: {fault}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from ..contract.document import Document
 from ..contract.errors import PermanentError
@@ -19,6 +18,7 @@ from ..data.leaks import groups, leaks
 from ..data.load import Loader
 from ..data.split import split
 from ..models.resolve import resolve
+from .jsonl import write_rows
 from .workspace import Result, Workspace
 
 LISTED_LEAKS = 10
@@ -75,7 +75,7 @@ def run(workspace: Workspace) -> Result:
         rows["replay"] = replay
     rows |= {"contexts": asked, "test": tested}
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in rows}
-    counts.update({name: _write(outputs[name], each) for name, each in rows.items()})
+    counts.update({name: write_rows(outputs[name], each) for name, each in rows.items()})
     steps.done()
     return Result(
         outputs=outputs | ({"model": model.files} if model.files else {}),
@@ -156,13 +156,3 @@ def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: C
     if short:
         counts["dropped.short_history"] += short
     return dialogues
-
-
-def _write(path: Path, rows: Iterable[Document]) -> int:
-    """Write rows as JSON Lines in UTF-8; returns how many."""
-    count = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(row.model_dump_json(by_alias=True, exclude_none=True) + "\n")
-            count += 1
-    return count

@@ -38,8 +38,8 @@ def run(workspace: Workspace) -> Result | None:
     """
     settings = workspace.spec.settings
     assert isinstance(settings, ReflectionSettings)
-    contexts = read_rows(workspace.input("contexts") / "contexts.jsonl", Context)
-    responses = read_rows(workspace.input("responses") / "responses.jsonl", Response)
+    contexts = read_rows(workspace, "contexts", Context)
+    responses = read_rows(workspace, "responses", Response)
     _require_same(contexts, responses)
     shard = workspace.spec.shard
     own = list(shard_of(contexts, shard.index, shard.count))
@@ -135,11 +135,11 @@ def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Resu
         raise PermanentError("NoPairs", f"none of {len(outcomes)} rows became a pair ({reasons}); {advice}")
     attempts = Counter(row["attempts"] for row in outcomes if row["attempts"])
     lengths = {side: sum(words(getattr(pair, side)) for pair in pairs) for side in ("chosen", "rejected")}
+    outputs = {name: workspace.scratch / f"{name}.jsonl" for name in ("pairs", "rejects")}
+    write_rows(outputs["pairs"], pairs)
+    write_rows(outputs["rejects"], rejects)
     return Result(
-        outputs={
-            "pairs": write_rows(workspace.scratch / "pairs.jsonl", pairs),
-            "rejects": write_rows(workspace.scratch / "rejects.jsonl", rejects),
-        },
+        outputs=outputs,
         counts={
             "read": len(outcomes),
             "pairs": len(pairs),

@@ -16,7 +16,7 @@ from ..training.adapter import new_adapter, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
-from .rows import read_rows
+from .jsonl import read_rows
 from .workspace import Result, Workspace
 
 
@@ -33,10 +33,10 @@ def run(workspace: Workspace) -> Result:
     reference = base or workspace.input("model")
     tokenizer = load_tokenizer(reference)
     encoder = ChatEncoder(tokenizer, settings.max_length)
-    train = encoder.dialogues(read_rows(workspace, "train", Dialogue))
-    validation = encoder.dialogues(read_rows(workspace, "validation", Dialogue))
-    replayed = read_rows(workspace, "replay", Instruction) if workspace.has_input("replay") else []
-    replay = encoder.instructions(replayed)
+    train = encoder.dialogues(read_rows(workspace, "train", Dialogue).values())
+    validation = encoder.dialogues(read_rows(workspace, "validation", Dialogue).values())
+    replayed = read_rows(workspace, "replay", Instruction) if workspace.has_input("replay") else {}
+    replay = encoder.instructions(replayed.values())
     for name, encoded in (("train", train), ("validation", validation)):
         if not encoded.rows:
             raise PermanentError("DataEmpty", _nothing_left(name, encoded))

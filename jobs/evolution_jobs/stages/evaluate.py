@@ -29,7 +29,7 @@ from ..metrics.score import Scores, score
 from ..models.load import load_model, load_tokenizer
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
-from .jsonl import read_rows
+from .jsonl import read_rows, write_rows
 from .workspace import Result, Workspace, shard_of
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ def _likelihoods(
 def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
     scores = _scores(answers)
     answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
-    with answers_file.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(answer.wire(), ensure_ascii=False) + "\n" for answer in answers)
+    write_rows(answers_file, answers)
     metrics_file.write_text(json.dumps(scores, ensure_ascii=False, indent=2) + "\n", "utf-8")
     return Result(
         outputs={"answers": answers_file, "metrics": metrics_file},

@@ -78,7 +78,7 @@ def reflecting(tmp_path, monkeypatch):
 
     def make(answer=rewrite, name="run", responses=None, settings=None, contexts=CONTEXTS, **options):
         engine = ScriptedEngine(answer)
-        monkeypatch.setattr(reflect, "_engine", lambda workspace, settings: engine)
+        monkeypatch.setattr(reflect, "load_engine", lambda workspace, settings: engine)
         rows = [response(each.id) for each in contexts] if responses is None else responses
         inputs = {
             "contexts": write(tmp_path / "contexts.jsonl", contexts),
@@ -200,7 +200,7 @@ def test_no_pair_at_all_says_why_and_what_to_change(reflecting):
 
 def test_the_human_answer_needs_no_engine(reflecting, monkeypatch):
     workspace = reflecting(settings={"source": "human", "maxLengthRatio": 1})
-    monkeypatch.setattr(reflect, "_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
     result = reflect.run(workspace)
     pairs, rejects = pairs_of(result)
     assert {pair.chosen for pair in pairs} == {SPOKEN[3], SPOKEN[5], SPOKEN[7]}
@@ -264,7 +264,7 @@ def test_stopped_between_batches_it_goes_on_without_doing_anything_twice(reflect
 def test_merging_finished_rows_loads_no_engine(reflecting, monkeypatch):
     result = reflect.run(reflecting(name="done"))
     again = reflecting(name="done")
-    monkeypatch.setattr(reflect, "_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
     assert reflect.run(again).counts == result.counts
 
 

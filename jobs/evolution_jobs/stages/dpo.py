@@ -18,6 +18,7 @@ from ..training.encoding import ChatEncoder
 from ..training.preference import PreferenceTrainer, preference_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
+from .models import base_model
 from .workspace import Result, Workspace
 
 
@@ -29,9 +30,8 @@ def run(workspace: Workspace) -> Result:
     """
     settings = workspace.spec.settings
     assert isinstance(settings, DpoSettings)
-    seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
-    reference, before = base or workspace.input("model"), workspace.input("adapter")
+    reference, before = base_model(workspace), workspace.input("adapter")
     tokenizer = load_tokenizer(reference)
     pairs = read_rows(workspace, "pairs", Pair)
     encoded = ChatEncoder(tokenizer, settings.max_length).pairs(pairs.values())
@@ -41,9 +41,11 @@ def run(workspace: Workspace) -> Result:
             f"input pairs: of {len(pairs)} pairs none fits; see why reflect dropped its rows, or raise dpo.maxLength",
         )
     model = load_model(reference, before, settings.precision, trainable=True)
-    trainer = preference_trainer(model, tokenizer, settings, seed, encoded.rows, load_file(before / WEIGHTS), workspace)
+    trainer = preference_trainer(
+        model, tokenizer, settings, workspace.spec.seed, encoded.rows, load_file(before / WEIGHTS), workspace
+    )
     trainer.resume()
-    adapter = save_adapter(model, adapter_tensors(model), base, workspace.scratch / "adapter")
+    adapter = save_adapter(model, adapter_tensors(model), workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
         counts={"pairs": len(encoded.rows), "truncated": encoded.truncated, "dropped.too_long": encoded.too_long},

@@ -30,6 +30,7 @@ from ..models.load import load_model, load_tokenizer
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .jsonl import read_rows, write_rows
+from .models import adapter, base_model
 from .workspace import Result, Workspace, shard_of
 
 if TYPE_CHECKING:
@@ -96,10 +97,9 @@ def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: S
     unanswered = _unfinished(contexts, finished, "answer")
     if not unscored and not unanswered:
         return
-    reference = workspace.reference("model") or workspace.input("model")
-    adapter = workspace.input("adapter") if workspace.has_input("adapter") else None
+    reference = base_model(workspace)
     tokenizer = load_tokenizer(reference)
-    model = load_model(reference, adapter, settings.precision)
+    model = load_model(reference, adapter(workspace), settings.precision)
     engine = TransformersEngine(model, tokenizer, settings.token_budget)
     requests = [_request(context, settings, workspace.spec.seed) for context in unanswered]
 

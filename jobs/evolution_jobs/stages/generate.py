@@ -12,6 +12,7 @@ from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import words
 from ..preference.prompts import answer_messages
 from .jsonl import read_rows, write_rows
+from .models import load_engine
 from .workspace import Result, Workspace, shard_of
 
 
@@ -52,11 +53,7 @@ def run(workspace: Workspace) -> Result | None:
 
 def _answer(workspace: Workspace, settings: GenerationSettings, contexts: Sequence[Context], total: int) -> None:
     """Answer contexts and make the answers durable, a batch at a time."""
-    from ..engines.transformers_engine import TransformersEngine  # seconds to import, and not needed to merge shards
-
-    reference = workspace.reference("model") or workspace.input("model")
-    adapter = workspace.input("adapter") if workspace.has_input("adapter") else None
-    engine = TransformersEngine.load(reference, adapter, settings.precision, settings.token_budget)
+    engine = load_engine(workspace, settings)
     done = total - len(contexts)
     workspace.progress(done, total, "rows")
     for batch in engine.batches(_request(context, settings, workspace.spec.seed) for context in contexts):

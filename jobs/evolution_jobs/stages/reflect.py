@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
 from ..contract.settings import ReflectionSettings
 from ..preference.filters import Answer, Dropped, judge, usable, words
 from .jsonl import read_rows, write_rows
+from .models import load_engine
 from .rewriting import Rewriter, Row
 from .workspace import Result, Workspace, shard_of
-
-if TYPE_CHECKING:
-    from ..engines.base import Engine
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
@@ -78,21 +76,13 @@ def _finish(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[R
         row.dropped = fault if isinstance(fault, Dropped) else None
     keep(row for row in rows if row.dropped)
     if open_rows := {row.context.id: row for row in rows if not row.dropped}:
-        engine = _engine(workspace, settings)
+        engine = load_engine(workspace, settings)
         rewriter = Rewriter(engine, settings, workspace.spec.seed)
         for batch in engine.batches(map(rewriter.first_request, open_rows.values())):
             together = [open_rows[request.id] for request in batch]
             rewriter.rewrite(together)
             keep(together)
     return None
-
-
-def _engine(workspace: Workspace, settings: ReflectionSettings) -> Engine:
-    from ..engines.transformers_engine import TransformersEngine  # seconds to import, and not always needed
-
-    reference = workspace.reference("model") or workspace.input("model")
-    adapter = workspace.input("adapter") if workspace.has_input("adapter") else None
-    return TransformersEngine.load(reference, adapter, settings.precision, settings.token_budget)
 
 
 def _outcome(row: Row, settings: ReflectionSettings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
+from .models import base_model
 from .workspace import Result, Workspace
 
 
@@ -28,9 +29,8 @@ def run(workspace: Workspace) -> Result:
     """
     settings = workspace.spec.settings
     assert isinstance(settings, SftSettings)
-    seed, base = workspace.spec.seed, workspace.reference("model")
     quiet()
-    reference = base or workspace.input("model")
+    reference = base_model(workspace)
     tokenizer = load_tokenizer(reference)
     encoder = ChatEncoder(tokenizer, settings.max_length)
     train = encoder.dialogues(read_rows(workspace, "train", Dialogue).values())
@@ -41,12 +41,12 @@ def run(workspace: Workspace) -> Result:
         if not encoded.rows:
             raise PermanentError("DataEmpty", _nothing_left(name, encoded))
 
-    model = new_adapter(load_model(reference, None, settings.precision), settings.lora, seed)
+    model = new_adapter(load_model(reference, None, settings.precision), settings.lora, workspace.spec.seed)
     trainer = supervised_trainer(
-        model, tokenizer, settings, seed, [*train.rows, *replay.rows], validation.rows, workspace
+        model, tokenizer, settings, workspace.spec.seed, [*train.rows, *replay.rows], validation.rows, workspace
     )
     trainer.resume()
-    adapter = save_adapter(model, trainer.trained, base, workspace.scratch / "adapter")
+    adapter = save_adapter(model, trainer.trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
         counts=_counts(train, validation, replay),

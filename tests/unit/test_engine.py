@@ -61,7 +61,7 @@ REQUESTS = [request(str(place), messages) for place, messages in enumerate(CHATS
 
 
 def texts(engine, requests):
-    return {completion.id: completion.text for completion in engine.generate(requests)}
+    return {response.id: response.text for response in engine.generate(requests)}
 
 
 def test_a_row_says_the_same_alone_in_a_batch_and_in_any_share(model, tokenizer, engine):
@@ -120,13 +120,13 @@ def test_rows_that_end_leave_the_batch(model, engine):
         lambda _, __, inputs: sizes.append(inputs["input_ids"].shape[0]), with_kwargs=True
     )
     try:
-        completions = list(engine.generate(rows))
+        responses = list(engine.generate(rows))
     finally:
         watch.remove()
     assert sizes[0] == len(rows)
     assert sizes[2] < len(rows)
-    assert completions[0].id == "short"
-    assert (completions[0].finish, completions[0].tokens) == ("length", 2)
+    assert responses[0].id == "short"
+    assert (responses[0].finish, responses[0].tokens) == ("length", 2)
 
 
 def test_batches_keep_the_budget_and_hold_every_request_once(model, tokenizer):
@@ -162,17 +162,17 @@ def test_json_parses_and_ends_within_the_limit(engine):
     ask = {"role": "user", "content": "Describe me as JSON with personality, emotionalState, situation and needs."}
     messages = [*CHATS[0][:-1], ask]
     rows = [request(str(row), messages, wild, max_new_tokens=limit, schema=SCHEMA) for row in range(8)]
-    completions = list(engine.generate(rows))
-    assert {completion.finish for completion in completions} == {"stop"}
-    for completion in completions:
-        assert set(json.loads(completion.text)) == set(SCHEMA["properties"])
-    assert sum(completion.tokens > limit - 15 for completion in completions) > 2
+    responses = list(engine.generate(rows))
+    assert {response.finish for response in responses} == {"stop"}
+    for response in responses:
+        assert set(json.loads(response.text)) == set(SCHEMA["properties"])
+    assert sum(response.tokens > limit - 15 for response in responses) > 2
 
 
 def test_a_profile_parses_under_the_paper_s_sampling(engine):
     rows = [dataclasses.replace(row, schema=SCHEMA, max_new_tokens=64) for row in REQUESTS[2:]]
-    for completion in engine.generate(rows):
-        assert parse_profile(completion.text)
+    for response in engine.generate(rows):
+        assert parse_profile(response.text)
 
 
 def test_a_long_history_loses_its_oldest_exchanges(tokenizer, engine):
@@ -181,8 +181,8 @@ def test_a_long_history_loses_its_oldest_exchanges(tokenizer, engine):
     tokens, dropped = prompt_tokens(tokenizer, row, positions=8192)
     assert dropped == 2
     assert tokens == encode(tokenizer, [SYSTEM, *CHATS[0][3:]])
-    [completion] = engine.generate([row])
-    assert (completion.truncated_turns, completion.prompt_tokens) == (2, len(tokens))
+    [response] = engine.generate([row])
+    assert response.truncated_turns == 2
     assert prompt_tokens(tokenizer, request("fits", CHATS[0], max_prompt_tokens=whole), 8192)[1] == 0
 
 

@@ -3,10 +3,8 @@
 import json
 
 import pytest
+from evolution_jobs.contract.rows import Reject, Response
 from evolution_jobs.preference.filters import (
-    Answer,
-    Dropped,
-    Kept,
     clean,
     judge,
     normalise,
@@ -42,8 +40,12 @@ PIECES = st.lists(
 ).map("".join)
 
 
+def answer(text, cut=False):
+    return Response(id="a-1", text=text, finish="length" if cut else "stop", tokens=1)
+
+
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "cleaned"),
     [
         ("  I hear you. \n", "I hear you."),
         ("Supporter: I hear you.", "I hear you."),
@@ -73,8 +75,8 @@ PIECES = st.lists(
         ("", ""),
     ],
 )
-def test_clean(text, answer):
-    assert clean(text) == answer
+def test_clean(text, cleaned):
+    assert clean(text) == cleaned
 
 
 @given(ANY | PIECES)
@@ -111,25 +113,25 @@ def test_whole_sentences_keep_a_beginning_of_the_text(text):
     ("chosen", "rejected", "verdict"),
     [
         # Twice as long is kept, one word more is not.
-        (Answer("a b c d"), Answer("e f"), Kept("a b c d", "e f")),
-        (Answer("a b c d e"), Answer("f g"), "too_long"),
-        (Answer("  I SEE — you.. "), Answer("i see you"), "equal"),
-        (Answer(""), Answer("I see."), "empty"),
-        (Answer(" ...\n"), Answer("I see."), "empty"),
-        (Answer("I see."), Answer("\n"), "empty"),
-        (Answer("I see. And the", cut=True), Answer("Tell me."), Kept("I see.", "Tell me.")),
-        (Answer("Tell me."), Answer("I see. And the", cut=True), Kept("Tell me.", "I see.")),
-        (Answer("I see and the", cut=True), Answer("Tell me."), "truncated"),
-        (Answer("Tell me."), Answer("I see and the", cut=True), "truncated"),
+        (answer("a b c d"), answer("e f"), ("a b c d", "e f")),
+        (answer("a b c d e"), answer("f g"), "too_long"),
+        (answer("  I SEE — you.. "), answer("i see you"), "equal"),
+        (answer(""), answer("I see."), "empty"),
+        (answer(" ...\n"), answer("I see."), "empty"),
+        (answer("I see."), answer("\n"), "empty"),
+        (answer("I see. And the", cut=True), answer("Tell me."), ("I see.", "Tell me.")),
+        (answer("Tell me."), answer("I see. And the", cut=True), ("Tell me.", "I see.")),
+        (answer("I see and the", cut=True), answer("Tell me."), "truncated"),
+        (answer("Tell me."), answer("I see and the", cut=True), "truncated"),
         # Equal and too long are judged by what would be trained on, not by what was cut away.
-        (Answer("I see. And", cut=True), Answer("I see."), "equal"),
-        (Answer("One two. " + "three " * 50, cut=True), Answer("I see."), Kept("One two.", "I see.")),
+        (answer("I see. And", cut=True), answer("I see."), "equal"),
+        (answer("One two. " + "three " * 50, cut=True), answer("I see."), ("One two.", "I see.")),
     ],
 )
 def test_judge(chosen, rejected, verdict):
     judged = judge(chosen, rejected, 2)
     if isinstance(verdict, str):
-        assert isinstance(judged, Dropped)
+        assert isinstance(judged, Reject)
         assert judged.reason == verdict
         assert judged.detail
     else:
@@ -138,22 +140,23 @@ def test_judge(chosen, rejected, verdict):
 
 @given(ANY, ANY, st.booleans(), st.booleans(), st.floats(1, 5))
 def test_a_kept_pair_keeps_every_rule(chosen, rejected, chosen_cut, rejected_cut, ratio):
-    judged = judge(Answer(chosen, chosen_cut), Answer(rejected, rejected_cut), ratio)
-    if isinstance(judged, Kept):
-        assert 0 < words(judged.chosen) <= ratio * words(judged.rejected)
-        assert normalise(judged.chosen) != normalise(judged.rejected)
-        assert judged.chosen in chosen
-        assert judged.rejected in rejected
+    judged = judge(answer(chosen, chosen_cut), answer(rejected, rejected_cut), ratio)
+    if not isinstance(judged, Reject):
+        better, worse = judged
+        assert 0 < words(better) <= ratio * words(worse)
+        assert normalise(better) != normalise(worse)
+        assert better in chosen
+        assert worse in rejected
 
 
 @given(ANY, st.booleans())
 def test_nothing_is_preferred_to_itself(text, cut):
-    assert isinstance(judge(Answer(text, cut), Answer(text, cut), 2), Dropped)
+    assert isinstance(judge(answer(text, cut), answer(text, cut), 2), Reject)
 
 
 @given(ANY.filter(lambda text: normalise(text)))
 def test_an_answer_that_was_not_cut_off_is_usable_as_it_is(text):
-    assert usable(Answer(text), "chosen") == text.strip()
+    assert usable(answer(text), "chosen") == text.strip()
 
 
 PROFILE = {"personality": "shy", "emotionalState": "sad", "situation": "new in town", "needs": "a friend"}

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Context, Pair, Reject, Response, Turn
-from evolution_jobs.engines.base import Completion
 from evolution_jobs.stages import generate, reflect
 
 from tests.support.stages.workspace import LocalWorkspace
@@ -64,7 +63,8 @@ class ScriptedEngine:
             text, finish = self.answer(request), "stop"
             if text.endswith("~"):
                 text, finish = text[:-1], "length"
-            yield Completion(request.id, text, 5, finish, 50, truncated_turns=2 if request.id == "cc-7" else 0)
+            left_out = 2 if request.id == "cc-7" else 0
+            yield Response(id=request.id, text=text, finish=finish, tokens=5, truncated_turns=left_out)
 
 
 def rewrite(request):
@@ -279,6 +279,19 @@ def test_merging_finished_rows_loads_no_engine(reflecting, monkeypatch):
 def test_contexts_and_responses_must_be_of_one_run(reflecting, responses, message):
     with pytest.raises(PermanentError, match=message):
         reflect.run(reflecting(responses=responses))
+
+
+def test_finished_answers_need_no_model(tmp_path):
+    inputs = {"contexts": write(tmp_path / "contexts.jsonl", CONTEXTS[:2])}
+    workspace = LocalWorkspace(tmp_path / "run", "generate", {}, inputs=inputs)
+    for id_, left_out in zip(IDS[:2], (0, 2), strict=True):
+        # Another version's rows may have fields that this one does not know.
+        answer = {"text": "I see.", "finish": "stop", "tokens": 3, "truncated_turns": left_out, "prompt_tokens": 9}
+        workspace.rows.append([{"id": id_, **answer}])
+    result = generate.run(workspace)
+    assert result.counts == {"read": 2, "responses": 2, "truncated": 1, "cut": 0}
+    lines = result.outputs["responses"].read_text("utf-8").splitlines()
+    assert lines == [f'{{"id":"{id_}","text":"I see.","finish":"stop","tokens":3}}' for id_ in IDS[:2]]
 
 
 # generate, on the real model. The budget is the smallest: a row or two a batch.

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from .document import Document
+
+Message = dict[str, str]
+"""One message of a chat: `role` (system, user, assistant) and `content`."""
 
 Role = Literal["seeker", "supporter"]
 
@@ -63,13 +68,17 @@ class Context(Document):
 
 
 class Response(Document):
-    """An answer to a context."""
+    """The text that a model sampled for a request: an answer to a context, a profile or a rewrite."""
 
     id: str
-    """The context's id."""
+    """The request's id, which is the context's."""
     text: str
     finish: Literal["stop", "length"]
+    """`length`: cut off at the longest answer."""
     tokens: int
+    """Tokens sampled, the end-of-turn token included."""
+    truncated_turns: int = Field(default=0, exclude=True)
+    """Oldest turns that were left out so that the prompt fits. Stages count it; responses.jsonl does not have it."""
 
 
 class Pair(Document):

@@ -20,10 +20,10 @@ LISTED_BAD_ROWS = 20
 CHECK_ROWS = 256
 """Records between two looks whether to stop."""
 
-Row = TypeVar("Row", Dialogue, Instruction)
+Sample = TypeVar("Sample", Dialogue, Instruction)
 Tally = Counter[str]
-Convert = Callable[[Any, Source, str, Tally], Row | str]
-"""A record's value, its source, its place and the source's tally, to a row or to the reason why there is none."""
+Convert = Callable[[Any, Source, str, Tally], Sample | str]
+"""From a record's value, its source, its place and the source's tally to a sample, or to the reason why there is none."""
 
 
 @dataclass
@@ -58,8 +58,8 @@ class Loader:
         """Instruction samples of all sources of a role, without exact duplicates. Raises what `dialogues` does."""
         return self._load(role, sources, _instruction)
 
-    def _load(self, role: str, sources: Sequence[Source], convert: Convert[Row]) -> list[Row]:
-        rows: list[Row] = []
+    def _load(self, role: str, sources: Sequence[Source], convert: Convert[Sample]) -> list[Sample]:
+        rows: list[Sample] = []
         seen: set[str] = set()
         total: Tally = Counter()
         for position, source in enumerate(sources):
@@ -90,10 +90,10 @@ class Loader:
         fetched: Fetched,
         source: Source,
         where: str,
-        convert: Convert[Row],
+        convert: Convert[Sample],
         seen: set[str],
         tally: Tally,
-    ) -> Iterator[Row]:
+    ) -> Iterator[Sample]:
         for record in fetched.records():
             if tally["read"] % CHECK_ROWS == 0:
                 self.check_stop()

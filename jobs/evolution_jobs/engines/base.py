@@ -1,16 +1,14 @@
-"""What a stage asks of whatever samples text: requests in, completions out, in any order."""
+"""The interface between stages and whatever samples text: requests in, responses out, in any order."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from ..contract.rows import Message, Response
 from ..contract.settings import SamplingSettings
-
-Message = dict[str, str]
-"""`role` (system, user, assistant) and `content`."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +47,17 @@ class Request:
     """Messages at the end that must stay when the prompt is too long."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """The message that answers a request."""
-
-    id: str
-    text: str
-    tokens: int
-    """Tokens sampled, the end-of-turn token included."""
-    finish: Literal["stop", "length"]
-    """`length`: cut off at `max_new_tokens`."""
-    prompt_tokens: int
-    truncated_turns: int
-    """Oldest messages that were left out so that the prompt fits."""
-
-
 class Engine(Protocol):
-    """A model that completes chats."""
+    """A model that answers chats."""
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Shares of the requests that are best asked for together: what a stage makes durable at a time."""
+        """The requests in batches that are best sampled together. A stage makes one batch durable at a time."""
         ...
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """One completion a request, each as soon as it is there.
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """One response a request, each as soon as it is complete.
 
-        Raises PermanentError where a request cannot be asked at all: its prompt does not fit even without history.
+        Raises PermanentError if a request cannot be answered at all: its prompt does not fit even without history.
         """
         ...
 

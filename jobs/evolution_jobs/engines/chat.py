@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from ..contract.errors import PermanentError
-from .base import Message, Request
+from ..contract.rows import Message
+from .base import Request
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase

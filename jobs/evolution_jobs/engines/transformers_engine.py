@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..contract.rows import Response
 from ..contract.settings import Precision
 from ..models.load import load_model, load_tokenizer
-from .base import Completion, Request
+from .base import Request
 from .chat import prompt_tokens, stop_tokens
 from .grammar import Following, Grammars
 from .sampling import next_tokens
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Row:
+class _BatchRow:
+    """A request while it is sampled."""
+
     request: Request
     prompt: list[int]
     truncated_turns: int
@@ -73,17 +76,17 @@ class TransformersEngine:
         for rows in self._batched(requests):
             yield [row.request for row in rows]
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """One completion a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
         for rows in self._batched(requests):
             yield from self._complete(rows)
 
-    def _batched(self, requests: Iterable[Request]) -> Iterator[list[_Row]]:
-        rows = [_Row(r, *prompt_tokens(self._tokenizer, r, self._positions)) for r in requests]
+    def _batched(self, requests: Iterable[Request]) -> Iterator[list[_BatchRow]]:
+        rows = [_BatchRow(r, *prompt_tokens(self._tokenizer, r, self._positions)) for r in requests]
         # Within a batch all rows are drawn in one way, and either all or none follow a schema.
         rows.sort(key=lambda row: (*_way(row), -row.room))
         for _, alike in groupby(rows, key=_way):
-            batch: list[_Row] = []
+            batch: list[_BatchRow] = []
             for row in alike:
                 if batch and batch[0].room * (len(batch) + 1) > self._budget:
                     yield batch
@@ -92,7 +95,7 @@ class TransformersEngine:
             yield batch
 
     @torch.inference_mode()
-    def _complete(self, rows: list[_Row]) -> Iterator[Completion]:
+    def _complete(self, rows: list[_BatchRow]) -> Iterator[Response]:
         sampling = rows[0].request.sampling
         seeds = self._tensor([row.request.seed for row in rows])
         for row in rows:
@@ -110,7 +113,7 @@ class TransformersEngine:
             for index in sorted(set(range(len(rows))) - set(going)):
                 if self._prefixes:
                     self._prefixes.add(rows[index].prompt + rows[index].sampled[:-1], cache, index)
-                yield self._completion(rows[index])
+                yield self._response(rows[index])
             if not going:
                 return
             if len(going) < len(rows):
@@ -122,7 +125,7 @@ class TransformersEngine:
             seen = torch.cat([seen, tokens[:, None]], -1)
             logits = self._logits(tokens[:, None], mask, cache)
 
-    def _prefilled(self, rows: list[_Row]) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
+    def _prefilled(self, rows: list[_BatchRow]) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
         """Cache, mask, tokens so far and next logits of a batch padded on the left."""
         prompts = [row.prompt for row in rows]
         width = max(map(len, prompts))
@@ -142,19 +145,18 @@ class TransformersEngine:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def _completion(self, row: _Row) -> Completion:
+    def _response(self, row: _BatchRow) -> Response:
         stopped = row.sampled[-1] in self._stops
         text = self._tokenizer.decode(row.sampled[:-1] if stopped else row.sampled, skip_special_tokens=True)
-        return Completion(
+        return Response(
             id=row.request.id,
             text=text.strip(),
-            tokens=len(row.sampled),
             finish="stop" if stopped else "length",
-            prompt_tokens=len(row.prompt),
+            tokens=len(row.sampled),
             truncated_turns=row.truncated_turns,
         )
 
-    def _ended(self, row: _Row) -> bool:
+    def _ended(self, row: _BatchRow) -> bool:
         return row.sampled[-1] in self._stops or len(row.sampled) == row.request.max_new_tokens
 
     @property
@@ -170,7 +172,7 @@ class TransformersEngine:
         return torch.tensor(values, device=self._model.device)
 
 
-def _way(row: _Row) -> tuple[bool, float, float, int, float]:
+def _way(row: _BatchRow) -> tuple[bool, float, float, int, float]:
     sampling = row.request.sampling
     drawing = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty)
     return (row.request.schema is not None, *drawing)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
-from typing import Literal
 
-Reason = Literal["profile_unparsed", "empty", "equal", "too_long", "truncated"]
+from ..contract.rows import Reject, Response
 
 _LABEL = r"[*_#\s]*(?:{names})[*_\s]*:[*_]*\s*"
 _SPEAKER = re.compile(
@@ -26,59 +24,36 @@ _QUOTES = {'"': '"', "“": "”", "«": "»", "'": "'", "‘": "’"}
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)*]*(?=\s|$)|[。！？]")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A model's answer and whether the token limit cut it off."""
-
-    text: str
-    cut: bool = False
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Both sides of a pair, as they are trained on."""
-
-    chosen: str
-    rejected: str
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Why there is no pair."""
-
-    reason: Reason
-    detail: str
-
-
-def judge(chosen: Answer, rejected: Answer, max_length_ratio: float) -> Kept | Dropped:
-    """A pair, or the reason why its row is dropped.
+def judge(chosen: Response, rejected: Response, max_length_ratio: float) -> tuple[str, str] | Reject:
+    """Chosen and rejected as they are trained on, or the reason why the row is dropped.
 
     Both sides must be `usable`. `equal` (but for case, punctuation and white space) and `too_long` (chosen over
     `max_length_ratio` times rejected, in words) are the paper's filters.
     """
-    sides = usable(chosen, "chosen"), usable(rejected, "rejected")
-    for side in sides:
-        if isinstance(side, Dropped):
-            return side
-    better, worse = map(str, sides)
+    better, worse = usable(chosen, "chosen"), usable(rejected, "rejected")
+    if isinstance(better, Reject):
+        return better
+    if isinstance(worse, Reject):
+        return worse
     if normalise(better) == normalise(worse):
-        return Dropped("equal", "chosen says the same as rejected")
+        return Reject(id=chosen.id, reason="equal", detail="chosen says the same as rejected")
     if words(better) > max_length_ratio * words(worse):
-        return Dropped("too_long", f"chosen has {words(better)} words, rejected {words(worse)}")
-    return Kept(better, worse)
+        detail = f"chosen has {words(better)} words, rejected {words(worse)}"
+        return Reject(id=chosen.id, reason="too_long", detail=detail)
+    return better, worse
 
 
-def usable(answer: Answer, side: str) -> str | Dropped:
+def usable(answer: Response, side: str) -> str | Reject:
     """The answer as it is trained on, or why it cannot be: it has no words (`empty`), or no full sentence (`truncated`).
 
     An answer that the token limit cut off loses its last, unfinished sentence, on either side of a pair: chosen would
     otherwise teach to stop in mid-sentence, and rejected would be told from chosen by its cut end alone.
     """
     if not normalise(answer.text):
-        return Dropped("empty", f"{side} has no words")
-    text = whole_sentences(answer.text) if answer.cut else answer.text.strip()
+        return Reject(id=answer.id, reason="empty", detail=f"{side} has no words")
+    text = whole_sentences(answer.text) if answer.finish == "length" else answer.text.strip()
     if not normalise(text):
-        return Dropped("truncated", f"{side} was cut off inside its first sentence")
+        return Reject(id=answer.id, reason="truncated", detail=f"{side} was cut off inside its first sentence")
     return text
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..contract.rows import STRATEGIES, Turn
-
-Message = dict[str, str]
-"""`role` (system, user, assistant) and `content`."""
+from ..contract.rows import STRATEGIES, Message, Turn
 
 SYSTEM = (
     "You are a supporter who helps a person in distress through conversation. Listen, show that you understand, and "

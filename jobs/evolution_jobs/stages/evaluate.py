@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,9 +108,9 @@ def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: S
         workspace.rows.append(_likelihoods(model, tokenizer, settings, unscored[start : start + CHUNK]))
         workspace.check_stop()
     for batch in engine.batches(requests):
-        completions = list(engine.generate(batch))
-        workspace.rows.append({**asdict(completion), "id": f"{completion.id}/answer"} for completion in completions)
-        done += len(completions)
+        responses = list(engine.generate(batch))
+        workspace.rows.append({**dict(response), "id": f"{response.id}/answer"} for response in responses)
+        done += len(responses)
         workspace.progress(done, len(contexts), "rows")
         workspace.check_stop()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
@@ -34,8 +33,7 @@ def run(workspace: Workspace) -> Result | None:
         finished = workspace.rows.finished()
     if not contexts.keys() <= finished.keys():
         return None
-    rows = [finished[id_] for id_ in contexts]
-    responses = [Response(**{name: row[name] for name in Response.model_fields}) for row in rows]
+    responses = [Response.stored(finished[id_]) for id_ in contexts]
     output = workspace.scratch / "responses.jsonl"
     write_rows(output, responses)
     return Result(
@@ -43,7 +41,7 @@ def run(workspace: Workspace) -> Result | None:
         counts={
             "read": len(contexts),
             "responses": len(responses),
-            "truncated": sum(row["truncated_turns"] > 0 for row in rows),
+            "truncated": sum(response.truncated_turns > 0 for response in responses),
             "cut": sum(response.finish == "length" for response in responses),
         },
         metrics={"words": round(sum(words(response.text) for response in responses) / len(responses), 2)},
@@ -58,8 +56,8 @@ def _answer(workspace: Workspace, settings: GenerationSettings, contexts: Sequen
     workspace.progress(done, total, "rows")
     for batch in engine.batches(_request(context, settings, workspace.spec.seed) for context in contexts):
         answered = []
-        for completion in engine.generate(batch):
-            answered.append(asdict(completion))
+        for response in engine.generate(batch):
+            answered.append(dict(response))
             workspace.progress(done + len(answered), total, "rows")
         workspace.rows.append(answered)
         done += len(answered)

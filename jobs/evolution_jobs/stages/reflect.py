@@ -13,10 +13,10 @@ from typing import Any
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
 from ..contract.settings import ReflectionSettings
-from ..preference.filters import Answer, Dropped, judge, usable, words
+from ..preference.filters import judge, usable, words
 from .jsonl import read_rows, write_rows
 from .models import load_engine
-from .rewriting import Rewriter, Row
+from .rewriting import Candidate, Rewriter
 from .workspace import Result, Workspace, shard_of
 
 ADVICE = {
@@ -42,77 +42,79 @@ def run(workspace: Workspace) -> Result | None:
     shard = workspace.spec.shard
     own = list(shard_of(contexts, shard.index, shard.count))
     finished = workspace.rows.finished()
-    rows = [
-        Row(contexts[id_], Answer(responses[id_].text, cut=responses[id_].finish == "length"))
-        for id_ in own
-        if id_ not in finished
-    ]
-    if rows:
-        _finish(workspace, settings, rows, len(own))
+    if candidates := [Candidate(contexts[id_], responses[id_]) for id_ in own if id_ not in finished]:
+        _finish(workspace, settings, candidates, len(own))
         finished = workspace.rows.finished()
     if not contexts.keys() <= finished.keys():
         return None
     return _result(workspace, [finished[id_] for id_ in contexts])
 
 
-def _finish(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[Row], total: int) -> None:
-    """Make every row a pair or a reject, durable a batch at a time."""
-    done = total - len(rows)
+def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
+    """Make every candidate a pair or a reject, durable a batch at a time."""
+    done = total - len(candidates)
 
-    def keep(ended: Iterable[Row]) -> None:
+    def keep(ended: Iterable[Candidate]) -> None:
         nonlocal done
-        outcomes = [_outcome(row, settings) for row in ended]
+        outcomes = [_outcome(each, settings) for each in ended]
         workspace.rows.append(outcomes)
         done += len(outcomes)
         workspace.progress(done, total, "rows")
         workspace.check_stop()
 
     if settings.source == "human":
-        for row in rows:
-            row.chosen = Answer(row.context.human)
-        return keep(rows)
-    for row in rows:
-        fault = usable(row.rejected, "rejected")
-        row.dropped = fault if isinstance(fault, Dropped) else None
-    keep(row for row in rows if row.dropped)
-    if open_rows := {row.context.id: row for row in rows if not row.dropped}:
+        for each in candidates:
+            each.chosen = Response(id=each.context.id, text=each.context.human, finish="stop", tokens=0)
+        return keep(candidates)
+    for each in candidates:
+        fault = usable(each.rejected, "rejected")
+        each.reject = fault if isinstance(fault, Reject) else None
+    keep(each for each in candidates if each.reject)
+    if waiting := {each.context.id: each for each in candidates if not each.reject}:
         engine = load_engine(workspace, settings)
         rewriter = Rewriter(engine, settings, workspace.spec.seed)
-        for batch in engine.batches(map(rewriter.first_request, open_rows.values())):
-            together = [open_rows[request.id] for request in batch]
+        for batch in engine.batches(map(rewriter.first_request, waiting.values())):
+            together = [waiting[request.id] for request in batch]
             rewriter.rewrite(together)
             keep(together)
     return None
 
 
-def _outcome(row: Row, settings: ReflectionSettings) -> dict[str, Any]:
-    """What is made durable of a row: its pair or its reject, and what it cost."""
-    verdict = row.dropped or judge(row.chosen or Answer(""), row.rejected, settings.max_length_ratio)
-    noted = {"id": row.context.id, "attempts": row.attempts, "tokens": row.tokens, "truncated": row.truncated}
-    profile = row.profile.wire() if row.profile else None
-    if isinstance(verdict, Dropped):
+def _outcome(candidate: Candidate, settings: ReflectionSettings) -> dict[str, Any]:
+    """The row that is made durable: the candidate's pair or reject, and what it cost."""
+    context, profile = candidate.context, candidate.profile.wire() if candidate.profile else None
+    cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}
+    verdict = _verdict(candidate, settings)
+    if isinstance(verdict, Reject):
         known = {
-            "turns": [turn.wire() for turn in row.context.turns],
-            "human": row.context.human,
-            "rejected": row.rejected.text,
-            "chosen": row.chosen.text if row.chosen else None,
-            "profile": profile or row.profile_text,
-            "attempts": row.attempts,
+            "turns": [turn.wire() for turn in context.turns],
+            "human": context.human,
+            "rejected": candidate.rejected.text,
+            "chosen": candidate.chosen.text if candidate.chosen else None,
+            "profile": profile or candidate.profile_text,
+            "attempts": candidate.attempts,
             "source": settings.source,
         }
         known = {name: value for name, value in known.items() if value is not None}
-        reject = Reject(id=row.context.id, reason=verdict.reason, detail=verdict.detail, row=known)
-        return {**noted, "reject": reject.wire()}
+        return {"id": context.id, **cost, "reject": verdict.model_copy(update={"row": known}).wire()}
+    chosen, rejected = verdict
     pair = Pair(
-        id=row.context.id,
-        turns=row.context.turns,
-        chosen=verdict.chosen,
-        rejected=verdict.rejected,
+        id=context.id,
+        turns=context.turns,
+        chosen=chosen,
+        rejected=rejected,
         source=settings.source,
         profile=profile,
-        attempts=max(row.attempts, 1),
+        attempts=max(candidate.attempts, 1),
     )
-    return {**noted, "pair": pair.wire()}
+    return {"id": context.id, **cost, "pair": pair.wire()}
+
+
+def _verdict(candidate: Candidate, settings: ReflectionSettings) -> tuple[str, str] | Reject:
+    if candidate.reject:
+        return candidate.reject
+    assert candidate.chosen is not None
+    return judge(candidate.chosen, candidate.rejected, settings.max_length_ratio)
 
 
 def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Result:

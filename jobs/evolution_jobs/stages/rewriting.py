@@ -1,4 +1,4 @@
-"""Reflection and refinement of one row: what is asked of the engine, in which order, and what comes of it."""
+"""Reflection and refinement of candidates for a pair: the requests to the engine, their order, and the results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..contract.rows import Context
+from ..contract.rows import Context, Message, Reject, Response
 from ..contract.settings import ReflectionSettings
-from ..engines.base import Completion, Message, Request, Sampling, row_seed
-from ..preference.filters import Answer, Dropped, clean
+from ..engines.base import Request, Sampling, row_seed
+from ..preference.filters import clean
 from ..preference.prompts import refinement_messages, reflection_messages
 from ..preference.reflection import SCHEMA, Profile, ProfileError, parse_profile
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Row:
-    """A context on its way to a pair."""
+class Candidate:
+    """A context and the model's answer to it, until they are a pair or a reject."""
 
     context: Context
-    rejected: Answer
+    rejected: Response
     attempts: int = 0
     """Tries at a profile."""
     profile_text: str | None = None
     """What the model last wrote for a profile."""
     profile: Profile | None = None
-    chosen: Answer | None = None
+    chosen: Response | None = None
     tokens: int = 0
-    """Sampled for this row, attempts that failed included."""
+    """Tokens sampled for this candidate, failed attempts included."""
     truncated: bool = False
     """Whether some prompt lost its oldest turns."""
-    dropped: Dropped | None = None
+    reject: Reject | None = None
 
-    def count(self, completion: Completion) -> None:
-        """Note what a completion for this row cost."""
-        self.tokens += completion.tokens
-        self.truncated |= completion.truncated_turns > 0
+    def count(self, response: Response) -> None:
+        """Add the cost of a response to this candidate."""
+        self.tokens += response.tokens
+        self.truncated |= response.truncated_turns > 0
 
 
 class Rewriter:
@@ -50,58 +50,58 @@ class Rewriter:
         self._seed = seed
         self._sampling = Sampling.of(settings)
 
-    def rewrite(self, rows: Sequence[Row]) -> None:
-        """Give each row its chosen answer, or say why it is dropped."""
+    def rewrite(self, candidates: Sequence[Candidate]) -> None:
+        """Set the chosen answer of each candidate, or why it is rejected."""
         if self._settings.source == "self":
-            self._infer_profiles(rows)
-        profiled = {row.context.id: row for row in rows if not row.dropped}
-        for completion in self._engine.generate(map(self._refinement, profiled.values())):
-            row = profiled[completion.id]
-            row.count(completion)
-            row.chosen = Answer(clean(completion.text), cut=completion.finish == "length")
+            self._infer_profiles(candidates)
+        profiled = {each.context.id: each for each in candidates if not each.reject}
+        for response in self._engine.generate(map(self._refinement, profiled.values())):
+            candidate = profiled[response.id]
+            candidate.count(response)
+            candidate.chosen = response.model_copy(update={"text": clean(response.text)})
 
-    def first_request(self, row: Row) -> Request:
-        """What is asked of a row first: batches are made of these."""
-        return self._refinement(row) if self._settings.source == "none" else self._reflection(row)
+    def first_request(self, candidate: Candidate) -> Request:
+        """The first request for a candidate: batches are made of these."""
+        return self._refinement(candidate) if self._settings.source == "none" else self._reflection(candidate)
 
-    def _infer_profiles(self, rows: Sequence[Row]) -> None:
-        waiting = {row.context.id: row for row in rows}
+    def _infer_profiles(self, candidates: Sequence[Candidate]) -> None:
+        waiting = {each.context.id: each for each in candidates}
         # A greedy answer is the same every time.
         tries = self._settings.max_attempts if self._sampling.temperature else 1
         for _ in range(tries):
-            for completion in self._engine.generate([self._reflection(row) for row in waiting.values()]):
-                row = waiting[completion.id]
-                row.count(completion)
-                row.attempts += 1
-                row.profile_text = completion.text
+            for response in self._engine.generate([self._reflection(each) for each in waiting.values()]):
+                candidate = waiting[response.id]
+                candidate.count(response)
+                candidate.attempts += 1
+                candidate.profile_text = response.text
                 try:
-                    row.profile, row.dropped = parse_profile(completion.text), None
+                    candidate.profile, candidate.reject = parse_profile(response.text), None
                 except ProfileError as error:
-                    row.dropped = Dropped("profile_unparsed", str(error))
-            waiting = {id_: row for id_, row in waiting.items() if row.dropped}
+                    candidate.reject = Reject(id=response.id, reason="profile_unparsed", detail=str(error))
+            waiting = {id_: each for id_, each in waiting.items() if each.reject}
 
-    def _reflection(self, row: Row) -> Request:
+    def _reflection(self, candidate: Candidate) -> Request:
         # Unpenalised: a profile repeats the conversation's words by nature, and its JSON the prompt's field names.
         sampling = replace(self._sampling, repetition_penalty=1.0)
-        messages = reflection_messages(row.context.turns, row.rejected.text)
+        messages = reflection_messages(candidate.context.turns, candidate.rejected.text)
         return replace(
-            self._request(row, messages, "profile", attempt=row.attempts + 1, keep=3),
+            self._request(candidate, messages, "profile", attempt=candidate.attempts + 1, keep=3),
             sampling=sampling,
             max_new_tokens=self._settings.max_profile_tokens,
             schema=SCHEMA,
         )
 
-    def _refinement(self, row: Row) -> Request:
-        messages = refinement_messages(row.context.turns, row.rejected.text, row.profile_text)
-        return self._request(row, messages, "rewrite", attempt=1, keep=3 if row.profile_text is None else 5)
+    def _refinement(self, candidate: Candidate) -> Request:
+        messages = refinement_messages(candidate.context.turns, candidate.rejected.text, candidate.profile_text)
+        return self._request(candidate, messages, "rewrite", attempt=1, keep=3 if candidate.profile_text is None else 5)
 
-    def _request(self, row: Row, messages: list[Message], purpose: str, attempt: int, keep: int) -> Request:
+    def _request(self, candidate: Candidate, messages: list[Message], purpose: str, attempt: int, keep: int) -> Request:
         """A request whose last `keep` messages, from the seeker's last turn on, are never left out."""
         return Request(
-            id=row.context.id,
+            id=candidate.context.id,
             messages=messages,
             sampling=self._sampling,
-            seed=row_seed(self._seed, row.context.id, purpose, attempt),
+            seed=row_seed(self._seed, candidate.context.id, purpose, attempt),
             max_new_tokens=self._settings.max_new_tokens,
             max_prompt_tokens=self._settings.max_prompt_tokens,
             keep=keep,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from jinja2 import TemplateError
 
 from ..contract.errors import PermanentError
-from ..contract.rows import Context, Dialogue, Instruction, Pair, Turn
+from ..contract.rows import Context, Dialogue, Instruction, Message, Pair, Turn
 from ..metrics.perplexity import Passage
-from ..preference.prompts import Message, answer_messages
+from ..preference.prompts import answer_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

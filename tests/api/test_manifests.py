@@ -13,10 +13,10 @@ from kubernetes.client.exceptions import ApiException
 from hack.cluster.control_plane import ControlPlane
 from tests.api.harness import Runs, manifest
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 ABSENT = object()
 
-BAD: list[tuple[Path, Any, str]] = [
+BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
     (("spec", "storage"), ABSENT, "spec.storage"),
     (("spec", "data"), ABSENT, "spec.data"),
@@ -69,7 +69,7 @@ BAD: list[tuple[Path, Any, str]] = [
     (("metadata", "name"), "dotted.name", "metadata.name"),
 ]
 
-GOOD: list[tuple[Path, Any]] = [
+GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "iterations"), 0),
     (("spec", "storage"), {"uri": "file:///runs"}),
     (("spec", "baseModel"), {"uri": "pvc://claim/model"}),
@@ -86,7 +86,7 @@ GOOD: list[tuple[Path, Any]] = [
 ]
 
 
-def changed(document: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+def changed(document: dict[str, Any], path: KeyPath, value: Any) -> dict[str, Any]:
     document = json.loads(json.dumps(document))
     *parents, last = path
     node: Any = document
@@ -113,14 +113,14 @@ def refusal(runs: Runs, document: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("path", "value", "field"), BAD, ids=lambda part: str(part)[:40])
-def test_a_bad_manifest_is_refused_by_both_with_its_field(runs: Runs, path: Path, value: Any, field: str) -> None:
+def test_a_bad_manifest_is_refused_by_both_with_its_field(runs: Runs, path: KeyPath, value: Any, field: str) -> None:
     document = changed(manifest("bad", runs.namespace), path, value)
     assert field.replace("[0]", "") in refusal(runs, document).replace("[0]", "")
     assert field in {fault.path for fault in faults(document)}
 
 
 @pytest.mark.parametrize(("path", "value"), GOOD, ids=lambda part: str(part)[:40])
-def test_a_good_manifest_is_taken_by_both(runs: Runs, path: Path, value: Any) -> None:
+def test_a_good_manifest_is_taken_by_both(runs: Runs, path: KeyPath, value: Any) -> None:
     document = changed(manifest("good", runs.namespace), path, value)
     assert faults(document) == []
     runs.apply(document, dry_run="All", field_validation="Strict")

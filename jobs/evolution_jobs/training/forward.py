@@ -28,7 +28,7 @@ FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
 @dataclass(frozen=True)
-class Path:
+class TokenTree:
     """One sequence as the model reads it: a trunk, and branches that see the trunk but not each other."""
 
     ids: Tensor
@@ -45,25 +45,27 @@ class Path:
     """The batch's rows whose labels these are, one after the other."""
 
 
-def straight(input_ids: Tensor, labels: Tensor) -> list[Path]:
-    """Every row with a label as a path of its own, up to the token before its last label."""
-    paths = []
+def straight(input_ids: Tensor, labels: Tensor) -> list[TokenTree]:
+    """Every row with a label as a tree of its own, up to the token before its last label."""
+    trees = []
     for row, (ids, wanted) in enumerate(zip(input_ids, labels, strict=True)):
         places = (wanted[1:] != IGNORED).nonzero().squeeze(1)
         if len(places):
             length = int(places[-1]) + 1
             positions = torch.arange(length, device=ids.device)
-            paths.append(Path(ids[:length], positions, torch.zeros_like(positions), places, wanted[places + 1], (row,)))
-    return paths
+            trees.append(
+                TokenTree(ids[:length], positions, torch.zeros_like(positions), places, wanted[places + 1], (row,))
+            )
+    return trees
 
 
-def branched(input_ids: Tensor, labels: Tensor) -> list[Path]:
-    """Row i and row i + half as one path: their common prompt, then the completion of each as a branch.
+def branched(input_ids: Tensor, labels: Tensor) -> list[TokenTree]:
+    """Row i and row i + half as one tree: their common prompt, then the completion of each as a branch.
 
     The first half of the batch is `chosen`, the second `rejected`; the labels of a row are its completion.
     """
     half = len(input_ids) // 2
-    paths = []
+    trees = []
     for row in range(half):
         rows = (row, row + half)
         prompt_length = min(int((labels[side] != IGNORED).nonzero()[0]) for side in rows)
@@ -78,8 +80,8 @@ def branched(input_ids: Tensor, labels: Tensor) -> list[Path]:
         positions = torch.cat([torch.arange(len(part)).to(part) + at for part, at in zip(read, starts, strict=True)])
         last = torch.tensor([prompt_length - 1]).to(prompt)
         sources = torch.cat([torch.cat([last, (branches == number).nonzero().squeeze(1)]) for number in (1, 2)])
-        paths.append(Path(torch.cat(read), positions, branches, sources, torch.cat(completions), rows))
-    return paths
+        trees.append(TokenTree(torch.cat(read), positions, branches, sources, torch.cat(completions), rows))
+    return trees
 
 
 def spare_forward(model: PreTrainedModel, *, share_prompts: bool) -> None:
@@ -101,43 +103,43 @@ def spare_forward(model: PreTrainedModel, *, share_prompts: bool) -> None:
         if not fused_lm_head or input_ids is None or labels is None or arguments.get("output_router_logits"):
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **arguments}
             return fused(**given, fused_lm_head=fused_lm_head)
-        paths = (branched if share_prompts else straight)(input_ids, labels)
-        return _scattered(_run(self, fused, paths, arguments), paths, labels[:, 1:] != IGNORED)
+        trees = (branched if share_prompts else straight)(input_ids, labels)
+        return _scattered(_run(self, fused, trees, arguments), trees, labels[:, 1:] != IGNORED)
 
     model.forward = types.MethodType(forward, model)
 
 
-def _run(model: PreTrainedModel, fused: Any, paths: Sequence[Path], arguments: dict[str, Any]) -> Any:
-    """What trl gives for the labels of the paths, one after the other: each field is (1, labels)."""
+def _run(model: PreTrainedModel, fused: Any, trees: Sequence[TokenTree], arguments: dict[str, Any]) -> Any:
+    """What trl gives for the labels of the trees, one after the other: each field is (1, labels)."""
 
     def at_labels(_module: torch.nn.Module, _arguments: Any, output: Any) -> Any:
         hidden = output.last_hidden_state
-        output.last_hidden_state = torch.cat([hidden[row, path.sources] for row, path in enumerate(paths)])[None]
+        output.last_hidden_state = torch.cat([hidden[row, tree.sources] for row, tree in enumerate(trees)])[None]
         return output
 
     with model.base_model.register_forward_hook(at_labels):
         return fused(
             **arguments,
-            input_ids=pad_sequence([path.ids for path in paths], batch_first=True),
-            position_ids=pad_sequence([path.positions for path in paths], batch_first=True),
-            attention_mask=_mask(paths),
-            shift_labels=torch.cat([path.targets for path in paths])[None],
+            input_ids=pad_sequence([tree.ids for tree in trees], batch_first=True),
+            position_ids=pad_sequence([tree.positions for tree in trees], batch_first=True),
+            attention_mask=_mask(trees),
+            shift_labels=torch.cat([tree.targets for tree in trees])[None],
             fused_lm_head=True,
         )
 
 
-def _mask(paths: Sequence[Path]) -> Tensor | None:
-    """(paths, 1, tokens, tokens), True where a token may look; None is causal, which right padding does not disturb."""
-    if not any(bool(path.branches.any()) for path in paths):
+def _mask(trees: Sequence[TokenTree]) -> Tensor | None:
+    """(trees, 1, tokens, tokens), True where a token may look; None is causal, which right padding does not disturb."""
+    if not any(bool(tree.branches.any()) for tree in trees):
         return None
-    branches = pad_sequence([path.branches for path in paths], batch_first=True)
+    branches = pad_sequence([tree.branches for tree in trees], batch_first=True)
     seen = (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
     return seen.tril()[:, None]
 
 
-def _scattered(output: Any, paths: Sequence[Path], labelled: Tensor) -> Any:
+def _scattered(output: Any, trees: Sequence[TokenTree], labelled: Tensor) -> Any:
     """The output in the batch's shape, (rows, tokens - 1)."""
-    order = [row for path in paths for row in path.rows]
+    order = [row for tree in trees for row in tree.rows]
     lengths = [int(count) for count in labelled.sum(1)[order]]
     fields: dict[str, Any] = {"label_mask": labelled}
     for name in FIELDS:
@@ -161,8 +163,8 @@ def shares_prompts(model: PreTrainedModel, input_ids: Tensor, labels: Tensor) ->
         return False
     with torch.no_grad():
         apart, shared = (
-            _scattered(_run(model, model.forward, paths, {}), paths, labels[:, 1:] != IGNORED).log_probs
-            for paths in (straight(input_ids, labels), branched(input_ids, labels))
+            _scattered(_run(model, model.forward, trees, {}), trees, labels[:, 1:] != IGNORED).log_probs
+            for trees in (straight(input_ids, labels), branched(input_ids, labels))
         )
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     return bool((apart - shared).abs().mean() < tolerance)

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Names of other objects are made from it: at most 40 characters. */}}
+{{/* At most 40 characters, because names of other objects add to it. */}}
 {{- define "evolution.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -26,7 +26,7 @@ app.kubernetes.io/part-of: {{ include "evolution.name" . }}
 {{- end }}
 {{- end }}
 
-{{/* Of the operator's own Pods. */}}
+{{/* Labels that select the operator's Pods. */}}
 {{- define "evolution.selector" -}}
 app.kubernetes.io/name: {{ include "evolution.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -39,7 +39,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: minio
 {{- end }}
 
-{{/* Of the Pod that makes MinIO's bucket. */}}
+{{/* Labels that select the Pod that creates MinIO's bucket. */}}
 {{- define "evolution.bucketSelector" -}}
 app.kubernetes.io/name: {{ include "evolution.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -54,7 +54,7 @@ app.kubernetes.io/component: bucket
 {{- end }}
 {{- end }}
 
-{{/* Of an image's values and the version to take where they name none. */}}
+{{/* An image reference. Takes `image` (an image's values) and `version` (the tag if the values set none). */}}
 {{- define "evolution.image" -}}
 {{- if .image.digest }}
 {{- printf "%s@%s" .image.repository .image.digest }}
@@ -67,7 +67,7 @@ app.kubernetes.io/component: bucket
 {{- include "evolution.image" (dict "image" .Values.image "version" .Chart.AppVersion) }}
 {{- end }}
 
-{{/* Namespaces that are served, as JSON; none stands for all of them. */}}
+{{/* The namespaces that the operator serves, as a JSON list; an empty list means all. */}}
 {{- define "evolution.namespaces" -}}
 {{- if eq .Values.rbac.scope "cluster" }}
 {{- if .Values.watchNamespaces }}
@@ -91,7 +91,7 @@ app.kubernetes.io/component: bucket
 {{- end }}
 {{- end }}
 
-{{/* What Pod Security's level "restricted" asks for, and more. */}}
+{{/* Stricter than Pod Security's level "restricted". */}}
 {{- define "evolution.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -107,7 +107,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Egress rule: names are resolved. */}}
+{{/* Egress rule that allows DNS. */}}
 {{- define "evolution.dns" -}}
 {{- with .Values.networkPolicies.dns }}
 - to:
@@ -131,9 +131,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{/*
-Fails where MinIO's claim can find no volume: its Pod would wait, and Helm with it, until the bucket's Job gives up.
-Looked up with rbac.scope=cluster alone: who installs with less may have no right to see classes. Without a cluster
-(helm template) no namespace is found either.
+Fails if no volume can fit MinIO's claim. Otherwise MinIO's Pod, and Helm, would wait until the bucket's Job gives up.
+Checks only with rbac.scope=cluster, because a user with fewer rights may not list StorageClasses, and only if `lookup`
+reaches a cluster (helm template does not).
 */}}
 {{- define "evolution.checkMinioClaim" -}}
 {{- $wanted := .Values.minio.persistence.storageClassName }}

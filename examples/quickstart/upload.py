@@ -1,4 +1,4 @@
-"""Put files into the bucket of the chart's MinIO, through a port-forward: the quickstart's data, or your own.
+"""Upload files to the bucket of the chart's MinIO, through a port-forward: the quickstart's data, or your own.
 
     python examples/quickstart/upload.py [--namespace evolution] [--to quickstart] [FILE ...]
 """
@@ -37,23 +37,23 @@ def forwarded(namespace: str, service: str) -> Iterator[str]:
 
 
 def credentials(namespace: str, secret: str) -> dict[str, str]:
-    """The Secret's values, as boto3 names them."""
+    """The Secret's values, under boto3's argument names."""
     command = ["kubectl", f"--namespace={namespace}", "get", "secret", secret, "--output=json"]
     found = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if found.returncode:
-        sys.exit(f"Secret {secret} in namespace {namespace} cannot be read")
+        sys.exit(f"kubectl cannot read Secret {secret} in namespace {namespace}")
     return {name.lower(): base64.b64decode(value).decode() for name, value in json.loads(found.stdout)["data"].items()}
 
 
 def main() -> None:
-    """Upload, and print where each file is now."""
+    """Upload the files and print the URI of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--namespace", default="evolution", help="the chart's namespace")
     parser.add_argument("--service", default="evo-evolution-operator-minio")
     parser.add_argument("--secret", default="evolution-storage")
     parser.add_argument("--bucket", default="evolution")
     parser.add_argument("--to", default="quickstart", help="prefix in the bucket")
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="unset is the quickstart's data")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: the quickstart's data")
     arguments = parser.parse_args()
     with forwarded(arguments.namespace, arguments.service) as url:
         keys = credentials(arguments.namespace, arguments.secret)

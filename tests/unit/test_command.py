@@ -160,9 +160,9 @@ def test_retry_says_how_to_follow_in_the_same_namespace(tmp_path: Path) -> None:
         named = run(tmp_path, "retry", "support", "-n", "team")
         default = run(tmp_path, "retry", "support")
         missing = run(tmp_path, "status", "support", "-n", "team")
-    assert named.stdout == (
-        "support: retrying failed stages; follow with: evolution status support -n team\n"
-    ), named.stderr
+    assert named.stdout == ("support: retrying failed stages; follow with: evolution status support -n team\n"), (
+        named.stderr
+    )
     assert default.stdout == "support: retrying failed stages; follow with: evolution status support\n"
     assert missing.stderr == (
         "error: ClusterRefused: no EvolutionRun support in namespace team; `kubectl get evo -A` lists them\n"

@@ -31,7 +31,7 @@ from .contract.errors import PermanentError
 from .contract.keys import manifest_path, resolve_keys
 from .contract.manifest import Manifest, Report
 from .contract.stage import SHARDED, Shard, StageSpec
-from .stages.workspace import Result, Workspace
+from .contract.workspace import Result, Workspace
 from .store.base import Store
 from .store.manifests import CorruptManifestError, copied_models, published, read_manifest, retract, verify_manifest
 from .store.open import open_store

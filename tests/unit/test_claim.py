@@ -16,7 +16,7 @@ from evolution_jobs.contract.keys import claim_path, claims_prefix, stage_prefix
 from evolution_jobs.contract.manifest import Claim
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Shard, StageSpec
-from evolution_jobs.stages.workspace import Result, Workspace
+from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
 from evolution_jobs.store.open import open_store

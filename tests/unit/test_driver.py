@@ -8,7 +8,7 @@ import pytest
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import RunRef, StageSpec
-from evolution_jobs.stages.workspace import Result, Workspace
+from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.store.file import FileStore
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import RunStatus, StageStatus

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Context, Dialogue, Instruction
+from evolution_jobs.contract.workspace import Result
 from evolution_jobs.stages import prepare
-from evolution_jobs.stages.workspace import Result
 
 from tests.support.stages.model_directory import model_directory
 from tests.support.stages.workspace import LocalWorkspace

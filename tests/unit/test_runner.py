@@ -41,8 +41,8 @@ from evolution_jobs.contract.keys import (
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
 from evolution_jobs.contract.settings import SftSettings, Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
+from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import run_stage
-from evolution_jobs.stages.workspace import Result, Workspace
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
 from evolution_jobs.store.manifests import publish, read_manifest, verify_manifest
@@ -372,7 +372,7 @@ def test_killed_between_upload_and_publication_a_stage_is_not_published(storage:
 import sys
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
-from evolution_jobs.stages.workspace import Result
+from evolution_jobs.contract.workspace import Result
 from tests.support.stages import fake_stages
 from tests.support.stages.runner import Runner
 from tests.unit.test_runner import KillsWhenRead
@@ -799,7 +799,7 @@ def test_storage_that_fills_up_leaves_nothing_published(tmp_path: Path) -> None:
 import sys
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.runner import run_stage
-from evolution_jobs.stages.workspace import Result
+from evolution_jobs.contract.workspace import Result
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
 from tests.support.stages import fake_stages

@@ -15,9 +15,9 @@ from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Pair
 from evolution_jobs.contract.settings import DpoSettings, SftSettings
+from evolution_jobs.contract.workspace import Result
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.stages import dpo, sft
-from evolution_jobs.stages.workspace import Result
 from evolution_jobs.training import preference, supervised
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder
 from evolution_jobs.training.reference import REFERENCE, ReferenceGuard

@@ -33,7 +33,7 @@ FILES = TypeAdapter(list[CheckpointFile])
 
 
 class StoredCheckpoints:
-    """`evolution_jobs.stages.workspace.Checkpoints` in a store.
+    """`evolution_jobs.contract.workspace.Checkpoints` in a store.
 
     A checkpoint is `stages/<key>/checkpoints/<step>-<attempt>/`, so two attempts never write to one. Its `index.json`
     names each file by digest and is written last.

@@ -13,7 +13,7 @@ from typing import Any
 from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, claims_prefix, model_prefix, rows_prefix
 from ..contract.manifest import File, Manifest, Output, canonical_digest, content_digest
 from ..contract.stage import StageSpec
-from ..stages.workspace import Result
+from ..contract.workspace import Result
 from ..store.base import Store, check_location, file_sha256
 from ..store.manifests import publish
 from ..store.record import record_model

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class StoredRows:
-    """`evolution_jobs.stages.workspace.Rows` in a store."""
+    """`evolution_jobs.contract.workspace.Rows` in a store."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store

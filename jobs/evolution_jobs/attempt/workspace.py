@@ -33,7 +33,7 @@ def _say(line: dict[str, Any], stop: StopRequest) -> None:
 
 
 class StoredWorkspace:
-    """`evolution_jobs.stages.workspace.Workspace` over a store."""
+    """`evolution_jobs.contract.workspace.Workspace` over a store."""
 
     def __init__(self, spec: StageSpec, store: Store, attempt: str, directory: Path, stop: StopRequest) -> None:
         self.spec = spec

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ..contract.errors import PermanentError
 from ..contract.rows import Pair
 from ..contract.settings import DpoSettings
+from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
 from ..store.base import file_sha256
 from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
@@ -19,7 +20,6 @@ from ..training.preference import PreferenceTrainer, preference_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
 from .models import base_model
-from .workspace import Result, Workspace
 
 
 def run(workspace: Workspace) -> Result:

@@ -19,6 +19,7 @@ from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Turn
 from ..contract.settings import EvaluationSettings
+from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
 from ..engines.transformers_engine import TransformersEngine
@@ -30,7 +31,6 @@ from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .jsonl import read_rows, write_rows
 from .models import adapter, base_model
-from .workspace import Result, Workspace, shard_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

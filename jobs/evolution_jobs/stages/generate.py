@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
 from ..contract.settings import GenerationSettings
+from ..contract.workspace import Result, Workspace, shard_of
 from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import words
 from ..preference.prompts import answer_messages
 from .jsonl import read_rows, write_rows
 from .models import load_engine
-from .workspace import Result, Workspace, shard_of
 
 
 def run(workspace: Workspace) -> Result | None:

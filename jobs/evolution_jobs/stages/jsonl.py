@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Dialogue, Instruction, Pair, Response
-from .workspace import Workspace
+from ..contract.workspace import Workspace
 
 Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contract.settings import SamplingSettings
-from .workspace import Workspace
+from ..contract.workspace import Workspace
 
 if TYPE_CHECKING:
     from ..engines.base import Engine

@@ -13,13 +13,13 @@ from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.rows import Dialogue, Instruction, Turn
 from ..contract.settings import PrepareSettings
+from ..contract.workspace import Result, Workspace
 from ..data.contexts import contexts, positions
 from ..data.leaks import groups, leaks
 from ..data.load import Loader
 from ..data.split import split
 from ..models.resolve import resolve
 from .jsonl import write_rows
-from .workspace import Result, Workspace
 
 LISTED_LEAKS = 10
 

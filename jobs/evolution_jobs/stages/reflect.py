@@ -13,11 +13,11 @@ from typing import Any
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
 from ..contract.settings import ReflectionSettings
+from ..contract.workspace import Result, Workspace, shard_of
 from ..preference.filters import judge, usable, words
 from .jsonl import read_rows, write_rows
 from .models import load_engine
 from .rewriting import Candidate, Rewriter
-from .workspace import Result, Workspace, shard_of
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",

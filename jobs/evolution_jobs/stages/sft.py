@@ -11,6 +11,7 @@ import math
 from ..contract.errors import PermanentError
 from ..contract.rows import Dialogue, Instruction
 from ..contract.settings import SftSettings
+from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
 from ..training.adapter import new_adapter, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
@@ -18,7 +19,6 @@ from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
 from .models import base_model
-from .workspace import Result, Workspace
 
 
 def run(workspace: Workspace) -> Result:

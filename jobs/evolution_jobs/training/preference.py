@@ -10,12 +10,13 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from ..contract.settings import DpoSettings
+from ..contract.workspace import Workspace
 from .adapter import Tensors
 from .encoding import IGNORED, Preference
 from .forward import shares_prompts, spare_forward
 from .reference import ReferenceGuard
 from .schedule import training_order
-from .trainer import Host, Resumable, arguments
+from .trainer import Resumable, arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -67,7 +68,7 @@ def preference_trainer(
     seed: int,
     pairs: Sequence[Preference],
     input_adapter: Tensors,
-    host: Host,
+    workspace: Workspace,
 ) -> PreferenceTrainer:
     """A trainer that is ready to `resume`. `model` has M(t-1)'s adapter, trainable; there is at least one pair.
 
@@ -78,7 +79,7 @@ def preference_trainer(
     trainer = PreferenceTrainer(
         model=model,
         args=DPOConfig(
-            **arguments(settings, len(order), seed, host.scratch),
+            **arguments(settings, len(order), seed, workspace.scratch),
             beta=settings.beta,
             loss_type=["sigmoid", "sft"],
             loss_weights=[1.0, settings.sft_weight],
@@ -92,7 +93,7 @@ def preference_trainer(
     spare_forward(base, share_prompts=trainer.shares_prompts)
     trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
     trainer.add_callback(trainer.guard)
-    trainer.attach(host, [pairs[row].tokens for row in order])
+    trainer.attach(workspace, [pairs[row].tokens for row in order])
     return trainer
 
 

@@ -11,11 +11,12 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..contract.settings import SftSettings
+from ..contract.workspace import Workspace
 from .adapter import Tensors, adapter_tensors
 from .encoding import Example
 from .forward import spare_forward
 from .schedule import Validations, evaluation_interval, optimiser_steps, training_order
-from .trainer import Host, Resumable, arguments
+from .trainer import Resumable, arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -109,14 +110,14 @@ def supervised_trainer(
     seed: int,
     train: Sequence[Example],
     validation: Sequence[Example],
-    host: Host,
+    workspace: Workspace,
 ) -> SupervisedTrainer:
     """A trainer that is ready to `resume`. Neither list of examples is empty."""
     order = training_order([example.tokens for example in train], settings.epochs, settings.batch_size, seed)
     trainer = SupervisedTrainer(
         model=model,
         args=SFTConfig(
-            **arguments(settings, len(order), seed, host.scratch), dataset_kwargs={"skip_prepare_dataset": True}
+            **arguments(settings, len(order), seed, workspace.scratch), dataset_kwargs={"skip_prepare_dataset": True}
         ),
         train_dataset=_dataset(train).select(order),
         processing_class=tokenizer,
@@ -128,7 +129,7 @@ def supervised_trainer(
     trainer.patience = settings.early_stopping_patience
     # Before the callback that seeds each step: to go through a data loader takes a random number.
     trainer.add_callback(_Validation(trainer))
-    trainer.attach(host, [train[row].tokens for row in order])
+    trainer.attach(workspace, [train[row].tokens for row in order])
     return trainer
 
 

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -17,6 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..contract.errors import PermanentError
 from ..contract.settings import DpoSettings, SftSettings
+from ..contract.workspace import Workspace
 from ..models.load import placement
 from .adapter import Tensors
 from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
@@ -29,55 +30,16 @@ CURVE_POINTS = 200
 """Most points of a curve in a manifest."""
 
 
-class Checkpoints(Protocol):
-    """`stages.workspace.Checkpoints`."""
-
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        ...
-
-    def save(self, directory: Path, step: int) -> None:
-        """Make a checkpoint durable."""
-        ...
-
-
-class Host(Protocol):
-    """What training needs of `stages.workspace.Workspace`."""
-
-    @property
-    def scratch(self) -> Path:
-        """A private directory."""
-        ...
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Training state that outlives the process."""
-        ...
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """Report progress."""
-        ...
-
-    def check_stop(self) -> None:
-        """Raise Terminated if the process was asked to stop."""
-        ...
-
-    @property
-    def stopping(self) -> bool:
-        """True once the process was asked to stop."""
-        ...
-
-
 class Resumable:
-    """Mixed into a trl trainer: what it keeps goes through the host, and a resumed run ends as an unbroken one does.
+    """Mixed into a trl trainer: it saves through the workspace, and a resumed training ends as an uninterrupted one does.
 
     Rows come in the order of the data set, and every step seeds its own random numbers, so that the place in the
     training is the step alone. The methods that trl or transformers call are named as there.
     """
 
-    def attach(self: Any, host: Host, row_tokens: Sequence[int]) -> None:
-        """Report to `host`; to be called before `train`. `row_tokens` is the length of every row, in order."""
-        self.host = host
+    def attach(self: Any, workspace: Workspace, row_tokens: Sequence[int]) -> None:
+        """Report to `workspace`; to be called before `train`. `row_tokens` is the length of every row, in order."""
+        self.workspace = workspace
         self.row_tokens = row_tokens
         self.best: Tensors | None = None
         """SFT: the adapter with the lowest validation loss so far."""
@@ -89,18 +51,18 @@ class Resumable:
     def resume(self: Any) -> None:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Raises Terminated when the host is stopping, with a checkpoint saved; PermanentError (`TrainingDiverged`) where
+        Raises Terminated if the process is asked to stop, with a checkpoint saved; PermanentError (`TrainingDiverged`) where
         a loss or gradient is no finite number.
         """
-        latest = self.host.checkpoints.latest()
+        latest = self.workspace.checkpoints.latest()
         self.train(resume_from_checkpoint=str(latest) if latest else None)
 
     def stop_if_asked(self: Any) -> None:
-        """Save and raise Terminated if the host is stopping. Only between steps or inside one, before its update."""
-        if self.host.stopping:
+        """Save and raise Terminated if the process is asked to stop. Only between steps, or inside one before its update."""
+        if self.workspace.stopping:
             if self.state.global_step != self.saved_step:
                 self._save_checkpoint(self.model, None)
-            self.host.check_stop()
+            self.workspace.check_stop()
 
     @property
     def trained_tokens(self: Any) -> int:
@@ -120,12 +82,12 @@ class Resumable:
 
     def _save_checkpoint(self: Any, _model: Any, _trial: Any) -> None:
         step = self.state.global_step
-        directory = self.host.scratch / "saved"
+        directory = self.workspace.scratch / "saved"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         write_checkpoint(directory, self.model, self.best, self.optimizer, self.lr_scheduler)
         self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
-        self.host.checkpoints.save(directory, step)
+        self.workspace.checkpoints.save(directory, step)
         self.saved_step = step
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -148,7 +110,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trainer.saved_step = state.global_step
-        self._trainer.host.progress(state.global_step, state.max_steps, "steps")
+        self._trainer.workspace.progress(state.global_step, state.max_steps, "steps")
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trainer.stop_if_asked()
@@ -159,7 +121,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self._trainer.stop_if_asked()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._trainer.host.progress(state.global_step, state.max_steps, "steps")
+        self._trainer.workspace.progress(state.global_step, state.max_steps, "steps")
 
     def on_log(
         self,

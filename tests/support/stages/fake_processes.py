@@ -16,8 +16,8 @@ from evolution_jobs.attempt.report import TERMINATION_LOG
 from evolution_jobs.contract.errors import Terminated
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
+from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import Stage, run_stage
-from evolution_jobs.stages.workspace import Result, Workspace
 from evolution_operator.local.process.stage_process import StageProcess
 
 from tests.support.stages import fake_stages

@@ -9,8 +9,8 @@ from typing import Any
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Input, Node, RunRef, Shard, StageSpec
+from evolution_jobs.contract.workspace import Result, Workspace, shard_of
 from evolution_jobs.runner import Stage
-from evolution_jobs.stages.workspace import Result, Workspace, shard_of
 
 from tests.support.stages.least_settings import PREPARE
 

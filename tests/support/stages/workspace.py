@@ -72,7 +72,7 @@ class DirectoryCheckpoints:
 
 
 class LocalWorkspace:
-    """`evolution_jobs.stages.workspace.Workspace` over `root`.
+    """`evolution_jobs.contract.workspace.Workspace` over `root`.
 
     `inputs` maps an input's name to a file (served as a directory that holds it) or to a directory; `references` to
     where a pinned input lies. `shard` is (index, count). `stop_after` asks the stage to stop at that many calls of

@@ -1,15 +1,14 @@
-"""What a stage's code sees of the world: its inputs as local paths, its scratch directory, its finished rows, its checkpoints.
+"""What a stage's code sees: its inputs as local paths, its scratch directory, its finished rows, its checkpoints.
 
-A stage is a module of this package with one function
+A stage is a module of `evolution_jobs.stages` with one function
 
     def run(workspace: Workspace) -> Result | None
 
-readable top to bottom. It knows nothing of storage, keys, attempts or Kubernetes.
+that knows nothing of storage, keys, attempts or Kubernetes.
 
-A stage whose rows are shared out over shards finishes its own rows (but those in `workspace.rows.finished()`), appends
-them, and then looks again: where every expected row is finished it merges them all and returns the Result, else it
-returns None, and the shard that comes last will merge. Two shards may both find all rows there: the first to publish
-wins.
+A sharded stage finishes its own rows, except those in `workspace.rows.finished()`, appends them, and then looks again.
+If every expected row is finished, it merges them all and returns the Result; otherwise it returns None, and a later
+shard merges. Two shards may both find all rows finished: the first to publish wins.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..contract.stage import StageSpec
+from .stage import StageSpec
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage hands back to the runner, which uploads and publishes it."""
+    """What a stage returns to the runner, which uploads and publishes it."""
 
     outputs: Mapping[str, Path]
     """Output name to a file or directory in the workspace."""
@@ -33,20 +32,20 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 0
     references: Mapping[str, str] = field(default_factory=dict)
-    """Output name to where content lies that is not copied (a pinned hub model); such an output may have no files."""
+    """Output name to the location of content that is not copied (a pinned hub model). Such an output may have no files."""
     copied_models: frozenset[str] = frozenset()
-    """Outputs that many runs copy alike: stored once, where their content says."""
+    """Outputs that are copies of a base model. They are stored once, under their digest, for all runs."""
 
 
 class Rows(Protocol):
     """Finished rows of a sharded stage, shared by all shards and all attempts at one key."""
 
     def finished(self) -> Mapping[str, dict[str, Any]]:
-        """Every row any attempt has finished, by id; corrupt chunks are dropped and counted by the runner."""
+        """Every row that any attempt has finished, by id. Corrupt chunks are left out; the runner counts them."""
         ...
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Make rows durable as one chunk. Each row has an `id`; a chunk is all there or not at all."""
+        """Make rows durable as one chunk, whole or not at all. Each row has an `id`."""
         ...
 
 
@@ -54,16 +53,16 @@ class Checkpoints(Protocol):
     """Training state that outlives the process."""
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint as a local directory, or None. Verified by digest; a corrupt one is passed over."""
+        """The newest complete checkpoint as a local directory, or None. It is verified by digest; a corrupt one is skipped."""
         ...
 
     def save(self, directory: Path, step: int) -> None:
-        """Make a checkpoint directory durable; older ones are removed once it is."""
+        """Make a checkpoint directory durable, then remove older ones."""
         ...
 
 
 class Workspace(Protocol):
-    """One attempt's view."""
+    """What one attempt at a stage works with."""
 
     spec: StageSpec
     scratch: Path
@@ -80,14 +79,14 @@ class Workspace(Protocol):
         ...
 
     def input(self, name: str) -> Path:
-        """The named input as a local directory of verified files; it must not be written to.
+        """The named input as a local directory of verified files. It must not be written to.
 
-        Raises TransientError or PermanentError with the input's name where it cannot be had.
+        Raises PermanentError that names the input if the stage has no such input.
         """
         ...
 
     def reference(self, name: str) -> str | None:
-        """Where the named input lies when it was pinned and not copied (`hf://owner/model@commit`), else None."""
+        """Location of the named input if it was pinned and not copied (`hf://owner/model@commit`), else None."""
         ...
 
     def has_input(self, name: str) -> bool:
@@ -95,16 +94,16 @@ class Workspace(Protocol):
         ...
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Report progress: rows or steps. Cheap; the workspace limits the rate."""
+        """Report progress in rows, steps or parts. It is cheap: the workspace limits the rate."""
         ...
 
     def check_stop(self) -> None:
-        """Raise Terminated if the process was asked to stop. Call between batches, after what is done is durable."""
+        """Raise Terminated if the process was asked to stop. To be called between batches, once finished work is durable."""
         ...
 
     @property
     def stopping(self) -> bool:
-        """True once the process was asked to stop (for trainers, which stop at a step's end)."""
+        """True once the process was asked to stop. For trainers, which stop at the end of a step."""
         ...
 
 

@@ -18,13 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..contract.environment import GPUS_VARIABLE
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
+from ..contract.volumes import PVC_ROOT
 from .threads import use_allowed_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PVC_ROOT = Path("/mnt/pvc")
-"""Where volumes named by `pvc://claim/path` are mounted: `<root>/<claim>/<path>`."""
 
 _HUB = re.compile(r"^hf://([\w.-]+/[\w.-]+)@([\w.-]+)$")
 _PVC = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(?:/(.*))?$")

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.settings import BaseModelSource, Storage
+from ..contract.volumes import PVC_ROOT
 from ..store.base import file_sha256
 from ..store.external import blamed_on, local_path, open_bucket
 from .architectures import language_model_types
@@ -23,8 +24,6 @@ from .gguf import convert_gguf
 from .hub import explained, pin
 
 FIELD = "baseModel"
-PVC_ROOT = Path("/mnt/pvc")
-"""Where the Job mounts the claims that `pvc://` names."""
 DIGESTS = "digests.json"
 """The one stored file of a model that is referred to: name, sha256 and bytes of each of its files."""
 

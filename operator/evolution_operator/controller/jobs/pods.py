@@ -12,6 +12,7 @@ from typing import Any
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.environment import GPUS_VARIABLE
 from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.volumes import PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
 
 from ...api.pod import PodSettings
@@ -22,8 +23,6 @@ from ..settings import Settings
 
 CONTAINER = "stage"
 SPEC_DIRECTORY = "/etc/evolution"
-PVC_ROOT = "/mnt/pvc"
-"""Where the stages look for `pvc://claim/path`."""
 SCRATCH = "/scratch"
 TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own
 USER = 65532

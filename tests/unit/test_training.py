@@ -12,7 +12,6 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Context, Instruction, Pair, Turn
 from evolution_jobs.metrics.perplexity import Passage
 from evolution_jobs.models.load import load_tokenizer
-from evolution_jobs.models.threads import allowed_cores
 from evolution_jobs.preference.prompts import answer_messages
 from evolution_jobs.stages.jsonl import read_rows
 from evolution_jobs.training import forward
@@ -396,22 +395,6 @@ class TestThinned:
         assert [step for step, _ in kept[:1] + kept[-1:]] == [step for step, _ in curve[:1] + curve[-1:]]
         if points <= CURVE_POINTS:
             assert len(kept) == points
-
-
-class TestThreads:
-    @pytest.mark.parametrize(
-        ("written", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)]
-    )
-    def test_affinity_and_quota(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, cores: int
-    ) -> None:
-        monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)))
-        (tmp_path / "cpu.max").write_text(written)
-        assert allowed_cores(tmp_path) == cores
-
-    def test_no_control_group(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 5})
-        assert allowed_cores(tmp_path) == 2
 
 
 class TestRows:

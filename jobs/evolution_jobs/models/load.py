@@ -15,11 +15,11 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..cgroup import allowed_cores
 from ..contract.environment import GPUS_VARIABLE
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
 from ..contract.volumes import PVC_ROOT
-from .threads import use_allowed_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,8 +108,9 @@ def load_model(
     if adapter is not None:
         _check_adapter(adapter)
     device, dtype = placement(precision)
-    if device.type == "cpu":
-        use_allowed_cores()
+    # torch itself counts the machine's cores: a container with 2 of 64 would run 64 threads on them.
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(allowed_cores())
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             location.name,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from evolution_jobs.cgroup import oom_kills
 from evolution_jobs.contract.errors import EXIT_KILLED, EXIT_PERMANENT, failure_kind
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Shard
@@ -17,7 +18,7 @@ from ..api.status import StageProgress
 from ..planner.actions import Start
 from ..planner.observed import Attempt, AttemptState, Failure
 from ..planner.progress import Pace, attempt_progress
-from .machine import Machine, oom_kills
+from .machine import Machine
 from .process.launcher import Launcher
 from .process.stage_process import StageProcess
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
-from evolution_operator.api.spec import API_VERSION, GROUP, KIND, VERSION
+from evolution_operator.api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from evolution_operator.controller import labels
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
@@ -33,7 +33,6 @@ SKEWED = Path(__file__).with_name("skewed.py")
 RBAC = Path(__file__).parents[2] / "operator/evolution_operator/controller/rbac.yaml"
 OPERATOR_NAMESPACE = "evolution-system"
 SERVICE_ACCOUNT = f"system:serviceaccount:{OPERATOR_NAMESPACE}:evolution-operator"
-PLURAL = "evolutionruns"
 KWOK = "kwok.evolution.run"
 PATIENCE = 120.0
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from evolution_operator.api.spec import GROUP, VERSION
+from evolution_operator.api.spec import GROUP, PLURAL, VERSION
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 
-from tests.api.harness import PLURAL, wait_for
+from tests.api.harness import wait_for
 from tests.support.cluster.fake_api_server import News
 
 WATCH_SECONDS = 2

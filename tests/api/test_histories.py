@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.stage import StageSpec
+from evolution_operator.api.spec import RETRY_ANNOTATION
 from evolution_operator.api.status import RunStatus
 from evolution_operator.controller import labels
 from evolution_operator.controller.events import joined
@@ -201,7 +202,7 @@ class Reconciling(RuleBasedStateMachine):
     @rule()
     def the_user_asks_for_a_retry(self):
         self.retries += 1
-        self.patch({"metadata": {"annotations": {labels.RETRY: str(self.retries)}}})
+        self.patch({"metadata": {"annotations": {RETRY_ANNOTATION: str(self.retries)}}})
 
     @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]))
     def the_user_meddles_with_a_job(self, index, how):

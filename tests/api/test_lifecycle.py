@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from evolution_operator.api.spec import RETRY_ANNOTATION
 from evolution_operator.controller import labels
 from kubernetes import client
 
@@ -89,7 +90,7 @@ def test_a_run_out_of_retries_goes_on_when_asked_to(runs: Runs, script: Script) 
     assert condition(run, "Failed")["reason"] == "RetriesExhausted"
     assert stage(run, "sft")["failures"] == 2
 
-    runs.patch("tried", {"metadata": {"annotations": {labels.RETRY: "once more"}}})
+    runs.patch("tried", {"metadata": {"annotations": {RETRY_ANNOTATION: "once more"}}})
     run = runs.wait_phase("tried", "Complete")
     assert (stage(run, "sft")["attempts"], run["status"]["retried"]) == (3, "once more")
 

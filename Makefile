@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # For what needs no torch.
 UNIT := .venv-unit/bin
+# Of the images and the chart.
+VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
 # What `make e2e` runs.
 E2E ?= tests/cluster
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
@@ -11,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down clean
+.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down release-version registry images chart sign clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -88,8 +90,7 @@ cluster-down: setup ## Stop that cluster and clean up after it
 
 # With Docker and kind instead. Everything kind-* talks to its own kubeconfig, never to your current context.
 KIND := evolution
-KIND_VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
-KIND_IMAGES = evolution-operator/operator:$(KIND_VERSION) evolution-operator/train:$(KIND_VERSION)
+KIND_IMAGES = evolution-operator/operator:$(VERSION) evolution-operator/train:$(VERSION)
 KIND_EVO = kubectl --namespace=evolution get evo quickstart
 kind-up kind-load kind-demo kind-down: export KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
 
@@ -100,8 +101,8 @@ kind-up: ## A cluster in Docker by kind, unless it is there
 	@echo "export KUBECONFIG=$(KUBECONFIG)"
 
 kind-load: ## Build both images by Docker, and load them into that cluster
-	docker build --file=images/operator/Dockerfile --tag=$(word 1,$(KIND_IMAGES)) --build-arg=VERSION=$(KIND_VERSION) .
-	docker build --file=images/train/Dockerfile --tag=$(word 2,$(KIND_IMAGES)) --build-arg=VERSION=$(KIND_VERSION) --build-arg=WITH_SAMPLE=1 .
+	docker build --file=images/operator/Dockerfile --tag=$(word 1,$(KIND_IMAGES)) --build-arg=VERSION=$(VERSION) .
+	docker build --file=images/train/Dockerfile --tag=$(word 2,$(KIND_IMAGES)) --build-arg=VERSION=$(VERSION) --build-arg=WITH_SAMPLE=1 .
 	kind load docker-image --name=$(KIND) $(KIND_IMAGES)
 
 build/kind/.ready: requirements/operator.txt
@@ -140,6 +141,38 @@ bench-scale: setup ## The operator with 10, 100 and 400 runs at once, for docs/p
 
 ci: ## What CI runs
 	bash .ci/run
+
+# A release: REGISTRY is where it goes, for example ghcr.io/owner/evolution-operator. Docker, Helm and cosign are logged in there.
+release-version: ## Check that TAG is the version of the chart and of the package
+	@test "$(TAG)" = "v$(VERSION)" || { echo "TAG=$(TAG), but charts/evolution-operator/Chart.yaml has $(VERSION)"; exit 1; }
+	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml has another version than $(VERSION)"; exit 1; }
+
+registry:
+	@test -n "$(REGISTRY)" || { echo "say where to push: make REGISTRY=registry.example.com/evolution"; exit 1; }
+	@mkdir -p build/release
+
+images: registry ## Build both images with SBOM and provenance, and push them to REGISTRY
+	set -e; for name in operator train; do \
+	  docker buildx build --file=images/$$name/Dockerfile --tag=$(REGISTRY)/$$name:$(VERSION) --push \
+	    --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git rev-parse HEAD) \
+	    --sbom=true --provenance=mode=max --metadata-file=build/release/$$name.json .; \
+	  sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' build/release/$$name.json > build/release/$$name.digest; \
+	done
+
+chart: registry ## Package the chart, whose images are those in REGISTRY, and push it there
+	rm -rf build/chart
+	cp -R charts/evolution-operator build/chart
+	sed 's|repository: evolution-operator/|repository: $(REGISTRY)/|' charts/evolution-operator/values.yaml > build/chart/values.yaml
+	helm package build/chart --destination=build/release
+	helm push build/release/evolution-operator-$(VERSION).tgz oci://$(REGISTRY)/charts > build/release/chart.log 2>&1; \
+	  status=$$?; cat build/release/chart.log; exit $$status
+	sed -n 's/^Digest: //p' build/release/chart.log > build/release/evolution-operator.digest
+
+sign: registry ## Sign what `make images chart` pushed, by the identity of whoever runs this
+	set -e; for name in operator train charts/evolution-operator; do \
+	  digest=$$(cat build/release/$$(basename $$name).digest); \
+	  cosign sign --yes $(REGISTRY)/$$name@$$digest; \
+	done
 
 clean: ## Remove both environments and caches
 	rm -rf .venv .venv-unit .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -140,7 +140,7 @@ def test_the_demo_names_what_the_chart_and_the_example_name() -> None:
     assert run["spec"]["storage"]["uri"].startswith(f"s3://{values['minio']['bucket']}/")
     assert f"get evo {run['metadata']['name']}\n" in makefile
     for name in (values["image"], values["stages"]["image"]):
-        assert f"{name['repository']}:$(KIND_VERSION)" in makefile
+        assert f"{name['repository']}:$(VERSION)" in makefile
         assert not name["tag"], "kind-load tags images with the chart's appVersion"
     upload = (ROOT / "examples/quickstart/upload.py").read_text()
     for default in (namespace, service, values["minio"]["secretName"], values["minio"]["bucket"]):

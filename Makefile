@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-down release-version registry images chart sign clean
+.PHONY: help setup quickstart test test-local test-api unit lint actionlint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ lint: .venv-unit/.ready ## Format check, lint, import contracts, generated files
 	$(UNIT)/lint-imports
 	$(UNIT)/python -m evolution_operator.api.crd --check
 
+actionlint: .venv-unit/.ready ## Check .github/workflows (the first call builds actionlint from Go modules)
+	$$($(UNIT)/python -m hack.cluster build actionlint | cut -d ' ' -f 2)
+
 format: .venv-unit/.ready ## Format, and fix what the linter can
 	$(UNIT)/ruff format .
 	$(UNIT)/ruff check --fix .
@@ -92,7 +95,7 @@ cluster-down: setup ## Stop that cluster and clean up after it
 KIND := evolution
 KIND_IMAGES = evolution-operator/operator:$(VERSION) evolution-operator/train:$(VERSION)
 KIND_EVO = kubectl --namespace=evolution get evo quickstart
-kind-up kind-load kind-demo kind-down: export KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
+kind-up kind-load kind-demo kind-logs kind-down: export KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
 
 kind-up: ## A cluster in Docker by kind, unless it is there
 	@mkdir -p build
@@ -119,6 +122,9 @@ kind-demo: build/kind/.ready ## The chart with MinIO on that cluster, and the qu
 	  case $$phase in Complete) exit 0;; Failed) kubectl --namespace=evolution describe evo quickstart; exit 1;; esac; \
 	  sleep 10; \
 	done
+
+kind-logs: ## What its nodes and Pods have logged, into build/kind-logs
+	kind export logs build/kind-logs --name=$(KIND)
 
 kind-down: ## Delete that cluster
 	kind delete cluster --name=$(KIND)

@@ -23,7 +23,8 @@ from tests.support.storage.servers import s3_storage
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/evolution-operator"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", CHART / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", ".github/PULL_REQUEST_TEMPLATE")]
+PAGES = [*TOP, CHART / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BY_NAME = {str(page.relative_to(ROOT)): page for page in PAGES}
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = [ROOT / "jobs/evolution_jobs", ROOT / "operator/evolution_operator"]
 PAGES = [
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *(
+        ROOT / f"{name}.md"
+        for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", ".github/PULL_REQUEST_TEMPLATE")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 MODULES = [path for folder in ("operator", "jobs", "hack", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -33,7 +33,7 @@ from .contract.manifest import Manifest, Report
 from .contract.stage import SHARDED, Shard, StageSpec
 from .contract.workspace import Result, Workspace
 from .store.base import Store
-from .store.manifests import CorruptManifestError, copied_models, published, read_manifest, retract, verify_manifest
+from .store.manifests import copied_models, missing_files, published, read_manifest, retract, sound_manifest
 from .store.open import open_store
 from .store.patient import PatientStore
 from .store.record import record_graph, record_model, record_stage
@@ -93,14 +93,18 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     check_key(spec, upstream)
     record_stage(store, spec)
     began = time.monotonic()
-    earlier = _sound_manifest(store, spec.key)
+
+    def withdraw(fault: str) -> None:
+        log.warning("%s is withdrawn and the stage runs again: %s", manifest_path(spec.key), fault)
+        retract(store, spec.key, fault)
+
+    def sound() -> Manifest | None:
+        return sound_manifest(store, spec.key, missing_files, withdraw)
+
+    earlier = sound()
     if earlier is not None:
         return _cached(store, spec, earlier, f"{manifest_path(spec.key)} is published already", began)
     attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
-
-    def sound() -> Manifest | None:
-        return _sound_manifest(store, spec.key)
-
     with claimed(store, bare, spec, sound, lambda run: say_waiting(spec, run, stop), stop.pause) as theirs:
         if theirs is None:
             with scratch_directory() as directory:
@@ -199,20 +203,6 @@ def _unfinished(store: Store, spec: StageSpec, workspace: StoredWorkspace, began
         key=spec.key,
         counts={"rows.appended": workspace.rows.appended},
     )
-
-
-def _sound_manifest(store: Store, key: str) -> Manifest | None:
-    """The key's manifest, if its files are all there; otherwise it is withdrawn, because the stage must run again."""
-    try:
-        manifest = read_manifest(store, key)
-        faults = verify_manifest(store, manifest, deep=False) if manifest else []
-    except CorruptManifestError as error:
-        manifest, faults = None, [str(error)]
-    if faults:
-        log.warning("%s is withdrawn and the stage run again: %s", manifest_path(key), "; ".join(faults))
-        retract(store, key, "; ".join(faults))
-        return None
-    return manifest
 
 
 def _on_this_shard(spec: StageSpec) -> StageSpec:

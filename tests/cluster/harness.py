@@ -20,7 +20,7 @@ from botocore.config import Config
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import read_manifest, verify_manifest
+from evolution_jobs.store.manifests import corrupt_files, read_manifest
 from evolution_jobs.store.open import open_store
 from kubernetes import client, config
 
@@ -155,7 +155,7 @@ def read_manifests(store: Store, run: dict[str, Any]) -> dict[str, Manifest]:
     for stage in run["status"]["stages"]:
         manifest = read_manifest(store, stage["key"])
         assert manifest is not None, f"{stage['id']} has no manifest"
-        assert verify_manifest(store, manifest, deep=True) == []
+        assert corrupt_files(store, manifest) == []
         manifests[stage["id"]] = manifest
     return manifests
 

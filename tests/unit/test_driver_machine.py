@@ -13,7 +13,7 @@ from evolution_jobs.contract.keys import attempt_prefix, manifest_path
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.file import FileStore
-from evolution_jobs.store.manifests import CorruptManifestError, read_manifest, verify_manifest
+from evolution_jobs.store.manifests import CorruptManifestError, corrupt_files, read_manifest
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.local.attempts import clear
 from evolution_operator.local.driver import Driver
@@ -269,7 +269,7 @@ class Driving(RuleBasedStateMachine):
             manifests = [read_manifest(self.store, stage.key) for stage in self.status.stages]
         except CorruptManifestError:
             return False
-        return all(manifest and not verify_manifest(self.store, manifest, deep=True) for manifest in manifests)
+        return all(manifest and not corrupt_files(self.store, manifest) for manifest in manifests)
 
     def drive(self):
         """As `Driver.drive` does, where every process succeeds."""

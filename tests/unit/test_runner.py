@@ -45,7 +45,7 @@ from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import run_stage
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
-from evolution_jobs.store.manifests import publish, read_manifest, verify_manifest
+from evolution_jobs.store.manifests import corrupt_files, publish, read_manifest
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
@@ -96,7 +96,7 @@ def test_each_stage_leaves_a_manifest_that_names_what_it_made_and_from_what(stor
     files = manifest.outputs["adapter"].files
     assert [file.path for file in files] == ["adapter_model.safetensors", "nested/config.json"]
     assert manifest.outputs["adapter"].digest == content_digest((file.path, file.sha256) for file in files)
-    assert verify_manifest(open_store(storage), manifest, deep=True) == []
+    assert corrupt_files(open_store(storage), manifest) == []
 
 
 def test_nothing_but_what_a_manifest_names_is_left_of_a_stage(storage: Storage, run: Runner) -> None:
@@ -137,7 +137,7 @@ def test_a_stage_whose_file_is_gone_is_not_reported_as_published_and_runs_again(
     assert report.published == ["prepare"]
     code, report = run(spec)
     assert (code, report.reason) == (0, "Completed")
-    assert verify_manifest(open_store(storage), manifest_of(storage, spec), deep=True) == []
+    assert corrupt_files(open_store(storage), manifest_of(storage, spec)) == []
 
 
 def test_a_stage_is_recorded_before_it_begins(storage: Storage, run: Runner) -> None:
@@ -209,7 +209,7 @@ def test_a_model_that_two_runs_copy_is_stored_once_and_recorded_by_both(
     assert written
     assert not [location for location in written if location.startswith("models/")]
     manifest = manifest_of(storage, other)
-    assert verify_manifest(open_store(storage), manifest, deep=True) == []
+    assert corrupt_files(open_store(storage), manifest) == []
     for name in ("run", "other"):
         assert open_store(storage).read(f"runs/tests/{name}/uid-of-{name}/models/{digest}.json")
     third = fake_stages.spec(storage, "prepare", name="third")
@@ -231,7 +231,7 @@ def test_a_copied_model_that_is_damaged_is_copied_again(storage: Storage, run: R
     assert (code, report.reason, report.corrupt) == (EXIT_TRANSIENT, "InputCorrupt", "prepare")
     assert run(first, prepare=copies_model)[1].reason == "Completed"
     assert model_files(storage) == sound
-    assert verify_manifest(store, manifest_of(storage, first), deep=True) == []
+    assert corrupt_files(store, manifest_of(storage, first)) == []
 
 
 # What other versions have written.
@@ -296,7 +296,7 @@ def test_of_two_attempts_at_once_one_publishes_and_the_other_says_so(real_storag
     assert codes == [0] * 4
     store = open_store(real_storage)
     manifest = manifest_of(real_storage, spec)
-    assert verify_manifest(store, manifest, deep=True) == []
+    assert corrupt_files(store, manifest) == []
     assert dict(store.list(stage_prefix(spec.key))).keys() == {
         manifest_path(spec.key),
         manifest.outputs["adapter"].files[0].location,
@@ -430,7 +430,7 @@ def test_shards_that_end_at_once_publish_one_result(real_storage: Storage, run: 
     with ThreadPoolExecutor(3) as pool:
         codes = list(pool.map(lambda spec: run_stage(spec, fake_stages.stages(generate=together)), specs))
     assert codes == [0] * 3
-    assert verify_manifest(open_store(real_storage), manifest_of(real_storage, specs[0]), deep=True) == []
+    assert corrupt_files(open_store(real_storage), manifest_of(real_storage, specs[0])) == []
 
 
 def test_the_pod_of_an_indexed_job_takes_its_shard_from_the_environment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import ValidationError
@@ -69,11 +69,12 @@ def publish(store: Store, manifest: Manifest) -> Manifest:
     return winner
 
 
-def verify_manifest(store: Store, manifest: Manifest, deep: bool) -> list[str]:
-    """Locations that the manifest names and that are missing or corrupt, each with what is wrong with it.
+Check = Callable[[Store, Manifest], list[str]]
+"""What is wrong with the files that a manifest names: `missing_files` or `corrupt_files`."""
 
-    Existence and size by one listing; `deep` reads every file and compares its sha256.
-    """
+
+def missing_files(store: Store, manifest: Manifest) -> list[str]:
+    """Each file that is missing or has the wrong size, with what is wrong with it. Lists the store, reads no file."""
     found = dict(store.list(attempt_prefix(manifest.key, manifest.attempt)))
     for output in copied_models(manifest):
         found |= dict(store.list(model_prefix(output.digest)))
@@ -83,9 +84,36 @@ def verify_manifest(store: Store, manifest: Manifest, deep: bool) -> list[str]:
             faults.append(f"{file.location} is missing")
         elif found[file.location] != file.size:
             faults.append(f"{file.location} has {found[file.location]} bytes instead of {file.size}")
-        elif deep and (digest := store.sha256(file.location)) != file.sha256:
-            faults.append(f"{file.location}: expected sha256 {file.sha256}, found {digest}")
     return faults
+
+
+def corrupt_files(store: Store, manifest: Manifest) -> list[str]:
+    """As `missing_files`; if no file is, each file whose sha256 differs. Reads every file."""
+    if faults := missing_files(store, manifest):
+        return faults
+    found = ((file, store.sha256(file.location)) for file in files_of(manifest))
+    return [
+        f"{file.location}: expected sha256 {file.sha256}, found {digest}"
+        for file, digest in found
+        if digest != file.sha256
+    ]
+
+
+def sound_manifest(store: Store, key: str, check: Check, unsound: Callable[[str], None]) -> Manifest | None:
+    """The manifest at a key, or None if none is published there or it is unsound.
+
+    It is unsound if it cannot be read as that key's or `check` finds a fault; `unsound` is then called with what is
+    wrong. Raises UnknownManifestError.
+    """
+    try:
+        manifest = read_manifest(store, key)
+    except CorruptManifestError as error:
+        unsound(str(error))
+        return None
+    if manifest is not None and (faults := check(store, manifest)):
+        unsound("; ".join(faults))
+        return None
+    return manifest
 
 
 def retract(store: Store, key: str, why: str) -> None:
@@ -114,10 +142,9 @@ def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
 
     def look_up(key: str) -> Manifest | None:
         try:
-            manifest = read_manifest(store, key)
-        except (CorruptManifestError, UnknownManifestError):
+            return sound_manifest(store, key, missing_files, unsound=lambda _fault: None)
+        except UnknownManifestError:
             return None
-        return manifest if manifest and not verify_manifest(store, manifest, deep=False) else None
 
     wanted = list(keys)
     with ThreadPoolExecutor(LOOKUPS) as pool:

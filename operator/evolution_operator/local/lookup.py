@@ -9,7 +9,7 @@ from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import Node, RunRef
 from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import CorruptManifestError, copied_models, read_manifest, retract, verify_manifest
+from evolution_jobs.store.manifests import copied_models, corrupt_files, retract, sound_manifest
 from evolution_jobs.store.record import record_graph, record_model
 
 from ..planner.observed import Published
@@ -39,26 +39,30 @@ def main_digest(manifest: Manifest) -> str | None:
     return next((output.digest for output in manifest.outputs.values()), None)
 
 
-def look_up(
-    store: Store, graph: list[Node], tell: Callable[[str], None], withdraw: bool = True, deep: bool = True
-) -> Finished:
-    """Find the run's finished stages, and withdraw those whose files are missing or corrupt, telling which.
+def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdraw: bool = True) -> Finished:
+    """Find the run's finished stages. Every file is read and its digest compared.
 
-    `deep` reads every file and compares digests; otherwise existence and size are compared.
+    A stage with a missing or corrupt file is not finished: `tell` is called with what is wrong and, if `withdraw`, its
+    manifest is withdrawn.
     """
-    ids = {node.id: node for node in graph}
+
+    def finished(stage: str, key: str) -> Manifest | None:
+        def report(fault: str) -> None:
+            tell(f"stage {stage}: {fault}; it runs again")
+            if withdraw:
+                retract(store, key, fault)
+
+        return sound_manifest(store, key, corrupt_files, report)
+
     manifests: dict[str, Manifest] = {}
     first = resolve_keys(graph, None)["prepare"]
     contents: dict[str, str] | None = None
-    prepare = _sound(store, "prepare", first, tell, withdraw, deep)
+    prepare = finished("prepare", first)
     if prepare is not None:
         manifests[first] = prepare
         contents = {name: output.digest for name, output in prepare.outputs.items()}
         for stage, key in resolve_keys(graph, contents).items():
-            if ids[stage].kind == "prepare":
-                continue
-            manifest = _sound(store, stage, key, tell, withdraw, deep)
-            if manifest is not None:
+            if stage != "prepare" and (manifest := finished(stage, key)) is not None:
                 manifests[key] = manifest
     return Finished(manifests, contents)
 
@@ -71,19 +75,3 @@ def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> 
     record_graph(store, run, graph, keys)
     for output in copied_models(finished.manifests[keys["prepare"]]):
         record_model(store, run, "prepare", output.digest)
-
-
-def _sound(
-    store: Store, stage: str, key: str, tell: Callable[[str], None], withdraw: bool, deep: bool
-) -> Manifest | None:
-    try:
-        manifest = read_manifest(store, key)
-        faults = verify_manifest(store, manifest, deep) if manifest is not None else []
-    except CorruptManifestError as error:
-        manifest, faults = None, [str(error)]
-    if faults:
-        tell(f"stage {stage}: {'; '.join(faults)}; it is made again")
-        if withdraw:
-            retract(store, key, "; ".join(faults))
-        return None
-    return manifest

@@ -21,7 +21,7 @@ from evolution_jobs.contract.keys import manifest_path, stage_prefix, stage_reco
 from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
-from evolution_jobs.store.manifests import read_manifest, verify_manifest
+from evolution_jobs.store.manifests import corrupt_files, read_manifest
 from evolution_jobs.store.open import open_store
 
 from tests.support.stages import fake_stages
@@ -60,7 +60,7 @@ def look(storage: Storage, spec: StageSpec) -> dict[str, Any]:
     below = {location for location, _ in store.list(stage_prefix(spec.key))}
     return {
         "published": manifest is not None,
-        "faults": verify_manifest(store, manifest, deep=True) if manifest else [],
+        "faults": corrupt_files(store, manifest) if manifest else [],
         "unnamed": sorted(below - named - {manifest_path(spec.key)}),
         "recorded": store.read(stage_record_path(spec.run, spec.stage, spec.key)) is not None,
     }

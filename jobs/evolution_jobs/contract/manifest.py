@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .document import Document
-from .stage import Node, RunRef, StageKind
+from .stage import RunRef, StageKind
 
 MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -124,8 +124,3 @@ def canonical_digest(value: Any) -> str:
     """SHA-256 of a JSON value in one canonical form (sorted keys, no white space, UTF-8), as hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def node_by_id(graph: Iterable[Node]) -> dict[str, Node]:
-    """The graph's nodes by id."""
-    return {node.id: node for node in graph}

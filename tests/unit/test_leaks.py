@@ -21,7 +21,7 @@ ESCONV = Source(uri="file:///x", format="esconv")
 
 def example(name: str) -> list[Dialogue]:
     lines = (EXAMPLES / f"{name}.jsonl").read_text("utf-8").splitlines()
-    found = [preprocess(read_dialogue(json.loads(line), ESCONV).turns).turns for line in lines]
+    found = [preprocess(read_dialogue(json.loads(line), ESCONV)[0])[0] for line in lines]
     return [dialogue(turns, f"{name}.jsonl line {number}") for number, turns in enumerate(found, start=1)]
 
 

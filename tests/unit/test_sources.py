@@ -187,7 +187,8 @@ def test_a_data_set_of_the_hub_is_pinned_to_its_commit(
     assert fetched.name == f"hf://owner/data@{COMMIT}/test"
     rows = list(fetched.records())
     assert [record.place for record in rows] == ["row 1", "row 2"]
-    assert [turn.role for turn in read_dialogue(rows[0].value, own).turns] == ["seeker", "supporter"]
+    turns, _ = read_dialogue(rows[0].value, own)
+    assert [turn.role for turn in turns] == ["seeker", "supporter"]
     assert set(hub.tokens) == {"hf_own"}
 
 
@@ -196,7 +197,8 @@ def test_a_text_data_set_holds_one_line_of_json_a_row(hub: Hub, tmp_path: Path) 
     hub.repositories["datasets/owner/data"] = {"train.txt": ROWS}
     (record,) = fetch(source("hf://owner/data"), "data.seed[0]", FILES, tmp_path).records()
     assert set(record.value) == {"text"}
-    assert len(read_dialogue(record.value, source("hf://owner/data")).turns) == 2
+    turns, _ = read_dialogue(record.value, source("hf://owner/data"))
+    assert len(turns) == 2
 
 
 def test_what_the_hub_refuses_is_said_in_one_line(hub: Hub, tmp_path: Path) -> None:

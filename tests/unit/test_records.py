@@ -1,4 +1,4 @@
-"""Records of JSON and JSON Lines: every fault has its place, and a large file is read in pieces."""
+"""Records of JSON and JSON Lines: every fault has its place."""
 
 import gzip
 import json
@@ -82,14 +82,14 @@ def test_a_last_line_without_end_is_said_to_be_cut_off(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reasons"),
     [
-        ('[{"a": 1},\n {"a": 2', ["line 2", "ends inside record 2", "cut off"]),
-        ('[{"a": 1},\n {"a": "tw', ["line 2", "ends inside record 2", "cut off"]),
+        ('[{"a": 1},\n {"a": 2', ["line 2", "cut off"]),
+        ('[{"a": 1},\n {"a": "tw', ["line 2", "cut off"]),
         ('[{"a": 1}\n', ["cut off"]),
-        ('[{"a": 1},\n\n {"a": }]', ["line 3", "record 2 is not JSON"]),
-        ('[{"a": 1}\n {"a": 2}]', ["line 2", "expected a comma after record 1"]),
-        ('[{"a": 1}]\n{"a": 2}\n', ["line 2", "follows the end"]),
+        ('[{"a": 1},\n\n {"a": }]', ["line 3, column 8: not JSON: Expecting value"]),
+        ('[{"a": 1}\n {"a": 2}]', ["line 2, column 2: not JSON: Expecting ',' delimiter"]),
+        ('[{"a": 1}]\n{"a": 2}\n', ["line 2, column 1: not JSON: Extra data"]),
         ('[{"a": Infinity}]', ["Infinity is no JSON value"]),
-        ("[" * 100_000, ["record 1", "nested too deeply"]),
+        ("[" * 100_000, ["nested too deeply"]),
         (b'\xef\xbb\xbf[{"a": "\xe9"}]', ["not UTF-8 at byte 11"]),
         (b'[{"a": "\xe2\x82', ["not UTF-8 at byte 8"]),
     ],
@@ -104,7 +104,7 @@ def test_a_broken_list_is_refused_with_its_place(path: Path, content: str | byte
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"rows": [1', "line 1: not JSON: it was cut off"),
+        ('{"rows": [1', "line 1: the file ends inside the JSON document: it was cut off"),
         ('{"other": []}', "mapping.records 'rows': the file has no 'rows' there"),
         ('{"rows": {"a": 1}}', "mapping.records 'rows' leads to dict, not to a list"),
         ("[]", "mapping.records 'rows'"),
@@ -123,17 +123,24 @@ values = st.recursive(
 )
 
 
-@given(st.lists(values, max_size=8), st.sampled_from([None, 1, "\t"]), st.booleans(), st.integers(1, 7))
-def test_a_list_is_read_as_json_reads_it_however_it_is_cut_into_pieces(
-    tmp_path_factory: pytest.TempPathFactory, items: list[object], indent: int | str | None, ascii_: bool, chunk: int
+@given(st.lists(values, max_size=8), st.sampled_from([None, 1, "\t"]), st.booleans())
+def test_a_list_is_read_as_json_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, items: list[object], indent: int | str | None, ascii_: bool
 ) -> None:
     path = tmp_path_factory.mktemp("records") / "data.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "CHUNK", chunk)
-        text = json.dumps(items, indent=indent, ensure_ascii=ascii_)
-        path.write_text(text, "utf-8")
-        # One character may not be enough to see how a list opens.
-        assert [record.value for record in records._list_records(path, "x")] == items
+    path.write_text(json.dumps(items, indent=indent, ensure_ascii=ascii_), "utf-8")
+    assert [record.value for record in read_records(path, "x")] == items
+
+
+@pytest.mark.parametrize("root", [None, "rows"])
+def test_a_large_json_document_is_refused_and_large_json_lines_are_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, root: str | None
+) -> None:
+    monkeypatch.setattr(records, "JSON_LIMIT", 20)
+    document = [{"a": 1}, {"a": 2}, {"a": 3}]
+    message = refusal(path, json.dumps(document if root is None else {"rows": document}), root)
+    assert "convert it to JSON Lines" in message
+    assert len(read(path, '{"a": 1}\n' * 3)) == 3
 
 
 @given(st.lists(values, min_size=1, max_size=4), st.data())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
@@ -168,25 +169,16 @@ def test_a_failure_whose_pod_is_gone_is_judged_by_the_job(reason: str, kind: str
     assert failure.message == "the Job's words; its Pod is gone, and its message with it"
 
 
-@pytest.mark.parametrize("kind", ["prepare", "evaluate"])
-def test_a_lost_report_that_decides_something_is_asked_for_again(kind: str) -> None:
-    job = job_object(SPEC, start(kind, 0), "Complete")
-    failure = look(job).failure
-    assert failure is not None
-    assert (failure.kind, failure.reason) == ("transient", "ReportLost")
-
-
-def test_a_lost_report_that_decides_nothing_is_no_failure() -> None:
+def test_without_its_pods_a_complete_job_reports_nothing() -> None:
     attempt = look(job_object(SPEC, start("dpo", 1), "Complete"))
     assert (attempt.state, attempt.report) == ("succeeded", None)
 
 
-def test_an_unreadable_report_of_prepare_is_lost() -> None:
-    job = job_object(SPEC, start("prepare", None), "Complete")
-    for words in ("not json", {"reason": "Completed"}):
-        failure = look(job, pod_object(job, "Succeeded", code=0, message=words)).failure
-        assert failure is not None
-        assert failure.reason == "ReportLost"
+@pytest.mark.parametrize("words", ["not json", {"message": "without a reason"}])
+def test_a_report_that_cannot_be_read_says_only_that_its_pod_has_ended(words: Any) -> None:
+    job = job_object(SPEC, start("evaluate", 0), "Complete")
+    attempt = look(job, pod_object(job, "Succeeded", code=0, message=words))
+    assert (attempt.state, attempt.report) == ("succeeded", Report(reason="Completed"))
 
 
 @pytest.mark.parametrize("condition", ["Complete", "Failed"])

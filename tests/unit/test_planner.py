@@ -373,15 +373,46 @@ def test_a_second_complaint_about_the_same_file_does_not_stop_the_repair():
 # ---- lost memory, lost reports
 
 
-def test_prepare_without_its_report_is_asked_again():
+@pytest.mark.parametrize("report", [None, Report(reason="Completed")])
+def test_prepare_without_its_digests_runs_again(report):
     story = Story().after()
-    silent = replace(story.attempt("prepare", "succeeded"), report=None)
+    silent = replace(story.attempt("prepare", "succeeded"), report=report)
     answer = story.see(silent)
     prepare = answer.status.stage_by_id()["prepare"]
     assert (prepare.state, prepare.reason) == ("Backoff", "ReportLost")
     answer = story.see(silent, seconds=10)
     assert told(answer) == [("Start", "prepare", 2)]
     assert told(story.see(silent, story.attempt("prepare", "succeeded", 2))) == [("Start", "sft", 1)]
+
+
+@pytest.mark.parametrize("report", [None, Report(reason="Completed")])
+def test_a_lost_report_of_a_prepare_that_repairs_its_result_costs_no_other_stage_its_memory(report):
+    story = Story().after("prepare", "sft")
+    failed = story.attempt("generate-1", "failed", failure=corrupt("prepare"))
+    story.see(*story.done("prepare", "sft"), failed)
+    again = replace(story.attempt("prepare", "succeeded", 2), report=report)
+    answer = story.see(*story.done("sft"), failed, again)
+    stages = answer.status.stage_by_id()
+    assert (stages["prepare"].state, stages["prepare"].reason) == ("Backoff", "ReportLost")
+    assert stages["sft"].state == "Succeeded"
+
+
+def test_an_evaluation_without_any_report_runs_again():
+    """An evaluation whose report has no figures is done: they are in its manifest."""
+    story = Story().after("prepare", "sft")
+    silent = replace(story.attempt("evaluate-0", "succeeded"), report=None)
+    seen = story.done("prepare", "sft")
+    evaluation = story.see(*seen, silent, remember=False).status.stage_by_id()["evaluate-0"]
+    assert (evaluation.state, evaluation.reason) == ("Backoff", "ReportLost")
+    wordless = replace(silent, report=Report(reason="Completed"))
+    evaluation = story.see(*seen, wordless).status.stage_by_id()["evaluate-0"]
+    assert (evaluation.state, evaluation.seconds) == ("Succeeded", None)
+
+
+def test_any_other_stage_is_done_without_its_report():
+    story = Story().after("prepare")
+    silent = replace(story.attempt("sft", "succeeded"), report=None)
+    assert story.see(*story.done("prepare"), silent).status.stage_by_id()["sft"].state == "Succeeded"
 
 
 def test_an_attempt_whose_start_was_not_remembered_is_kept():

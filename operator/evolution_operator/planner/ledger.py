@@ -8,13 +8,16 @@ from datetime import datetime
 from typing import Any
 
 from evolution_jobs.contract.keys import manifest_path
+from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Node
 
 from ..api.status import StageStatus
 from . import policies
 from .observed import Attempt, Failure, Observed, Published, Run
 
-REPORT_LOST = Failure("transient", "ReportLost", "it ended well, but its report was lost; it is asked again")
+REPORT_LOST = Failure(
+    "transient", "ReportLost", "it succeeded, but its report is lost; the next attempt finds its result and reports it"
+)
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,18 @@ class Ledger:
     """Attempts that are not over and must end: of an old key, given up, or with outdated Pod settings."""
 
 
-def prepared(observed: Observed, key: str, settled: int) -> Attempt | None:
-    """Prepare's attempt that has succeeded under this key, if it still exists."""
+def prepare_report(observed: Observed, key: str, settled: int) -> Report | None:
+    """The report of prepare's successful attempt under this key, if that attempt still exists and its report is whole."""
     return next(
         (
-            attempt
+            attempt.report
             for attempt in observed.attempts
             if attempt.stage == "prepare"
             and attempt.key == key
             and attempt.number > settled
             and attempt.state == "succeeded"
+            and attempt.report is not None
+            and attempt.report.contents
         ),
         None,
     )
@@ -198,8 +203,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
         "shards": f"{attempt.shards_done}/{attempt.shards}" if attempt.shards > 1 else None,
         "next_attempt_at": None,
     }
-    if attempt.state == "succeeded" and stage.name == "prepare" and not (attempt.report and attempt.report.contents):
-        # Without prepare's digests no key is known. The next attempt finds its result published and only reports it.
+    if attempt.state == "succeeded" and _report_lost(stage, attempt.report):
         attempt = replace(attempt, state="failed", failure=REPORT_LOST)
     if attempt.state == "succeeded":
         report = attempt.report
@@ -209,7 +213,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
                 "state": "Succeeded",
                 "cached": report is not None and report.reason == "Cached",
                 "finished_at": attempt.finished_at or now,
-                "seconds": report.seconds if report else None,
+                "seconds": report.seconds or None if report else None,
                 "digest": report.digest if report else None,
                 "gpu_seconds": _added(stage.gpu_seconds, attempt.gpu_seconds),
                 "shards": f"{attempt.shards}/{attempt.shards}" if attempt.shards > 1 else None,
@@ -231,6 +235,13 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
             "message": message,
         }
     )
+
+
+def _report_lost(stage: StageStatus, report: Report | None) -> bool:
+    """Whether a report lacks what the run needs: prepare's digests, from which all keys follow, or a model's figures."""
+    if stage.name == "prepare":
+        return report is None or not report.contents
+    return stage.name == "evaluate" and report is None
 
 
 def _after_failure(run: Run, stage: StageStatus, attempt: Attempt, now: datetime) -> StageStatus:

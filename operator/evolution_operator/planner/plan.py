@@ -13,7 +13,7 @@ from . import policies
 from .actions import Action, Plan, Resume, Start, Stop, Suspend
 from .events import events_between
 from .graph import build_graph, critical, shards
-from .ledger import Ledger, fold, prepared, stopped
+from .ledger import Ledger, fold, prepare_report, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
 from .status import derive_status, rejected_status
 
@@ -54,9 +54,8 @@ def _contents(observed: Observed, graph: list[Node]) -> Mapping[str, str] | None
     key = resolve_keys(graph, None)["prepare"]
     memory = observed.previous.stage_by_id().get("prepare") if observed.previous else None
     settled = memory.settled if memory else 0
-    attempt = prepared(observed, key, settled)
-    if attempt is not None and attempt.report is not None:
-        return attempt.report.contents
+    if (report := prepare_report(observed, key, settled)) is not None:
+        return report.contents
     if key in observed.published and observed.contents:
         return observed.contents
     return observed.previous.contents if observed.previous and memory and memory.key == key else None
@@ -69,16 +68,12 @@ def _published(observed: Observed, keys: Mapping[str, str]) -> dict[str, Publish
     """
     memory = observed.previous.stage_by_id().get("prepare") if observed.previous else None
     found = dict(observed.published)
-    attempt = prepared(observed, keys["prepare"], memory.settled if memory else 0)
-    if (
-        attempt is None
-        or attempt.report is None
-        or (memory is not None and memory.state == "Succeeded" and memory.key == attempt.key)
-    ):
+    report = prepare_report(observed, keys["prepare"], memory.settled if memory else 0)
+    if report is None or (memory is not None and memory.state == "Succeeded" and memory.key == keys["prepare"]):
         return found
-    for stage in attempt.report.published:
+    for stage in report.published:
         if stage in keys:
-            found.setdefault(keys[stage], Published(metrics=attempt.report.figures.get(stage, {})))
+            found.setdefault(keys[stage], Published(metrics=report.figures.get(stage, {})))
     return found
 
 

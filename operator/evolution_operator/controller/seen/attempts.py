@@ -207,13 +207,9 @@ def _kind(pod: PodView) -> FailureKind:
 def _succeeded(attempt: Attempt, job: JobView) -> Attempt:
     reports = reports_of(job.pods)
     report = reports.get("Completed") or reports.get("Cached")
-    kind = job.meta.kind
-    seen = any(pod.phase == "Succeeded" for pod in job.pods)
-    # Without prepare's digests nothing can follow; an evaluation's figures are in the store, too.
-    lost = not (report and report.contents) if kind == "prepare" else kind == "evaluate" and not (report or seen)
-    if lost:
-        message = "the Job is complete, but its Pod's report cannot be read; it is run again and finds its result"
-        return replace(attempt, state="failed", failure=Failure("transient", "ReportLost", message))
+    if report is None and any(pod.phase == "Succeeded" for pod in job.pods):
+        # A message that cannot be read once cannot be read again: the Pod's end is all that it reports.
+        report = Report(reason="Completed")
     return replace(attempt, report=report)
 
 

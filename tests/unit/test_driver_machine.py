@@ -79,7 +79,7 @@ class Driving(RuleBasedStateMachine):
         self.spoiled -= {key for key in self.spoiled if not self.published(key)}
 
     def published(self, key):
-        return self.store.size(manifest_path(key)) is not None
+        return self.store.read(manifest_path(key)) is not None
 
     # ---- what holds
 

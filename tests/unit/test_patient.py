@@ -57,7 +57,7 @@ class Waiting:
         ("put_bytes", (b"new", "a"), None),
         ("put_if_absent", (b"new", "b"), True),
         ("put_if_absent", (b"new", "a"), False),
-        ("size", ("a",), 3),
+        ("read", ("a",), b"old"),
         ("sha256", ("absent",), None),
         ("delete", ("a",), None),
     ],
@@ -83,7 +83,7 @@ def test_files_and_lists_are_whole_after_an_outage(tmp_path: Path) -> None:
 def test_what_waiting_does_not_mend_is_told_at_once(error: Exception, tmp_path: Path) -> None:
     waiting = Waiting()
     with pytest.raises(type(error), match=str(error)):
-        waiting.around(Wavering(tmp_path, error)).size("a")
+        waiting.around(Wavering(tmp_path, error)).read("a")
     assert waiting.pauses == []
 
 
@@ -91,11 +91,11 @@ def test_a_store_that_has_never_answered_is_not_waited_for(tmp_path: Path) -> No
     waiting, inner = Waiting(), Wavering(tmp_path, AWAY)
     store = waiting.around(inner, proven=False)
     with pytest.raises(TransientError, match="no answer"):
-        store.size("a")
+        store.read("a")
     assert waiting.pauses == []
-    store.size("a")
+    store.read("a")
     inner.errors = [AWAY]
-    store.size("a")
+    store.read("a")
     assert waiting.pauses == [1], "it has answered once, so its address is right"
 
 
@@ -106,7 +106,7 @@ def test_patience_ends_and_each_operation_has_its_own(patience: float) -> None:
     for _ in range(2):
         begun = waiting.now
         with pytest.raises(TransientError, match="no answer"):
-            store.size("a")
+            store.read("a")
         assert patience - 16 < waiting.now - begun <= patience or patience < 1
 
 
@@ -115,7 +115,7 @@ def test_a_process_that_is_asked_to_stop_does_not_wait(tmp_path: Path) -> None:
     stop.set()
     store = PatientStore(Wavering(tmp_path, AWAY), 300, True, stop.pause)  # type: ignore[arg-type]
     with pytest.raises(Terminated):
-        store.size("a")
+        store.read("a")
 
 
 def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

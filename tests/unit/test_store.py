@@ -52,18 +52,16 @@ def listed(store: Store, prefix: str = "") -> dict[str, int]:
 # The contract.
 
 
-def test_bytes_come_back_with_their_size_and_digest(store: Store) -> None:
+def test_bytes_come_back_with_their_digest(store: Store) -> None:
     store.put_bytes(b"hello", "a/b.json")
     found = store.read("a/b.json")
     assert found is not None
     assert found == b"hello"
-    assert store.size("a/b.json") == 5
     assert store.sha256("a/b.json") == hashlib.sha256(b"hello").hexdigest()
 
 
 def test_what_is_absent_is_none_and_deleting_it_is_no_error(store: Store, tmp_path: Path) -> None:
     assert store.read(ABSENT) is None
-    assert store.size(ABSENT) is None
     assert store.sha256(ABSENT) is None
     assert listed(store) == {}
     assert listed(store, "not/there/") == {}
@@ -80,7 +78,7 @@ def test_files_go_and_come_whole(store: Store, tmp_path: Path, size: int) -> Non
     local.write_bytes(os.urandom(size))
     digest = hashlib.sha256(local.read_bytes()).hexdigest()
     store.put_file(local, "model/model.safetensors")
-    assert store.size("model/model.safetensors") == size
+    assert listed(store) == {"model/model.safetensors": size}
     assert store.sha256("model/model.safetensors") == digest
     store.get_file("model/model.safetensors", tmp_path / "copy", digest)
     assert (tmp_path / "copy").read_bytes() == local.read_bytes()
@@ -175,7 +173,6 @@ def test_locations_that_lead_out_of_the_store_are_refused(store: Store, tmp_path
         lambda: store.put_bytes(b"x", location),
         lambda: store.put_if_absent(b"x", location),
         lambda: store.read(location),
-        lambda: store.size(location),
         lambda: store.sha256(location),
         lambda: store.local(location),
         lambda: store.get_file(location, tmp_path / "copy"),
@@ -560,7 +557,7 @@ def test_wrong_credentials_are_said_and_not_shown(variable: str, minio: str, mon
     storage = s3_storage(minio)
     monkeypatch.setenv(variable, "wrong-wrong-wrong")
     store = open_store(storage)
-    for act in (lambda: store.put_bytes(b"x", "a"), lambda: store.read("a"), lambda: store.size("a")):
+    for act in (lambda: store.put_bytes(b"x", "a"), lambda: store.read("a")):
         with pytest.raises(PermanentError, match="refuses these credentials") as caught:
             act()
         assert caught.value.reason == "StorageDenied"
@@ -610,7 +607,7 @@ def test_an_upload_during_which_minio_restarts_is_not_there_or_whole(patience: f
                 upload.result(120)
         with minio_server(program, directory, port=port):
             if not patience:
-                assert store.size("adapter") is None
+                assert store.read("adapter") is None
                 store.put_file(local, "adapter")
             else:
                 upload.result(120)

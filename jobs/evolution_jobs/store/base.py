@@ -66,10 +66,6 @@ class Store(Protocol):
         """Digest of the stored bytes, read as a stream, or None where nothing lies there."""
         ...
 
-    def size(self, location: str) -> int | None:
-        """Bytes stored, or None where nothing lies there."""
-        ...
-
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Location and size of everything below a prefix that ends with `/` (or is empty), in no order."""
         ...

@@ -112,15 +112,6 @@ class FileStore(Store):
         except OSError as error:
             raise disk_error(error, path) from error
 
-    def size(self, location: str) -> int | None:
-        path = self.root / check_location(location)
-        try:
-            return path.stat().st_size if path.is_file() else None
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise disk_error(error, path) from error
-
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         top = self.root / check_prefix(prefix)
 

@@ -66,9 +66,6 @@ class PatientStore(Store):
     def sha256(self, location: str) -> str | None:
         return self._patiently(lambda: self._store.sha256(location))
 
-    def size(self, location: str) -> int | None:
-        return self._patiently(lambda: self._store.size(location))
-
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         # Whole, so that what has been told already is not told again after a repetition.
         yield from self._patiently(lambda: [*self._store.list(prefix)])

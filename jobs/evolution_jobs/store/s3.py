@@ -156,15 +156,6 @@ class S3Store(Store):
                     digest.update(chunk)
         return digest.hexdigest()
 
-    def size(self, location: str) -> int | None:
-        with self._explained("reading", location):
-            try:
-                return self.client.head_object(Bucket=self.bucket, Key=self._key(location))["ContentLength"]
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
-                    return None
-                raise
-
     def tag(self, location: str) -> str | None:
         """The tag of what is stored, or None where nothing lies there: another content has another."""
         with self._explained("reading", location):

@@ -12,7 +12,7 @@ from ..contract.manifest import canonical_digest
 from ..contract.settings import Source, Storage
 from ..models.hub import Pinned, explained, pin
 from ..store.base import disk_error, file_sha256
-from ..store.external import blamed_on, credential, local_path, open_bucket
+from ..store.data_sources import blamed_on, credential, local_path, open_bucket
 from .records import Record, read_records
 
 

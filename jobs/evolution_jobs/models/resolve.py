@@ -18,7 +18,7 @@ from ..contract.errors import PermanentError
 from ..contract.settings import BaseModelSource, Storage
 from ..contract.volumes import PVC_ROOT
 from ..store.base import file_sha256
-from ..store.external import blamed_on, local_path, open_bucket
+from ..store.data_sources import blamed_on, local_path, open_bucket
 from .architectures import language_model_types
 from .gguf import convert_gguf
 from .hub import explained, pin

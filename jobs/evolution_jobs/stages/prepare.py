@@ -30,7 +30,7 @@ def run(workspace: Workspace) -> Result:
     """Outputs `train`, `validation`, `replay` (where there is any), `contexts`, `test` and `model`.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
-    models.resolve, store.external and models.hub; TransientError where a place cannot be reached now.
+    models.resolve, store.data_sources and models.hub; TransientError where a place cannot be reached now.
     """
     spec = workspace.spec
     settings = spec.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..contract.errors import PermanentError
 from ..contract.settings import Storage
 from .base import Store
-from .external import local_path
+from .data_sources import local_path
 
 
 def open_store(storage: Storage) -> Store:

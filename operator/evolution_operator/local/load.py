@@ -7,7 +7,7 @@ from pathlib import Path
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
 from evolution_jobs.contract.stage import RunRef
-from evolution_jobs.store.external import local_path, open_bucket
+from evolution_jobs.store.data_sources import local_path, open_bucket
 from pydantic import ValidationError
 
 from ..api.messages import explain

@@ -1,4 +1,4 @@
-"""Places that a run reads and that are not its storage: data sets and base models in files and in S3."""
+"""Sources of data sets and base models, apart from the storage: files, S3 objects and their credentials."""
 
 from __future__ import annotations
 

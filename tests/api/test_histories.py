@@ -1,7 +1,7 @@
-"""Random histories on a real control plane: its scheduler, Job controller and garbage collector, an operator's process.
+"""Random histories on a real control plane: its scheduler and controllers, and the operator as a process.
 
-What must hold of them is what holds of the histories in memory (tests/support/invariants.py), asked of a record of everything
-that happened. What stages do is played, and KWOK plays the kubelet.
+Their invariants are those of the histories in memory (tests/support/invariants.py), checked on a record of every change.
+Stages are fake, and KWOK stands in for the kubelet.
 """
 
 from __future__ import annotations
@@ -31,64 +31,64 @@ from hack.cluster.control_plane import ControlPlane
 from hack.cluster.kwok import Kwok
 from tests.api.harness import OperatorProcess, Outcome, Runs, end, wait_for
 from tests.api.recorder import Recorder
-from tests.support.cluster.fake_api_server import News
-from tests.support.cluster.fake_controllers import could_publish, deleting, ended, owner, stage, told, work
-from tests.support.invariants import Memory, check_inputs, check_rivals, edits, histories
+from tests.support.cluster.fake_api_server import WatchEvent
+from tests.support.cluster.fake_controllers import could_publish, deleting, ended, owner, spec_of, stage, work
+from tests.support.invariants import RunHistory, check_inputs, check_rivals, edits, histories
 from tests.support.stages.fake_results import Results
 
 NAME = "history"
 MOMENT = 5.0
-"""Seconds that a step waits for the operator to get somewhere, where it can."""
-TO_THE_END = 180.0
+"""Seconds that a step waits for the operator to make progress."""
+END_PATIENCE = 180.0
 
 
 class Record:
-    """Asks of each change, in the order in which they happened, what must hold of it."""
+    """Checks the invariants on each change, in order."""
 
-    def __init__(self, made: dict[str, int]) -> None:
-        self._made = made
+    def __init__(self, published: dict[str, int]) -> None:
+        self._published = published
         """When each key was first published, as a resourceVersion."""
-        self._memories: dict[str, Memory] = {}
-        self._there: dict[str, dict[str, dict[str, Any]]] = {"jobs": {}, "pods": {}}
+        self._histories: dict[str, RunHistory] = {}
+        self._live: dict[str, dict[str, dict[str, Any]]] = {"jobs": {}, "pods": {}}
 
-    def take_in(self, version: int, news: News) -> None:
-        """The next change."""
-        body = news.body
+    def check(self, version: int, change: WatchEvent) -> None:
+        """Check the next change."""
+        body = change.body
         uid = body["metadata"]["uid"]
-        if news.kind in self._there:
-            self._there[news.kind][uid] = body
-            if news.type == "DELETED":
-                del self._there[news.kind][uid]
-        if news.type == "DELETED":
+        if change.kind in self._live:
+            self._live[change.kind][uid] = body
+            if change.type == "DELETED":
+                del self._live[change.kind][uid]
+        if change.type == "DELETED":
             return
-        if news.kind == "evolutionruns" and body.get("status"):
-            memory = self._memories.setdefault(uid, Memory(joined))
+        if change.kind == "evolutionruns" and body.get("status"):
+            history = self._histories.setdefault(uid, RunHistory(joined))
             status = RunStatus.model_validate(body["status"])
-            if status != memory.status:
-                memory.write(status)
-        elif news.kind == "events" and body["source"].get("component") == labels.OPERATOR:
+            if status != history.status:
+                history.write(status)
+        elif change.kind == "events" and body["source"].get("component") == labels.OPERATOR:
             if body["reason"] != "CleanupFailed":
                 event = Event(body["type"], body["reason"], body["message"])
-                self._memories[body["involvedObject"]["uid"]].tell(event)
-        elif news.kind == "jobs" and news.type == "ADDED":
+                self._histories[body["involvedObject"]["uid"]].record(event)
+        elif change.kind == "jobs" and change.type == "ADDED":
             self._check_job(version, body)
 
     def _check_job(self, version: int, job: dict[str, Any]) -> None:
-        live = list(could_publish(self._there["jobs"].values(), self._there["pods"].values()))
+        live = list(could_publish(self._live["jobs"].values(), self._live["pods"].values()))
         if stage(job) == labels.CLEANUP:
             assert not live, "artifacts are deleted while a stage may write"
             return
-        spec = StageSpec.model_validate(told(job["spec"]["template"]))
-        published = [key for key, since in self._made.items() if since < version]
+        spec = StageSpec.model_validate(spec_of(job["spec"]["template"]))
+        published = [key for key, since in self._published.items() if since < version]
         check_inputs(spec, published, job["metadata"]["name"])
-        self._memories.setdefault(owner(job), Memory(joined)).start(
+        self._histories.setdefault(owner(job), RunHistory(joined)).start(
             spec, int(job["metadata"]["labels"][labels.ATTEMPT])
         )
         check_rivals(live)
 
 
 class Reconciling(RuleBasedStateMachine):
-    """One namespace, one operator, one run after the other of one name."""
+    """One namespace, one operator, and runs of one name, one after the other."""
 
     def __init__(self, kube: client.ApiClient, new_operator: Callable[[str], OperatorProcess]) -> None:
         super().__init__()
@@ -98,20 +98,20 @@ class Reconciling(RuleBasedStateMachine):
         self.runs = Runs(kube, namespace)
         self.recorder = Recorder(kube, namespace)
         self.results = Results()
-        self.made: dict[str, int] = {}
+        self.published: dict[str, int] = {}
         self.retries = 0
         self.operator = new_operator(namespace)
         self.operator.start()
 
     @initialize(shards=st.sampled_from([1, 2]), policy=st.sampled_from(["Retain", "Delete"]), rounds=st.integers(0, 4))
     def begin(self, shards, policy, rounds):
-        """A run that has come some way already."""
+        """A run that has made some progress already."""
         self.spec = {"iterations": 1, "generation": {"shards": shards}, "deletionPolicy": policy}
         self.create_run()
         for _ in range(rounds):
             self.some_process_ends(0, "well")
 
-    # ---- what there is
+    # ---- the current state
 
     def run(self):
         with contextlib.suppress(ApiException):
@@ -133,7 +133,7 @@ class Reconciling(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 5), how=st.sampled_from(["well", "well", "well", "well", "silently", 1, 65, 75, 137]))
     def some_process_ends(self, index, how):
-        """Of those that run; where none does, one that starts soon, if any."""
+        """One of those that run. If none does, one that starts soon, if any."""
         deadline = time.monotonic() + MOMENT
         while not (running := self.pods("Running")) and time.monotonic() < deadline:
             if self.phase() in ("Complete", "Failed", "Suspended"):
@@ -145,20 +145,20 @@ class Reconciling(RuleBasedStateMachine):
         if pod is None:
             return
         if isinstance(how, int):
-            code, words = how, {"reason": "Told", "message": "it said so"} if how != 137 else {}
+            code, report = how, {"reason": "Reported", "message": "a message"} if how != 137 else {}
         else:
             before = set(self.results.store)
-            code, words = work(self.results, pod)
+            code, report = work(self.results, pod)
             version = int(pod["metadata"]["resourceVersion"])
-            self.made |= {key: version for key in self.results.store.keys() - before if key not in self.made}
-            # An evaluation whose words are lost is not run again: its figures are in the store, if not in the status.
+            self.published |= {key: version for key in self.results.store.keys() - before if key not in self.published}
+            # An evaluation does not run again if its report is lost: its figures are in the store, if not in the status.
             if how == "silently" and not stage(pod).startswith("evaluate"):
-                words = {"reason": "unreadable"}
+                report = {"reason": "unreadable"}
         with contextlib.suppress(ApiException):
-            end(self.core, self.runs.namespace, pod["metadata"]["name"], stage(pod), Outcome(code, words))
+            end(self.core, self.runs.namespace, pod["metadata"]["name"], stage(pod), Outcome(code, report))
 
     @rule(index=st.integers(0, 5), evicts=st.booleans())
-    def a_pod_is_hit(self, index, evicts):
+    def a_pod_is_deleted(self, index, evicts):
         if pod := self.pick(self.pods("Pending", "Running"), index):
             name, namespace = pod["metadata"]["name"], self.runs.namespace
             with contextlib.suppress(ApiException):
@@ -181,8 +181,8 @@ class Reconciling(RuleBasedStateMachine):
             self.wait_for_a_pass()
 
     @rule()
-    def all_is_well_for_a_while(self):
-        self.make_well()
+    def no_faults_for_a_while(self):
+        self.remove_obstacles()
         for _ in range(3):
             self.some_process_ends(0, "well")
 
@@ -205,7 +205,7 @@ class Reconciling(RuleBasedStateMachine):
         self.patch({"metadata": {"annotations": {RETRY_ANNOTATION: str(self.retries)}}})
 
     @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]))
-    def the_user_meddles_with_a_job(self, index, how):
+    def the_user_changes_a_job(self, index, how):
         jobs = self.recorder.items("jobs")
         if job := self.pick([job for job in jobs if not ended(job)] or jobs, index):
             name, namespace = job["metadata"]["name"], self.runs.namespace
@@ -217,51 +217,51 @@ class Reconciling(RuleBasedStateMachine):
                     self.runs.batch.delete_namespaced_job(name, namespace, propagation_policy=how)
 
     @rule()
-    def the_user_deletes_the_run_or_begins_again(self):
+    def the_user_deletes_or_recreates_the_run(self):
         if self.run() is None:
             self.create_run()
         else:
             with contextlib.suppress(ApiException):
                 self.runs.delete(NAME)
 
-    # ---- what must come of it
+    # ---- the end
 
     def teardown(self):
-        """Once the world does no more harm, a run that is being deleted goes, and one that is not ends Complete."""
+        """Without further faults, a run that is being deleted disappears, and any other ends Complete."""
         try:
             if hasattr(self, "spec"):
-                self.to_the_end()
+                self.check_the_end()
         finally:
             self.operator.stop()
-            record = Record(self.made)
-            for version, news in self.recorder.stop():
-                record.take_in(version, news)
+            record = Record(self.published)
+            for version, change in self.recorder.stop():
+                record.check(version, change)
             self.core.delete_namespace(self.runs.namespace)
 
-    def to_the_end(self):
+    def check_the_end(self):
         if (run := self.run()) and deleting(run):
-            self.goes(run)
-        self.make_well()
-        self.keep_on(lambda: self.phase() == "Complete", "the run is Complete")
+            self.check_deletion(run)
+        self.remove_obstacles()
+        self.finish_processes_until(lambda: self.phase() == "Complete", "the run is Complete")
         run = self.run()
         figures = [entry["iteration"] for entry in run["status"]["metrics"]]
         assert figures == list(range(run["spec"]["iterations"] + 1))
-        self.is_at_rest()
+        self.check_fixed_point()
         self.operator.kill()
         self.operator.start()
-        self.is_at_rest()
+        self.check_fixed_point()
         self.runs.delete(NAME)
-        self.goes(run)
+        self.check_deletion(run)
 
-    def make_well(self):
+    def remove_obstacles(self):
         if self.run() is None:
             self.create_run()
         self.patch({"spec": {"suspend": False, "activeDeadlineSeconds": None}})
         if self.phase() == "Failed":
             self.the_user_asks_for_a_retry()
 
-    def keep_on(self, done, what):
-        """All processes end well until something is so."""
+    def finish_processes_until(self, done, what):
+        """Let all processes succeed until `done` is true."""
 
         def step():
             for pod in self.pods("Running"):
@@ -270,23 +270,23 @@ class Reconciling(RuleBasedStateMachine):
                 self.the_user_asks_for_a_retry()
             return done()
 
-        wait_for(step, bool, what, TO_THE_END)
+        wait_for(step, bool, what, END_PATIENCE)
 
-    def goes(self, run):
+    def check_deletion(self, run):
         uid = run["metadata"]["uid"]
 
         def left():
             live = {item["metadata"]["uid"] for item in self.recorder.items("evolutionruns")}
             return live | {owner(job) for job in self.recorder.items("jobs")}
 
-        self.keep_on(lambda: uid not in left(), "the run is gone with all that it owns")
-        self.keep_on(lambda: all(map(ended, self.recorder.items("jobs"))), "its cleanup has ended")
+        self.finish_processes_until(lambda: uid not in left(), "the run is gone with all that it owns")
+        self.finish_processes_until(lambda: all(map(ended, self.recorder.items("jobs"))), "its cleanup has ended")
 
-    def is_at_rest(self):
+    def check_fixed_point(self):
         """A finished run is a fixed point: passes over it write nothing."""
         self.wait_for_a_pass()
         before = self.versions()
-        self.runs.patch(NAME, {"metadata": {"annotations": {"somebody/else": uuid.uuid4().hex}}})
+        self.runs.patch(NAME, {"metadata": {"annotations": {"another/writer": uuid.uuid4().hex}}})
         self.wait_for_a_pass()
         after = self.versions()
         assert after["jobs"] == before["jobs"]
@@ -308,17 +308,17 @@ class Reconciling(RuleBasedStateMachine):
 
         before = passes()
         if self.run() is not None:
-            self.patch({"metadata": {"annotations": {"somebody/knocks": uuid.uuid4().hex}}})
+            self.patch({"metadata": {"annotations": {"another/nudge": uuid.uuid4().hex}}})
             wait_for(passes, lambda count: count > before, "a pass over the run")
 
 
-def test_whatever_happens_no_work_is_doubled_and_none_is_lost(
+def test_no_history_repeats_or_loses_work(
     installed: ControlPlane, kwok: Kwok, kube: client.ApiClient, tmp_path: Path
 ) -> None:
     def new_operator(namespace: str) -> OperatorProcess:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         return OperatorProcess(installed, folder, namespaces=(namespace,), name="operator")
 
-    # What happens when is the cluster's own affair: a history cannot be made shorter by trying it again.
+    # The cluster decides when things happen, so Hypothesis cannot shorten a history by repeating it.
     chosen = settings(histories(5, 12), phases=[Phase.generate], derandomize="N" not in os.environ, database=None)
     run_state_machine_as_test(lambda: Reconciling(kube, new_operator), settings=chosen)

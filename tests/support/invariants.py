@@ -1,4 +1,4 @@
-"""What holds of every history of a run, whichever hand carries the plans out."""
+"""Invariants of every history of a run, whichever executor carries out the plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 
 def histories(examples: int, steps: int = 30) -> settings:
-    """How many histories of how many steps are tried; `N` in the environment asks for more of them."""
+    """The number of histories, and of steps in each. `N` in the environment sets another number of histories."""
     return settings(
         max_examples=int(os.environ.get("N", examples)),
         stateful_step_count=steps,
@@ -42,30 +42,30 @@ def edits(deadline: int) -> tuple[dict[str, Any], ...]:
     )
 
 
-class Memory:
-    """The statuses of one run as they were written one after the other, and the events told about them.
+class RunHistory:
+    """The statuses of one run in the order in which they were written, and the events recorded about them.
 
-    `told` is how a hand tells the events of one status: the operator tells some of them in one.
+    `recorded` maps the events between two statuses to those that are recorded: the controller joins some of them.
     """
 
-    def __init__(self, told: Callable[[Iterable[Event]], Iterable[Event]] = tuple) -> None:
-        self._told = told
+    def __init__(self, recorded: Callable[[Iterable[Event]], Iterable[Event]] = tuple) -> None:
+        self._recorded = recorded
         self.status: RunStatus | None = None
         self._failures: set[tuple[str, str | None, int]] = set()
-        self._owed: Counter[tuple[str, str]] = Counter()
+        self._expected: Counter[tuple[str, str]] = Counter()
 
     def write(self, status: RunStatus) -> None:
-        """A status is written: numbers of attempts only grow, and no failure is remembered twice."""
+        """A status is written: numbers of attempts only grow, and no failure is counted twice."""
         before = self.status.stage_by_id() if self.status else {}
         for stage in status.stages:
             old = before.get(stage.id)
             if old is not None:
                 assert stage.settled >= old.settled, f"{stage.id} forgets attempts that ended"
-                assert stage.attempts >= old.attempts, f"{stage.id} forgets attempts that it made"
-                news = stage.settled > old.settled
-                assert news or stage.failures <= old.failures, f"a failure of {stage.id} is counted twice"
-        for event in self._told(events_between(self.status, status)):
-            self._owed[event.reason, event.message] += 1
+                assert stage.attempts >= old.attempts, f"{stage.id} forgets attempts that it started"
+                ended = stage.settled > old.settled
+                assert ended or stage.failures <= old.failures, f"a failure of {stage.id} is counted twice"
+        for event in self._recorded(events_between(self.status, status)):
+            self._expected[event.reason, event.message] += 1
             if event.reason in ("StageRetrying", "StageFailed"):
                 stage = status.stage_by_id()[event.message.partition(":")[0].partition(" ")[0]]
                 failure = (stage.id, stage.key, stage.settled)
@@ -73,10 +73,10 @@ class Memory:
                 self._failures.add(failure)
         self.status = status
 
-    def tell(self, event: Event) -> None:
-        """An event is told: once for what changed between two statuses."""
-        self._owed[event.reason, event.message] -= 1
-        assert self._owed[event.reason, event.message] >= 0, f"told twice or without cause: {event}"
+    def record(self, event: Event) -> None:
+        """An event is recorded: once for each change between two statuses."""
+        self._expected[event.reason, event.message] -= 1
+        assert self._expected[event.reason, event.message] >= 0, f"recorded twice or without a cause: {event}"
 
     def start(self, spec: StageSpec, number: int) -> None:
         """An attempt is created: its number is not one that has been settled."""
@@ -84,9 +84,9 @@ class Memory:
         assert stage is None or number > stage.settled, f"attempt {number} at {spec.stage} was over and is used again"
 
 
-def check_inputs(spec: StageSpec, there: Iterable[str], what: str) -> None:
-    """No stage before its inputs: their keys are among those that are there."""
-    missing = {source.stage for source in spec.inputs.values() if source.key not in set(there)}
+def check_inputs(spec: StageSpec, published: Iterable[str], what: str) -> None:
+    """No stage starts before its inputs: their keys are among the published ones."""
+    missing = {source.stage for source in spec.inputs.values() if source.key not in set(published)}
     assert not missing, f"{what} starts before {missing} is published"
 
 

@@ -1,7 +1,7 @@
-"""The controller against a cluster that does its worst: everything but the API server and what lies behind it is real.
+"""Random histories of the controller with a fake API server and fake controllers; the rest is real.
 
 Jobs fail, vanish and are edited, watches lag, break and skip, calls fail before and after they take effect, the operator
-is killed between any two of them, and a user suspends, extends, retries, deletes and begins again.
+is killed between any two of them, and a user suspends, extends, retries, deletes and recreates the run.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.support.cluster.fake_api_server import ApiServer
-from tests.support.cluster.fake_controllers import World, deleting, ended, owner, stage, told
-from tests.support.cluster.operator_in_process import KEY, KINDS, RUNS, Killed, Operator, Then
-from tests.support.invariants import Memory, check_inputs, check_rivals, edits, histories
+from tests.support.cluster.fake_controllers import World, deleting, ended, owner, spec_of, stage
+from tests.support.cluster.operator_in_process import KEY, KINDS, RUNS, Killed, Operator, Reaction
+from tests.support.invariants import RunHistory, check_inputs, check_rivals, edits, histories
 
 SPEC = {
     "baseModel": {"uri": "hf://owner/model"},
@@ -30,10 +30,10 @@ SPEC = {
     "retry": {"maxAttempts": 2, "backoffSeconds": 10},
 }
 TROUBLE = st.tuples(
-    st.integers(0, 5), st.sampled_from(["before", "after"]), st.sampled_from(["fails", "is_killed", "meets_somebody"])
+    st.integers(0, 5), st.sampled_from(["before", "after"]), st.sampled_from(["fails", "is_killed", "conflicts"])
 )
-THEN = st.builds(
-    Then,
+REACTION = st.builds(
+    Reaction,
     seen=st.sampled_from([KINDS, KINDS, (), *((kind,) for kind in KINDS)]),
     passes=st.sampled_from([True, True, False]),
     trouble=st.one_of(st.none(), st.none(), TROUBLE),
@@ -49,16 +49,16 @@ class Controlling(RuleBasedStateMachine):
         rounds=st.integers(0, 6),
     )
     def begin(self, shards, policy, rounds):
-        """A run that has come some way already."""
+        """A run that has made some progress already."""
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.server = ApiServer(self.stamp, self.watched, self.before)
         self.world = World(self.server, self.stamp)
         self.spec = SPEC | {"generation": {"shards": shards}, "deletionPolicy": policy}
         self.pending = []
         self.trouble = None
-        self.memories = {}
-        self.made = set()
-        """Keys that were published at some time: whether they still are, the operator may not know yet."""
+        self.histories = {}
+        self.published = set()
+        """Keys that were published at some time. The operator may not know yet that one was withdrawn."""
         self.retries = 0
         self.create_run()
         self.restart()
@@ -67,42 +67,44 @@ class Controlling(RuleBasedStateMachine):
     def stamp(self):
         return self.now.isoformat().replace("+00:00", "Z")
 
-    # ---- what holds of every change, whoever makes it
+    # ---- invariants of every change
 
-    def watched(self, news):
-        if news.kind in KINDS:
-            self.pending.append(news)
-        if news.type == "DELETED":
+    def watched(self, change):
+        if change.kind in KINDS:
+            self.pending.append(change)
+        if change.type == "DELETED":
             return
-        if news.kind == RUNS and news.body.get("status"):
-            memory = self.memories.setdefault(news.body["metadata"]["uid"], Memory(joined))
-            status = RunStatus.model_validate(news.body["status"])
-            if status != memory.status:
-                memory.write(status)
+        if change.kind == RUNS and change.body.get("status"):
+            history = self.histories.setdefault(change.body["metadata"]["uid"], RunHistory(joined))
+            status = RunStatus.model_validate(change.body["status"])
+            if status != history.status:
+                history.write(status)
             for lost in (s for s in status.stages if s.reason in ("ReportLost", "PodLost")):
-                assert not self.world.said(lost.job), f"what {lost.job} has said is there, and was not looked for"
-        elif news.kind == "events":
-            body = news.body
+                assert not self.world.messages(lost.job), f"the report of {lost.job} exists, and was not looked up"
+        elif change.kind == "events":
+            body = change.body
             if body["reason"] != "CleanupFailed":
                 event = Event(body["type"], body["reason"], body["message"])
-                self.memories[body["involvedObject"]["uid"]].tell(event)
-        elif news.kind == "jobs" and news.type == "ADDED":
-            self.check_job(news.body)
+                self.histories[body["involvedObject"]["uid"]].record(event)
+        elif change.kind == "jobs" and change.type == "ADDED":
+            self.check_job(change.body)
 
     def check_job(self, job):
         if stage(job) == labels.CLEANUP:
             assert not list(self.world.could_publish()), "artifacts are deleted while a stage may write"
             return
-        spec = StageSpec.model_validate(told(job["spec"]["template"]))
-        self.made |= self.world.results.store.keys()
-        check_inputs(spec, self.made, job["metadata"]["name"])
-        self.memories.setdefault(owner(job), Memory(joined)).start(spec, int(job["metadata"]["labels"][labels.ATTEMPT]))
+        spec = StageSpec.model_validate(spec_of(job["spec"]["template"]))
+        self.published |= self.world.results.store.keys()
+        check_inputs(spec, self.published, job["metadata"]["name"])
+        self.histories.setdefault(owner(job), RunHistory(joined)).start(
+            spec, int(job["metadata"]["labels"][labels.ATTEMPT])
+        )
         check_rivals(self.world.could_publish())
 
     # ---- the operator
 
     def before(self, method, kind, name, body):
-        """Trouble comes with one of the calls that follow: before it is made, or once it has taken effect."""
+        """The trouble comes with one of the next calls: before it is made, or once it has taken effect."""
         if self.trouble is None:
             return lambda: None
         calls, when, what = self.trouble
@@ -120,9 +122,9 @@ class Controlling(RuleBasedStateMachine):
     def is_killed(self):
         raise Killed
 
-    def meets_somebody(self):
-        self.patch_run({"metadata": {"annotations": {"somebody/else": self.run() and self.run()["metadata"]["uid"]}}})
-        self.patch_run({"metadata": {"annotations": {"somebody/else": None}}})
+    def conflicts(self):
+        self.patch_run({"metadata": {"annotations": {"another/writer": self.run() and self.run()["metadata"]["uid"]}}})
+        self.patch_run({"metadata": {"annotations": {"another/writer": None}}})
 
     def restart(self):
         self.operator = Operator(self.server, lambda: self.now)
@@ -137,53 +139,53 @@ class Controlling(RuleBasedStateMachine):
             self.restart()
         self.trouble = None
 
-    def see_all(self, kinds=KINDS):
-        for news in self.pending:
-            if news.kind in kinds:
-                self.operator.take_in(news)
-        self.pending = [news for news in self.pending if news.kind not in kinds]
+    def deliver_all(self, kinds=KINDS):
+        for event in self.pending:
+            if event.kind in kinds:
+                self.operator.apply(event)
+        self.pending = [event for event in self.pending if event.kind not in kinds]
 
-    def go_on(self, then):
-        """Some watches tell what there is, the operator makes a pass, and the cluster may do its part."""
-        self.see_all(then.seen)
-        self.trouble = then.trouble
-        if then.passes:
+    def react(self, reaction):
+        """Some watches deliver their events, the operator makes a pass, and the cluster may do its part."""
+        self.deliver_all(reaction.seen)
+        self.trouble = reaction.trouble
+        if reaction.passes:
             self.reconcile()
-        if then.works:
+        if reaction.works:
             self.controllers_work()
-        if then.starts:
+        if reaction.starts:
             for pod in self.world.pods("Pending"):
                 self.world.run_pod(pod)
 
     # ---- watches and time
 
-    @rule(seconds=st.sampled_from([0, 10, 200]), then=THEN)
-    def wait(self, seconds, then):
+    @rule(seconds=st.sampled_from([0, 10, 200]), reaction=REACTION)
+    def wait(self, seconds, reaction):
         self.now += timedelta(seconds=seconds)
-        self.go_on(then)
+        self.react(reaction)
 
-    @rule(index=st.integers(0, 30), skips=st.booleans(), then=THEN)
-    def see(self, index, skips, then):
-        """The next news of some object; of a burst only the last may be told."""
-        if news := self.pick(self.pending, index):
-            same = [n for n in self.pending if n.body["metadata"]["uid"] == news.body["metadata"]["uid"]]
-            told_ = same if skips else same[:1]
-            self.pending = [n for n in self.pending if n not in told_]
-            self.operator.take_in(told_[-1])
-        self.go_on(then)
+    @rule(index=st.integers(0, 30), skips=st.booleans(), reaction=REACTION)
+    def deliver(self, index, skips, reaction):
+        """Deliver the next event of one object; of a burst, perhaps only the last."""
+        if event := self.pick(self.pending, index):
+            same = [n for n in self.pending if n.body["metadata"]["uid"] == event.body["metadata"]["uid"]]
+            delivered = same if skips else same[:1]
+            self.pending = [n for n in self.pending if n not in delivered]
+            self.operator.apply(delivered[-1])
+        self.react(reaction)
 
-    @rule(kind=st.sampled_from(KINDS), then=THEN)
-    def break_the_watch(self, kind, then):
-        """What is lost is not told; a list follows, and a while later the operator distrusts what it knows."""
-        self.pending = [news for news in self.pending if news.kind != kind]
+    @rule(kind=st.sampled_from(KINDS), reaction=REACTION)
+    def break_the_watch(self, kind, reaction):
+        """Pending events are lost. A list follows, and later the operator distrusts its cache."""
+        self.pending = [event for event in self.pending if event.kind != kind]
         self.operator.list(kind)
-        self.go_on(then)
+        self.react(reaction)
         self.operator.reconciler.distrust()
 
-    @rule(then=THEN)
-    def start_the_operator_anew(self, then):
+    @rule(reaction=REACTION)
+    def restart_the_operator(self, reaction):
         self.restart()
-        self.go_on(then)
+        self.react(reaction)
 
     # ---- the cluster
 
@@ -198,25 +200,25 @@ class Controlling(RuleBasedStateMachine):
     @rule(
         index=st.integers(0, 5),
         how=st.sampled_from(["well", "well", "well", "silently", "silently", 1, 65, 75, 137]),
-        then=THEN,
+        reaction=REACTION,
     )
-    def a_process_ends(self, index, how, then):
+    def a_process_ends(self, index, how, reaction):
         if pod := self.pick(self.world.pods("Running"), index):
             if isinstance(how, int):
-                self.world.end(pod, how, {"reason": "Told", "message": "it said so"} if how != 137 else {})
+                self.world.end(pod, how, {"reason": "Reported", "message": "a message"} if how != 137 else {})
             else:
-                # An evaluation whose words are lost is not run again: its figures are in the store, if not in the status.
+                # An evaluation does not run again if its report is lost: its figures are in the store, if not in the status.
                 self.world.finish(pod, silently=how == "silently" and not stage(pod).startswith("evaluate"))
-        self.go_on(then)
+        self.react(reaction)
 
     @rule(
         index=st.integers(0, 5),
-        how=st.sampled_from(["told", "drained", "stopped", "killed", "lost", "unplaced"]),
-        then=THEN,
+        how=st.sampled_from(["deleted", "drained", "stopped", "killed", "lost", "unplaced"]),
+        reaction=REACTION,
     )
-    def a_pod_is_hit(self, index, how, then):
+    def a_pod_is_disrupted(self, index, how, reaction):
         if pod := self.pick(self.world.pods(), index):
-            if how in ("told", "drained"):
+            if how in ("deleted", "drained"):
                 self.world.delete_pod(pod, disrupted=how == "drained")
             elif how == "lost":
                 self.server.remove("pods", pod)
@@ -224,26 +226,26 @@ class Controlling(RuleBasedStateMachine):
                 self.world.find_no_node(pod)
             elif deleting(pod) and how != "unplaced":
                 self.world.stop(pod) if how == "stopped" else self.world.end(pod, 137, {})
-        self.go_on(then)
+        self.react(reaction)
 
-    @rule(index=st.integers(0, 20), moves=st.booleans(), then=THEN)
-    def a_result_is_lost(self, index, moves, then):
-        self.made |= self.world.results.store.keys()
+    @rule(index=st.integers(0, 20), moves=st.booleans(), reaction=REACTION)
+    def a_result_is_lost(self, index, moves, reaction):
+        self.published |= self.world.results.store.keys()
         self.world.results.edition += moves
         if key := self.pick(sorted(self.world.results.store), index):
             self.world.results.withdraw(key)
-        self.go_on(then)
+        self.react(reaction)
 
     @rule(rounds=st.integers(1, 3))
     def work(self, rounds):
-        """All is well for a while, so that the run gets somewhere; then the next stage starts."""
-        self.make_well()
+        """No faults for a while, so that the run makes progress. Then the next stage starts."""
+        self.remove_obstacles()
         for _ in range(rounds):
             self.round()
-        self.go_on(Then())
+        self.react(Reaction())
 
-    def make_well(self):
-        """Nothing that anybody wants keeps the run from going on."""
+    def remove_obstacles(self):
+        """Undo whatever a user or administrator did to hold the run up."""
         if not self.run():
             self.create_run()
         self.server.quota = None
@@ -252,7 +254,7 @@ class Controlling(RuleBasedStateMachine):
             self.ask_for_retry()
 
     def round(self):
-        self.go_on(Then())
+        self.react(Reaction())
         while pods := self.world.pods("Running"):
             self.world.stop(pods[0]) if deleting(pods[0]) else self.world.finish(pods[0])
         self.controllers_work()
@@ -274,22 +276,22 @@ class Controlling(RuleBasedStateMachine):
         api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
         self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": self.spec})
 
-    @rule(edit=st.sampled_from(edits(deadline=300)), then=THEN)
-    def the_user_edits(self, edit, then):
+    @rule(edit=st.sampled_from(edits(deadline=300)), reaction=REACTION)
+    def the_user_edits(self, edit, reaction):
         self.patch_run({"spec": edit})
-        self.go_on(then)
+        self.react(reaction)
 
-    @rule(then=THEN)
-    def the_user_asks_for_a_retry(self, then):
+    @rule(reaction=REACTION)
+    def the_user_asks_for_a_retry(self, reaction):
         self.ask_for_retry()
-        self.go_on(then)
+        self.react(reaction)
 
     def ask_for_retry(self):
         self.retries += 1
         self.patch_run({"metadata": {"annotations": {RETRY_ANNOTATION: str(self.retries)}}})
 
-    @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]), then=THEN)
-    def the_user_meddles_with_a_job(self, index, how, then):
+    @rule(index=st.integers(0, 9), how=st.sampled_from(["Background", "Foreground", "edit"]), reaction=REACTION)
+    def the_user_changes_a_job(self, index, how, reaction):
         jobs = self.world.jobs()
         if job := self.pick([job for job in jobs if not ended(job)] or jobs, index):
             if how == "edit":
@@ -297,38 +299,38 @@ class Controlling(RuleBasedStateMachine):
                 self.server.patch("jobs", KEY.namespace, job["metadata"]["name"], edit)
             else:
                 self.world.delete_job(job, how)
-        self.go_on(then)
+        self.react(reaction)
 
-    @rule(propagation=st.sampled_from(["Background", "Foreground"]), then=THEN)
-    def the_user_deletes_the_run_or_begins_again(self, propagation, then):
+    @rule(propagation=st.sampled_from(["Background", "Foreground"]), reaction=REACTION)
+    def the_user_deletes_or_recreates_the_run(self, propagation, reaction):
         if self.run():
             self.server.delete(RUNS, *KEY, propagation)
         else:
             self.create_run()
-        self.go_on(then)
+        self.react(reaction)
 
-    @rule(quota=st.sampled_from([None, 0, 2]), then=THEN)
-    def an_administrator_sets_a_quota(self, quota, then):
+    @rule(quota=st.sampled_from([None, 0, 2]), reaction=REACTION)
+    def an_administrator_sets_a_quota(self, quota, reaction):
         self.server.quota = quota
-        self.go_on(then)
+        self.react(reaction)
 
-    # ---- what must come of it
+    # ---- the end
 
     def teardown(self):
-        """Once the world does no more harm, a run that is being deleted goes, and one that is not ends Complete."""
+        """Without further faults, a run that is being deleted disappears, and any other ends Complete."""
         if not hasattr(self, "operator"):
             return
         self.server.quota = None
         self.operator.reconciler.distrust()
         if (run := self.run()) and deleting(run):
-            self.goes(run)
-        self.make_well()
-        self.completes()
+            self.check_deletion(run)
+        self.remove_obstacles()
+        self.check_completion()
         run = self.run()
         self.server.delete(RUNS, *KEY, "Background")
-        self.goes(run)
+        self.check_deletion(run)
 
-    def goes(self, run):
+    def check_deletion(self, run):
         uid = run["metadata"]["uid"]
         for _ in range(20):
             if uid not in [owner(job) for job in self.world.jobs()] + [
@@ -342,13 +344,13 @@ class Controlling(RuleBasedStateMachine):
         assert uid not in [item["metadata"]["uid"] for item in left] + [owner(item) for item in left]
         assert not list(self.world.could_publish())
         for job in self.world.jobs():
-            # What has deleted the artifacts has an end, and a time to live after it.
+            # The cleanup Job ends, and is deleted after its time to live.
             assert stage(job) == labels.CLEANUP
             assert ended(job)
             self.server.remove("jobs", job)
         self.world.collect_garbage()
 
-    def completes(self):
+    def check_completion(self):
         for _ in range(60):
             self.round()
             self.now += timedelta(seconds=60)
@@ -362,20 +364,20 @@ class Controlling(RuleBasedStateMachine):
         status = RunStatus.model_validate(run["status"])
         figures = [entry.iteration for entry in status.metrics]
         assert figures == list(range(run["spec"]["iterations"] + 1))
-        self.is_at_rest()
+        self.check_fixed_point()
         self.restart()
-        self.is_at_rest()
+        self.check_fixed_point()
 
     def phase(self):
         run = self.run()
         status = run.get("status") or {}
         return status.get("phase") if status.get("observedGeneration") == run["metadata"]["generation"] else None
 
-    def is_at_rest(self):
+    def check_fixed_point(self):
         self.round()
         before = self.server.writes
         for _ in range(2):
-            self.see_all()
+            self.deliver_all()
             self.now += timedelta(seconds=60)
             assert self.operator.reconciler.reconcile(run_key(self.run())) is None
         assert self.server.writes == before, "a finished run is a fixed point"

@@ -132,7 +132,7 @@ def test_rows_that_were_there_when_the_process_began_set_no_pace(tmp_path: Path)
         driven.step()
         driven.process(stage).work()
     driven.step()
-    driven.process("reflect-1").say({"done": 1, "total": 14, "unit": "rows"})
+    driven.process("reflect-1").print_line({"done": 1, "total": 14, "unit": "rows"})
     progress = driven.stage("reflect-1").progress
     assert progress is not None
     assert (progress.done, progress.total, progress.eta_seconds) == (1, 14, None)
@@ -143,12 +143,12 @@ def test_a_stage_that_waits_for_another_run_says_so_until_it_computes(tmp_path: 
     driven.step()
     driven.process("prepare").work()
     driven.step()
-    driven.process("sft").say({"stage": "sft", "shard": 0, "run": "team/first"}, "waiting")
+    driven.process("sft").print_line({"stage": "sft", "shard": 0, "run": "team/first"}, "waiting")
     found = driven.stage("sft")
     assert (found.state, found.reason) == ("Running", "ComputedElsewhere")
     assert found.message is not None
     assert "run team/first computes this stage" in found.message
-    driven.process("sft").say({"stage": "sft", "shard": 0, "run": None}, "waiting")
+    driven.process("sft").print_line({"stage": "sft", "shard": 0, "run": None}, "waiting")
     assert driven.stage("sft").reason is None
 
 
@@ -158,7 +158,7 @@ def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) 
     attempt, server = LocalAttempt(start, tmp_path, lambda: clock[0]), Server()
     attempt.admit(server, Machine(1), [])
     for clock[0], done in ((0.0, 1), (60.0, 9)):
-        server.processes[0].say({"done": done, "total": 14, "unit": "rows"})
+        server.processes[0].print_line({"done": done, "total": 14, "unit": "rows"})
         attempt.poll()
     progress = attempt.observed().progress
     assert progress is not None

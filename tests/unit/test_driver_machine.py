@@ -1,7 +1,7 @@
-"""The local driver over a real store, in a world that kills its stages, spoils its files and kills the driver itself.
+"""Random histories of the local driver over a real store: stages are killed, files corrupted, and the driver itself killed.
 
-Driver, attempts, look-up, planner, runner and store are the real ones. Played are the processes alone: each ends when,
-and as, the history says. What a stage computes is a line of text.
+Driver, attempts, look-up, planner, runner and store are real. Only the processes are fake: each ends when and how the
+history says, and computes a line of text.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from evolution_operator.planner.observed import Run
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.support.invariants import Memory, check_inputs, check_rivals, histories
+from tests.support.invariants import RunHistory, check_inputs, check_rivals, histories
 from tests.support.stages.fake_processes import Server, raising
 
 MACHINES = [Machine(1), Machine(4), Machine(4, ("0",)), *2 * [Machine(4, ("0", "1", "2"))]]
@@ -34,7 +34,7 @@ class Driving(RuleBasedStateMachine):
         machine=st.sampled_from(MACHINES), shards=st.sampled_from([1, 2, 2]), rounds=st.sampled_from([0, 1, 2, 3, 4, 6])
     )
     def begin(self, machine, shards, rounds):
-        """A run that an earlier driver has brought some way already."""
+        """A run in which an earlier driver has made some progress already."""
         self.directory = Path(tempfile.mkdtemp())
         self.store = FileStore(self.directory / "store")
         self.spec = {
@@ -48,18 +48,18 @@ class Driving(RuleBasedStateMachine):
         self.machine = machine
         self.edition, self.life = 0, 0
         self.zombies = []
-        self.spoiled = set()
-        """Keys of published stages whose files were spoiled, until they are made again."""
-        self.live()
+        self.corrupted = set()
+        """Keys of published stages with corrupted files, until they are computed again."""
+        self.start_driver()
         self.work(rounds)
         self.driver.end()
-        self.live()
+        self.start_driver()
         self.step()
 
-    def live(self):
-        """A driver starts; it knows nothing but the store."""
+    def start_driver(self):
+        """Start a driver. It knows nothing but the store."""
         self.life += 1
-        self.memory = Memory()
+        self.history = RunHistory()
         self.server = Server(self.check_process)
         self.driver = Driver(
             Run(
@@ -76,20 +76,24 @@ class Driving(RuleBasedStateMachine):
         )
         clear(self.directory)
         self.driver.begin()
-        self.spoiled -= {key for key in self.spoiled if not self.published(key)}
+        self.corrupted -= {key for key in self.corrupted if not self.published(key)}
 
     def published(self, key):
         return self.store.read(manifest_path(key)) is not None
 
-    # ---- what holds
+    # ---- invariants
 
     def check_attempt(self, start):
-        """Its inputs are there, unless one was spoiled of which no attempt has complained to this driver."""
-        self.memory.start(start.spec, start.number)
-        known = {other.complaint for other in self.server.processes if not other.told and not self.fellows(other)}
+        """Its inputs are published, or corrupted without any attempt of this driver having reported it."""
+        self.history.start(start.spec, start.number)
+        known = {
+            other.corrupt_input
+            for other in self.server.processes
+            if not other.stop_requested and not self.siblings(other)
+        }
         keys = {source.key for source in start.spec.inputs.values()}
         there = {key for key in keys if self.published(key)}
-        check_inputs(start.spec, there | (self.spoiled - known), start.spec.stage)
+        check_inputs(start.spec, there | (self.corrupted - known), start.spec.stage)
 
     def check_process(self, process):
         spec = process.spec
@@ -100,8 +104,8 @@ class Driving(RuleBasedStateMachine):
         if not self.machine.gpus:
             assert {(p.spec.stage, p.spec.attempt) for p in self.server.alive()} <= {(spec.stage, spec.attempt)}
 
-    def fellows(self, process):
-        """Processes of the same attempt that are alive."""
+    def siblings(self, process):
+        """Live processes of the same attempt."""
         return [
             p
             for p in self.server.alive()
@@ -110,13 +114,13 @@ class Driving(RuleBasedStateMachine):
 
     def watch(self, decided):
         self.plans += 1
-        assert self.plans < 20, "it plans without end"
+        assert self.plans < 20, "it plans endlessly"
         for action in decided.actions:
             if isinstance(action, Start):
                 self.check_attempt(action)
-        self.memory.write(decided.status)
+        self.history.write(decided.status)
         for event in decided.events:
-            self.memory.tell(event)
+            self.history.record(event)
 
     # ---- the driver
 
@@ -125,10 +129,10 @@ class Driving(RuleBasedStateMachine):
         self.plans = 0
         self.status = self.driver.step(self.watch)
 
-    @rule(amid=st.booleans(), edit=st.sampled_from([None, None, "beta", "iterations", "source", "suspend"]))
-    def kill_the_driver(self, amid, edit):
-        """Its processes end with it, though not at once."""
-        if amid:
+    @rule(after_a_step=st.booleans(), edit=st.sampled_from([None, None, "beta", "iterations", "source", "suspend"]))
+    def kill_the_driver(self, after_a_step, edit):
+        """Its processes end with it, but not at once."""
+        if after_a_step:
             self.step()
         self.zombies += self.server.alive()
         if edit == "beta":
@@ -138,13 +142,13 @@ class Driving(RuleBasedStateMachine):
         elif edit == "source":
             self.edition += 1
         self.spec["suspend"] = edit == "suspend"
-        self.live()
+        self.start_driver()
 
     @rule()
     def interrupt_the_driver(self):
         self.driver.end()
         assert not self.server.alive()
-        self.live()
+        self.start_driver()
 
     # ---- processes
 
@@ -155,10 +159,10 @@ class Driving(RuleBasedStateMachine):
     def end(self, process, **how):
         process.work(**how)
         if self.published(process.spec.key) and process.exitcode == 0:
-            self.spoiled.discard(process.spec.key)
+            self.corrupted.discard(process.spec.key)
             for other in self.server.processes:
-                # What it said was of the result before this one.
-                other.complaint = None if other.complaint == process.spec.key else other.complaint
+                # It reported the result before this one.
+                other.corrupt_input = None if other.corrupt_input == process.spec.key else other.corrupt_input
 
     @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5))
@@ -167,7 +171,7 @@ class Driving(RuleBasedStateMachine):
 
     @rule(rounds=st.integers(1, 4))
     def work(self, rounds):
-        """All is well for a while, so that the run gets somewhere."""
+        """No faults for a while, so that the run makes progress."""
         for _ in range(rounds):
             self.step()
             for process in self.server.alive():
@@ -176,7 +180,7 @@ class Driving(RuleBasedStateMachine):
 
     @precondition(lambda self: self.server.alive())
     @rule(index=st.integers(0, 5))
-    def finish_and_die_before_it_is_told(self, index):
+    def finish_and_die_before_reporting(self, index):
         self.end(self.pick(index), code=-9)
 
     @precondition(lambda self: self.server.alive())
@@ -190,11 +194,11 @@ class Driving(RuleBasedStateMachine):
         how = error() if error is MemoryError else error("Reason", "message")
         self.end(self.pick(index), stages=raising(how))
 
-    @precondition(lambda self: any(process.told for process in self.server.alive()))
+    @precondition(lambda self: any(process.stop_requested for process in self.server.alive()))
     @rule()
-    def those_told_to_stop_do(self):
+    def stopping_processes_exit(self):
         for process in self.server.alive():
-            if process.told:
+            if process.stop_requested:
                 self.end(process, stages=raising(Terminated()))
 
     @precondition(lambda self: self.zombies)
@@ -205,7 +209,7 @@ class Driving(RuleBasedStateMachine):
             zombie.end(137)
             return
         manifests = self.store.root.glob("stages/*/manifest.json")
-        before = {path: path.read_bytes() for path in manifests if path.parent.name not in self.spoiled}
+        before = {path: path.read_bytes() for path in manifests if path.parent.name not in self.corrupted}
         self.end(zombie, code=137)
         after = {path: path.read_bytes() for path in before if path.exists()}
         assert after.items() <= before.items(), "a zombie overwrites a result"
@@ -213,7 +217,7 @@ class Driving(RuleBasedStateMachine):
     # ---- files
 
     @rule(index=st.integers(0, 20), how=st.sampled_from(["remove", "garble", "file", "manifest"]))
-    def spoil(self, index, how):
+    def corrupt(self, index, how):
         manifests = sorted(self.store.root.glob("stages/*/manifest.json"))
         if not manifests:
             return
@@ -223,7 +227,7 @@ class Driving(RuleBasedStateMachine):
         except ValueError:
             return
         files = sorted((self.store.root / attempt_prefix(manifest.key, manifest.attempt)).rglob("*.jsonl"))
-        self.spoiled.add(manifest.key)
+        self.corrupted.add(manifest.key)
         if how == "manifest":
             path.write_text("{")
         elif how == "remove" or not files:
@@ -231,40 +235,40 @@ class Driving(RuleBasedStateMachine):
         elif how == "file":
             files[0].unlink(missing_ok=True)
         else:
-            files[0].write_bytes(b"spoiled")
+            files[0].write_bytes(b"corrupted")
 
-    # ---- what must come of it
+    # ---- the end
 
     def teardown(self):
-        """Once the world does no more harm, the run ends Complete, and stays so."""
+        """Without further faults, the run ends Complete, and stays so."""
         if not hasattr(self, "driver"):
             return
         try:
-            self.come_to_an_end()
+            self.check_the_end()
         finally:
             shutil.rmtree(self.directory)
 
-    def come_to_an_end(self):
+    def check_the_end(self):
         self.spec["suspend"] = False
         for _ in range(5):
             self.drive()
-            if self.status.phase == "Complete" and self.is_sound():
+            if self.status.phase == "Complete" and self.is_intact():
                 break
             for process in self.server.alive():
                 process.end(-9)
-            self.live()
+            self.start_driver()
         assert self.status.phase == "Complete", self.status
-        assert self.is_sound(), "a driver takes spoiled results for finished"
-        self.is_at_rest()
-        self.live()
-        self.is_at_rest()
-        assert not self.server.processes, "a finished run is run again"
+        assert self.is_intact(), "a driver counts corrupted results as finished"
+        self.check_fixed_point()
+        self.start_driver()
+        self.check_fixed_point()
+        assert not self.server.processes, "a finished run starts processes again"
         figures = [entry.iteration for entry in self.status.metrics]
         assert figures == list(range(self.spec["iterations"] + 1))
         assert self.status.champion == self.spec["iterations"]
 
-    def is_sound(self):
-        """Whether the results are all there, byte for byte."""
+    def is_intact(self):
+        """Whether every result exists and matches its digest."""
         try:
             manifests = [read_manifest(self.store, stage.key) for stage in self.status.stages]
         except CorruptManifestError:
@@ -272,7 +276,7 @@ class Driving(RuleBasedStateMachine):
         return all(manifest and not corrupt_files(self.store, manifest) for manifest in manifests)
 
     def drive(self):
-        """As `Driver.drive` does, where every process succeeds."""
+        """Drive the run as `Driver.drive` does. Every process succeeds."""
         for _ in range(40):
             self.step()
             alive = self.server.alive()
@@ -280,12 +284,12 @@ class Driving(RuleBasedStateMachine):
                 return
             for process in alive:
                 self.end(process)
-        raise AssertionError(f"it comes to no end: {self.status}")
+        raise AssertionError(f"the run does not end: {self.status}")
 
-    def is_at_rest(self):
+    def check_fixed_point(self):
         before = {path: path.stat().st_mtime_ns for path in self.store.root.rglob("*")}
         self.step()
-        status = self.memory.status
+        status = self.history.status
         self.step()
         assert self.status == status
         assert status.phase == "Complete"

@@ -1,7 +1,7 @@
 """An API server in memory: for the calls that the operator makes it answers as the real one does.
 
-What tests/api asserts of a real one is what this one is made after: resourceVersions and conflicts, generations, status
-as a subresource, finalizers, foreground and background deletion, uid preconditions, and a watch of every kind.
+It imitates what tests/api checks on a real one: resourceVersions and conflicts, generations, status as a subresource,
+finalizers, foreground and background deletion, uid preconditions, and a watch of every kind.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FOREGROUND = "foregroundDeletion"
 
 
 @dataclass(frozen=True)
-class News:
-    """What a watch tells."""
+class WatchEvent:
+    """A change of one object, as a watch reports it."""
 
     kind: str
     type: str
@@ -35,14 +35,14 @@ class News:
 
 @dataclass
 class ApiServer:
-    """Objects by kind (`jobs`), namespace and name; `watched` is told of every change."""
+    """Objects by kind (`jobs`), namespace and name; `watched` is called with every change."""
 
     clock: Callable[[], str]
-    watched: Callable[[News], None] = lambda news: None
+    watched: Callable[[WatchEvent], None] = lambda event: None
     before: Callable[[str, str, str, Any], Callable[[], None]] = lambda *call: lambda: None
-    """Called before each call of the operator's; what it returns, after the call has taken effect. Both may raise."""
+    """Called before each call of the operator. Returns a function to call after the call took effect. Both may raise."""
     quota: int | None = None
-    """Jobs that a ResourceQuota lets be."""
+    """Number of Jobs that a ResourceQuota allows."""
     writes: int = 0
     """Calls of the operator that changed something."""
     _objects: dict[tuple[str, str, str], Object] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class ApiServer:
     # ---- the operator's calls (evolution_operator.controller.kube.apiserver.ApiServer)
 
     def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Object:
-        """One call, with whatever `before` makes of it."""
+        """One call, with the faults that `before` injects."""
         matched = PATH.fullmatch(path)
         assert matched, f"no such path: {path}"
         namespace, kind, name, subresource = matched.groups()
@@ -74,7 +74,7 @@ class ApiServer:
         return copy.deepcopy(answer)
 
     def text(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> str:
-        """Logs are all that is asked for as text, and no kubelet serves them."""
+        """The operator reads only logs as text, and no kubelet serves them here."""
         raise NotFoundError(path)
 
     def _post(self, kind: str, namespace: str, body: Any) -> Object:
@@ -94,7 +94,7 @@ class ApiServer:
             items = []
         return {"items": items, "metadata": {"resourceVersion": str(self._version)}}
 
-    # ---- everybody's
+    # ---- calls of the test and of other controllers, too
 
     def all(self, kind: str) -> Iterator[Object]:
         """Every object of a kind."""
@@ -120,7 +120,7 @@ class ApiServer:
         return self._changed("ADDED", kind, body)
 
     def patch(self, kind: str, namespace: str, name: str, patch: Any, subresource: str | None = None) -> Object:
-        """Merge a patch; one that changes nothing makes no new version. Raises NotFoundError, ConflictError."""
+        """Merge a patch. One that changes nothing makes no new version. Raises NotFoundError, ConflictError."""
         old = self.get(kind, namespace, name)
         version = (patch.get("metadata") or {}).get("resourceVersion", old["metadata"]["resourceVersion"])
         if version != old["metadata"]["resourceVersion"]:
@@ -134,11 +134,11 @@ class ApiServer:
             new["metadata"]["generation"] += 1
         self._objects[kind, namespace, name] = new
         if new["metadata"].get("deletionTimestamp") and not new["metadata"].get("finalizers"):
-            return self._gone(kind, new)
+            return self._removed(kind, new)
         return self._changed("MODIFIED", kind, new)
 
     def delete(self, kind: str, namespace: str, name: str, propagation: str, uid: str | None = None) -> Object:
-        """Delete; what has finalizers only begins to go. Raises NotFoundError, ConflictError."""
+        """Delete. An object with finalizers only gets a deletionTimestamp. Raises NotFoundError, ConflictError."""
         old = self.get(kind, namespace, name)
         if uid is not None and uid != old["metadata"]["uid"]:
             raise ConflictError(f'{kind} "{name}": the UID in the precondition does not match')
@@ -146,16 +146,16 @@ class ApiServer:
         if propagation == "Foreground" and FOREGROUND not in finalizers:
             finalizers.append(FOREGROUND)
         if not finalizers:
-            self._gone(kind, old)
+            self._removed(kind, old)
             return {"kind": "Status", "status": "Success"}
         stamp = old["metadata"].get("deletionTimestamp") or self.clock()
         return self.patch(kind, namespace, name, {"metadata": {"finalizers": finalizers, "deletionTimestamp": stamp}})
 
     def remove(self, kind: str, body: Object) -> None:
-        """Let an object go, whatever its finalizers."""
-        self._gone(kind, body)
+        """Remove an object, whatever its finalizers."""
+        self._removed(kind, body)
 
-    def _gone(self, kind: str, body: Object) -> Object:
+    def _removed(self, kind: str, body: Object) -> Object:
         metadata = body["metadata"]
         del self._objects[kind, metadata["namespace"], metadata["name"]]
         return self._changed("DELETED", kind, copy.deepcopy(body))
@@ -163,12 +163,12 @@ class ApiServer:
     def _changed(self, type_: str, kind: str, body: Object) -> Object:
         self._version += 1
         body["metadata"]["resourceVersion"] = str(self._version)
-        self.watched(News(kind, type_, copy.deepcopy(body)))
+        self.watched(WatchEvent(kind, type_, copy.deepcopy(body)))
         return body
 
 
 def merged(old: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """An object after a merge patch (RFC 7386)."""
     if not isinstance(patch, Mapping):
         return copy.deepcopy(patch)
     new = dict(old) if isinstance(old, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The rest of a cluster, a step at a time: Job controller, garbage collector, kubelet, and stages."""
+"""The rest of a cluster, step by step: Job controller, garbage collector, kubelet, and stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 @dataclass
 class World:
-    """What happens of itself once the operator has made a Job."""
+    """Everything that happens in a cluster once the operator has created a Job."""
 
     server: ApiServer
     clock: Callable[[], str]
@@ -36,14 +36,14 @@ class World:
         return [pod for pod in self.server.all("pods") if pod["status"]["phase"] in (phases or ("Pending", "Running"))]
 
     def could_publish(self) -> Iterator[tuple[str, str, str]]:
-        """See the function of that name."""
+        """See `could_publish` below."""
         return could_publish(self.jobs(), self.pods())
 
-    def said(self, job: str) -> list[str]:
-        """What the ended Pods of a Job have said, as far as they are still there."""
+    def messages(self, job: str) -> list[str]:
+        """Termination messages of the ended Pods of a Job that still exist."""
         uids = [item["metadata"]["uid"] for item in self.jobs() if item["metadata"]["name"] == job]
-        words = [terminated(pod).get("message") for pod in self.server.all("pods") if owner(pod) in uids]
-        return [text for text in words if text]
+        found = [terminated(pod).get("message") for pod in self.server.all("pods") if owner(pod) in uids]
+        return [text for text in found if text]
 
     # ---- controllers
 
@@ -102,7 +102,7 @@ class World:
         self.server.delete("jobs", job["metadata"]["namespace"], job["metadata"]["name"], propagation)
 
     def delete_pod(self, pod: Object, disrupted: bool = False) -> None:
-        """Tell a Pod to end; one that does not run is gone at once."""
+        """Ask a Pod to stop. One that does not run is removed at once."""
         if pod["status"]["phase"] != "Running":
             self.server.remove("pods", pod)
             return
@@ -143,16 +143,16 @@ class World:
         self._patch("pods", pod, {"status": {"conditions": [found]}})
 
     def finish(self, pod: Object, silently: bool = False) -> None:
-        """Its process does what it is for, or finds that it cannot; where silently, what it says is lost."""
-        code, words = work(self.results, pod)
-        self.end(pod, code, {} if silently else words)
+        """Its process does its work, or finds that it cannot. If `silently`, its report is lost."""
+        code, report = work(self.results, pod)
+        self.end(pod, code, {} if silently else report)
 
-    def end(self, pod: Object, code: int, words: Object, reason: str = "") -> None:
+    def end(self, pod: Object, code: int, report: Object, reason: str = "") -> None:
         """Its process ends."""
         ended_ = {
             "exitCode": code,
             "reason": reason or ("Completed" if code == 0 else "Error"),
-            "message": json.dumps(words) if words else "",
+            "message": json.dumps(report) if report else "",
             "startedAt": self.clock(),
             "finishedAt": self.clock(),
         }
@@ -169,7 +169,7 @@ class World:
             self.server.remove("pods", ended_pod)
 
     def stop(self, pod: Object) -> None:
-        """It was told to end, saves and does so."""
+        """Its process was asked to stop: it saves its state and exits."""
         self.end(pod, EXIT_TERMINATED, {"reason": "Terminated", "message": "asked to stop"})
 
     def _condition(self, type_: str, reason: str) -> Object:
@@ -180,10 +180,10 @@ class World:
 
 
 def could_publish(jobs: Iterable[Object], pods: Iterable[Object]) -> Iterator[tuple[str, str, str]]:
-    """Stage, key and Job of every process that may still write, and of every Job that may yet start one."""
+    """Stage, key and Job of every process that may still write, and of every Job that may still start one."""
     for pod in pods:
         if stage(pod) != labels.CLEANUP and pod["status"]["phase"] in ("Pending", "Running"):
-            yield stage(pod), told(pod)["key"], owner(pod)
+            yield stage(pod), spec_of(pod)["key"], owner(pod)
     for job in jobs:
         idle = ended(job) or deleting(job) or job["spec"].get("suspend")
         if stage(job) != labels.CLEANUP and not idle:
@@ -191,18 +191,18 @@ def could_publish(jobs: Iterable[Object], pods: Iterable[Object]) -> Iterator[tu
 
 
 def work(results: Results, pod: Object) -> tuple[int, Object]:
-    """Let the Pod's process do its work: the code with which it exits, and its words."""
-    return results.clean_up(told(pod)) if stage(pod) == labels.CLEANUP else results.work(told(pod), index(pod))
+    """Let the Pod's process do its work. Returns its exit code and report."""
+    return results.clean_up(spec_of(pod)) if stage(pod) == labels.CLEANUP else results.work(spec_of(pod), index(pod))
 
 
 def stage(item: Object) -> str:
-    """The stage that a Job or Pod is of."""
+    """The stage of a Job or Pod."""
     found: str = item["metadata"]["labels"].get(labels.STAGE, "")
     return found
 
 
-def told(pod: Object) -> dict[str, Any]:
-    """What the Pod's process is told."""
+def spec_of(pod: Object) -> dict[str, Any]:
+    """The document that the Pod's process gets: a `StageSpec`, or the input of a cleanup."""
     document: dict[str, Any] = json.loads(pod["metadata"]["annotations"][labels.SPEC])
     return document
 
@@ -213,12 +213,12 @@ def index(pod: Object) -> int:
 
 
 def owner(item: Object) -> str:
-    """Uid of the owner, empty where there is none."""
+    """Uid of the owner, empty if there is none."""
     return next((reference["uid"] for reference in item["metadata"].get("ownerReferences", [])), "")
 
 
 def deleting(item: Object) -> bool:
-    """Whether it is on its way out."""
+    """Whether it is being deleted."""
     return bool(item["metadata"].get("deletionTimestamp"))
 
 
@@ -229,7 +229,7 @@ def ended(job: Object) -> bool:
 
 
 def terminated(pod: Object) -> Object:
-    """How its process ended; empty where it has not."""
+    """How its process ended; empty if it has not."""
     found: list[Object] = [
         status["state"].get("terminated", {}) for status in pod["status"].get("containerStatuses", [])
     ]
@@ -237,7 +237,7 @@ def terminated(pod: Object) -> Object:
 
 
 def exit_code(pod: Object) -> int | None:
-    """The code with which its process ended."""
+    """The exit code of its process."""
     code: int | None = terminated(pod).get("exitCode")
     return code
 

@@ -1,4 +1,4 @@
-"""The operator without its process: the real reconciler and cache, told what its watches would tell."""
+"""The operator without its process: the real reconciler and cache. A test delivers the watch events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evolution_operator.controller.reconcile import Reconciler
 from evolution_operator.controller.seen.cache import Cache
 from evolution_operator.planner.actions import Event
 
-from tests.support.cluster.fake_api_server import ApiServer, News
+from tests.support.cluster.fake_api_server import ApiServer, WatchEvent
 from tests.support.cluster.objects import SETTINGS
 
 KEY = RunKey("team", "support")
@@ -28,20 +28,20 @@ class Killed(BaseException):
 
 
 @dataclasses.dataclass(frozen=True)
-class Then:
-    """What follows on something that has happened."""
+class Reaction:
+    """What the operator and the cluster do after one step of a history."""
 
     seen: tuple[str, ...] = KINDS
     """Kinds whose watches do not lag."""
     passes: bool = True
     trouble: tuple[int, str, str] | None = None
     works: bool = True
-    """Whether controllers do their part, and whether Pods start then."""
+    """Whether controllers do their part. `starts`: whether Pods start then."""
     starts: bool = True
 
 
 class Operator:
-    """One life of the operator: it begins with a list of everything."""
+    """One process of the operator. It begins with a list of every kind."""
 
     def __init__(self, server: ApiServer, clock: Callable[[], datetime]) -> None:
         self._server = server
@@ -54,31 +54,31 @@ class Operator:
             self.cache,
             SETTINGS.model_copy(update={"progress_interval_seconds": 0.0}),
             metrics,
-            self.tell,
+            self.record,
             clock,
         )
         for kind in KINDS:
             self.list(kind)
 
-    def tell(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
-        """Events are sent at once, so that what is told when does not depend on a thread."""
+    def record(self, run: Mapping[str, Any], events: Iterable[Event], now: datetime) -> None:
+        """Send events at once, so that their order does not depend on a thread."""
         self._events.record(run, events, now)
         self._events.send_waiting()
 
     def list(self, kind: str) -> None:
-        """What a watch begins with: it tells of what is there, and not of what is gone."""
+        """The list that a watch begins with. Deleted objects are not in it."""
         for body in self._server.all(kind):
-            self.take_in(News(kind, "ADDED", body))
+            self.apply(WatchEvent(kind, "ADDED", body))
 
-    def take_in(self, news: News) -> None:
-        """As the handlers do."""
-        gone = news.type == "DELETED"
-        match news.kind:
+    def apply(self, event: WatchEvent) -> None:
+        """Update the cache as the handlers do."""
+        gone = event.type == "DELETED"
+        match event.kind:
             case "jobs":
-                (self.cache.drop_job if gone else self.cache.put_job)(news.body)
+                (self.cache.drop_job if gone else self.cache.put_job)(event.body)
             case "pods":
-                (self.cache.drop_pod if gone else self.cache.put_pod)(news.body)
+                (self.cache.drop_pod if gone else self.cache.put_pod)(event.body)
             case _ if gone:
-                self.cache.drop_run(KEY, news.body["metadata"]["uid"])
+                self.cache.drop_run(KEY, event.body["metadata"]["uid"])
             case _:
-                self.cache.put_run(news.body)
+                self.cache.put_run(event.body)

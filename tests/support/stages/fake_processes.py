@@ -1,4 +1,4 @@
-"""Stages that are played: processes that end when and as a test says, and do their work by the real runner."""
+"""Fake processes of stages: they end when and how a test says, and do their work with the real runner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUTS = {"sft": "adapter", "reflect": "pairs", "dpo": "adapter", "evaluate": "
 
 
 def compute(kind: str) -> Stage:
-    """The code of a stage that leaves a line of text for each of its outputs."""
+    """The code of a stage that writes a line of text for each of its outputs."""
     return {"prepare": _prepare, "generate": fake_stages.generate}.get(kind, _write)
 
 
@@ -40,7 +40,7 @@ def raising(error: BaseException) -> Callable[[str], Stage]:
 
 
 def _prepare(workspace: Workspace) -> Result:
-    """Contexts follow from the source's edition, which the pins name; all else is the same in every edition."""
+    """The contexts depend on the source's edition, which the pins name. The other outputs do not."""
     edition = workspace.spec.settings.pins["source"]
     texts = dict.fromkeys(("train", "validation", "test"), "text\n")
     texts["contexts"] = "".join(f'{{"id": "{edition}-{number}"}}\n' for number in range(3))
@@ -61,61 +61,60 @@ def _write(workspace: Workspace) -> Result:
 
 @dataclass
 class Process:
-    """Stands in for a process of this machine: alive until a test says otherwise."""
+    """A fake process of this machine, alive until a test ends it."""
 
     spec: StageSpec
     report: Path
     channel: socket.socket
     gpu: str | None
     exitcode: int | None = None
-    told: bool = False
-    """Whether it was asked to stop."""
-    complaint: str | None = None
-    """Key of the input that it said is missing or corrupt."""
+    stop_requested: bool = False
+    corrupt_input: str | None = None
+    """Key of the input that it reported as missing or corrupt."""
 
     def terminate(self) -> None:
-        """Ask it to stop; it takes its time."""
-        self.told = True
+        """Ask it to stop. It runs until a test ends it."""
+        self.stop_requested = True
 
     def kill(self) -> None:
         """End it at once."""
         self.end(-9)
 
     def join(self, _timeout: float | None = None) -> None:
-        """Wait for its end: asked to stop, it saves and does."""
-        if self.exitcode is None and self.told:
+        """Wait for its end. If it was asked to stop, it saves its state and exits."""
+        if self.exitcode is None and self.stop_requested:
             self.work(raising(Terminated()))
 
-    def say(self, told: Mapping[str, object], kind: str = "progress") -> None:
-        """Print a line about itself."""
-        self.channel.sendall(json.dumps({kind: told}).encode() + b"\n")
+    def print_line(self, fields: Mapping[str, object], kind: str = "progress") -> None:
+        """Print a line of JSON, as a stage does."""
+        self.channel.sendall(json.dumps({kind: fields}).encode() + b"\n")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
     def end(self, code: int) -> None:
-        """It is gone."""
+        """End with this exit code."""
         self.exitcode = code
         self.channel.close()
 
     def work(self, stages: Callable[[str], Stage] = compute, code: int | None = None) -> None:
-        """Run the stage to its end; a `code` is that of a signal which ends it before it can tell of it."""
-        words = io.StringIO()
-        with mock.patch.dict(os.environ, {TERMINATION_LOG: str(self.report)}), contextlib.redirect_stdout(words):
+        """Run the stage to its end. A `code` is that of a signal that ends the process before it can report."""
+        output = io.StringIO()
+        with mock.patch.dict(os.environ, {TERMINATION_LOG: str(self.report)}), contextlib.redirect_stdout(output):
             exit_code = run_stage(self.spec, stages)
         with contextlib.suppress(BrokenPipeError):  # its driver is dead
-            self.channel.sendall(words.getvalue().encode())
+            self.channel.sendall(output.getvalue().encode())
         if code is not None:
             self.report.unlink(missing_ok=True)
         else:
-            corrupt = Report.model_validate_json(words.getvalue().splitlines()[-1]).corrupt
-            self.complaint = next((i.key for i in self.spec.inputs.values() if i.stage == corrupt), None)
+            corrupt = Report.model_validate_json(output.getvalue().splitlines()[-1]).corrupt
+            self.corrupt_input = next((i.key for i in self.spec.inputs.values() if i.stage == corrupt), None)
         self.end(exit_code if code is None else code)
 
 
 @dataclass
 class Server:
-    """Stands in for the warm server: one for each driver. `began` is told of every process."""
+    """A fake warm server, one for each driver. `began` is called with every new process."""
 
     began: Callable[[Process], None] = lambda process: None
     processes: list[Process] = field(default_factory=list)
@@ -123,7 +122,7 @@ class Server:
     def start(
         self, spec: StageSpec, log: Path, report: Path, environment: Mapping[str, str], threads: int
     ) -> StageProcess:
-        """Begin to play a process."""
+        """Start a fake process."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         process = Process(spec, report, theirs, environment.get("CUDA_VISIBLE_DEVICES"))
@@ -135,7 +134,7 @@ class Server:
         """There is nothing to import."""
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """There is nothing to close."""
 
     def alive(self) -> list[Process]:
         """Processes that have not ended."""

@@ -1,4 +1,4 @@
-"""What stages make of what they are told: a store of finished ones, and the words that a Pod leaves."""
+"""Fake results of stages: a store of published stages, and the report with which a Pod ends."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class Results:
 
     store: dict[str, dict[str, str]] = field(default_factory=dict)
     edition: int = 0
-    """Of a data source that is not pinned: prepare finds other contexts in another edition."""
+    """Edition of a data source that is not pinned. In another edition, prepare finds other contexts."""
     _rows: dict[str, set[int]] = field(default_factory=dict)
 
     def withdraw(self, key: str) -> None:
-        """A published result turns out corrupt, or was deleted by hand."""
+        """Withdraw a published result, as if it were corrupt or deleted."""
         self.store.pop(key, None)
         self._rows.pop(key, None)
 
     def clean_up(self, spec: Mapping[str, Any]) -> tuple[int, Object]:
-        """Delete the results of a run, as its cleanup is told."""
+        """Delete the results that the cleanup of a run names. Returns exit code and report."""
         for key in spec["keys"]:
             self.withdraw(key)
         return 0, {"reason": "Completed"}
 
     def work(self, spec: Mapping[str, Any], index: int) -> tuple[int, Object]:
-        """Do what the stage `spec` is for, or find that it cannot: the exit code and the words of shard `index`."""
+        """Do the work of the stage `spec`, or find that it cannot. Returns exit code and report of shard `index`."""
         key = spec["key"]
         missing = [source["stage"] for source in spec.get("inputs", {}).values() if source["key"] not in self.store]
         if missing:
@@ -47,12 +47,12 @@ class Results:
             if len(rows) < spec["shard"]["count"]:
                 return 0, {"reason": "ShardCompleted"}
             self.store[key] = self._contents() if spec["kind"] == "prepare" else {}
-        words: Object = {"reason": "Cached" if cached else "Completed", "key": key, "seconds": 5.0}
+        report: Object = {"reason": "Cached" if cached else "Completed", "key": key, "seconds": 5.0}
         if spec["kind"] == "evaluate":
-            words["metrics"] = {"distinct2": 0.5 + spec["iteration"]}
+            report["metrics"] = {"distinct2": 0.5 + spec["iteration"]}
         if spec["kind"] == "prepare":
-            words |= self._found(spec["graph"], self.store[key])
-        return 0, words
+            report |= self._found(spec["graph"], self.store[key])
+        return 0, report
 
     def _contents(self) -> dict[str, str]:
         names = ("model", "train", "validation", "contexts", "test")

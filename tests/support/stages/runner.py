@@ -15,7 +15,7 @@ from tests.support.stages import fake_stages
 
 
 class Runner:
-    """Runs stages as their processes would, and keeps what they say."""
+    """Runs stages as their processes would, and keeps their output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -32,7 +32,7 @@ class Runner:
         return code, Report.model_validate_json(last)
 
     def prepared(self, storage: Storage, **options: Any) -> dict[str, str]:
-        """Content digests that prepare leaves."""
+        """Content digests that prepare finds."""
         code, report = self(fake_stages.spec(storage, "prepare", **options))
         assert code == 0, report
         return report.contents

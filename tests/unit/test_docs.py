@@ -19,6 +19,7 @@ from evolution_operator.api.validation import faults
 from evolution_operator.cli.main import app
 from typer.main import get_command
 
+from tests.support.run_document import minimal_spec, run_document
 from tests.support.storage.servers import s3_storage
 
 ROOT = Path(__file__).parents[2]
@@ -225,23 +226,14 @@ def words(tree: ast.AST) -> Iterator[str]:
 
 
 def whole(document: dict[str, Any]) -> dict[str, Any]:
-    """A manifest; a fragment of a spec is completed with what every spec must have."""
-    least = {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/runs"},
-        "data": {"seed": [{"uri": "s3://bucket/seed.jsonl", "format": "esconv"}]},
-    }
+    """A whole run document; a fragment of a spec is completed with what every spec must have."""
     if "kind" in document:
         return document
+    least = minimal_spec()
     spec = {**least, **document["spec"]}
     spec["storage"] = {**least["storage"], **spec["storage"]}
     spec["data"] = {**least["data"], **spec["data"]}
-    return {
-        "apiVersion": "evolution.run/v1alpha1",
-        "kind": "EvolutionRun",
-        "metadata": {"name": "least"},
-        "spec": spec,
-    }
+    return run_document(spec)
 
 
 def has(values: Any, path: str) -> bool:

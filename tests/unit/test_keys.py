@@ -13,13 +13,10 @@ from evolution_operator.planner.graph import build_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.run_document import minimal_spec
+
 CONTENTS = {name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay")}
-SPEC = {
-    "baseModel": {"uri": "hf://owner/model"},
-    "storage": {"uri": "s3://bucket/runs"},
-    "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-    "iterations": 2,
-}
+SPEC = minimal_spec(seed_uri="file:///data/esconv.jsonl", iterations=2)
 
 
 MAPPING = {"turns": "dialog", "speaker": "who", "text": "said", "seeker": ["user"], "supporter": ["helper"]}

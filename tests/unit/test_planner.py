@@ -15,6 +15,8 @@ from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
 
+from tests.support.run_document import minimal_spec
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENTS = {name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay")}
 LOST = Failure("transient", "NodeLost", "the node is gone")
@@ -33,13 +35,7 @@ class Story:
         self.now = NOW
         self.retry = None
         self.previous = None
-        self.spec = {
-            "baseModel": {"uri": "hf://owner/model"},
-            "storage": {"uri": "s3://bucket/runs"},
-            "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-            "iterations": 1,
-            **spec,
-        }
+        self.spec = minimal_spec(seed_uri="file:///data/esconv.jsonl", **{"iterations": 1} | spec)
 
     @property
     def run(self):

@@ -17,14 +17,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.support.run_document import minimal_spec
+
 ACTIVE = ("queued", "running", "suspended")
-SPEC = {
-    "baseModel": {"uri": "hf://owner/model"},
-    "storage": {"uri": "s3://bucket/runs"},
-    "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-    "iterations": 1,
-    "retry": {"maxAttempts": 2, "backoffSeconds": 10},
-}
+SPEC = minimal_spec(seed_uri="file:///data/esconv.jsonl", iterations=1, retry={"maxAttempts": 2, "backoffSeconds": 10})
 
 
 @dataclasses.dataclass

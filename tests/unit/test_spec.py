@@ -9,16 +9,9 @@ from evolution_operator.api.spec import CHAMPION_METRICS, EvaluationStage, Evolu
 from evolution_operator.planner.graph import build_graph
 from pydantic import ValidationError
 
-LEAST = {
-    "apiVersion": "evolution.run/v1alpha1",
-    "kind": "EvolutionRun",
-    "metadata": {"name": "first"},
-    "spec": {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/runs"},
-        "data": {"seed": [{"uri": "hf://thu-coai/esconv", "format": "esconv"}]},
-    },
-}
+from tests.support.run_document import run_document
+
+LEAST = run_document()
 
 PAPER = [
     # what the paper says, where it is in the spec

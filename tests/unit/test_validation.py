@@ -15,16 +15,9 @@ from evolution_operator.api.validation import RunFileError, faults, load_run, re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-LEAST = {
-    "apiVersion": "evolution.run/v1alpha1",
-    "kind": "EvolutionRun",
-    "metadata": {"name": "first"},
-    "spec": {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/runs"},
-        "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-    },
-}
+from tests.support.run_document import minimal_spec, run_document
+
+LEAST = run_document(minimal_spec(seed_uri="file:///data/esconv.jsonl"))
 ABSENT = object()
 
 

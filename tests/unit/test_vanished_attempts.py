@@ -12,14 +12,10 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, AttemptState, Observed, Run
 from evolution_operator.planner.plan import plan
 
+from tests.support.run_document import minimal_spec
+
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SPEC = EvolutionRunSpec.model_validate(
-    {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/prefix"},
-        "data": {"seed": [{"uri": "hf://owner/data", "format": "esconv"}]},
-    }
-)
+SPEC = EvolutionRunSpec.model_validate(minimal_spec())
 RUN = Run(RunRef(namespace="default", name="run", uid="uid"), SPEC, attempt_prefix="uid")
 
 

@@ -22,12 +22,13 @@ from typing import Any
 
 import pytest
 import yaml
-from evolution_operator.api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from evolution_operator.api.spec import GROUP, KIND, PLURAL, VERSION
 from evolution_operator.controller import labels
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 
 from hack.cluster.control_plane import ControlPlane
+from tests.support.run_document import minimal_spec, run_document
 
 SKEWED = Path(__file__).with_name("skewed.py")
 RBAC = Path(__file__).parents[2] / "operator/evolution_operator/controller/rbac.yaml"
@@ -41,18 +42,11 @@ def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
     """A run whose Pods stay running until the script ends them."""
     base = {
         "iterations": 0,
-        "baseModel": {"uri": "hf://owner/model"},
         "storage": {"uri": "s3://bucket/runs", "endpoint": "http://minio:9000", "credentialsSecret": "s3"},
-        "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
         "pod": {"image": "example.invalid/train:1", "annotations": {f"{KWOK}/outcome": "run"}},
         "retry": {"backoffSeconds": 1, "maxAttempts": 2},
     }
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": base | spec,
-    }
+    return run_document(minimal_spec(**base | spec), name=name, namespace=namespace)
 
 
 class OperatorProcess:

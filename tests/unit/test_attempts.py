@@ -18,16 +18,12 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure
 
 from tests.support.cluster.objects import OWNER, SETTINGS, job_object, pod_object
+from tests.support.run_document import minimal_spec
 from tests.support.stages.least_settings import least_settings
 
 KEY = "ab" * 32
 SPEC = EvolutionRunSpec.model_validate(
-    {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/runs"},
-        "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-        "pod": {"resources": {"limits": {"nvidia.com/gpu": 2}}},
-    }
+    minimal_spec(pod={"resources": {"limits": {"nvidia.com/gpu": 2}}}),
 )
 REPORT = {"reason": "Completed", "seconds": 90.0, "metrics": {"distinct2": 0.5}, "contents": {"model": "m"}}
 

@@ -21,14 +21,9 @@ from tests.support.cluster.fake_api_server import ApiServer
 from tests.support.cluster.fake_controllers import World, deleting, ended, owner, spec_of, stage
 from tests.support.cluster.operator_in_process import KEY, KINDS, RUNS, Killed, Operator, Reaction
 from tests.support.invariants import RunHistory, check_inputs, check_rivals, edits, histories
+from tests.support.run_document import minimal_spec, run_document
 
-SPEC = {
-    "baseModel": {"uri": "hf://owner/model"},
-    "storage": {"uri": "s3://bucket/runs"},
-    "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-    "iterations": 1,
-    "retry": {"maxAttempts": 2, "backoffSeconds": 10},
-}
+SPEC = minimal_spec(iterations=1, retry={"maxAttempts": 2, "backoffSeconds": 10})
 TROUBLE = st.tuples(
     st.integers(0, 5), st.sampled_from(["before", "after"]), st.sampled_from(["fails", "is_killed", "conflicts"])
 )
@@ -272,9 +267,8 @@ class Controlling(RuleBasedStateMachine):
             self.server.patch(RUNS, *KEY, patch)
 
     def create_run(self):
-        metadata = {"name": KEY.name, "namespace": KEY.namespace}
-        api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
-        self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": self.spec})
+        document = run_document(self.spec, name=KEY.name, namespace=KEY.namespace)
+        self.server.create(RUNS, KEY.namespace, document)
 
     @rule(edit=st.sampled_from(edits(deadline=300)), reaction=REACTION)
     def the_user_edits(self, edit, reaction):

@@ -18,15 +18,9 @@ from evolution_operator.planner.observed import Attempt, Failure, Observed, Run
 from evolution_operator.planner.plan import plan
 
 from tests.support.cluster.objects import ENDED, OWNER, STARTED, job_object, pod_object
+from tests.support.run_document import minimal_spec
 
-DOCUMENT: dict[str, Any] = {
-    "iterations": 1,
-    "baseModel": {"uri": "hf://owner/model"},
-    "storage": {"uri": "s3://bucket/runs"},
-    "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-    "generation": {"shards": 2},
-    "retry": {"maxAttempts": 3, "backoffSeconds": 10},
-}
+DOCUMENT = minimal_spec(iterations=1, generation={"shards": 2}, retry={"maxAttempts": 3, "backoffSeconds": 10})
 CONTENTS = {name: name * 4 for name in ("model", "train", "validation", "contexts", "test")}
 BEGAN, OVER = datetime.fromisoformat(STARTED), datetime.fromisoformat(ENDED)
 

@@ -18,15 +18,10 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.progress import Reading, last_line
 
 from tests.support.cluster.objects import OWNER, job_object, pod_object
+from tests.support.run_document import minimal_spec
 
 KEY = RunKey(OWNER.namespace, OWNER.name)
-SPEC = EvolutionRunSpec.model_validate(
-    {
-        "baseModel": {"uri": "hf://owner/model"},
-        "storage": {"uri": "s3://bucket/runs"},
-        "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-    }
-)
+SPEC = EvolutionRunSpec.model_validate(minimal_spec())
 
 
 def line(done: int, total: int) -> str:

@@ -14,6 +14,7 @@ from evolution_operator.controller.kube.apiserver import UnreachableError
 from tests.support.cluster.fake_api_server import ApiServer, WatchEvent
 from tests.support.cluster.fake_controllers import World, deleting, stage
 from tests.support.cluster.operator_in_process import KEY, RUNS, Operator
+from tests.support.run_document import minimal_spec, run_document
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STAMP = "2026-01-01T00:00:00Z"
@@ -26,14 +27,8 @@ class Scenario:
         self.events: list[WatchEvent] = []
         self.server = ApiServer(lambda: STAMP, self.events.append)
         self.world = World(self.server, lambda: STAMP)
-        least = {
-            "baseModel": {"uri": "hf://owner/model"},
-            "storage": {"uri": "s3://bucket/runs"},
-            "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-        }
-        metadata = {"name": KEY.name, "namespace": KEY.namespace}
-        api = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun"}
-        self.server.create(RUNS, KEY.namespace, {**api, "metadata": metadata, "spec": {**least, **spec}})
+        document = run_document(minimal_spec(**spec), name=KEY.name, namespace=KEY.namespace)
+        self.server.create(RUNS, KEY.namespace, document)
         self.operator = Operator(self.server, lambda: NOW)
 
     def deliver(self, kind: str) -> None:

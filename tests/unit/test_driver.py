@@ -18,6 +18,7 @@ from evolution_operator.local.machine import Machine
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Run
 
+from tests.support.run_document import minimal_spec
 from tests.support.stages.fake_processes import Process, Server, raising
 
 
@@ -27,14 +28,13 @@ class Driven:
     def __init__(self, directory: Path, life: int = 1, shards: int = 1, name: str = "first") -> None:
         self.store = FileStore(directory / "store")
         self.server = Server()
-        spec = {
-            "baseModel": {"uri": "hf://owner/model"},
-            "storage": {"uri": self.store.uri},
-            "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-            "iterations": 1,
-            "generation": {"shards": shards},
-            "retry": {"backoffSeconds": 0},
-        }
+        spec = minimal_spec(
+            storage_uri=self.store.uri,
+            seed_uri="file:///data/esconv.jsonl",
+            iterations=1,
+            generation={"shards": shards},
+            retry={"backoffSeconds": 0},
+        )
         self.run = Run(
             RunRef(namespace="default", name=name, uid="uid"),
             EvolutionRunSpec.model_validate(spec),

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.support.invariants import RunHistory, check_inputs, check_rivals, histories
+from tests.support.run_document import minimal_spec
 from tests.support.stages.fake_processes import Server, raising
 
 MACHINES = [Machine(1), Machine(4), Machine(4, ("0",)), *2 * [Machine(4, ("0", "1", "2"))]]
@@ -37,14 +38,13 @@ class Driving(RuleBasedStateMachine):
         """A run in which an earlier driver has made some progress already."""
         self.directory = Path(tempfile.mkdtemp())
         self.store = FileStore(self.directory / "store")
-        self.spec = {
-            "baseModel": {"uri": "hf://owner/model"},
-            "storage": {"uri": self.store.uri},
-            "data": {"seed": [{"uri": "file:///data/esconv.jsonl", "format": "esconv"}]},
-            "iterations": 1,
-            "generation": {"shards": shards},
-            "retry": {"maxAttempts": 3, "backoffSeconds": 0},
-        }
+        self.spec = minimal_spec(
+            storage_uri=self.store.uri,
+            seed_uri="file:///data/esconv.jsonl",
+            iterations=1,
+            generation={"shards": shards},
+            retry={"maxAttempts": 3, "backoffSeconds": 0},
+        )
         self.machine = machine
         self.edition, self.life = 0, 0
         self.zombies = []

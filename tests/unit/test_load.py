@@ -22,25 +22,16 @@ from evolution_operator.local.load import local_run
 from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Run
 
+from tests.support.run_document import minimal_spec, run_document
 from tests.support.storage.servers import make_bucket
 
 
 def manifest(directory: Path, *, name: str = "first", **spec: Any) -> Path:
     directory.mkdir(exist_ok=True)
     (directory / "seed.jsonl").write_text("{}\n")
-    document = {
-        "apiVersion": "evolution.run/v1alpha1",
-        "kind": "EvolutionRun",
-        "metadata": {"name": name},
-        "spec": {
-            "baseModel": {"uri": "package://model"},
-            "storage": {"uri": "file://runs"},
-            "data": {"seed": [{"uri": "file://seed.jsonl", "format": "esconv"}]},
-            **spec,
-        },
-    }
+    spec = minimal_spec(model_uri="package://model", storage_uri="file://runs", seed_uri="file://seed.jsonl", **spec)
     path = directory / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.safe_dump(run_document(spec, name=name)))
     return path
 
 

@@ -29,6 +29,7 @@ from evolution_operator.local.process.launcher import LocalLauncher
 from evolution_operator.local.process.stage_process import StageProcess
 from evolution_operator.local.process.warm_server import _send as send_news
 
+from tests.support.run_document import minimal_spec, run_document
 from tests.support.stages.model_directory import model_directory
 
 EXAMPLES = Path(__file__).parents[2] / "examples/quickstart/data"
@@ -50,14 +51,9 @@ def stand_in(directory: Path, code: str, *modules: str) -> str:
 
 def manifest(directory: Path, seed: Path = EXAMPLES / "seed.jsonl") -> Path:
     model = model_directory(directory / "model")
-    spec = {
-        "baseModel": {"uri": model.as_uri()},
-        "storage": {"uri": (directory / "store").as_uri()},
-        "data": {"seed": [{"uri": seed.as_uri(), "format": "esconv"}]},
-    }
-    document = {"apiVersion": "evolution.run/v1alpha1", "kind": "EvolutionRun", "metadata": {"name": "first"}}
+    spec = minimal_spec(model_uri=model.as_uri(), storage_uri=(directory / "store").as_uri(), seed_uri=seed.as_uri())
     path = directory / "run.yaml"
-    path.write_text(yaml.safe_dump(document | {"spec": spec}))
+    path.write_text(yaml.safe_dump(run_document(spec)))
     return path
 
 

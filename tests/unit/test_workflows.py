@@ -102,7 +102,7 @@ def test_helm_kubectl_and_kind_are_the_versions_that_the_repository_pins() -> No
             for key in ("version", "kubectl_version"):
                 if key in step.get("with", {}):
                     used.setdefault(f"{name} {key}", set()).add(step["with"][key])
-    kind = re.search(r"that kind (v[\d.]+\d) was released with", (ROOT / "kind-config.yaml").read_text())
+    kind = re.search(r"\bkind (v\d+\.\d+\.\d+)", (ROOT / "kind-config.yaml").read_text())
     assert kind is not None
     assert used == {
         "azure/setup-helm version": {PROGRAMS["helm"].version},

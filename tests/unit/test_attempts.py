@@ -49,7 +49,7 @@ def look(job: dict[str, Any], *pods: dict[str, Any], notes: dict[str, tuple[str,
     return attempt
 
 
-def test_a_finished_attempt_brings_its_report_and_gpu_time() -> None:
+def test_a_finished_attempt_has_its_report_and_gpu_time() -> None:
     job = job_object(SPEC, start(), "SuccessCriteriaMet", "Complete", succeeded=1)
     attempt = look(job, pod_object(job, "Succeeded", code=0, message=REPORT))
     assert (attempt.stage, attempt.number, attempt.key, attempt.state) == ("sft", 1, KEY, "succeeded")
@@ -68,12 +68,12 @@ def test_gpu_time_of_replaced_pods_counts() -> None:
     assert look(job, *pods).gpu_seconds == 400
 
 
-def test_the_shard_that_published_speaks_for_all() -> None:
+def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
     job = job_object(SPEC, start("generate", 1, 3), "Complete", succeeded=3)
-    said = ["ShardCompleted", "Completed", "ShardCompleted"]
+    reasons = ["ShardCompleted", "Completed", "ShardCompleted"]
     pods = [
         pod_object(job, "Succeeded", name=f"p{n}", code=0, message={**REPORT, "reason": reason})
-        for n, reason in enumerate(said)
+        for n, reason in enumerate(reasons)
     ]
     attempt = look(job, *pods)
     assert attempt.report is not None
@@ -142,7 +142,7 @@ def test_a_failed_attempt_says_why(pod: dict[str, Any], expected: Failure | str)
     assert failure == expected if isinstance(expected, Failure) else failure.kind == expected
 
 
-def test_of_several_failures_the_gravest_speaks() -> None:
+def test_of_several_failures_the_most_serious_is_reported() -> None:
     job = job_object(SPEC, start("generate", 1, 3), "Failed")
     pods = [
         pod_object(job, "Failed", name="a", code=143),
@@ -157,12 +157,12 @@ def test_of_several_failures_the_gravest_speaks() -> None:
 @pytest.mark.parametrize(
     ("reason", "kind"), [("PodFailurePolicy", "permanent"), ("BackoffLimitExceeded", "transient"), ("", "transient")]
 )
-def test_a_failure_whose_pod_is_gone_is_judged_by_the_job(reason: str, kind: str) -> None:
-    job = job_object(SPEC, start(), "Failed", reason=reason, message="the Job's words")
+def test_a_failure_without_its_pod_is_classified_by_the_job(reason: str, kind: str) -> None:
+    job = job_object(SPEC, start(), "Failed", reason=reason, message="the Job's message")
     failure = look(job).failure
     assert failure is not None
     assert failure.kind == kind
-    assert failure.message == "the Job's words; its Pod is gone, and its message with it"
+    assert failure.message == "the Job's message; its Pod is gone, and its message with it"
 
 
 def test_without_its_pods_a_complete_job_reports_nothing() -> None:
@@ -178,7 +178,7 @@ def test_a_report_that_cannot_be_read_says_only_that_its_pod_has_ended(words: An
 
 
 @pytest.mark.parametrize("condition", ["Complete", "Failed"])
-def test_nothing_is_over_while_a_pod_may_write(condition: str) -> None:
+def test_an_attempt_is_running_while_a_pod_may_write(condition: str) -> None:
     job = job_object(SPEC, start(), condition)
     assert look(job, pod_object(job, "Running")).state == "running"
 
@@ -216,7 +216,9 @@ def test_nothing_is_over_while_a_pod_may_write(condition: str) -> None:
         ([{"phase": "Pending", "waiting": ("ContainerCreating", "")}], "running", None, ""),
     ],
 )
-def test_what_holds_an_attempt_up(pods: list[dict[str, Any]], state: str, reason: str | None, text: str) -> None:
+def test_the_note_says_what_holds_an_attempt_up(
+    pods: list[dict[str, Any]], state: str, reason: str | None, text: str
+) -> None:
     job = job_object(SPEC, start("generate", 1, 2))
     attempt = look(job, *(pod_object(job, name=f"p{n}", **pod) for n, pod in enumerate(pods)))
     assert attempt.state == state
@@ -224,7 +226,7 @@ def test_what_holds_an_attempt_up(pods: list[dict[str, Any]], state: str, reason
     assert attempt.note is None or attempt.note[1].startswith(text)
 
 
-def test_a_note_from_events_speaks_for_a_job_without_pods() -> None:
+def test_a_job_without_pods_has_the_note_from_events() -> None:
     job = job_object(SPEC, start())
     note = ("QuotaExceeded", "exceeded quota")
     attempt = look(job, notes={job["metadata"]["uid"]: note})
@@ -238,7 +240,7 @@ def test_a_suspended_job_is_suspended_once_its_pods_are_gone() -> None:
     assert look(job).state == "suspended"
 
 
-def test_kueues_suspension_is_a_queue() -> None:
+def test_an_attempt_that_kueue_suspends_is_queued() -> None:
     queued = SPEC.model_copy(update={"queue_name": "gpus"})
     attempt = look(job_object(queued, start()))
     assert (attempt.state, attempt.note) == (
@@ -263,7 +265,7 @@ def test_kueues_suspension_is_a_queue() -> None:
         ([], "the same", False),
     ],
 )
-def test_an_attempt_is_outdated_where_its_pods_would_be_made_otherwise_and_none_runs(
+def test_an_attempt_is_outdated_if_its_template_has_changed_and_no_pod_runs(
     pods: list[dict[str, Any]], today: str | None, outdated: bool
 ) -> None:
     job = job_object(SPEC, start())
@@ -289,7 +291,7 @@ def test_an_attempt_that_has_ended_is_never_outdated(condition: str) -> None:
     assert not attempt.outdated
 
 
-def test_a_job_that_does_not_say_what_it_was_made_of_is_left_alone() -> None:
+def test_a_job_without_a_template_digest_is_not_outdated() -> None:
     job = job_object(SPEC, start())
     del job["metadata"]["annotations"][labels.TEMPLATE]
     (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {"sft": "other"})
@@ -319,7 +321,7 @@ def test_progress_is_that_of_the_job() -> None:
         {"name": "support-0-sft-deadbeef"},
     ],
 )
-def test_what_is_not_this_runs_attempt_is_none(change: dict[str, Any]) -> None:
+def test_jobs_that_are_no_attempts_of_this_run_are_ignored(change: dict[str, Any]) -> None:
     job = job_object(SPEC, start())
     for name, value in change.items():
         known = job["metadata"].get(name)
@@ -339,7 +341,7 @@ def test_stages_that_may_still_write_without_an_attempt() -> None:
     assert alive_stages(OWNER, [ending], pods) == {"sft": "Pod pod"}
 
 
-def test_an_end_that_was_not_seen_whole_is_looked_up() -> None:
+def test_an_ended_job_without_all_its_pods_is_looked_up() -> None:
     done = job_object(SPEC, start("generate", 1, 2), "Complete")
     one = pod_view(pod_object(done, "Succeeded", name="a", code=0))
     two = pod_view(pod_object(done, "Succeeded", name="b", code=0))
@@ -363,30 +365,30 @@ def test_an_end_that_was_not_seen_whole_is_looked_up() -> None:
         ({"example.com/gpu-memory": 7}, 0),
     ],
 )
-def test_gpus_are_counted_whoever_makes_them(limits: dict[str, Any], gpus: int) -> None:
+def test_gpus_of_every_vendor_are_counted(limits: dict[str, Any], gpus: int) -> None:
     job = job_object(SPEC, start())
     pod = pod_object(job)
     pod["spec"]["containers"][0]["resources"] = {"limits": limits}
     assert pod_view(pod).gpus == gpus
 
 
-MADE, LET_RUN = "2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z"
+CREATED, RESUMED = "2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z"
 
 
 @pytest.mark.parametrize(
     ("suspend", "conditions", "started"),
     [
-        (False, [], MADE),
+        (False, [], CREATED),
         (True, [{"type": "Suspended", "status": "True"}], None),
-        (False, [{"type": "Suspended", "status": "False"}], LET_RUN),
+        (False, [{"type": "Suspended", "status": "False"}], RESUMED),
     ],
 )
-def test_a_stage_starts_as_its_job_is_made_unless_it_was_held(
+def test_a_stage_starts_when_its_job_is_created_or_resumed(
     suspend: bool, conditions: list[dict[str, str]], started: str | None
 ) -> None:
     """The Job controller's startTime comes a moment later, and would change the status for nothing."""
     job = job_object(SPEC, start(), suspend=suspend)
-    job["metadata"]["creationTimestamp"] = MADE
-    job["status"] = {"conditions": conditions} | ({} if suspend else {"startTime": LET_RUN})
+    job["metadata"]["creationTimestamp"] = CREATED
+    job["status"] = {"conditions": conditions} | ({} if suspend else {"startTime": RESUMED})
     seen = job_view(job).started_at
     assert seen == (datetime.fromisoformat(started) if started else None)

@@ -1,4 +1,4 @@
-"""The planner's decisions, one by one. `test_planner_machine.py` looks for what nobody thought of."""
+"""The planner's decisions, one by one. `test_planner_machine.py` tries random histories."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,8 +28,8 @@ def corrupt(stage):
     return Failure("transient", "InputCorrupt", "a digest differs", corrupt=stage)
 
 
-class Story:
-    """A run told pass by pass: what is seen goes in, what the planner says comes out and is remembered."""
+class Scenario:
+    """A run, pass by pass: a test passes observations, and the planner's status is kept for the next pass."""
 
     def __init__(self, **spec):
         self.now = NOW
@@ -53,10 +53,10 @@ class Story:
         base = Attempt(stage, number, self.keys[stage], state, f"{stage}-{number}", failure=failure, report=report)
         return replace(base, **fields)
 
-    def see(self, *attempts, remember=True, seconds=0, **observed):
+    def observe(self, *attempts, save=True, seconds=0, **observed):
         self.now += timedelta(seconds=seconds)
         answer = plan(self.run, Observed(attempts, previous=self.previous, **observed), self.now)
-        if remember:
+        if save:
             self.previous = answer.status
         return answer
 
@@ -65,13 +65,13 @@ class Story:
         return [self.attempt(stage, "succeeded") for stage in stages]
 
     def after(self, *stages):
-        """The story once these stages have succeeded."""
+        """The scenario once these stages have succeeded."""
         for count in range(len(stages) + 1):
-            self.see(*self.done(*stages[:count]))
+            self.observe(*self.done(*stages[:count]))
         return self
 
 
-def told(answer):
+def actions(answer):
     return [(type(a).__name__, a.spec.stage if isinstance(a, Start) else a.stage, a.number) for a in answer.actions]
 
 
@@ -94,17 +94,17 @@ def events(answer):
     ],
 )
 def test_the_stages_of_a_run(iterations, ids):
-    graph = build_graph(Story(iterations=iterations).run.spec, {})
+    graph = build_graph(Scenario(iterations=iterations).run.spec, {})
     assert [node.id for node in graph] == ids.split()
     seen = set()
     for node in graph:
-        # Evaluations come last, after all that they could keep waiting, and inputs before what reads them.
+        # Evaluations come last, so that no other stage waits for them. Inputs come before the stages that read them.
         assert node.upstream <= seen
         seen.add(node.id)
 
 
-def test_each_round_goes_on_from_the_last_ones_adapter():
-    graph = {node.id: node for node in build_graph(Story(iterations=2).run.spec, {})}
+def test_each_round_starts_from_the_adapter_of_the_round_before():
+    graph = {node.id: node for node in build_graph(Scenario(iterations=2).run.spec, {})}
     adapters = {stage: node.inputs.get("adapter") for stage, node in graph.items()}
     assert adapters == {
         "prepare": None,
@@ -125,11 +125,11 @@ def test_each_round_goes_on_from_the_last_ones_adapter():
     assert len({graph[f"generate-{t}"].seed for t in (1, 2)}) == 2
 
 
-def test_replay_is_read_only_where_there_is_any():
-    data = Story().spec["data"]
+def test_replay_is_an_input_only_if_the_spec_has_replay_data():
+    data = Scenario().spec["data"]
     replay = {**data, "replay": [{"uri": "file:///data/a.json", "format": "alpaca"}]}
     for spec, expected in ((data, None), (replay, "prepare/replay")):
-        sft = build_graph(Story(data=spec).run.spec, {})[1]
+        sft = build_graph(Scenario(data=spec).run.spec, {})[1]
         assert sft.inputs.get("replay") == expected
 
 
@@ -147,75 +147,75 @@ WHAT_STARTS = [
 
 
 @pytest.mark.parametrize(("stages", "expected"), WHAT_STARTS)
-def test_a_stage_starts_once_its_inputs_are_there(stages, expected):
-    story = Story()
-    answer = story.see(*story.done(*stages))
-    assert told(answer) == [("Start", stage, 1) for stage in expected]
+def test_a_stage_starts_once_its_inputs_are_published(stages, expected):
+    scenario = Scenario()
+    answer = scenario.observe(*scenario.done(*stages))
+    assert actions(answer) == [("Start", stage, 1) for stage in expected]
 
 
-def test_a_start_says_all_that_the_stage_must_know():
-    story = Story(generation={"shards": 4, "temperature": 0.5}, seed=7).after("prepare")
-    start = next(a for a in story.see(*story.done("prepare", "sft")).actions if a.spec.stage == "generate-1")
+def test_a_start_has_everything_that_the_stage_needs():
+    scenario = Scenario(generation={"shards": 4, "temperature": 0.5}, seed=7).after("prepare")
+    start = next(a for a in scenario.observe(*scenario.done("prepare", "sft")).actions if a.spec.stage == "generate-1")
     spec = start.spec
     assert (start.number, start.shards, start.critical) == (1, 4, True)
-    assert (spec.key, spec.attempt, spec.seed) == (story.keys["generate-1"], "uid-1", 8)
+    assert (spec.key, spec.attempt, spec.seed) == (scenario.keys["generate-1"], "uid-1", 8)
     assert spec.settings.temperature == 0.5
     assert {name: (i.stage, i.key, i.output) for name, i in spec.inputs.items()} == {
-        "model": ("prepare", story.keys["prepare"], "model"),
-        "contexts": ("prepare", story.keys["prepare"], "contexts"),
-        "adapter": ("sft", story.keys["sft"], "adapter"),
+        "model": ("prepare", scenario.keys["prepare"], "model"),
+        "contexts": ("prepare", scenario.keys["prepare"], "contexts"),
+        "adapter": ("sft", scenario.keys["sft"], "adapter"),
     }
     assert spec.graph == []
 
 
-def test_prepare_is_told_the_whole_graph():
-    story = Story()
-    (start,) = story.see().actions
-    assert start.spec.graph == build_graph(story.run.spec, {})
+def test_prepare_gets_the_whole_graph():
+    scenario = Scenario()
+    (start,) = scenario.observe().actions
+    assert start.spec.graph == build_graph(scenario.run.spec, {})
 
 
-def test_what_prepare_finds_published_is_not_made_again():
-    story = Story().after()
-    prepare = story.attempt("prepare", "succeeded")
+def test_stages_that_prepare_finds_published_do_not_run_again():
+    scenario = Scenario().after()
+    prepare = scenario.attempt("prepare", "succeeded")
     report = prepare.report.model_copy(
         update={"published": ["sft", "evaluate-0", "dpo-1"], "figures": {"evaluate-0": {"distinct2": 3.0}}}
     )
-    answer = story.see(replace(prepare, report=report))
-    assert told(answer) == [("Start", "generate-1", 1), ("Start", "evaluate-1", 1)]
+    answer = scenario.observe(replace(prepare, report=report))
+    assert actions(answer) == [("Start", "generate-1", 1), ("Start", "evaluate-1", 1)]
     assert ("StageCached", "sft: an earlier run had computed it") in events(answer)
     stages = answer.status.stage_by_id()
     assert {s for s in stages if stages[s].cached} == {"sft", "evaluate-0", "dpo-1"}
-    # A bug once: the figures of evaluations that an earlier run had made were lost.
+    # A fixed bug: the figures of evaluations of an earlier run were lost.
     assert answer.status.metrics == [IterationMetrics(iteration=0, figures={"distinct2": 3.0})]
-    assert story.see(replace(prepare, report=report)).status.metrics == answer.status.metrics
+    assert scenario.observe(replace(prepare, report=report)).status.metrics == answer.status.metrics
 
 
-def test_what_the_hand_finds_in_the_store_is_not_made_again():
-    story = Story()
-    published = {story.keys[stage]: Published() for stage in ("prepare", "sft", "generate-1")}
-    answer = story.see(published=published, contents=CONTENTS)
-    assert told(answer) == [("Start", "reflect-1", 1), ("Start", "evaluate-0", 1)]
+def test_stages_that_the_executor_finds_in_the_store_do_not_run_again():
+    scenario = Scenario()
+    published = {scenario.keys[stage]: Published() for stage in ("prepare", "sft", "generate-1")}
+    answer = scenario.observe(published=published, contents=CONTENTS)
+    assert actions(answer) == [("Start", "reflect-1", 1), ("Start", "evaluate-0", 1)]
     assert answer.status.progress == "3/7"
 
 
-def test_a_changed_beta_makes_dpo_and_what_follows_again_and_ends_what_is_under_way():
+def test_a_changed_beta_runs_dpo_and_later_stages_again_and_stops_the_current_attempt():
     stages = ["prepare", "sft", "generate-1", "reflect-1"]
-    story = Story().after(*stages)
-    old = [*story.done(*stages), story.attempt("dpo-1")]
-    story.see(*old)
-    story.spec["dpo"] = {"beta": 0.5}
-    answer = story.see(*old)
-    assert told(answer)[:2] == [("Stop", "dpo-1", 1), ("Start", "dpo-1", 2)]
+    scenario = Scenario().after(*stages)
+    old = [*scenario.done(*stages), scenario.attempt("dpo-1")]
+    scenario.observe(*old)
+    scenario.spec["dpo"] = {"beta": 0.5}
+    answer = scenario.observe(*old)
+    assert actions(answer)[:2] == [("Stop", "dpo-1", 1), ("Start", "dpo-1", 2)]
     assert [s.id for s in answer.status.stages if s.state == "Succeeded"] == stages
 
 
 def test_more_iterations_on_a_finished_run_add_only_the_new_ones():
     stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-0", "evaluate-1"]
-    story = Story().after(*stages)
-    assert story.previous.phase == "Complete"
-    story.spec["iterations"] = 2
-    answer = story.see(seconds=100)
-    assert told(answer) == [("Start", "generate-2", 1)]
+    scenario = Scenario().after(*stages)
+    assert scenario.previous.phase == "Complete"
+    scenario.spec["iterations"] = 2
+    answer = scenario.observe(seconds=100)
+    assert actions(answer) == [("Start", "generate-2", 1)]
     assert (answer.status.progress, answer.status.phase, answer.status.finished_at) == ("7/11", "Running", None)
 
 
@@ -235,17 +235,17 @@ FAILURES = [
 
 @pytest.mark.parametrize(("failure", "earlier", "state", "pause"), FAILURES)
 def test_what_a_failure_leads_to(failure, earlier, state, pause):
-    story = Story()
+    scenario = Scenario()
     seen = []
     for number in range(1, earlier + 1):
-        seen.append(story.attempt("prepare", "failed", number, LOST))
-        story.see(*seen)
-    answer = story.see(*seen, story.attempt("prepare", "failed", earlier + 1, failure))
+        seen.append(scenario.attempt("prepare", "failed", number, LOST))
+        scenario.observe(*seen)
+    answer = scenario.observe(*seen, scenario.attempt("prepare", "failed", earlier + 1, failure))
     prepare = answer.status.stage_by_id()["prepare"]
     assert (prepare.state, prepare.settled) == (state, earlier + 1)
-    assert prepare.next_attempt_at == (story.now + timedelta(seconds=pause) if pause else None)
+    assert prepare.next_attempt_at == (scenario.now + timedelta(seconds=pause) if pause else None)
     assert answer.wake_at == prepare.next_attempt_at
-    assert told(answer) == ([("Start", "prepare", earlier + 2)] if state == "Waiting" else [])
+    assert actions(answer) == ([("Start", "prepare", earlier + 2)] if state == "Waiting" else [])
     (event,) = [event for event in answer.events if event.reason.startswith("Stage")]
     assert event.reason == ("StageFailed" if state == "Failed" else "StageRetrying")
     assert failure.message in event.message
@@ -253,21 +253,21 @@ def test_what_a_failure_leads_to(failure, earlier, state, pause):
 
 
 def test_the_next_attempt_comes_when_the_pause_is_over():
-    story = Story().after()
-    failed = story.attempt("prepare", "failed", failure=LOST)
-    story.see(failed)
-    assert told(story.see(failed, seconds=9)) == []
-    answer = story.see(failed, seconds=1)
-    assert told(answer) == [("Start", "prepare", 2)]
+    scenario = Scenario().after()
+    failed = scenario.attempt("prepare", "failed", failure=LOST)
+    scenario.observe(failed)
+    assert actions(scenario.observe(failed, seconds=9)) == []
+    answer = scenario.observe(failed, seconds=1)
+    assert actions(answer) == [("Start", "prepare", 2)]
     assert answer.actions[0].spec.attempt == "uid-2"
 
 
-def test_a_failed_run_stops_what_is_left_and_says_why():
-    story = Story().after("prepare", "sft")
-    seen = [*story.done("prepare", "sft"), story.attempt("evaluate-0")]
-    story.see(*seen)
-    answer = story.see(*seen, story.attempt("generate-1", "failed", failure=BROKEN))
-    assert told(answer) == [("Stop", "evaluate-0", 1)]
+def test_a_failed_run_stops_its_other_attempts_and_says_why():
+    scenario = Scenario().after("prepare", "sft")
+    seen = [*scenario.done("prepare", "sft"), scenario.attempt("evaluate-0")]
+    scenario.observe(*seen)
+    answer = scenario.observe(*seen, scenario.attempt("generate-1", "failed", failure=BROKEN))
+    assert actions(answer) == [("Stop", "evaluate-0", 1)]
     assert answer.status.phase == "Failed"
     failed = next(c for c in answer.status.conditions if c.type == "Failed")
     assert (failed.reason, failed.message) == (
@@ -276,24 +276,24 @@ def test_a_failed_run_stops_what_is_left_and_says_why():
     )
 
 
-def test_a_failed_evaluation_keeps_nothing_from_being_made():
-    story = Story().after("prepare", "sft")
-    failed = story.attempt("evaluate-0", "failed", failure=BROKEN)
-    answer = story.see(*story.done("prepare", "sft"), failed)
-    assert told(answer) == [("Start", "generate-1", 1)]
+def test_a_failed_evaluation_does_not_stop_other_stages():
+    scenario = Scenario().after("prepare", "sft")
+    failed = scenario.attempt("evaluate-0", "failed", failure=BROKEN)
+    answer = scenario.observe(*scenario.done("prepare", "sft"), failed)
+    assert actions(answer) == [("Start", "generate-1", 1)]
     assert answer.status.phase == "Running"
     rest = ["generate-1", "reflect-1", "dpo-1", "evaluate-1"]
-    assert story.see(*story.done("prepare", "sft", *rest), failed).status.phase == "Failed"
+    assert scenario.observe(*scenario.done("prepare", "sft", *rest), failed).status.phase == "Failed"
 
 
-def test_a_retry_request_forgives_once():
-    story = Story().after()
-    seen = [story.attempt("prepare", "failed", failure=BROKEN)]
-    assert story.see(*seen).status.phase == "Failed"
-    story.retry = "2026-01-01T00:00:00Z"
-    assert told(story.see(*seen)) == [("Start", "prepare", 2)]
-    seen.append(story.attempt("prepare", "failed", 2, BROKEN))
-    answer = story.see(*seen)
+def test_a_retry_request_counts_once():
+    scenario = Scenario().after()
+    seen = [scenario.attempt("prepare", "failed", failure=BROKEN)]
+    assert scenario.observe(*seen).status.phase == "Failed"
+    scenario.retry = "2026-01-01T00:00:00Z"
+    assert actions(scenario.observe(*seen)) == [("Start", "prepare", 2)]
+    seen.append(scenario.attempt("prepare", "failed", 2, BROKEN))
+    answer = scenario.observe(*seen)
     assert (answer.status.phase, answer.actions) == ("Failed", ())
     assert answer.status.stage_by_id()["prepare"].failures == 1
 
@@ -313,7 +313,7 @@ def test_a_process_killed_for_memory_cannot_give_advice_so_the_planner_does(kind
     assert policies.advice(kind, LOST) == LOST.message
 
 
-def test_a_process_killed_for_an_unknown_cause_is_not_said_to_have_lacked_memory():
+def test_a_process_killed_for_an_unknown_cause_is_not_reported_as_out_of_memory():
     killed = Failure("transient", "Killed", "it was killed (SIGKILL)", more_memory="raise the limit")
     expected = "it was killed (SIGKILL); if memory was short, raise the limit, or lower generation.tokenBudget"
     assert policies.advice("generate", killed) == expected
@@ -329,65 +329,65 @@ def test_the_pause_doubles_up_to_its_cap(failures, seconds):
 # ---- corrupt results
 
 
-def test_a_corrupt_result_is_made_again_before_what_reads_it():
+def test_a_corrupt_result_is_computed_again_before_the_stages_that_read_it():
     stages = ["prepare", "sft"]
-    story = Story().after(*stages)
-    failed = story.attempt("generate-1", "failed", failure=corrupt("sft"))
-    answer = story.see(*story.done(*stages), failed)
-    assert told(answer) == [("Start", "sft", 2)]
+    scenario = Scenario().after(*stages)
+    failed = scenario.attempt("generate-1", "failed", failure=corrupt("sft"))
+    answer = scenario.observe(*scenario.done(*stages), failed)
+    assert actions(answer) == [("Start", "sft", 2)]
     assert [reason for reason, _ in events(answer)] == ["OutputCorrupt", "StageRetrying"]
-    again = story.attempt("sft", "running", 2)
-    assert told(story.see(*story.done(*stages), failed, again, seconds=60)) == []
-    answer = story.see(*story.done(*stages), failed, replace(again, state="succeeded"))
-    assert told(answer) == [("Start", "generate-1", 2), ("Start", "evaluate-0", 1)]
+    again = scenario.attempt("sft", "running", 2)
+    assert actions(scenario.observe(*scenario.done(*stages), failed, again, seconds=60)) == []
+    answer = scenario.observe(*scenario.done(*stages), failed, replace(again, state="succeeded"))
+    assert actions(answer) == [("Start", "generate-1", 2), ("Start", "evaluate-0", 1)]
 
 
-def test_a_corrupt_result_is_told_once_though_its_stage_cannot_start_yet():
-    story = Story().after("prepare", "sft")
-    seen = [*story.done("prepare", "sft"), story.attempt("generate-1", "failed", failure=corrupt("sft"))]
-    story.spec["suspend"] = True
+def test_a_corrupt_result_is_reported_once_even_if_its_stage_cannot_start_yet():
+    scenario = Scenario().after("prepare", "sft")
+    seen = [*scenario.done("prepare", "sft"), scenario.attempt("generate-1", "failed", failure=corrupt("sft"))]
+    scenario.spec["suspend"] = True
     assert ("OutputCorrupt", "sft: a file of this stage no longer matches its digest; the stage runs again") in events(
-        story.see(*seen)
+        scenario.observe(*seen)
     )
-    story.spec["suspend"] = False
-    answer = story.see(*seen)
-    assert told(answer)[0] == ("Start", "sft", 2)
+    scenario.spec["suspend"] = False
+    answer = scenario.observe(*seen)
+    assert actions(answer)[0] == ("Start", "sft", 2)
     assert [reason for reason, _ in events(answer)] == ["Resumed"]
 
 
-def test_a_second_complaint_about_the_same_file_does_not_stop_the_repair():
-    story = Story().after("prepare", "sft")
-    seen = [*story.done("prepare", "sft"), story.attempt("evaluate-0", "failed", failure=corrupt("sft"))]
-    story.see(*seen, story.attempt("generate-1"))
-    repair = story.attempt("sft", "running", 2)
-    late = story.attempt("generate-1", "failed", failure=corrupt("sft"))
-    answer = story.see(*seen, late, repair)
-    assert told(answer) == []
+def test_a_second_report_of_the_same_corrupt_file_does_not_stop_the_repair():
+    scenario = Scenario().after("prepare", "sft")
+    seen = [*scenario.done("prepare", "sft"), scenario.attempt("evaluate-0", "failed", failure=corrupt("sft"))]
+    scenario.observe(*seen, scenario.attempt("generate-1"))
+    repair = scenario.attempt("sft", "running", 2)
+    late = scenario.attempt("generate-1", "failed", failure=corrupt("sft"))
+    answer = scenario.observe(*seen, late, repair)
+    assert actions(answer) == []
     assert answer.status.stage_by_id()["sft"].state == "Running"
 
 
-# ---- lost memory, lost reports
+# ---- lost statuses, lost reports
 
 
 @pytest.mark.parametrize("report", [None, Report(reason="Completed")])
 def test_prepare_without_its_digests_runs_again(report):
-    story = Story().after()
-    silent = replace(story.attempt("prepare", "succeeded"), report=report)
-    answer = story.see(silent)
+    scenario = Scenario().after()
+    silent = replace(scenario.attempt("prepare", "succeeded"), report=report)
+    answer = scenario.observe(silent)
     prepare = answer.status.stage_by_id()["prepare"]
     assert (prepare.state, prepare.reason) == ("Backoff", "ReportLost")
-    answer = story.see(silent, seconds=10)
-    assert told(answer) == [("Start", "prepare", 2)]
-    assert told(story.see(silent, story.attempt("prepare", "succeeded", 2))) == [("Start", "sft", 1)]
+    answer = scenario.observe(silent, seconds=10)
+    assert actions(answer) == [("Start", "prepare", 2)]
+    assert actions(scenario.observe(silent, scenario.attempt("prepare", "succeeded", 2))) == [("Start", "sft", 1)]
 
 
 @pytest.mark.parametrize("report", [None, Report(reason="Completed")])
 def test_a_lost_report_of_a_prepare_that_repairs_its_result_costs_no_other_stage_its_memory(report):
-    story = Story().after("prepare", "sft")
-    failed = story.attempt("generate-1", "failed", failure=corrupt("prepare"))
-    story.see(*story.done("prepare", "sft"), failed)
-    again = replace(story.attempt("prepare", "succeeded", 2), report=report)
-    answer = story.see(*story.done("sft"), failed, again)
+    scenario = Scenario().after("prepare", "sft")
+    failed = scenario.attempt("generate-1", "failed", failure=corrupt("prepare"))
+    scenario.observe(*scenario.done("prepare", "sft"), failed)
+    again = replace(scenario.attempt("prepare", "succeeded", 2), report=report)
+    answer = scenario.observe(*scenario.done("sft"), failed, again)
     stages = answer.status.stage_by_id()
     assert (stages["prepare"].state, stages["prepare"].reason) == ("Backoff", "ReportLost")
     assert stages["sft"].state == "Succeeded"
@@ -395,139 +395,142 @@ def test_a_lost_report_of_a_prepare_that_repairs_its_result_costs_no_other_stage
 
 def test_an_evaluation_without_any_report_runs_again():
     """An evaluation whose report has no figures is done: they are in its manifest."""
-    story = Story().after("prepare", "sft")
-    silent = replace(story.attempt("evaluate-0", "succeeded"), report=None)
-    seen = story.done("prepare", "sft")
-    evaluation = story.see(*seen, silent, remember=False).status.stage_by_id()["evaluate-0"]
+    scenario = Scenario().after("prepare", "sft")
+    silent = replace(scenario.attempt("evaluate-0", "succeeded"), report=None)
+    seen = scenario.done("prepare", "sft")
+    evaluation = scenario.observe(*seen, silent, save=False).status.stage_by_id()["evaluate-0"]
     assert (evaluation.state, evaluation.reason) == ("Backoff", "ReportLost")
     wordless = replace(silent, report=Report(reason="Completed"))
-    evaluation = story.see(*seen, wordless).status.stage_by_id()["evaluate-0"]
+    evaluation = scenario.observe(*seen, wordless).status.stage_by_id()["evaluate-0"]
     assert (evaluation.state, evaluation.seconds) == ("Succeeded", None)
 
 
 def test_any_other_stage_is_done_without_its_report():
-    story = Story().after("prepare")
-    silent = replace(story.attempt("sft", "succeeded"), report=None)
-    assert story.see(*story.done("prepare"), silent).status.stage_by_id()["sft"].state == "Succeeded"
+    scenario = Scenario().after("prepare")
+    silent = replace(scenario.attempt("sft", "succeeded"), report=None)
+    assert scenario.observe(*scenario.done("prepare"), silent).status.stage_by_id()["sft"].state == "Succeeded"
 
 
-def test_an_attempt_whose_start_was_not_remembered_is_kept():
-    story = Story().after()
-    first = story.attempt("prepare", "failed", failure=EVICTED)
-    story.see(first, remember=False)
-    answer = story.see(first, story.attempt("prepare", "running", 2))
-    assert told(answer) == []
+def test_an_attempt_is_kept_if_the_status_with_its_start_was_lost():
+    scenario = Scenario().after()
+    first = scenario.attempt("prepare", "failed", failure=EVICTED)
+    scenario.observe(first, save=False)
+    answer = scenario.observe(first, scenario.attempt("prepare", "running", 2))
+    assert actions(answer) == []
     prepare = answer.status.stage_by_id()["prepare"]
     assert (prepare.state, prepare.attempts, prepare.settled) == ("Running", 2, 1)
 
 
-def test_a_run_that_has_lost_its_status_goes_on_from_its_attempts():
-    story = Story()
+def test_a_run_that_has_lost_its_status_continues_from_its_attempts():
+    scenario = Scenario()
     seen = [
-        story.attempt("prepare", "failed", 1, LOST),
-        story.attempt("prepare", "succeeded", 2),
-        story.attempt("sft", "running", 3),  # the first two are gone
+        scenario.attempt("prepare", "failed", 1, LOST),
+        scenario.attempt("prepare", "succeeded", 2),
+        scenario.attempt("sft", "running", 3),  # the first two are gone
     ]
-    answer = story.see(*seen)
-    assert told(answer) == []
+    answer = scenario.observe(*seen)
+    assert actions(answer) == []
     stages = answer.status.stage_by_id()
     assert (stages["prepare"].state, stages["prepare"].failures) == ("Succeeded", 1)
     assert (stages["sft"].state, stages["sft"].settled) == ("Running", 2)
 
 
-def test_a_repair_whose_start_was_not_remembered_is_kept():
-    story = Story().after("prepare", "sft")
-    seen = [*story.done("prepare", "sft"), story.attempt("generate-1", "failed", failure=corrupt("sft"))]
-    assert told(story.see(*seen, remember=False)) == [("Start", "sft", 2)]
-    assert told(story.see(*seen, story.attempt("sft", "running", 2))) == []
+def test_a_repair_is_kept_if_the_status_with_its_start_was_lost():
+    scenario = Scenario().after("prepare", "sft")
+    seen = [*scenario.done("prepare", "sft"), scenario.attempt("generate-1", "failed", failure=corrupt("sft"))]
+    assert actions(scenario.observe(*seen, save=False)) == [("Start", "sft", 2)]
+    assert actions(scenario.observe(*seen, scenario.attempt("sft", "running", 2))) == []
 
 
-def test_numbers_of_attempts_at_other_keys_are_taken():
-    story = Story()
-    stranger = replace(story.attempt("prepare"), key="0" * 64)
-    answer = story.see(stranger)
-    assert told(answer) == [("Stop", "prepare", 1), ("Start", "prepare", 2)]
-    assert told(story.see(stranger, story.attempt("prepare", number=2))) == [("Stop", "prepare", 1)]
-    assert story.previous.stage_by_id()["prepare"].state == "Running"
+def test_the_number_of_an_attempt_at_another_key_is_not_used_again():
+    scenario = Scenario()
+    other = replace(scenario.attempt("prepare"), key="0" * 64)
+    answer = scenario.observe(other)
+    assert actions(answer) == [("Stop", "prepare", 1), ("Start", "prepare", 2)]
+    assert actions(scenario.observe(other, scenario.attempt("prepare", number=2))) == [("Stop", "prepare", 1)]
+    assert scenario.previous.stage_by_id()["prepare"].state == "Running"
 
 
-def test_an_attempt_that_was_told_to_stop_is_not_started_again_under_its_number():
-    story = Story().after("prepare", "sft")
-    seen = [*story.done("prepare", "sft"), story.attempt("evaluate-0", gpu_seconds=30)]
-    story.see(*seen)
-    failed = story.attempt("generate-1", "failed", failure=BROKEN)
-    assert told(story.see(*seen, failed)) == [("Stop", "evaluate-0", 1)]
-    assert story.previous.gpu_seconds == 30
-    story.see(*seen, failed)
-    assert story.previous.gpu_seconds == 30
-    story.retry = "now"
-    answer = story.see(*story.done("prepare", "sft"), failed)
-    assert told(answer) == [("Start", "generate-1", 2), ("Start", "evaluate-0", 2)]
+def test_the_number_of_a_stopped_attempt_is_not_used_again():
+    scenario = Scenario().after("prepare", "sft")
+    seen = [*scenario.done("prepare", "sft"), scenario.attempt("evaluate-0", gpu_seconds=30)]
+    scenario.observe(*seen)
+    failed = scenario.attempt("generate-1", "failed", failure=BROKEN)
+    assert actions(scenario.observe(*seen, failed)) == [("Stop", "evaluate-0", 1)]
+    assert scenario.previous.gpu_seconds == 30
+    scenario.observe(*seen, failed)
+    assert scenario.previous.gpu_seconds == 30
+    scenario.retry = "now"
+    answer = scenario.observe(*scenario.done("prepare", "sft"), failed)
+    assert actions(answer) == [("Start", "generate-1", 2), ("Start", "evaluate-0", 2)]
 
 
-# ---- suspend, and giving way
+# ---- suspension and yielding
 
 
 def test_suspend_and_resume():
-    story = Story().after("prepare")
-    running = [*story.done("prepare"), story.attempt("sft")]
-    story.see(*running)
-    story.spec["suspend"] = True
-    answer = story.see(*running)
-    assert told(answer) == [("Suspend", "sft", 1)]
+    scenario = Scenario().after("prepare")
+    running = [*scenario.done("prepare"), scenario.attempt("sft")]
+    scenario.observe(*running)
+    scenario.spec["suspend"] = True
+    answer = scenario.observe(*running)
+    assert actions(answer) == [("Suspend", "sft", 1)]
     assert answer.status.phase == "Suspended"
-    held = [*story.done("prepare"), story.attempt("sft", "suspended")]
-    assert told(story.see(*held)) == []
-    story.spec["suspend"] = False
-    answer = story.see(*held)
-    assert told(answer) == [("Resume", "sft", 1)]
+    held = [*scenario.done("prepare"), scenario.attempt("sft", "suspended")]
+    assert actions(scenario.observe(*held)) == []
+    scenario.spec["suspend"] = False
+    answer = scenario.observe(*held)
+    assert actions(answer) == [("Resume", "sft", 1)]
     assert [reason for reason, _ in events(answer)] == ["Resumed"]
 
 
-def test_the_reason_beside_the_phase_says_what_holds_the_run_up_or_has_ended_it():
-    story = Story(retry={"maxAttempts": 2}).after("prepare")
-    done = story.done("prepare")
-    assert story.see(*done, story.attempt("sft"), remember=False).status.reason is None
+def test_the_reason_of_the_status_says_what_blocks_or_ended_the_run():
+    scenario = Scenario(retry={"maxAttempts": 2}).after("prepare")
+    done = scenario.done("prepare")
+    assert scenario.observe(*done, scenario.attempt("sft"), save=False).status.reason is None
     note = ("Unschedulable", "no node")
-    assert story.see(*done, story.attempt("sft", "queued", note=note), remember=False).status.reason == "Unschedulable"
-    failed = story.attempt("sft", "failed", failure=Failure("transient", "Killed", "it was killed"))
-    assert story.see(*done, failed).status.reason == "Backoff"
-    again = story.attempt("sft", "failed", 2, Failure("transient", "StorageUnreachable", "away"))
-    status = story.see(*done, failed, again, seconds=60).status
+    assert (
+        scenario.observe(*done, scenario.attempt("sft", "queued", note=note), save=False).status.reason
+        == "Unschedulable"
+    )
+    failed = scenario.attempt("sft", "failed", failure=Failure("transient", "Killed", "it was killed"))
+    assert scenario.observe(*done, failed).status.reason == "Backoff"
+    again = scenario.attempt("sft", "failed", 2, Failure("transient", "StorageUnreachable", "away"))
+    status = scenario.observe(*done, failed, again, seconds=60).status
     assert (status.phase, status.reason) == ("Failed", "StorageUnreachable")
-    late = Story(activeDeadlineSeconds=5)
-    late.see()
-    assert late.see(seconds=6).status.reason == "DeadlineExceeded"
-    assert Story().see(invalid="spec.dpo.beta: no").status.reason == "InvalidSpec"
+    late = Scenario(activeDeadlineSeconds=5)
+    late.observe()
+    assert late.observe(seconds=6).status.reason == "DeadlineExceeded"
+    assert Scenario().observe(invalid="spec.dpo.beta: no").status.reason == "InvalidSpec"
 
 
-def test_an_attempt_of_which_nothing_runs_is_made_anew_where_its_pods_are_wanted_otherwise():
-    story = Story().after("prepare")
-    held = story.attempt("sft", note=("ImagePullBackOff", "image trian:1 cannot be pulled"))
-    story.see(*story.done("prepare"), held)
-    answer = story.see(*story.done("prepare"), replace(held, outdated=True))
-    assert told(answer) == [("Stop", "sft", 1), ("Start", "sft", 2)]
+def test_an_outdated_attempt_is_replaced_and_no_failure_is_counted():
+    scenario = Scenario().after("prepare")
+    held = scenario.attempt("sft", note=("ImagePullBackOff", "image trian:1 cannot be pulled"))
+    scenario.observe(*scenario.done("prepare"), held)
+    answer = scenario.observe(*scenario.done("prepare"), replace(held, outdated=True))
+    assert actions(answer) == [("Stop", "sft", 1), ("Start", "sft", 2)]
     sft = answer.status.stage_by_id()["sft"]
     assert (sft.failures, sft.message) == (0, None)
-    answer = story.see(*story.done("prepare"), story.attempt("sft", number=2))
-    assert (told(answer), answer.status.stage_by_id()["sft"].state) == ([], "Running")
+    answer = scenario.observe(*scenario.done("prepare"), scenario.attempt("sft", number=2))
+    assert (actions(answer), answer.status.stage_by_id()["sft"].state) == ([], "Running")
 
 
-def test_a_suspended_attempt_is_made_anew_only_once_the_run_goes_on():
-    story = Story(suspend=True).after("prepare")
-    held = [*story.done("prepare"), story.attempt("sft", "suspended", outdated=True)]
-    assert told(story.see(*held)) == [("Stop", "sft", 1)]
-    story.spec["suspend"] = False
-    assert told(story.see(*story.done("prepare"))) == [("Start", "sft", 2)]
+def test_an_outdated_suspended_attempt_is_replaced_only_once_the_run_resumes():
+    scenario = Scenario(suspend=True).after("prepare")
+    held = [*scenario.done("prepare"), scenario.attempt("sft", "suspended", outdated=True)]
+    assert actions(scenario.observe(*held)) == [("Stop", "sft", 1)]
+    scenario.spec["suspend"] = False
+    assert actions(scenario.observe(*scenario.done("prepare"))) == [("Start", "sft", 2)]
 
 
 def test_nothing_starts_in_a_suspended_run():
-    answer = Story(suspend=True).see()
+    answer = Scenario(suspend=True).observe()
     assert (answer.actions, answer.status.phase) == ((), "Suspended")
 
 
-GIVING_WAY = [
-    # the evaluation, the critical stage, queue, what the evaluation is told
+YIELDING = [
+    # the evaluation, the critical stage, queue, actions on the evaluation
     ("running", "running", None, []),
     ("running", "queued", None, [Suspend("evaluate-0", 1)]),
     ("queued", "running", None, [Suspend("evaluate-0", 1)]),
@@ -539,75 +542,77 @@ GIVING_WAY = [
 ]
 
 
-@pytest.mark.parametrize(("evaluation", "critical", "queue", "expected"), GIVING_WAY)
-def test_evaluation_gives_way_to_what_others_wait_for(evaluation, critical, queue, expected):
-    story = Story(**({"queueName": queue} if queue else {})).after("prepare", "sft")
-    seen = [story.attempt("evaluate-0", evaluation), story.attempt("generate-1", critical)]
-    answer = story.see(*story.done("prepare", "sft"), *seen)
+@pytest.mark.parametrize(("evaluation", "critical", "queue", "expected"), YIELDING)
+def test_evaluation_yields_to_stages_that_others_wait_for(evaluation, critical, queue, expected):
+    scenario = Scenario(**({"queueName": queue} if queue else {})).after("prepare", "sft")
+    seen = [scenario.attempt("evaluate-0", evaluation), scenario.attempt("generate-1", critical)]
+    answer = scenario.observe(*scenario.done("prepare", "sft"), *seen)
     assert [action for action in answer.actions if not isinstance(action, Start)] == expected
 
 
-def test_an_evaluation_that_was_put_off_goes_on_at_the_end():
+def test_a_suspended_evaluation_resumes_at_the_end():
     stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1"]
-    story = Story().after(*stages)
-    answer = story.see(*story.done(*stages), story.attempt("evaluate-0", "suspended"))
-    assert told(answer) == [("Resume", "evaluate-0", 1), ("Start", "evaluate-1", 1)]
+    scenario = Scenario().after(*stages)
+    answer = scenario.observe(*scenario.done(*stages), scenario.attempt("evaluate-0", "suspended"))
+    assert actions(answer) == [("Resume", "evaluate-0", 1), ("Start", "evaluate-1", 1)]
 
 
 # ---- time
 
 
 def test_a_run_past_its_deadline_fails_and_stops():
-    story = Story(activeDeadlineSeconds=60).after()
-    running = story.attempt("prepare")
-    answer = story.see(running, seconds=59)
-    assert (told(answer), answer.wake_at) == ([], NOW + timedelta(seconds=60))
-    answer = story.see(running, seconds=1)
-    assert told(answer) == [("Stop", "prepare", 1)]
+    scenario = Scenario(activeDeadlineSeconds=60).after()
+    running = scenario.attempt("prepare")
+    answer = scenario.observe(running, seconds=59)
+    assert (actions(answer), answer.wake_at) == ([], NOW + timedelta(seconds=60))
+    answer = scenario.observe(running, seconds=1)
+    assert actions(answer) == [("Stop", "prepare", 1)]
     assert answer.status.phase == "Failed"
     assert next(c for c in answer.status.conditions if c.type == "Failed").reason == "DeadlineExceeded"
 
 
-def test_a_retry_after_the_deadline_has_the_whole_time_again():
-    story = Story(activeDeadlineSeconds=60).after()
-    assert story.see(seconds=60).status.phase == "Failed"
-    story.retry = "now"
-    answer = story.see(seconds=10)
-    assert (answer.status.phase, answer.status.started_at) == ("Running", story.now)
-    assert answer.wake_at == story.now + timedelta(seconds=60)
+def test_a_retry_after_the_deadline_gets_the_whole_time_again():
+    scenario = Scenario(activeDeadlineSeconds=60).after()
+    assert scenario.observe(seconds=60).status.phase == "Failed"
+    scenario.retry = "now"
+    answer = scenario.observe(seconds=10)
+    assert (answer.status.phase, answer.status.started_at) == ("Running", scenario.now)
+    assert answer.wake_at == scenario.now + timedelta(seconds=60)
 
 
-def test_more_iterations_on_a_finished_run_have_the_whole_time_again():
-    story = Story(activeDeadlineSeconds=60, iterations=0).after("prepare", "sft", "evaluate-0")
-    story.spec["iterations"] = 1
-    answer = story.see(seconds=1000)
-    assert (answer.status.phase, told(answer)) == ("Running", [("Start", "generate-1", 1)])
+def test_more_iterations_on_a_finished_run_get_the_whole_time_again():
+    scenario = Scenario(activeDeadlineSeconds=60, iterations=0).after("prepare", "sft", "evaluate-0")
+    scenario.spec["iterations"] = 1
+    answer = scenario.observe(seconds=1000)
+    assert (answer.status.phase, actions(answer)) == ("Running", [("Start", "generate-1", 1)])
 
 
 def test_a_finished_run_expires():
-    story = Story(iterations=0, ttlSecondsAfterFinished=60).after("prepare", "sft", "evaluate-0")
-    answer = story.see(seconds=59)
+    scenario = Scenario(iterations=0, ttlSecondsAfterFinished=60).after("prepare", "sft", "evaluate-0")
+    answer = scenario.observe(seconds=59)
     assert (answer.expired, answer.wake_at) == (False, NOW + timedelta(seconds=60))
-    assert story.see(seconds=1).expired
+    assert scenario.observe(seconds=1).expired
 
 
-def test_conditions_move_only_with_their_status():
-    story = Story().after()
-    before = {c.type: c.last_transition_time for c in story.previous.conditions}
-    story.see(story.attempt("prepare", "failed", failure=BROKEN), seconds=30)
-    moved = {c.type for c in story.previous.conditions if c.last_transition_time != before[c.type]}
+def test_the_transition_time_of_a_condition_changes_only_with_its_status():
+    scenario = Scenario().after()
+    before = {c.type: c.last_transition_time for c in scenario.previous.conditions}
+    scenario.observe(scenario.attempt("prepare", "failed", failure=BROKEN), seconds=30)
+    moved = {c.type for c in scenario.previous.conditions if c.last_transition_time != before[c.type]}
     assert moved == {"Progressing", "Failed"}
-    assert {c.last_transition_time for c in story.previous.conditions if c.type in moved} == {story.now}
+    assert {c.last_transition_time for c in scenario.previous.conditions if c.type in moved} == {scenario.now}
 
 
-def test_a_spec_that_cannot_be_read_starts_nothing_and_forgets_nothing():
-    story = Story().after("prepare")
-    answer = story.see(*story.done("prepare"), story.attempt("sft"), invalid="spec.iterations: must be a whole number")
+def test_an_invalid_spec_starts_nothing_and_keeps_the_state_of_stages():
+    scenario = Scenario().after("prepare")
+    answer = scenario.observe(
+        *scenario.done("prepare"), scenario.attempt("sft"), invalid="spec.iterations: must be a whole number"
+    )
     assert (answer.actions, answer.status.phase) == ((), "Failed")
     assert events(answer) == [("Failed", "spec.iterations: must be a whole number")]
     assert [c.type for c in answer.status.conditions] == ["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
-    assert told(story.see(*story.done("prepare"), story.attempt("sft"))) == []
-    assert story.previous.stage_by_id()["sft"].state == "Running"
+    assert actions(scenario.observe(*scenario.done("prepare"), scenario.attempt("sft"))) == []
+    assert scenario.previous.stage_by_id()["sft"].state == "Running"
 
 
 # ---- figures
@@ -632,16 +637,16 @@ def test_the_champion_has_the_best_figure(metric, figures, expected):
 def test_progress_names_the_stage_its_shards_and_rows():
     from evolution_operator.api.status import StageProgress
 
-    story = Story(generation={"shards": 4}).after("prepare", "sft")
+    scenario = Scenario(generation={"shards": 4}).after("prepare", "sft")
     progress = StageProgress(done=40, total=96, unit="rows")
-    running = story.attempt("generate-1", progress=progress, shards=4, shards_done=3)
-    status = story.see(*story.done("prepare", "sft"), running).status
+    running = scenario.attempt("generate-1", progress=progress, shards=4, shards_done=3)
+    status = scenario.observe(*scenario.done("prepare", "sft"), running).status
     assert (status.progress, status.stage) == ("2/7", "generate-1 3/4 shards 40/96 rows")
 
 
-def test_stages_stop_when_the_run_no_longer_wants_them():
-    story = Story().after()
-    assert told(story.see(replace(story.attempt("prepare"), stage="dpo-9"))) == [
+def test_stages_that_are_no_longer_in_the_run_are_stopped():
+    scenario = Scenario().after()
+    assert actions(scenario.observe(replace(scenario.attempt("prepare"), stage="dpo-9"))) == [
         ("Stop", "dpo-9", 1),
         ("Start", "prepare", 1),
     ]

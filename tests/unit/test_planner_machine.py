@@ -1,4 +1,4 @@
-"""The planner against a world that does its worst: Jobs that fail, vanish and lag, lost writes, and a user who edits."""
+"""Random histories of the planner: Jobs that fail, vanish and appear late, lost writes, and a user who edits the spec."""
 
 import copy
 import dataclasses
@@ -25,22 +25,22 @@ SPEC = minimal_spec(seed_uri="file:///data/esconv.jsonl", iterations=1, retry={"
 
 @dataclasses.dataclass
 class Job:
-    """An attempt as it really is, beside what is seen of it."""
+    """An attempt, and whether the planner sees it."""
 
     attempt: Attempt
     start: Start
     visible: bool = False
     """False while the list that the planner is given lags behind."""
     stopping: bool = False
-    """Asked to end, and not yet gone."""
+    """Asked to stop, and not yet gone."""
 
 
 class World:
-    """Jobs and a store. It carries out actions and checks each against what really is."""
+    """Jobs and a store. It carries out actions and checks each against the real state."""
 
     def __init__(self, restarts, now):
         self.restarts = restarts
-        """Whether the hand forgets all but the store (the local driver), or remembers the status (the controller)."""
+        """Whether a restart loses everything but the store (the local driver), or keeps the status (the controller)."""
         self.now = now
         self.spec = copy.deepcopy(SPEC)
         self.generation = 1
@@ -49,9 +49,9 @@ class World:
         self.jobs: list[Job] = []
         self.store: dict[str, Published] = {}
         self.contents: dict[str, dict[str, str]] = {}
-        """What prepare's manifests in the store say, by key."""
+        """Contents in prepare's manifests in the store, by key."""
         self.ended: set[tuple[str, str, str]] = set()
-        """Attempts that have failed, or were told to stop and that is remembered: none of them may start again."""
+        """Attempts that have failed, or were stopped in a saved status. None of them may start again."""
         self.previous = None
 
     def run(self):
@@ -77,7 +77,7 @@ class World:
                 for job in self.jobs:
                     if (job.attempt.stage, job.attempt.number, job.attempt.key) == (spec.stage, number, spec.key):
                         return
-                assert (spec.stage, spec.key, spec.attempt) not in self.ended, "an attempt is used again"
+                assert (spec.stage, spec.key, spec.attempt) not in self.ended, "an attempt starts again"
                 attempt = Attempt(spec.stage, number, spec.key, "queued", name=f"{spec.stage}-{number}")
                 self.jobs.append(Job(attempt, action))
             case Stop(stage=stage, number=number):
@@ -90,7 +90,7 @@ class World:
                 for job in self.named(stage, number):
                     job.attempt = dataclasses.replace(job.attempt, state="queued")
 
-    def remember(self, status):
+    def save_status(self, status):
         self.previous = status
         self.ended |= {
             (job.attempt.stage, job.attempt.key, job.start.spec.attempt) for job in self.jobs if job.stopping
@@ -135,8 +135,8 @@ class World:
         self.ended.add((job.attempt.stage, job.attempt.key, job.start.spec.attempt))
         job.attempt = dataclasses.replace(job.attempt, state="failed", failure=failure, finished_at=self.now)
 
-    def unseen_complaint(self, stage):
-        """Whether the stage's result was withdrawn by an attempt that the planner is not yet shown."""
+    def unseen_corruption(self, stage):
+        """Whether the stage's result was withdrawn by an attempt that the planner does not see yet."""
         return any(
             not job.visible and job.attempt.failure and job.attempt.failure.corrupt == stage for job in self.jobs
         )
@@ -147,21 +147,21 @@ class World:
 
 
 def check(world, observed, answer):
-    """What holds of every answer, whatever has happened before."""
+    """Invariants of every answer of the planner."""
     status, actions = answer.status, answer.actions
     starts = [action for action in actions if isinstance(action, Start)]
     for start in starts:
-        assert start.spec.key not in observed.published, "what is published is not made again"
+        assert start.spec.key not in observed.published, "a published stage starts again"
         assert status.phase == "Running"
         stages = status.stage_by_id()
         for source in start.spec.inputs.values():
-            assert source.key in world.store or world.unseen_complaint(source.stage), (
+            assert source.key in world.store or world.unseen_corruption(source.stage), (
                 f"{start.spec.stage} starts before {source.stage} is published"
             )
             assert stages[source.stage].state == "Succeeded"
     named = [(action.stage, action.number) for action in actions if not isinstance(action, Start)]
     named += [(start.spec.stage, start.number) for start in starts]
-    assert len(named) == len(set(named)), "one attempt is told two things"
+    assert len(named) == len(set(named)), "two actions on one attempt"
     check_evaluation_yields(world, observed, answer)
     times = [stage.next_attempt_at for stage in status.stages if stage.state == "Backoff"]
     assert all(time > world.now for time in times)
@@ -196,7 +196,7 @@ def check_evaluation_yields(world, observed, answer):
 
 
 def check_fixed_point(world, observed, answer):
-    """The same world seen twice: nothing new is said, and nothing new is started once what was started is seen."""
+    """Planning again on the same observation records nothing new. Once started attempts are visible, nothing new starts."""
     again = plan(world.run(), dataclasses.replace(observed, previous=answer.status), world.now)
     assert again.status == answer.status
     assert again.events == ()
@@ -211,13 +211,13 @@ class Planning(RuleBasedStateMachine):
     def begin(self, restarts):
         self.world = World(restarts, datetime(2026, 1, 1, tzinfo=UTC))
         self.unsaved = False
-        self.told = set()
+        self.reported = set()
 
     def pick(self, index, *states):
         jobs = [job for job in self.world.jobs if job.attempt.state in states]
         return jobs[index % len(jobs)] if jobs else None
 
-    # ---- the hand
+    # ---- the executor
 
     def answer(self):
         world = self.world
@@ -239,36 +239,36 @@ class Planning(RuleBasedStateMachine):
     def carry_out(self, answer):
         for action in answer.actions:
             self.world.apply(action)
-        # What is not seen cannot be told to stop; all else lives once.
+        # An attempt that is not visible cannot be stopped. All others live once.
         live = [j.attempt.stage for j in self.world.jobs if j.attempt.state in ACTIVE and j.visible and not j.stopping]
         assert len(live) == len(set(live)), "two live attempts at one stage"
-        self.tell(answer)
+        self.save(answer)
 
-    def tell(self, answer):
-        """The status is written, and so its events are sent."""
+    def save(self, answer):
+        """Write the status, and record its events."""
         stages = answer.status.stage_by_id()
         for event in answer.events:
             if event.reason in ("StageRetrying", "StageFailed"):
                 stage = stages[event.message.partition(":")[0].partition(" ")[0]]
-                said = (self.world.life, stage.id, stage.key, stage.settled)
-                assert said not in self.told, "a failure is told twice"
-                self.told.add(said)
-        self.world.remember(answer.status)
+                failure = (self.world.life, stage.id, stage.key, stage.settled)
+                assert failure not in self.reported, "a failure is reported twice"
+                self.reported.add(failure)
+        self.world.save_status(answer.status)
         self.unsaved = False
 
     @rule(count=st.integers(0, 3))
-    def reconcile_and_crash_amid_the_actions(self, count):
-        """The status is written first here; what was not done must be done later."""
+    def reconcile_and_crash_during_the_actions(self, count):
+        """The status is written first here. The remaining actions must follow later."""
         if self.unsaved:
             self.see()
         answer = self.answer()
         for action in answer.actions[:count]:
             self.world.apply(action)
-        self.tell(answer)
+        self.save(answer)
 
     @rule()
     def reconcile_and_lose_the_status(self):
-        """The actions are carried out first here; the write that would remember them fails."""
+        """The actions are carried out first here. The write of the status fails."""
         if self.unsaved:
             self.see()
         for action in self.answer().actions:
@@ -290,7 +290,7 @@ class Planning(RuleBasedStateMachine):
 
     @rule()
     def work(self):
-        """All is well for a while, so that the run gets somewhere."""
+        """No faults for a while, so that the run makes progress."""
         self.see()
         self.reconcile()
         self.see()
@@ -372,10 +372,10 @@ class Planning(RuleBasedStateMachine):
     def wait(self, seconds):
         self.world.now += timedelta(seconds=seconds)
 
-    # ---- what must come of it
+    # ---- the end
 
     def teardown(self):
-        """From wherever it is, a run in a world that does no more harm ends Complete, and stays so."""
+        """Without further faults, the run ends Complete from any state, and stays so."""
         if not hasattr(self, "world"):
             return
         world = self.world

@@ -1,4 +1,4 @@
-"""A terminal in memory (pyte) at the other end of a real pseudo-terminal, and what a program leaves on it."""
+"""A terminal in memory (pyte) at the other end of a real pseudo-terminal, and the lines of a program on it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RESIZED = re.compile(rb"\x1b\[8;(\d+);(\d+)t")
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is on a terminal, and above it, once a program has ended."""
+class FinalScreen:
+    """The terminal once a program has ended, with the lines that were scrolled out."""
 
     code: int
     lines: list[str]
@@ -32,7 +32,7 @@ class Left:
 
 def run_on_terminal(
     script: str, columns: int = 110, lines: int = 30, environment: Mapping[str, str] | None = None
-) -> Left:
+) -> FinalScreen:
     """Run a Python program on a terminal of that size, to its end."""
     screen = pyte.HistoryScreen(columns, lines, history=10_000)
     stream = pyte.ByteStream(screen)
@@ -62,7 +62,7 @@ def run_on_terminal(
     shown = [line.rstrip() for line in [*above, *screen.display]]
     while shown and not shown[-1]:
         shown.pop()
-    return Left(process.wait(timeout=60), shown, screen.cursor.hidden)
+    return FinalScreen(process.wait(timeout=60), shown, screen.cursor.hidden)
 
 
 def _all_of(descriptor: int) -> bytes:
@@ -70,7 +70,7 @@ def _all_of(descriptor: int) -> bytes:
     while True:
         try:
             more = os.read(descriptor, 65536)
-        except OSError:  # Linux says EIO once nobody has the other end open
+        except OSError:  # Linux returns EIO once the other end is closed
             return data
         if not more:
             return data

@@ -1,4 +1,4 @@
-"""The closing page of a run, after what was told on the way."""
+"""The closing page of a run, and the lines printed before it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ WHY = "data.seed: nothing is left of 12 dialogues; take longer ones"
 
 
 def failed(directory: Path) -> tuple[str, str, dict[str, object]]:
-    """What was told on the way, the closing page and the summary of a run whose prepare fails."""
-    driven, told, closing = Driven(directory), io.StringIO(), io.StringIO()
-    with Display(Console(file=told, width=10_000)) as display:
+    """The lines printed during a run that fails in prepare, its closing page and its summary."""
+    driven, printed, closing = Driven(directory), io.StringIO(), io.StringIO()
+    with Display(Console(file=printed, width=10_000)) as display:
         driven.driver.step(display.watch)
         driven.process("prepare").work(raising(PermanentError("DataEmpty", WHY)))
         status = driven.driver.step(display.watch)
     summary = summarise(driven.run, status, driven.store, 12.0)
     print_closing(Console(file=closing, width=10_000), summary, Path("run.yaml"))
-    return told.getvalue(), closing.getvalue(), summary
+    return printed.getvalue(), closing.getvalue(), summary
 
 
-def test_a_failure_is_told_once_in_full_where_the_user_looks_last(tmp_path: Path) -> None:
-    told, closing, _ = failed(tmp_path)
-    assert (told + closing).count(WHY) == 1
+def test_a_failure_is_shown_in_full_once_at_the_end(tmp_path: Path) -> None:
+    printed, closing, _ = failed(tmp_path)
+    assert (printed + closing).count(WHY) == 1
     assert closing.splitlines()[-1] == f"stage prepare: DataEmpty: {WHY}"
-    assert [line.split(maxsplit=2)[2] for line in told.splitlines()[-2:]] == [
+    assert [line.split(maxsplit=2)[2] for line in printed.splitlines()[-2:]] == [
         "StageFailed     prepare: DataEmpty",
         "Failed          StageFailed; 0/7 stages finished",
     ]
 
 
-def test_the_document_says_all_of_it(tmp_path: Path) -> None:
+def test_the_summary_has_the_whole_message(tmp_path: Path) -> None:
     _, _, summary = failed(tmp_path)
     assert summary["message"] == f"stage prepare: DataEmpty: {WHY}"
     assert isinstance(summary["stages"], list)

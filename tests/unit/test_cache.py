@@ -1,4 +1,4 @@
-"""The cache forgets nothing that is there, keeps nothing that is gone, and never goes back in time."""
+"""The cache keeps every object that exists, drops deleted ones, and never goes back to an older version."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_late_event_does_not_undo_what_was_written() -> None:
     assert seen["metadata"]["resourceVersion"] == "9"
 
 
-def test_what_is_deleted_does_not_come_back_by_a_late_list() -> None:
+def test_a_deleted_job_does_not_come_back_with_a_late_list() -> None:
     cache = Cache()
     cache.put_job(job(5))
     cache.drop_job(job(8))
@@ -72,12 +72,12 @@ def test_what_is_deleted_does_not_come_back_by_a_late_list() -> None:
 def test_a_job_that_lost_its_label_comes_back_with_it() -> None:
     cache = Cache()
     cache.put_job(job(5))
-    cache.drop_job(job(8))  # how a watch by label tells of it
+    cache.drop_job(job(8))  # a watch by label reports a lost label as a deletion
     cache.put_job(job(9))
     assert versions(cache) == [9]
 
 
-def test_a_listing_shows_what_a_broken_watch_has_lost() -> None:
+def test_a_listing_repairs_what_a_broken_watch_has_missed() -> None:
     cache = Cache()
     cache.put_job(job(5, uid="ghost"))
     cache.put_job(job(6, uid="kept"))
@@ -86,7 +86,7 @@ def test_a_listing_shows_what_a_broken_watch_has_lost() -> None:
     assert {view.meta.uid for view in cache.seen(KEY).jobs} == {"kept", "younger"}
 
 
-def test_what_a_deleted_pod_left_is_kept_as_long_as_its_job() -> None:
+def test_the_last_state_of_a_deleted_pod_is_kept_as_long_as_its_job() -> None:
     cache = Cache()
     body = job(5)
     cache.put_job(body)
@@ -111,7 +111,7 @@ def test_a_pod_that_outlives_its_job_is_seen_until_it_is_gone() -> None:
     assert cache.seen(KEY).pods == ()
 
 
-def test_a_listing_buries_pods_that_went_unseen() -> None:
+def test_a_listing_marks_pods_that_are_not_in_it_as_gone() -> None:
     cache = Cache()
     body = job(5)
     cache.put_job(body)
@@ -121,7 +121,7 @@ def test_a_listing_buries_pods_that_went_unseen() -> None:
     assert (pod.gone, pod.alive) == (True, False)
 
 
-def test_a_run_of_the_same_name_is_another() -> None:
+def test_a_run_created_again_under_the_same_name_is_another_run() -> None:
     cache = Cache()
     cache.put_run(run(5))
     cache.put_run(run(9, uid="second"))
@@ -134,7 +134,7 @@ def test_a_run_of_the_same_name_is_another() -> None:
     assert cache.runs() == {}
 
 
-def test_only_what_decides_is_kept() -> None:
+def test_fields_that_decide_nothing_are_dropped() -> None:
     cache = Cache()
     cache.put_run(run(5, managedFields=[{"manager": "kubectl"}]))
     seen = cache.seen(KEY).run

@@ -10,23 +10,23 @@ TRUE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Machine:
-    """A machine whose clock is ahead by some seconds, and an API server that answers it."""
+    """A machine with a clock that is ahead by some seconds, and the API server's responses to it."""
 
     def __init__(self, ahead):
         self.true, self.ahead = TRUE, ahead
         self.clock = ServerClock(lambda: self.true + timedelta(seconds=self.ahead))
 
-    def hear(self, delay=0.0):
+    def receive(self, delay=0.0):
         date = format_datetime(self.true.replace(microsecond=0), usegmt=True)
         self.true += timedelta(seconds=delay)
         self.clock.set_from(date)
 
 
 @given(ahead=st.floats(-1e6, 1e6), fraction=st.integers(0, 999_999), delay=st.floats(0, 3))
-def test_after_one_answer_it_tells_the_api_servers_time(ahead, fraction, delay):
+def test_after_one_response_it_has_the_api_servers_time(ahead, fraction, delay):
     machine = Machine(ahead)
     machine.true += timedelta(microseconds=fraction)
-    machine.hear(delay)
+    machine.receive(delay)
     assert abs(machine.clock.now() - machine.true) <= TOLERANCE
 
 
@@ -34,26 +34,26 @@ def test_after_one_answer_it_tells_the_api_servers_time(ahead, fraction, delay):
 def test_clocks_that_agree_are_left_alone(delays):
     machine = Machine(0.3)
     for delay in delays:
-        machine.hear(delay)
+        machine.receive(delay)
         machine.true += timedelta(seconds=0.4)
     assert machine.clock.ahead == 0
     assert machine.clock.now() == (machine.true + timedelta(seconds=0.3)).replace(microsecond=0)
 
 
-def test_a_difference_is_said_once_and_followed_when_it_goes(caplog):
+def test_a_difference_is_logged_once_and_its_end_is_noticed(caplog):
     machine = Machine(3600)
-    machine.hear()
-    machine.hear()
+    machine.receive()
+    machine.receive()
     assert machine.clock.ahead == 3600
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["ahead by 3600 s"]
     machine.ahead = 0
-    machine.hear()
+    machine.receive()
     assert machine.clock.ahead == 0
     assert machine.clock.now() == TRUE
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "Sun, 99 Mar 2026 12:00:00 GMT", "Sun, 01 Mar 2026 12:00:00"])
-def test_what_is_no_date_tells_nothing(date):
+def test_an_invalid_date_is_ignored(date):
     machine = Machine(3600)
     machine.clock.set_from(date)
     assert machine.clock.ahead == 0

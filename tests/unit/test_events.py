@@ -17,12 +17,12 @@ PATIENCE = 20.0
 
 
 class Cluster:
-    """Takes events once it is let."""
+    """Accepts events once `open` is set."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
         self.entered = threading.Event()
-        self.told: list[str] = []
+        self.sent: list[str] = []
         self.answer: Exception | None = None
 
     def create_event(self, event: dict[str, Any]) -> None:
@@ -30,49 +30,49 @@ class Cluster:
         assert self.open.wait(PATIENCE)
         if self.answer is not None:
             raise self.answer
-        self.told.append(event["message"])
+        self.sent.append(event["message"])
 
 
-def sender(cluster: Cluster, lost: list[str], limit: int = 100) -> EventRecorder:
+def new_recorder(cluster: Cluster, lost: list[str], limit: int = 100) -> EventRecorder:
     return EventRecorder(cluster, lost.append, limit)  # type: ignore[arg-type]
 
 
-def news(*messages: str) -> list[Event]:
+def events(*messages: str) -> list[Event]:
     return [Event("Normal", "StageSucceeded", message) for message in messages]
 
 
-def test_who_tells_does_not_wait_and_the_end_does() -> None:
+def test_recording_does_not_wait_and_stopping_does() -> None:
     cluster, lost = Cluster(), []
-    events = sender(cluster, lost)
-    events.start()
-    events.record(RUN, news("a", "b"), NOW)
+    recorder = new_recorder(cluster, lost)
+    recorder.start()
+    recorder.record(RUN, events("a", "b"), NOW)
     assert cluster.entered.wait(PATIENCE)
-    # Nothing is sent yet, and more may be told.
-    events.record(RUN, news("c"), NOW)
-    assert cluster.told == []
+    # Nothing is sent yet, and more may be recorded.
+    recorder.record(RUN, events("c"), NOW)
+    assert cluster.sent == []
     cluster.open.set()
-    events.stop(PATIENCE)
-    assert (cluster.told, lost) == (["a", "b", "c"], [])
+    recorder.stop(PATIENCE)
+    assert (cluster.sent, lost) == (["a", "b", "c"], [])
 
 
-def test_what_does_not_find_room_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_beyond_the_limit_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     cluster, lost = Cluster(), []
-    events = sender(cluster, lost, limit=2)
-    events.record(RUN, news("a", "b", "c"), NOW)
+    recorder = new_recorder(cluster, lost, limit=2)
+    recorder.record(RUN, events("a", "b", "c"), NOW)
     assert lost == ["QueueFull"]
     assert "was not sent" in caplog.text
     cluster.open.set()
-    events.send_waiting()
-    assert cluster.told == ["a", "b"]
+    recorder.send_waiting()
+    assert cluster.sent == ["a", "b"]
 
 
-def test_what_is_left_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_that_are_unsent_at_the_end_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     cluster, lost = Cluster(), []
-    events = sender(cluster, lost)
-    events.start()
-    events.record(RUN, news("a", "b", "c"), NOW)
+    recorder = new_recorder(cluster, lost)
+    recorder.start()
+    recorder.record(RUN, events("a", "b", "c"), NOW)
     assert cluster.entered.wait(PATIENCE)
-    events.stop(0.0)
+    recorder.stop(0.0)
     cluster.open.set()
     assert lost == ["Stopped", "Stopped"]
     assert "2 events were not sent" in caplog.text
@@ -86,39 +86,41 @@ def test_what_is_left_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) ->
         (KeyError("x"), ["KeyError"]),
     ],
 )
-def test_what_fails_is_counted_and_keeps_nothing_back(answer: Exception, counted: list[str]) -> None:
+def test_an_event_that_cannot_be_sent_is_counted_and_does_not_stop_the_next(
+    answer: Exception, counted: list[str]
+) -> None:
     cluster, lost = Cluster(), []
     cluster.answer = answer
     cluster.open.set()
-    events = sender(cluster, lost)
-    events.start()
-    events.record(RUN, news("a"), NOW)
-    events.stop(PATIENCE)
+    recorder = new_recorder(cluster, lost)
+    recorder.start()
+    recorder.record(RUN, events("a"), NOW)
+    recorder.stop(PATIENCE)
     assert lost == counted
-    later = sender(cluster, lost)
+    later = new_recorder(cluster, lost)
     cluster.answer = None
     later.start()
-    later.record(RUN, news("b"), NOW)
+    later.record(RUN, events("b"), NOW)
     later.stop(PATIENCE)
-    assert cluster.told == ["b"]
+    assert cluster.sent == ["b"]
 
 
-def test_stages_that_start_are_told_with_the_end_that_lets_them_start() -> None:
+def test_started_stages_are_named_in_the_event_that_let_them_start() -> None:
     events = [
         Event("Normal", "StageSucceeded", "sft finished in 12 s"),
         Event("Normal", "StageStarted", "generate-1"),
         Event("Normal", "StageStarted", "evaluate-0"),
     ]
-    (told,) = joined(events)
-    assert (told.reason, told.message) == ("StageSucceeded", "sft finished in 12 s; started: generate-1, evaluate-0")
+    (event,) = joined(events)
+    assert (event.reason, event.message) == ("StageSucceeded", "sft finished in 12 s; started: generate-1, evaluate-0")
 
 
-def test_a_stage_that_starts_by_itself_is_told_by_itself() -> None:
-    """After a pause, say."""
+def test_a_stage_that_starts_on_its_own_has_its_own_event() -> None:
+    """After a pause, for example."""
     events = (Event("Normal", "StageStarted", "sft (attempt 2)"),)
     assert joined(events) == events
 
 
-def test_what_does_not_start_anything_is_told_as_it_is() -> None:
+def test_events_that_start_nothing_are_not_changed() -> None:
     events = (Event("Warning", "StageFailed", "sft: x: y"), Event("Warning", "Failed", "stage sft: x: y"))
     assert joined(events) == events

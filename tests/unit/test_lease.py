@@ -1,4 +1,4 @@
-"""The election on a clock of its own: at no moment do two candidates lead, whatever happens to their calls."""
+"""The election with a simulated clock: two candidates never lead at once, whatever happens to their calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DURATION, TIMEOUT = 10.0, 4.0
 
 
 class Leases:
-    """An API server that holds one Lease, and can be away for one candidate."""
+    """An API server that holds one Lease."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
@@ -44,8 +44,8 @@ class Leases:
         return copy.deepcopy(self.lease or {})
 
 
-class Line:
-    """One candidate's line to the API server."""
+class Connection:
+    """One candidate's connection to the API server. It can fail before or after a call."""
 
     def __init__(self, leases: Leases) -> None:
         self.leases = leases
@@ -53,10 +53,10 @@ class Line:
 
     def call(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
         if self.broken == "before":
-            raise UnreachableError("no line")
+            raise UnreachableError("no connection")
         answer = self.leases.call(method, *arguments, **named)
         if self.broken == "after":
-            raise UnreachableError("the answer was lost")
+            raise UnreachableError("the response was lost")
         return answer
 
 
@@ -64,12 +64,12 @@ class World:
     def __init__(self, candidates: int) -> None:
         self.now = 100.0
         self.leases = Leases()
-        self.lines = [Line(self.leases) for _ in range(candidates)]
-        self.candidates = [self.candidate(line, n) for n, line in enumerate(self.lines)]
+        self.connections = [Connection(self.leases) for _ in range(candidates)]
+        self.candidates = [self.candidate(connection, n) for n, connection in enumerate(self.connections)]
 
-    def candidate(self, line: Line, number: int) -> Election:
+    def candidate(self, connection: Connection, number: int) -> Election:
         return Election(
-            line,  # type: ignore[arg-type]
+            connection,  # type: ignore[arg-type]
             "system",
             "operator",
             f"pod-{number}",
@@ -90,7 +90,7 @@ def test_the_first_leads_and_the_second_stands_by() -> None:
     assert world.leaders() == [0]
 
 
-def test_a_lease_that_is_not_renewed_is_taken_over_within_its_duration_and_one_look() -> None:
+def test_a_lease_that_is_not_renewed_is_taken_over_within_its_duration_and_one_campaign() -> None:
     world = World(2)
     for candidate in world.candidates:
         candidate.campaign()
@@ -111,27 +111,27 @@ def test_renewal_is_one_call() -> None:
     assert world.leases.calls == ["PUT"]
 
 
-def test_a_leader_that_reaches_nobody_stops_writing_before_another_may_lead() -> None:
+def test_a_leader_that_cannot_reach_the_api_server_stops_before_another_may_lead() -> None:
     world = World(2)
     for candidate in world.candidates:
         candidate.campaign()
-    world.lines[0].broken = "before"
+    world.connections[0].broken = "before"
     world.now += DURATION - TIMEOUT
     with pytest.raises(UnreachableError):
         world.candidates[0].campaign()
     assert world.leaders() == []
 
 
-def test_a_process_started_anew_in_its_pod_is_not_taken_for_the_one_before() -> None:
+def test_a_restarted_process_does_not_inherit_the_lease_of_the_one_before() -> None:
     world = World(1)
     world.candidates[0].campaign()
-    again = world.candidate(world.lines[0], 0)
+    again = world.candidate(world.connections[0], 0)
     again.campaign()
     assert not again.leads()
 
 
 class Elections(RuleBasedStateMachine):
-    """Candidates that campaign, lose their lines, lose answers and start anew, while time passes."""
+    """Candidates that campaign, lose their connections or responses, and restart, while time passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class Elections(RuleBasedStateMachine):
         try:
             self.world.candidates[number].campaign()
         except UnreachableError:
-            assert self.world.lines[number].broken
+            assert self.world.connections[number].broken
 
     @rule(number=st.integers(0, 2), how=st.sampled_from(["", "before", "after"]))
-    def line(self, number: int, how: str) -> None:
-        self.world.lines[number].broken = how
+    def connection(self, number: int, how: str) -> None:
+        self.world.connections[number].broken = how
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 5.0, 9.5, 10.5]))
     def wait(self, seconds: float) -> None:
@@ -154,7 +154,7 @@ class Elections(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2))
     def restart(self, number: int) -> None:
-        self.world.candidates[number] = self.world.candidate(self.world.lines[number], number)
+        self.world.candidates[number] = self.world.candidate(self.world.connections[number], number)
 
     @invariant()
     def at_most_one_leads(self) -> None:

@@ -1,4 +1,4 @@
-"""One history, told by Jobs and Pods and told by attempts: the planner decides the same of both."""
+"""The planner makes the same plans from a history of Jobs and Pods as from the same history of attempts."""
 
 from __future__ import annotations
 
@@ -25,79 +25,79 @@ CONTENTS = {name: name * 4 for name in ("model", "train", "validation", "context
 BEGAN, OVER = datetime.fromisoformat(STARTED), datetime.fromisoformat(ENDED)
 
 
-def report(stage: str) -> dict[str, Any]:
-    words: dict[str, Any] = {"reason": "Completed", "seconds": 9.0, "digest": "d" * 64}
+def report_of(stage: str) -> dict[str, Any]:
+    report: dict[str, Any] = {"reason": "Completed", "seconds": 9.0, "digest": "d" * 64}
     if stage == "prepare":
-        words["contents"] = CONTENTS
+        report["contents"] = CONTENTS
     if stage.startswith("evaluate"):
-        words["metrics"] = {"distinct2": 0.5}
-    return words
+        report["metrics"] = {"distinct2": 0.5}
+    return report
 
 
 @dataclass
-class Told:
-    """An attempt and what has become of it."""
+class Entry:
+    """An attempt and its state."""
 
     start: Start
-    what: str = "running"
-    words: dict[str, Any] = field(default_factory=dict)
+    state: str = "running"
+    report: dict[str, Any] = field(default_factory=dict)
     code: int = 0
 
 
 class Cluster:
-    """Tells of attempts by Jobs and Pods."""
+    """Observes attempts through Jobs and Pods, as the controller does."""
 
-    def observed(self, spec: EvolutionRunSpec, told: list[Told]) -> tuple[Attempt, ...]:
+    def observed(self, spec: EvolutionRunSpec, entries: list[Entry]) -> tuple[Attempt, ...]:
         jobs, pods = [], []
-        for entry in told:
-            start, ended = entry.start, {"succeeded": ("Complete",), "failed": ("Failed",)}.get(entry.what, ())
-            done = start.shards if entry.what == "succeeded" else 0
-            job = job_object(spec, start, *ended, succeeded=done, suspend=entry.what == "suspended")
+        for entry in entries:
+            start, ended = entry.start, {"succeeded": ("Complete",), "failed": ("Failed",)}.get(entry.state, ())
+            done = start.shards if entry.state == "succeeded" else 0
+            job = job_object(spec, start, *ended, succeeded=done, suspend=entry.state == "suspended")
             jobs.append(job_view(job))
             for shard in range(start.shards):
                 settings: dict[str, Any] = {"name": f"pod-{shard}"}
-                if entry.what == "succeeded":
+                if entry.state == "succeeded":
                     last = shard == start.shards - 1
-                    words = entry.words if last else {"reason": "ShardCompleted"}
-                    settings |= {"phase": "Succeeded", "code": 0, "message": words}
-                elif entry.what == "failed":
-                    settings |= {"phase": "Failed", "code": entry.code, "message": entry.words}
-                elif entry.what == "queued":
+                    report = entry.report if last else {"reason": "ShardCompleted"}
+                    settings |= {"phase": "Succeeded", "code": 0, "message": report}
+                elif entry.state == "failed":
+                    settings |= {"phase": "Failed", "code": entry.code, "message": entry.report}
+                elif entry.state == "queued":
                     settings |= {"phase": "Pending", "unschedulable": "0/1 nodes"}
-                elif entry.what == "suspended":
+                elif entry.state == "suspended":
                     settings |= {"phase": "Failed", "code": 143}
                 pods.append(pod_view(pod_object(job, **settings)))
         return observe(OWNER, [job.with_pods(pods) for job in jobs], {}, {}, {})
 
 
 class Driver:
-    """Tells of attempts as a hand does that runs them itself."""
+    """Observes attempts directly, as the local driver does."""
 
     KINDS = {65: "permanent", 75: "transient", 143: "disruption"}
 
-    def observed(self, spec: EvolutionRunSpec, told: list[Told]) -> tuple[Attempt, ...]:
-        return tuple(self._attempt(spec, entry) for entry in told)
+    def observed(self, spec: EvolutionRunSpec, entries: list[Entry]) -> tuple[Attempt, ...]:
+        return tuple(self._attempt(spec, entry) for entry in entries)
 
-    def _attempt(self, spec: EvolutionRunSpec, entry: Told) -> Attempt:
+    def _attempt(self, spec: EvolutionRunSpec, entry: Entry) -> Attempt:
         start = entry.start
         shards = start.shards
         failure = None
-        if entry.what == "failed":
-            failure = Failure(self.KINDS[entry.code], entry.words["reason"], entry.words["message"])  # type: ignore[arg-type]
+        if entry.state == "failed":
+            failure = Failure(self.KINDS[entry.code], entry.report["reason"], entry.report["message"])  # type: ignore[arg-type]
         return Attempt(
             stage=start.spec.stage,
             number=start.number,
             key=start.spec.key,
-            state=entry.what,  # type: ignore[arg-type]
+            state=entry.state,  # type: ignore[arg-type]
             name=job_object(spec, start)["metadata"]["name"],
             started_at=BEGAN,
-            finished_at=OVER if entry.what in ("succeeded", "failed") else None,
+            finished_at=OVER if entry.state in ("succeeded", "failed") else None,
             failure=failure,
-            report=Report.model_validate_json(json.dumps(entry.words)) if entry.what == "succeeded" else None,
+            report=Report.model_validate_json(json.dumps(entry.report)) if entry.state == "succeeded" else None,
             shards=shards,
-            shards_done=shards if entry.what == "succeeded" else 0,
+            shards_done=shards if entry.state == "succeeded" else 0,
             note=("Unschedulable", f"{shards} of {shards} Pods find no node: 0/1 nodes")
-            if entry.what == "queued"
+            if entry.state == "queued"
             else None,
         )
 
@@ -128,10 +128,10 @@ HISTORY: list[dict[str, Any]] = [
 ]
 
 
-def live(hand: Cluster | Driver) -> list[Plan]:
-    """The plans of one hand over the whole history."""
+def plans_of(executor: Cluster | Driver) -> list[Plan]:
+    """The plans of one executor over the whole history."""
     document, retry, now = dict(DOCUMENT), None, datetime(2026, 1, 1, tzinfo=UTC)
-    told: list[Told] = []
+    entries: list[Entry] = []
     previous: RunStatus | None = None
     plans = []
     for moment in HISTORY:
@@ -141,42 +141,44 @@ def live(hand: Cluster | Driver) -> list[Plan]:
         for name, value in moment.items():
             if not isinstance(value, tuple):
                 continue
-            what, code = value
-            (entry,) = [entry for entry in told if entry.start.spec.stage == name and entry.what not in ("failed",)]
-            if what == "vanished":
-                told.remove(entry)
+            state, code = value
+            (entry,) = [entry for entry in entries if entry.start.spec.stage == name and entry.state not in ("failed",)]
+            if state == "vanished":
+                entries.remove(entry)
                 continue
-            entry.what, entry.code = what, code
-            entry.words = report(name) if what == "succeeded" else {"reason": "Told", "message": f"{name} said so"}
+            entry.state, entry.code = state, code
+            entry.report = (
+                report_of(name) if state == "succeeded" else {"reason": "Reported", "message": f"a message of {name}"}
+            )
         spec = EvolutionRunSpec.model_validate(document)
         run = Run(RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid), spec, 1, OWNER.uid, {}, retry)
         for _ in range(10):
-            decided = plan(run, Observed(hand.observed(spec, told), previous=previous), now)
+            decided = plan(run, Observed(executor.observed(spec, entries), previous=previous), now)
             plans.append(decided)
             previous = decided.status
             for action in decided.actions:
-                carry_out(action, told)
+                carry_out(action, entries)
             if not decided.actions:
                 break
     return plans
 
 
-def carry_out(action: object, told: list[Told]) -> None:
-    """As both hands do, at once."""
+def carry_out(action: object, entries: list[Entry]) -> None:
+    """Carry out an action at once, as both executors do."""
     if isinstance(action, Start):
-        told.append(Told(action))
+        entries.append(Entry(action))
         return
     assert isinstance(action, Stop | Suspend | Resume)
-    for entry in list(told):
+    for entry in list(entries):
         if (entry.start.spec.stage, entry.start.number) == (action.stage, action.number):
             if isinstance(action, Stop):
-                told.remove(entry)
+                entries.remove(entry)
             else:
-                entry.what = "suspended" if isinstance(action, Suspend) else "running"
+                entry.state = "suspended" if isinstance(action, Suspend) else "running"
 
 
-def test_both_hands_get_the_same_plans() -> None:
-    cluster, driver = live(Cluster()), live(Driver())
+def test_both_executors_get_the_same_plans() -> None:
+    cluster, driver = plans_of(Cluster()), plans_of(Driver())
     for here, there in zip(cluster, driver, strict=True):
         assert here == there
     final = cluster[-1]

@@ -1,4 +1,4 @@
-"""Each run at most once at a time, bursts once, failures ever more seldom. No test here waits for time to pass."""
+"""One pass over a run at a time, one for a burst, and growing pauses after failures. No test waits for time to pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def started() -> Iterator[Callable[..., WorkQueue]]:
         queue.stop(PATIENCE)
 
 
-def test_nothing_is_worked_on_before_it_is_resumed(started: Callable[..., WorkQueue]) -> None:
+def test_no_pass_begins_before_the_queue_is_resumed(started: Callable[..., WorkQueue]) -> None:
     seen: list[RunKey] = []
     both = threading.Event()
 
@@ -51,10 +51,10 @@ def test_nothing_is_worked_on_before_it_is_resumed(started: Callable[..., WorkQu
     assert set(seen) == {A, B}
 
 
-def test_a_run_is_worked_on_by_one_thread_at_a_time_and_once_more_if_nudged_meanwhile(
+def test_a_run_has_one_pass_at_a_time_and_one_more_if_nudged_meanwhile(
     started: Callable[..., WorkQueue],
 ) -> None:
-    began, go_on, twice = threading.Event(), threading.Event(), threading.Event()
+    began, proceed, twice = threading.Event(), threading.Event(), threading.Event()
     at_work = [0]
     most = [0]
     passes: list[RunKey] = []
@@ -63,7 +63,7 @@ def test_a_run_is_worked_on_by_one_thread_at_a_time_and_once_more_if_nudged_mean
         at_work[0] += 1
         most[0] = max(most[0], at_work[0])
         began.set()
-        go_on.wait(PATIENCE)
+        proceed.wait(PATIENCE)
         at_work[0] -= 1
         passes.append(key)
         if len(passes) == 2:
@@ -75,7 +75,7 @@ def test_a_run_is_worked_on_by_one_thread_at_a_time_and_once_more_if_nudged_mean
     for _ in range(50):
         queue.nudge(A)
     assert queue.longest_pass() > 0
-    go_on.set()
+    proceed.set()
     assert twice.wait(PATIENCE)
     queue.stop(PATIENCE)
     assert (most[0], len(passes)) == (1, 2)
@@ -96,7 +96,7 @@ def test_runs_do_not_wait_for_each_other(started: Callable[..., WorkQueue]) -> N
     stuck.set()
 
 
-def test_a_failure_is_counted_and_repeated_and_hurts_nobody_else(
+def test_a_failed_pass_is_counted_and_retried(
     started: Callable[..., WorkQueue], caplog: pytest.LogCaptureFixture
 ) -> None:
     errors: list[Exception] = []
@@ -135,20 +135,20 @@ def test_a_pass_may_ask_for_the_next(started: Callable[..., WorkQueue]) -> None:
 
 
 def test_a_paused_queue_begins_nothing(started: Callable[..., WorkQueue]) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    began, proceed = threading.Event(), threading.Event()
     seen: list[RunKey] = []
 
     def work(key: RunKey) -> None:
         seen.append(key)
         began.set()
-        go_on.wait(PATIENCE)
+        proceed.wait(PATIENCE)
 
     queue = started(work, workers=1)
     queue.resume([A])
     assert began.wait(PATIENCE)
     queue.pause()
     queue.nudge(B)
-    go_on.set()
+    proceed.set()
     queue.stop(PATIENCE)
     assert seen == [A]
 
@@ -157,8 +157,8 @@ LONG = 3600.0
 """An interval that no test waits for."""
 
 
-def test_the_first_news_after_a_quiet_time_starts_a_pass_at_once(started: Callable[..., WorkQueue]) -> None:
-    """No run of the test is at work, and no interval is over in its time."""
+def test_the_first_nudge_after_a_quiet_time_starts_a_pass_at_once(started: Callable[..., WorkQueue]) -> None:
+    """No pass is running, and no interval ends during the test."""
     begun = threading.Event()
 
     def work(key: RunKey) -> None:
@@ -170,8 +170,8 @@ def test_the_first_news_after_a_quiet_time_starts_a_pass_at_once(started: Callab
     assert begun.wait(PATIENCE)
 
 
-def test_the_interval_holds_what_is_not_decisive_and_lets_through_what_is(started: Callable[..., WorkQueue]) -> None:
-    """Were the plain nudges to start passes, there would be more than the two that are counted at the end."""
+def test_the_interval_delays_plain_nudges_and_not_decisive_ones(started: Callable[..., WorkQueue]) -> None:
+    """If plain nudges started passes, there would be more than the two that are counted at the end."""
     begun: list[RunKey] = []
     first, second, other = threading.Event(), threading.Event(), threading.Event()
 
@@ -192,32 +192,32 @@ def test_the_interval_holds_what_is_not_decisive_and_lets_through_what_is(starte
     assert second.wait(PATIENCE)
     for _ in range(20):
         working.nudge(A)
-    # The one worker takes what is ready in order: B's turn comes after any that A could have.
+    # The only worker takes runs in the order in which they are ready: B comes after any turn of A.
     working.nudge(B)
     assert other.wait(PATIENCE)
     working.stop(PATIENCE)
     assert begun == [A, A]
 
 
-def test_decisive_news_during_a_pass_starts_the_next_one_right_after_it(started: Callable[..., WorkQueue]) -> None:
-    began, go_on, twice = threading.Event(), threading.Event(), threading.Event()
+def test_a_decisive_nudge_during_a_pass_starts_the_next_one_right_after_it(started: Callable[..., WorkQueue]) -> None:
+    began, proceed, twice = threading.Event(), threading.Event(), threading.Event()
 
     def work(key: RunKey) -> float:
         if began.is_set():
             twice.set()
         began.set()
-        go_on.wait(PATIENCE)
+        proceed.wait(PATIENCE)
         return LONG
 
     working = started(work, workers=1, interval=LONG)
     working.resume([A])
     assert began.wait(PATIENCE)
     working.nudge(A, decisive=True)
-    go_on.set()
+    proceed.set()
     assert twice.wait(PATIENCE)
 
 
-def test_decisive_news_does_not_shorten_the_pause_after_an_error(
+def test_a_decisive_nudge_does_not_shorten_the_pause_after_an_error(
     started: Callable[..., WorkQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF", LONG)
@@ -244,7 +244,7 @@ def test_decisive_news_does_not_shorten_the_pause_after_an_error(
 
 
 class Lookups(dict[RunKey, float]):
-    """Counts how often anything is looked up in it, and refuses to be gone through."""
+    """Counts lookups, and refuses to be iterated."""
 
     count = 0
 
@@ -253,11 +253,11 @@ class Lookups(dict[RunKey, float]):
         return super().__contains__(key)
 
     def __iter__(self) -> Iterator[RunKey]:
-        raise AssertionError("all runs were gone through for the sake of one")
+        raise AssertionError("a pass over one run looked at all runs")
 
 
-def test_a_turn_does_not_cost_more_for_the_runs_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 runs wait for their resync; a pass over one of them looks at that one and a few others."""
+def test_a_pass_does_not_cost_more_if_more_runs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 runs wait for their resync. A pass over one of them looks at that one and a few others."""
     queue = WorkQueue(lambda key: None, 1, 0.0, lambda error: None)
     keys = [RunKey("ns", f"run-{number}") for number in range(10_000)]
     queue.resume([])

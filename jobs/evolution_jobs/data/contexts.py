@@ -17,8 +17,8 @@ def contexts(
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
 
-    The draw of a context depends on the seed and its id alone. Dialogues are different from one another. Only ids are
-    held: the prefixes of a long dialogue are together many times as long as the dialogue.
+    The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
+    the prefixes of a long dialogue are together many times as long as the dialogue.
     """
     ids = (
         id_
@@ -35,7 +35,7 @@ def contexts(
 
 
 def positions(dialogue: Dialogue, min_history: int) -> list[int]:
-    """Where the supporter speaks after at least `min_history` turns (paper: 3), counted from 0."""
+    """Positions of the supporter's turns after at least `min_history` turns (paper: 3), counted from 0."""
     return [
         position for position, turn in enumerate(dialogue.turns) if turn.role == "supporter" and position >= min_history
     ]

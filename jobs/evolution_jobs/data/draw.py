@@ -1,4 +1,4 @@
-"""Draws that depend on the seed and the row alone: a row's luck does not change when other rows come or go."""
+"""Random draws that depend only on the seed and the row: adding or removing other rows does not change them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Item = TypeVar("Item")
 
 
 def rank(seed: int, name: str) -> bytes:
-    """A row's place in the order that `seed` gives; uniform over names."""
+    """A row's sort key in the random order of `seed`; uniform over names."""
     return hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
 
 
 def draw(items: Iterable[Item], count: int | None, seed: int, name: Callable[[Item], str]) -> list[Item]:
-    """`count` of the items, or all (None), in the order they came. Names are unique.
+    """`count` of the items, or all (None), in their original order. Names are unique.
 
-    Holds no more than `count` items at a time.
+    Keeps at most `count` items in memory.
     """
     if count is None:
         return list(items)

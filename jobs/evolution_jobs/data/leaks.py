@@ -1,9 +1,9 @@
-"""Conversations that occur twice, word for word or nearly: in one data set, or on both sides of training and test.
+"""Conversations that occur twice, exactly or nearly: in one data set, or in both training and test data.
 
-Two conversations are near-duplicates where they share a large part of their word 4-grams (shingles), measured against
-the shorter one, so that a part of a conversation counts as well: the containment of Broder, "On the resemblance and
-containment of documents" (1997). Different conversations of ESConv share at most 0.15; changing one word in ten leaves
-0.6. A paraphrase is not found. Pure.
+Two conversations are near-duplicates if they share a large part of their word 4-grams (shingles). The share is measured
+against the shorter one, so that a part of a conversation is found too: the containment of Broder, "On the resemblance
+and containment of documents" (1997). Different conversations of ESConv share at most 0.15; changing one word in ten
+leaves 0.6. A paraphrase is not found. Pure.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..contract.rows import Dialogue
 SHINGLE = 4
 """Words a shingle."""
 CONTAINMENT = 0.4
-"""Share of the shorter conversation's shingles from which on two conversations are near-duplicates."""
+"""Two conversations that share at least this part of the shorter one's shingles are near-duplicates."""
 LEAST_SHARED = 8
-"""Shingles that must be shared at least: fewer are stock phrases. Conversations with fewer must be equal."""
+"""Least number of shared shingles: fewer are stock phrases. Conversations with fewer shingles must be equal."""
 
 Hashes = NDArray[np.uint64]
 
-# Scripts without spaces between words are taken a character a word.
+# In scripts without spaces between words, each character counts as a word.
 _UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 # Odd, with well-mixed bits: 2^64 divided by the golden ratio.
@@ -42,17 +42,17 @@ class Match(NamedTuple):
     left: Dialogue
     right: Dialogue
     shared: float
-    """Share of the shorter one's shingles that both have."""
+    """Share of the shorter one's shingles that occurs in both."""
 
 
 def leaks(test: Sequence[Dialogue], training: Sequence[Dialogue]) -> list[Match]:
-    """Each conversation of `test` (left) that occurs in `training` (right), with every one that it is like."""
+    """Each conversation of `test` (left) with each near-duplicate of it in `training` (right)."""
     pairs = _near_duplicates([*test, *training], boundary=len(test))
     return [Match(test[one], training[other - len(test)], shared) for one, other, shared in sorted(pairs)]
 
 
 def groups(dialogues: Sequence[Dialogue]) -> dict[str, str]:
-    """A name for each dialogue id; near-duplicates, and those that others connect, bear the same."""
+    """A group name for each dialogue id. Near-duplicates have the same name, also if only other dialogues connect them."""
     parent = {each.id: each.id for each in dialogues}
 
     def root(name: str) -> str:
@@ -67,11 +67,11 @@ def groups(dialogues: Sequence[Dialogue]) -> dict[str, str]:
 
 
 def _near_duplicates(dialogues: Sequence[Dialogue], boundary: int | None = None) -> Iterator[tuple[int, int, float]]:
-    """Positions of two near-duplicates, the lesser first, and the share; with `boundary`, one on each side of it.
+    """Positions of two near-duplicates, the lower first, and the share; with `boundary`, one on each side of it.
 
-    The shorter conversation of a pair looks for the longer one. It shares `least` shingles with it or more, so at least
-    half as many are left when its most common shingles, half of `least`, are set aside; hardly any unlike conversation
-    shares those. Exact, and linear in the words for all but collections of stock phrases.
+    The shorter conversation of a pair looks for the longer one. The two share at least `least` shingles. So they still
+    share half of `least` if its most common shingles, half of `least`, are set aside, and hardly any different
+    conversation shares those. Exact. Linear in the number of words, except for collections of stock phrases.
     """
     index = _Index(dialogues)
     for position, size in enumerate(index.sizes):
@@ -90,7 +90,7 @@ def _near_duplicates(dialogues: Sequence[Dialogue], boundary: int | None = None)
 
 
 class _Index:
-    """The shingles of each conversation, by number, and the conversations that hold each."""
+    """The shingles of each conversation, as numbers, and the conversations that contain each shingle."""
 
     def __init__(self, dialogues: Sequence[Dialogue]) -> None:
         vocabulary: defaultdict[str, int] = defaultdict(count().__next__)
@@ -112,14 +112,14 @@ class _Index:
         return self._numbers[end - self.sizes[position] : end]
 
     def sharing(self, position: int, least: int) -> list[int]:
-        """The conversations that may share `least` of this one's shingles; all that do are among them."""
+        """Conversations that may share `least` of this one's shingles. Every conversation that does is among them."""
         if not least:
             return []
         numbers = self.of(position)
         aside = least // 2
         rare = numbers[np.argsort(self._counts[numbers], kind="stable")][: len(numbers) - aside]
         lengths = self._counts[rare]
-        # The holders of a shingle lie in a run that begins at its start: the runs' indices, one after the other.
+        # The conversations with a shingle form a run in `_holders`. These are the indices of all runs, concatenated.
         runs = np.repeat(self._starts[rare] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
         shared = np.bincount(self._holders[runs], minlength=len(self.sizes))
         found: list[int] = np.flatnonzero(shared >= least - aside).tolist()
@@ -127,7 +127,7 @@ class _Index:
 
 
 def _shingles(dialogue: Dialogue, vocabulary: Mapping[str, int]) -> Hashes:
-    """Distinct hashes of the conversation's shingles; of all its words, where they are fewer than a shingle's; none without words."""
+    """Distinct hashes of the conversation's shingles; a conversation shorter than a shingle has one hash, of all its words."""
     text = " ".join(turn.text for turn in dialogue.turns).casefold()
     numbers = np.array([vocabulary[word] for word in _WORD.findall(text)], dtype=np.uint64)
     if not len(numbers):
@@ -135,6 +135,6 @@ def _shingles(dialogue: Dialogue, vocabulary: Mapping[str, int]) -> Hashes:
     width = min(SHINGLE, len(numbers))
     hashes = np.zeros(len(numbers) - width + 1, dtype=np.uint64)
     for offset in range(width):
-        # One is added lest the first word's number vanish as a leading zero; the sum wraps at 2^64.
+        # Without the added one, word number 0 would leave no trace at the start of a shingle. The sum wraps at 2^64.
         hashes = (hashes + numbers[offset : offset + len(hashes)] + np.uint64(1)) * _MULTIPLIER
     return np.unique(hashes)

@@ -1,4 +1,4 @@
-"""From sources to rows: read, preprocess, leave out duplicates, draw. Whatever does not become a row is counted."""
+"""From sources to rows: read, preprocess, leave out duplicates, draw. Every record that does not become a row is counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sources import Fetched, fetch
 
 LISTED_BAD_ROWS = 20
 CHECK_ROWS = 256
-"""Records between two looks whether to stop."""
+"""Records between two checks for a stop request."""
 
 Sample = TypeVar("Sample", Dialogue, Instruction)
 Tally = Counter[str]
@@ -32,25 +32,25 @@ class Loader:
 
     storage: Storage
     directory: Path
-    """Where objects are downloaded to."""
+    """Directory for downloads."""
     seed: int
     skip_bad_rows: bool
-    """Skip and count a record that cannot be read, in place of refusing the run."""
+    """Skip and count a record that cannot be read, instead of failing."""
     check_stop: Callable[[], None]
     loaded: Callable[[], None]
-    """Called once for each source that is loaded."""
+    """Called after each source."""
     counts: Tally = field(default_factory=Counter)
-    """Rows read (`<role>.read`), dropped (`dropped.<reason>`), and turns left out or merged (`turns.<reason>`)."""
+    """Rows read (`<role>.read`), rows dropped (`dropped.<reason>`), and turns left out or merged (`turns.<reason>`)."""
     sources: list[dict[str, Any]] = field(default_factory=list)
-    """Each source, what pins it, and its own counts."""
+    """Each source with its pin and its own counts."""
     bad_rows: list[str] = field(default_factory=list)
-    """The first few records that were skipped: place and reason."""
+    """The first skipped records, each with place and reason."""
 
     def dialogues(self, role: str, sources: Sequence[Source]) -> list[Dialogue]:
         """Preprocessed dialogues of all sources of a role (`data.<role>` of the spec), without exact duplicates.
 
-        Raises PermanentError `DataEmpty` where nothing is left, `DataMalformed` for a record that cannot be read, and
-        what `fetch` raises.
+        Raises PermanentError `DataEmpty` if nothing is left, `DataMalformed` for a record that cannot be read, and what
+        `fetch` raises.
         """
         return self._load(role, sources, _dialogue)
 

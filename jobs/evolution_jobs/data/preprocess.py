@@ -1,5 +1,5 @@
 """Preprocessing of every conversation (arXiv 2505.16610, section 3): merge consecutive turns of one speaker, keep
-seeker and supporter in alternation, drop greetings. Pure; whatever is left out is counted.
+seeker and supporter in alternation, drop greetings. Pure; everything left out is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
         if not text:
             counts["empty"] += 1
         elif spoken and (spoken[-1].role, spoken[-1].text) == (turn.role, text):
-            # Sent twice by mistake; merged, the sentence would be learned doubled.
+            # Sent twice by mistake: merged, the model would learn to say the sentence twice.
             counts["repeated"] += 1
         else:
             spoken.append(turn if text == turn.text else Turn(role=turn.role, text=text, strategy=turn.strategy))
@@ -49,7 +49,7 @@ def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
 
 
 def dialogue(turns: Sequence[Turn], source: str) -> Dialogue:
-    """The turns under the name that their text gives them."""
+    """The turns as a dialogue. Its id is a digest of their text."""
     name = canonical_digest([[turn.role, turn.text] for turn in turns])[:16]
     return Dialogue(id=name, source=source, turns=list(turns))
 
@@ -78,10 +78,10 @@ _GREETING = re.compile(rf"\W*{_PART}(?:\W+{_PART})*\W*", re.IGNORECASE)
 
 
 def is_greeting(text: str) -> bool:
-    """Whether a turn is nothing but a greeting: "Hello good afternoon.", "Hi! How are you doing today?".
+    """Whether a turn is only a greeting: "Hello good afternoon.", "Hi! How are you doing today?".
 
-    Only English phrases that are known to say nothing else are matched, so "Hi, I lost my job" is none, nor is an offer
-    ("How can I help you?").
+    Only a fixed set of English phrases counts. "Hi, I lost my job" is not a greeting, and neither is an offer ("How can
+    I help you?").
     """
-    # A greeting is short; the bound also keeps the match from backtracking over a long hostile text.
+    # The bound keeps the regular expression from backtracking over a long hostile text.
     return len(text) <= 100 and _GREETING.fullmatch(text) is not None

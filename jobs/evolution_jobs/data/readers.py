@@ -1,6 +1,6 @@
-"""From records of published layouts to turns. Pure; what a layout cannot mean is a BadRow that names the field.
+"""Turns from records of published layouts. Pure; a record that does not fit its layout raises a BadRow with the field.
 
-ESConv (Liu et al., ACL 2021) exists in two layouts, ExTES keys each turn by its speaker; all others are a mapping.
+ESConv (Liu et al., ACL 2021) has two layouts. ExTES keys each turn by its speaker. All other layouts need a mapping.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..contract.settings import DialogueMapping, Source
 
 
 class BadRow(ValueError):
-    """A record that cannot be a row, and why."""
+    """A record cannot be read as a row; the message says why."""
 
 
 def read_dialogue(value: Any, source: Source) -> tuple[list[Turn], int]:
@@ -38,11 +38,11 @@ def read_dialogue(value: Any, source: Source) -> tuple[list[Turn], int]:
 def read_instruction(value: Any) -> Instruction:
     """A general instruction sample in the Alpaca layout (`instruction`, `input`, `output`).
 
-    Raises BadRow where instruction or output is missing or empty.
+    Raises BadRow if instruction or output is missing or empty.
     """
     if not isinstance(value, dict):
         raise BadRow(f"the record is {_kind(value)}, not an object")
-    # Tables hold null where there is no input.
+    # Tables have null if there is no input.
     fields = {key: "" if value.get(key) is None else value[key] for key in ("instruction", "input", "output")}
     instruction, context, response = (_text(text, key) for key, text in fields.items())
     for key, text in (("instruction", instruction), ("output", response)):
@@ -107,7 +107,7 @@ def _chat(record: dict[str, Any]) -> tuple[list[Turn], int]:
 
 
 def _has_parts(turn: Any) -> bool:
-    """Whether a message's content is a list of text parts, as in chats that may hold images too."""
+    """Whether a message's content is a list of text parts, as in chats that may also have images."""
     parts = turn.get("content") if isinstance(turn, dict) else None
     return isinstance(parts, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
@@ -124,7 +124,7 @@ def _keyed_turns(record: dict[str, Any]) -> Iterator[Turn]:
     if not isinstance(content, list):
         raise BadRow("content is missing or no list")
     for number, turn in enumerate(content, start=1):
-        # Columns of an Arrow table hold null for the other speaker.
+        # Columns of an Arrow table have null for the other speaker.
         spoken = [key for key in turn if key in roles and turn[key] is not None] if isinstance(turn, dict) else []
         if not spoken:
             keys = sorted(turn) if isinstance(turn, dict) else _kind(turn)
@@ -135,7 +135,7 @@ def _keyed_turns(record: dict[str, Any]) -> Iterator[Turn]:
 
 
 def _mapped(record: dict[str, Any], mapping: DialogueMapping, named: str) -> list[Turn]:
-    """Turns by a mapping; `named` says in messages where the mapping's fields stand."""
+    """Turns by a mapping. `named` is the prefix of the mapping's fields in messages."""
     items = _at(record, mapping.turns, f"{named}turns")
     if not isinstance(items, list):
         raise BadRow(f"{named}turns {mapping.turns!r} leads to {_kind(items)}, not to a list")

@@ -1,4 +1,4 @@
-"""Records of a JSON or JSON Lines file, one at a time, each with its place for messages to people."""
+"""Records of a JSON or JSON Lines file, one at a time, each with its place for messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKED = {
 
 @dataclass(frozen=True)
 class Record:
-    """One record, or why it cannot be read."""
+    """One record, or the reason why it cannot be read."""
 
     place: str
     """`line 12` of JSON Lines, `record 12` of a JSON list; both count from 1."""
@@ -57,7 +57,7 @@ def read_records(path: Path, name: str, root: str | None = None) -> Iterator[Rec
 
 
 def parse(text: str) -> Any:
-    """Any JSON value. Raises ValueError with a reason of a few words; json alone raises RecursionError too."""
+    """Any JSON value. Raises ValueError with a short reason, also where json itself raises RecursionError."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -102,7 +102,7 @@ def _document_records(path: Path, name: str, root: str | None) -> Iterator[Recor
         value = value[key]
     if not isinstance(value, list):
         raise _malformed(name, f"mapping.records {root!r} leads to {type(value).__name__}, not to a list")
-    # Each record is let go once it is read: of a large list, records and dialogues are never all there together.
+    # pop frees each record once it is read, so a large list and its dialogues are never in memory together.
     value.reverse()
     for number in range(1, len(value) + 1):
         yield Record(f"record {number}", value.pop())

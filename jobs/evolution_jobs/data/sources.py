@@ -1,4 +1,4 @@
-"""Where records come from: a file, an object in S3 or a data set of the hub, each pinned by digest or commit."""
+"""Sources of records: a file, an S3 object or a data set of the hub, each pinned by digest or commit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Fetched:
     """A source whose records can be read, and what pins it."""
 
     name: str
-    """What rows call it: URI, or a file's name alone, so that they do not change when the file is moved."""
+    """The source's name in rows: its URI, or only a file's name, so that rows do not change when the file is moved."""
     records: Callable[[], Iterator[Record]]
     pin: dict[str, Any]
     """`sha256` and `bytes` of a file, `commit` of a data set."""
 
 
 def fetch(source: Source, field: str, storage: Storage, directory: Path) -> Fetched:
-    """Bring a source within reach; what is fetched lies in `directory`, and an object that lies there is not fetched anew.
+    """Make a source readable. An S3 object is downloaded to `directory`, unless it is there already.
 
     `field` names the source in messages: `data.seed[0]`. Raises PermanentError (`DataMissing`, `DataUnreadable`,
     `ChecksumMismatch`, those of the store and the hub) or TransientError.
@@ -48,7 +48,7 @@ def fetch(source: Source, field: str, storage: Storage, directory: Path) -> Fetc
 
 
 def _checked(path: Path, source: Source, field: str) -> str:
-    """The file's digest, once it is known to be a readable file with the digest it must have."""
+    """The file's digest. Raises if the file cannot be read or does not have the digest that the source pins."""
     if not path.exists():
         raise PermanentError("DataMissing", f"{field}.uri: {path} does not exist")
     if not path.is_file():
@@ -86,7 +86,7 @@ def _data_set(source: Source, field: str) -> Fetched:
     token = credential(source.credentials_secret, "HF_TOKEN")
     pinned = pin(source.uri, source.revision, "dataset", token, field)
     if Path(pinned.name).exists():
-        # datasets would silently read that directory instead.
+        # datasets would read that directory instead, without a warning.
         raise PermanentError(
             "HubInvalid", f"{field}.uri: a local directory {pinned.name} hides {source.uri}: run from another directory"
         )
@@ -97,7 +97,7 @@ def _data_set(source: Source, field: str) -> Fetched:
 
 
 def data_set_records(pinned: Pinned, split: str, token: str | None, field: str) -> Iterator[Record]:
-    """Rows of one split. No code of the data set is run: `datasets` reads data files alone.
+    """Rows of one split. No code of the data set is run: `datasets` reads only data files.
 
     Raises PermanentError (`DataMissing`, `DataMalformed`, those of the hub) or TransientError.
     """

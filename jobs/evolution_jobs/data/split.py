@@ -1,4 +1,4 @@
-"""Training and validation by conversation (paper: 9:1), never by sample: samples of one conversation on both sides leak."""
+"""Split into training and validation by conversation (paper: 9:1): a split by sample would leak conversations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .draw import rank
 def split(
     dialogues: Sequence[Dialogue], fraction: float, seed: int, group: Mapping[str, str] | None = None
 ) -> tuple[list[Dialogue], list[Dialogue]]:
-    """Training and validation dialogues, each in the order given.
+    """Training and validation dialogues, each in the given order.
 
-    Equal dialogues go to one side, and so do those that `group` (dialogue id to a name) says belong together. Whole
-    groups are drawn by seed until validation holds `fraction` of the dialogues, at least one; the last group drawn may
-    exceed that. At least one group stays for training.
+    Equal dialogues go to one side, and so do dialogues with the same name in `group` (dialogue id to name). Whole groups
+    are drawn by seed until validation holds `fraction` of the dialogues, at least one; the last group may exceed that.
+    At least one group stays for training.
 
-    Raises ValueError where there are fewer than two groups.
+    Raises ValueError if there are fewer than two groups.
     """
     names = [(group or {}).get(each.id, each.id) for each in dialogues]
     order = sorted(set(names), key=lambda name: rank(seed, name))

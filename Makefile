@@ -9,7 +9,7 @@ VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.y
 E2E ?= tests/cluster
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
-# As in a stage (jobs/evolution_jobs/contract/environment.py): tests share their cores, too.
+# As in a stage (jobs/evolution_jobs/libraries.py): tests share their cores, too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help

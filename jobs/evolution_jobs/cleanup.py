@@ -19,11 +19,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from .attempt.failures import failure_report, invalid_fields
+from .attempt.report import write_report
 from .contract.cleanup import CleanupSpec
 from .contract.errors import PermanentError
 from .contract.keys import MANIFEST, RUNS_PREFIX, recorded_prefix, run_prefix, stage_prefix
 from .contract.manifest import Report
-from .runner import report_end
 from .store.base import Store
 from .store.open import open_store
 
@@ -109,7 +109,7 @@ def main() -> int:
         report, code = clean_up(open_store(spec.storage), spec), 0
     except BaseException as error:  # noqa: BLE001 -- the process's edge: whatever it was, it is reported
         report, code = failure_report(None, error)
-    report_end(report)
+    write_report(report)
     return code
 
 

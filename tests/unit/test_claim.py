@@ -274,7 +274,7 @@ def test_of_two_equal_runs_one_trains_and_the_other_waits_for_it(
     reports: dict[str, Any] = {}
     begun, waits = threading.Event(), threading.Event()
     monkeypatch.setattr(
-        runner, "report_end", lambda report: reports.__setitem__(threading.current_thread().name, report)
+        runner, "write_report", lambda report: reports.__setitem__(threading.current_thread().name, report)
     )
     monkeypatch.setattr(
         runner, "say_waiting", lambda spec, holder, stop: (reports.setdefault("holder", holder), waits.set())
@@ -305,7 +305,7 @@ def test_of_two_equal_runs_one_trains_and_the_other_waits_for_it(
     assert trained == ["first"]
     assert (reports["first"].reason, reports["second"].reason) == ("Completed", "Cached")
     assert reports["holder"] == "tests/first"
-    assert reports["second"].message == "ComputedElsewhere: run tests/first has published it meanwhile"
+    assert reports["second"].message == "ComputedElsewhere: run tests/first has published this stage"
     assert reports["second"].digest == reports["first"].digest
     left = [name for name, _ in open_store(real_storage).list(stage_prefix(reports["first"].key)) if "/claims/" in name]
     assert left == []

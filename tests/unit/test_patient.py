@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from evolution_jobs.attempt.stop import StopRequest
-from evolution_jobs.contract.environment import PATIENCE_VARIABLE, storage_patience
 from evolution_jobs.contract.errors import PermanentError, Terminated, TransientError
+from evolution_jobs.contract.variables import STORAGE_PATIENCE_VARIABLE
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
-from evolution_jobs.store.patient import PatientStore
+from evolution_jobs.store.patient import PatientStore, storage_patience
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,11 +119,11 @@ def test_a_process_that_is_asked_to_stop_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_patience_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(PATIENCE_VARIABLE, raising=False)
+    monkeypatch.delenv(STORAGE_PATIENCE_VARIABLE, raising=False)
     assert storage_patience() == 300
-    monkeypatch.setenv(PATIENCE_VARIABLE, "0")
+    monkeypatch.setenv(STORAGE_PATIENCE_VARIABLE, "0")
     assert storage_patience() == 0
     for wrong in ("soon", "-1", "nan", ""):
-        monkeypatch.setenv(PATIENCE_VARIABLE, wrong)
-        with pytest.raises(PermanentError, match=PATIENCE_VARIABLE):
+        monkeypatch.setenv(STORAGE_PATIENCE_VARIABLE, wrong)
+        with pytest.raises(PermanentError, match=STORAGE_PATIENCE_VARIABLE):
             storage_patience()

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from evolution_jobs.contract.environment import GPUS_VARIABLE
 from evolution_jobs.contract.errors import TransientError
+from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.models.load import placement
 
 

@@ -21,7 +21,6 @@ from evolution_jobs import __main__ as command
 from evolution_jobs.attempt import checkpoints, scratch
 from evolution_jobs.attempt import workspace as workspace_module
 from evolution_jobs.attempt.report import TERMINATION_LIMIT, trimmed
-from evolution_jobs.contract.environment import PATIENCE_VARIABLE
 from evolution_jobs.contract.errors import (
     EXIT_PERMANENT,
     EXIT_TERMINATED,
@@ -41,6 +40,7 @@ from evolution_jobs.contract.keys import (
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
 from evolution_jobs.contract.settings import SftSettings, Storage
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
+from evolution_jobs.contract.variables import STORAGE_PATIENCE_VARIABLE
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import run_stage
 from evolution_jobs.store.base import Store
@@ -835,7 +835,7 @@ def test_storage_that_cannot_be_reached_may_be_tried_again(run: Runner) -> None:
 def test_a_storage_that_other_stages_have_used_is_waited_for(
     run: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(PATIENCE_VARIABLE, "1.5")
+    monkeypatch.setenv(STORAGE_PATIENCE_VARIABLE, "1.5")
     storage = Storage(uri="s3://some-bucket", endpoint=f"http://127.0.0.1:{free_port()}")
     contents = dict.fromkeys(("model", "train", "contexts"), "a" * 64)
     code, report = run(fake_stages.spec(storage, "sft", contents))

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..contract.keys import CODE_VERSIONS, attempt_prefix, checkpoints_prefix, claims_prefix, model_prefix, rows_prefix
+from ..contract.keys import CODE_VERSIONS, attempt_prefix, model_prefix
 from ..contract.manifest import File, Manifest, Output, canonical_digest, content_digest
 from ..contract.stage import StageSpec
 from ..contract.workspace import Result
@@ -64,18 +64,6 @@ def publish_result(
     if manifest.attempt != attempt:
         store.delete(attempt_prefix(spec.key, attempt))
     return manifest
-
-
-def clear_leftovers(store: Store, manifest: Manifest) -> None:
-    """Remove what the published result has made useless: rows, checkpoints, claims, and the files of other attempts."""
-    store.delete(claims_prefix(manifest.key))
-    store.delete(rows_prefix(manifest.key))
-    store.delete(checkpoints_prefix(manifest.key))
-    kept = attempt_prefix(manifest.key, manifest.attempt)
-    everyone = kept.removesuffix(f"{manifest.attempt}/")
-    others = {location[len(everyone) :].partition("/")[0] for location, _ in store.list(everyone)}
-    for attempt in others - {manifest.attempt}:
-        store.delete(f"{everyone}{attempt}/")
 
 
 def code_versions(kind: str) -> dict[str, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..contract.manifest import Report
+from ..contract.variables import TERMINATION_LOG_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +18,6 @@ TERMINATION_LIMIT = 4096
 """Bytes that the kubelet keeps of a termination message."""
 MESSAGE_LIMIT = 1024
 """Characters of an error's message that are kept where room is short."""
-TERMINATION_LOG = "EVOLUTION_TERMINATION_LOG"
-"""Environment variable: the file to write the report to, in place of Kubernetes' own."""
 
 
 def one_line(text: str) -> str:
@@ -45,12 +45,23 @@ def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
     return _encoded(values)
 
 
+def write_report(report: Report) -> None:
+    """Write the report to the termination log, and as one JSON line to stdout."""
+    write_termination_message(report)
+    try:
+        sys.stdout.write(json.dumps(report.wire(), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads it, and the interpreter would try once more when it ends.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+
+
 def write_termination_message(report: Report) -> None:
     """Write the report where Kubernetes, or who started this process, looks for it.
 
     A place that cannot be written to is named on stderr and does not fail the stage.
     """
-    named = os.environ.get(TERMINATION_LOG)
+    named = os.environ.get(TERMINATION_LOG_VARIABLE)
     path = Path(named or "/dev/termination-log")
     if named is None and not os.access(path, os.W_OK):
         return

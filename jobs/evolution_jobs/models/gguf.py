@@ -18,8 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..contract.environment import settle
 from ..contract.errors import EXIT_PERMANENT, PermanentError, TransientError
+from ..libraries import set_library_defaults
 
 
 def convert_gguf(path: Path, directory: Path, where: str) -> None:
@@ -82,7 +82,7 @@ def main(path: str, directory: str) -> int:
     # Ctrl-C reaches the whole process group, and it is the stage that decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    settle()
+    set_library_defaults()
     try:
         convert(Path(path), Path(directory))
     except PermanentError as error:

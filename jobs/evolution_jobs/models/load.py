@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..cgroup import allowed_cores
-from ..contract.environment import GPUS_VARIABLE
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
+from ..contract.variables import GPUS_VARIABLE
 from ..contract.volumes import PVC_ROOT
 
 if TYPE_CHECKING:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from ..contract.errors import TransientError
+from ..contract.errors import PermanentError, TransientError
+from ..contract.variables import STORAGE_PATIENCE_VARIABLE
 from .base import DOCUMENT_LIMIT, Store
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,26 @@ Answer = TypeVar("Answer")
 
 LONGEST_PAUSE = 15.0
 """Seconds between two tries; each of them tries several times by itself."""
+
+
+def patient(store: Store, proven: bool, pause: Callable[[float], None]) -> Store:
+    """The store, waited for as the environment says (see `PatientStore`). A directory is not: it is there or wrong."""
+    if not store.uri.startswith("s3://"):
+        return store
+    return PatientStore(store, storage_patience(), proven, pause)
+
+
+def storage_patience() -> float:
+    """Seconds to wait for a storage. Raises PermanentError `SpecInvalid` if the environment gives no number."""
+    text = os.environ.get(STORAGE_PATIENCE_VARIABLE, "300")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not seconds >= 0:
+        message = f"{STORAGE_PATIENCE_VARIABLE}: {text!r} is not a number of seconds; write, for example, 300"
+        raise PermanentError("SpecInvalid", message)
+    return seconds
 
 
 class PatientStore(Store):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from evolution_jobs.attempt.report import TERMINATION_LOG
 from evolution_jobs.contract.errors import Terminated
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import StageSpec
+from evolution_jobs.contract.variables import TERMINATION_LOG_VARIABLE
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import Stage, run_stage
 from evolution_operator.local.process.stage_process import StageProcess
@@ -100,7 +100,10 @@ class Process:
     def work(self, stages: Callable[[str], Stage] = compute, code: int | None = None) -> None:
         """Run the stage to its end. A `code` is that of a signal that ends the process before it can report."""
         output = io.StringIO()
-        with mock.patch.dict(os.environ, {TERMINATION_LOG: str(self.report)}), contextlib.redirect_stdout(output):
+        with (
+            mock.patch.dict(os.environ, {TERMINATION_LOG_VARIABLE: str(self.report)}),
+            contextlib.redirect_stdout(output),
+        ):
             exit_code = run_stage(self.spec, stages)
         with contextlib.suppress(BrokenPipeError):  # its driver is dead
             self.channel.sendall(output.getvalue().encode())

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from evolution_jobs.contract.variables import TERMINATION_LOG_VARIABLE
 from pydantic import BaseModel
 
 
@@ -43,14 +44,14 @@ def main(request: int, channel: int) -> None:
         asked = Request.model_validate_json(file.read())
     _redirect(stream, asked.log)
     _prefer_as_victim()
-    variables = {"OMP_NUM_THREADS": str(asked.threads), "EVOLUTION_TERMINATION_LOG": asked.report}
+    variables = {"OMP_NUM_THREADS": str(asked.threads), TERMINATION_LOG_VARIABLE: asked.report}
     os.environ.update(asked.environment, **variables)
 
-    from evolution_jobs.contract.environment import settle
     from evolution_jobs.contract.stage import StageSpec
+    from evolution_jobs.libraries import set_library_defaults
     from evolution_jobs.runner import run_stage
 
-    settle()
+    set_library_defaults()
     # torch read the variable when the server imported it, so a forked process has to set it again.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(asked.threads)

@@ -7,9 +7,9 @@ start threads or touch a GPU: neither survives a fork.
 import importlib
 import threading
 
-from evolution_jobs.contract.environment import settle
+from evolution_jobs.libraries import set_library_defaults
 
-settle()
+set_library_defaults()
 
 _HEAVY = {
     "torch": (),

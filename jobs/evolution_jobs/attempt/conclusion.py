@@ -1,0 +1,59 @@
+"""What follows once a stage's manifest is published, by this attempt or by another."""
+
+from __future__ import annotations
+
+from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, resolve_keys, rows_prefix
+from ..contract.manifest import Manifest, Report
+from ..contract.stage import StageSpec
+from ..store.base import Store
+from ..store.manifests import copied_models, published
+from ..store.record import record_graph, record_model
+
+
+def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float) -> Report:
+    """Remove what the result makes useless, and report it. prepare also records what its run has from now on.
+
+    Raises StageError.
+    """
+    clear_leftovers(store, manifest)
+    report = Report(
+        reason=reason,
+        message=message,
+        key=manifest.key,
+        metrics=manifest.metrics,
+        counts=manifest.counts,
+        seconds=seconds,
+        digest=next((output.digest for output in manifest.outputs.values()), None),
+    )
+    return _with_the_runs_stages(store, spec, manifest, report) if spec.kind == "prepare" else report
+
+
+def clear_leftovers(store: Store, manifest: Manifest) -> None:
+    """Remove a finished stage's rows, checkpoints, claims, and the files of other attempts."""
+    store.delete(claims_prefix(manifest.key))
+    store.delete(rows_prefix(manifest.key))
+    store.delete(checkpoints_prefix(manifest.key))
+    kept = attempt_prefix(manifest.key, manifest.attempt)
+    everyone = kept.removesuffix(f"{manifest.attempt}/")
+    others = {location[len(everyone) :].partition("/")[0] for location, _ in store.list(everyone)}
+    for attempt in others - {manifest.attempt}:
+        store.delete(f"{everyone}{attempt}/")
+
+
+def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, report: Report) -> Report:
+    """Prepare's report with its digests, from which every key follows, and the stages that are published already."""
+    for output in copied_models(prepare):
+        record_model(store, spec.run, spec.stage, output.digest)
+    contents = {name: output.digest for name, output in prepare.outputs.items()}
+    keys = resolve_keys(spec.graph, contents)
+    # Recorded before it is looked up: what is found then is known to be shared, and no cleanup deletes it.
+    record_graph(store, spec.run, spec.graph, keys)
+    found = published(store, keys.values())
+    evaluations = [node.id for node in spec.graph if node.kind == "evaluate" and keys.get(node.id) in found]
+    return report.model_copy(
+        update={
+            "contents": contents,
+            "published": [stage for stage, key in keys.items() if key in found],
+            "figures": {stage: found[keys[stage]].metrics for stage in evaluations},
+        }
+    )

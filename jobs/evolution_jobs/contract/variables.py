@@ -1,0 +1,18 @@
+"""Names of the environment variables that a stage's process reads from whoever starts it."""
+
+from __future__ import annotations
+
+STAGE_SPEC_VARIABLE = "EVOLUTION_STAGE_SPEC"
+"""File with the stage spec, if `--spec` names none."""
+
+TERMINATION_LOG_VARIABLE = "EVOLUTION_TERMINATION_LOG"
+"""File that takes the report, in place of Kubernetes' termination log."""
+
+GPUS_VARIABLE = "EVOLUTION_GPUS"
+"""GPUs that the process has been given. If there are some and torch finds none, the stage fails."""
+
+STORAGE_PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
+"""Seconds that a stage waits for a storage that has answered before and does not now. The default is 300."""
+
+SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
+"""Index of the shard. Kubernetes sets it in the Pods of an Indexed Job."""

@@ -1,4 +1,4 @@
-"""`python -m evolution_jobs <kind> --spec stage.json`: one stage, by hand, in a Job or under the local driver."""
+"""`python -m evolution_jobs <kind> --spec stage.json`: runs one stage, in a Job or by hand."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .libraries import set_library_defaults
 from .runner import run_stage
 
 SPEC_LIMIT = 16 << 20
-"""Bytes a spec may have."""
+"""Most bytes of a spec."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """End with the exit code that means: trying again cannot help."""
+        """Print the message and exit with the code of a permanent error."""
         self.print_usage(sys.stderr)
         self.exit(EXIT_PERMANENT, f"{self.prog}: {message}\n")
 
@@ -56,8 +56,8 @@ def read_spec(kind: str, source: str | None) -> StageSpec:
 
 
 def main() -> int:
-    """Run the stage that the command line names; the exit code says whether trying again may help."""
-    # A stage uses one GPU. Of several in sight the trainer would use all, each with a part of every batch.
+    """Run the stage that the command line names. The exit code says whether a retry may help."""
+    # A stage uses one GPU. If it saw several, the trainer would split every batch among all of them.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     set_library_defaults()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")

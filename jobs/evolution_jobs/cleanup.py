@@ -1,11 +1,11 @@
-"""Delete what a deleted run has left in the store, but for what other runs share.
+"""Delete what a deleted run has left in the store, except what other runs share.
 
     python -m evolution_jobs.cleanup --spec cleanup.json
 
-What a run has follows from the names of its records below `runs/` (`contract.keys.recorded_prefix`), and so does what
-others share with it. What no other run has recorded is deleted, manifest first, so that nobody finds half of a stage;
-the run's own records go last, so that a cleanup that was killed can be run again. Where something lies among the records
-whose name says nothing to this version, nothing is known to be the run's alone, and all is kept.
+The locations of all records below `runs/` say what each run uses (`contract.keys.recorded_prefix`). Cleanup deletes
+what only this run has recorded: the manifest of a stage first, so that nobody finds half a stage, and the run's own
+records last, so that a killed cleanup can run again. If it does not understand some location below `runs/`, it cannot
+know what is shared, and keeps everything.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .store.open import open_store
 log = logging.getLogger(__name__)
 
 SHOWN_UNKNOWN = 3
-"""Locations that nobody can tell the meaning of, as many as the report names."""
+"""Unknown locations that the report names."""
 
 
 def clean_up(store: Store, spec: CleanupSpec) -> Report:
-    """Delete the run's artifacts; how many stages and models went, and how many are kept.
+    """Delete the run's artifacts. The report counts the stages and models that are deleted and kept.
 
     Raises StageError.
     """
@@ -44,7 +44,7 @@ def clean_up(store: Store, spec: CleanupSpec) -> Report:
         return _kept(store, own, records.unknown)
     gone = 0
     for prefix in sorted(own - records.shared):
-        # Deleting takes a while, and another run may have begun meanwhile.
+        # Deleting takes a while, and another run may have started to use this in the meantime.
         if prefix not in _read(store, spec).shared:
             store.delete(f"{prefix}{MANIFEST}")
             store.delete(prefix)
@@ -57,7 +57,7 @@ def clean_up(store: Store, spec: CleanupSpec) -> Report:
 
 @dataclass(frozen=True)
 class _Records:
-    """What the records say: prefixes that this run has, and others; and locations whose names say nothing."""
+    """Prefixes that this run uses, those that others use, and locations that are no records."""
 
     own: frozenset[str]
     shared: frozenset[str]
@@ -70,7 +70,7 @@ def _read(store: Store, spec: CleanupSpec) -> _Records:
     unknown: list[str] = []
     for location, _ in store.list(RUNS_PREFIX):
         recorded = recorded_prefix(location)
-        # Consoles make objects that stand for folders.
+        # S3 consoles create objects that stand for folders.
         if recorded is None and not location.endswith("/"):
             unknown.append(location)
         elif recorded is not None:
@@ -99,7 +99,7 @@ def read_spec(path: Path) -> CleanupSpec:
 
 
 def main() -> int:
-    """Clean up after the run that the spec names; the exit code says whether trying again may help."""
+    """Clean up after the run that the spec names. The exit code says whether a retry may help."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m evolution_jobs.cleanup", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, metavar="FILE")

@@ -210,7 +210,7 @@ def test_a_claim_is_renewed_while_the_stage_is_computed_and_freed_after_it(
     for _ in range(3):
         assert store.renewed.acquire(timeout=30)
     assert store.read(claim_path(world.mine.key, number)) != first
-    held.let_go(free=True)
+    held.release(free=True)
     assert world.claims() == []
 
 
@@ -224,7 +224,7 @@ def test_a_claim_that_an_earlier_process_has_left_is_renewed_at_once(directory: 
     held = Held(store, world.mine, number)
     assert store.renewed.acquire(timeout=30)
     assert world.store.read(claim_path(world.mine.key, 1)) != left
-    held.let_go(free=False)
+    held.release(free=False)
     assert len(world.claims()) == 1
 
 
@@ -234,7 +234,7 @@ def test_who_ends_while_the_storage_is_away_leaves_its_claim_to_run_out(director
     assert isinstance(number, int)
     store = Told(world.store, 99)
     held = Held(store, world.mine, number)
-    held.let_go(free=True)
+    held.release(free=True)
     assert store.refused < 99
     assert len(world.claims()) == 1
 

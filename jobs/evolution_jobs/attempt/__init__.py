@@ -1,1 +1,1 @@
-"""One attempt at a stage: its workspace, what it resumes from, and what it publishes."""
+"""One attempt at a stage: its inputs, its workspace, what it resumes from, and what it publishes."""

@@ -1,4 +1,4 @@
-"""Training state that outlives the process: directories in the store, complete once their index is there."""
+"""Checkpoints of training: directories in the store, complete once their index exists."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ FILES = TypeAdapter(list[CheckpointFile])
 class StoredCheckpoints:
     """`evolution_jobs.contract.workspace.Checkpoints` in a store.
 
-    A checkpoint is `stages/<key>/checkpoints/<step>-<attempt>/`, so two attempts never write to one. Its `index.json`
-    names each file by digest and is written last.
+    A checkpoint is `stages/<key>/checkpoints/<step>-<attempt>/`, so two attempts never write to the same one. Its
+    `index.json` names each file by digest and is written last.
     """
 
     def __init__(self, store: Store, key: str, attempt: str, scratch: Path) -> None:
@@ -45,10 +45,10 @@ class StoredCheckpoints:
         self._attempt = attempt
         self._scratch = scratch / "checkpoint"
         self.corrupt = 0
-        """Checkpoints that were passed over because a file was missing or corrupt."""
+        """Checkpoints that were skipped because a file was missing or corrupt."""
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint, copied to scratch and verified; a corrupt one is passed over."""
+        """The newest complete checkpoint, copied to scratch and verified. A corrupt one is skipped."""
         for name in sorted(self._names(), key=_order, reverse=True):
             try:
                 if self._fetch(name):
@@ -57,11 +57,11 @@ class StoredCheckpoints:
                 if isinstance(error, PermanentError) and error.reason != "LocationInvalid":
                     raise
                 self.corrupt += 1
-                log.warning("checkpoint %s is passed over: %s", name, error)
+                log.warning("checkpoint %s is skipped: %s", name, error)
         return None
 
     def save(self, directory: Path, step: int) -> None:
-        """Make a checkpoint directory durable; those of earlier steps are removed once it is."""
+        """Make a checkpoint directory durable, then remove those of earlier steps."""
         name = f"{step:08d}-{self._attempt}"
         self._store.delete(f"{self._prefix}{name}/{INDEX}")
         older = [other for other in self._names() if other != name and _order(other)[0] <= step]
@@ -80,7 +80,7 @@ class StoredCheckpoints:
         return {name for name in (path.partition("/")[0] for path in below) if NAME.match(name)}
 
     def _fetch(self, name: str) -> bool:
-        """Copy one checkpoint to scratch; False where it was never completed."""
+        """Copy one checkpoint to scratch. False if it was never completed."""
         index = self._store.read(f"{self._prefix}{name}/{INDEX}")
         if index is None:
             return False

@@ -1,11 +1,12 @@
-"""Which run computes a stage now, so that two equal runs do not both pay for it.
+"""Claims: which run computes a stage now, so that two equal runs do not both pay for it.
 
 A claim is a numbered object below `stages/<key>/claims/` that its holder rewrites every few seconds. Another run's
-attempt waits while the newest claim keeps changing, and takes over by the next number once it has not changed for
-`EXPIRY` seconds of its own clock: no two clocks are compared, as with Kubernetes' Leases. Attempts of one run share a
-claim, because its planner starts a second one only once the first cannot publish any more.
+attempt waits while the newest claim keeps changing. Once it has not changed for `EXPIRY` seconds of the waiting
+process's own clock, that attempt takes over with the next number. No two clocks are compared, as with Kubernetes'
+Leases. Attempts of one run share a claim, because the planner starts a second one only when the first can no longer
+publish.
 
-A claim saves work and decides nothing: results are fenced by the conditional put of the manifest alone.
+A claim saves work and decides nothing: only the conditional put of the manifest fences results.
 """
 
 from __future__ import annotations
@@ -36,46 +37,46 @@ Result = TypeVar("Result")
 RENEWAL = 15.0
 """Seconds between two renewals."""
 EXPIRY = 60.0
-"""Seconds after which a claim that nobody renews is taken over."""
+"""Seconds without a renewal after which another run takes over."""
 LOOK = 5.0
-"""Seconds between two looks of an attempt that waits."""
+"""Seconds after which a waiting attempt looks again."""
 PARTING = 5.0
-"""Seconds that a process which ends waits for a renewal that is under way."""
+"""Seconds that an ending process waits for a renewal in progress."""
 
 
 class Held:
-    """A claim that this process renews until it lets go of it."""
+    """A claim that this process renews until it releases it."""
 
     def __init__(self, store: Store, spec: StageSpec, number: int) -> None:
         self._store = store
         self._spec = spec
         self._location = claim_path(spec.key, number)
         self._renewed = True
-        """Whether the last renewal came through."""
+        """Whether the last renewal succeeded."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="claim")
         self._thread.start()
 
-    def let_go(self, free: bool) -> None:
-        """Stop renewing; `free` lets others have the stage at once, otherwise the claim runs out."""
+    def release(self, free: bool) -> None:
+        """Stop renewing. If `free`, others may claim the stage at once; otherwise the claim expires."""
         self._over.set()
-        # Whoever ends must not wait for a storage that is away: the claim runs out by itself.
+        # An ending process must not wait for a storage that does not answer: the claim expires by itself.
         self._thread.join(PARTING)
         if not free or self._thread.is_alive() or not self._renewed:
             return
         try:
             self._store.delete(self._location)
         except StageError as error:
-            log.warning("the claim to this stage could not be removed and runs out in %.0f s: %s", EXPIRY, error)
+            log.warning("the claim to this stage cannot be removed and expires in %.0f s: %s", EXPIRY, error)
 
     def _renew(self) -> None:
-        # At once, too: a claim that an earlier process of this run has left may be about to run out.
+        # The first renewal is immediate: a claim that an earlier process of this run has left may be about to expire.
         while True:
             try:
                 self._store.put_bytes(encoded(self._spec), self._location)
                 self._renewed = True
             except StageError as error:
-                # Whoever takes over only does what is done here, too.
+                # If another run takes over, it does the same work a second time, which costs but does no harm.
                 self._renewed = False
                 log.warning("the claim to this stage was not renewed: %s", error)
             if self._over.wait(RENEWAL):
@@ -84,7 +85,7 @@ class Held:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The newest claim, since when it has been as it is, and when that was last looked at."""
+    """The newest claim, when it was first seen as it is, and when it was last seen."""
 
     number: int
     data: bytes
@@ -101,18 +102,18 @@ def claimed(
     waiting: Callable[[str | None], None],
     pause: Callable[[float], None],
 ) -> Iterator[Result | None]:
-    """Claim the stage, and renew the claim while it is computed.
+    """Claim the stage, and renew the claim while the stage is computed.
 
-    Yields the stage's result, where another run has published it meanwhile; else None, and this run computes it. The
-    claim is freed at the end, unless other shards may still be at work: they renew it, or it runs out.
+    Yields the stage's result if another run publishes it first; otherwise None, and this run computes it. The claim is
+    freed at the end, unless other shards may still be running: they renew it, or it expires.
 
     Args:
-        store: where the stage is computed for; it is waited for where it is away.
-        bare: the same, without patience.
-        spec: the stage; its run is whose claim it will be.
+        store: the store of the stage, with patience if it is remote.
+        bare: the same store without patience, for renewals.
+        spec: the stage. The claim belongs to its run.
         published: looks for the result.
-        waiting: told at each look which run computes the stage, and None once this one does.
-        pause: waits so many seconds, or raises.
+        waiting: called at each look with the run that computes the stage, and with None once this run does.
+        pause: waits for so many seconds, or raises.
 
     Raises StageError of the store, and what `pause` raises.
     """
@@ -122,10 +123,10 @@ def claimed(
         return
     claim = Held(bare, spec, found)
     try:
-        # Its holder may have published, and freed it, since the last look.
+        # Since the last look, the holder may have published the result and freed its claim.
         yield published()
     finally:
-        claim.let_go(free=spec.shard.count == 1)
+        claim.release(free=spec.shard.count == 1)
 
 
 def acquire(
@@ -136,9 +137,9 @@ def acquire(
     pause: Callable[[float], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Result | int:
-    """The stage's result, if another run publishes it meanwhile; else the number of the claim that is this run's now.
+    """The stage's result if another run publishes it first; otherwise the number of this run's claim.
 
-    See `claimed`; `clock` tells monotonic seconds.
+    See `claimed`. `clock` returns monotonic seconds.
     """
     seen: _Seen | None = None
     while True:
@@ -151,7 +152,7 @@ def acquire(
             seen = _looked(seen, number, data, clock())
         if data is None or (seen is not None and seen.looked - seen.since >= EXPIRY):
             if data is not None:
-                log.warning("the claim of %s has not been renewed for %.0f s: taken over", _name(holder), EXPIRY)
+                log.warning("%s has not renewed its claim for %.0f s: this run takes over", _name(holder), EXPIRY)
             number += 1
             if store.put_if_absent(encoded(spec), claim_path(spec.key, number)):
                 break
@@ -168,8 +169,8 @@ def acquire(
 def _looked(before: _Seen | None, number: int, data: bytes, now: float) -> _Seen:
     """What is known of the newest claim after one more look.
 
-    Time counts against it only while this process looks: if it has not for long, the storage may have been away for the
-    holder, too, or this process was paused.
+    Time counts against the claim only while this process looks. If it has not looked for long, it may have been paused,
+    or the storage did not answer, and then the holder could not renew either.
     """
     unchanged = before is not None and (before.number, before.data) == (number, data)
     if before is None or not unchanged or now - before.looked > 2 * LOOK + RENEWAL:
@@ -178,7 +179,7 @@ def _looked(before: _Seen | None, number: int, data: bytes, now: float) -> _Seen
 
 
 def identity(spec: StageSpec) -> str:
-    """Who a claim belongs to: the run. Equal runs on two machines have one uid, which is then told with the host."""
+    """The holder of the spec's claim: its run. Local runs of two machines may share a uid, so the host is added."""
     return f"{spec.run.uid}@{socket.gethostname()}" if spec.run.uid.startswith("local:") else spec.run.uid
 
 
@@ -189,7 +190,7 @@ def encoded(spec: StageSpec) -> bytes:
 
 
 def _newest(store: Store, key: str) -> int:
-    """Number of the newest claim, 0 where there is none."""
+    """Number of the newest claim, 0 if there is none."""
     names = (location.removeprefix(claims_prefix(key)) for location, _ in store.list(claims_prefix(key)))
     numbers = (name.removesuffix(".json") for name in names)
     return max((int(number) for number in numbers if number.isdecimal()), default=0)

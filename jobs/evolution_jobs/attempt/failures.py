@@ -1,4 +1,4 @@
-"""From whatever ended a stage to a reason, one line for the user, and an exit code."""
+"""From any exception to a reason, one line for the user, and an exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report, int]:
-    """The report and exit code of a stage that `error` has ended. Logs it too, with its traceback if unexpected."""
+    """The report and exit code of a stage that failed with `error`. Logs it, with its traceback if it is unexpected."""
     found = explain(error, spec.kind if spec else None)
     unexpected = found.reason == "InternalError"
     log.error("%s: %s", found.reason, one_line(str(found)), exc_info=error if unexpected else None)
@@ -34,7 +34,7 @@ def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report
 
 
 def explain(error: BaseException, kind: str | None) -> StageError:
-    """The domain error that `error` is, or stands for."""
+    """The domain error that `error` is, is caused by, or amounts to."""
     if isinstance(error, StageError):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -42,7 +42,7 @@ def explain(error: BaseException, kind: str | None) -> StageError:
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_error(cause, tempfile.gettempdir())
-        # Writers in other languages raise errors of their own that only quote the system's words.
+        # Libraries in other languages raise their own errors, which only quote the system's message.
         if "No space left on device" in str(cause):
             return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR")
         if _is_out_of_memory(cause):
@@ -52,13 +52,13 @@ def explain(error: BaseException, kind: str | None) -> StageError:
 
 
 def invalid_fields(error: ValidationError, prefix: str = "") -> str:
-    """Every fault of a document, each with its field's path below `prefix`."""
+    """Every fault of a document, each with the path of its field."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(": ".join(filter(None, (prefix + ".".join(map(str, f["loc"])), f["msg"]))) for f in faults)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # By name: importing torch to recognise its error would cost seconds in a process that may not even use it.
+    # By name: importing torch to recognise its error costs seconds, and the process may not use torch.
     named = any(ancestor.__name__ == "OutOfMemoryError" for ancestor in type(error).__mro__)
     return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
 

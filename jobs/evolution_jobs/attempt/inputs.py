@@ -1,4 +1,4 @@
-"""Inputs of a stage: found by key, verified file by file, served as local directories."""
+"""Inputs of a stage: found by key, verified file by file, provided as local directories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class InputError(TransientError):
-    """An input is gone or corrupt: the stage that made it must run again first."""
+    """An input is missing or corrupt. `stage` made it, and must run again first."""
 
     def __init__(self, reason: str, message: str, stage: str) -> None:
         super().__init__(reason, message)
@@ -25,7 +25,10 @@ class InputError(TransientError):
 
 
 def read_input_manifests(store: Store, spec: StageSpec) -> dict[str, Manifest]:
-    """The manifest of the stage behind each input, by input name; those not published are left out."""
+    """The manifest of the stage that makes each input, by input name. Unpublished ones are left out.
+
+    Raises InputError `InputCorrupt` if a manifest cannot be read; it is then withdrawn.
+    """
     manifests: dict[str, Manifest] = {}
     for name, source in spec.inputs.items():
         try:
@@ -33,7 +36,7 @@ def read_input_manifests(store: Store, spec: StageSpec) -> dict[str, Manifest]:
         except CorruptManifestError as error:
             retract(store, source.key, str(error))
             raise InputError(
-                "InputCorrupt", f"input {name}: {error}; stage {source.stage} is made again", source.stage
+                "InputCorrupt", f"input {name}: {error}; stage {source.stage} runs again", source.stage
             ) from error
         if manifest is not None:
             manifests[name] = manifest
@@ -41,10 +44,10 @@ def read_input_manifests(store: Store, spec: StageSpec) -> dict[str, Manifest]:
 
 
 def check_key(spec: StageSpec, manifests: Mapping[str, Manifest]) -> None:
-    """Refuse a spec whose key does not follow from its settings, seed and inputs.
+    """Raise PermanentError `KeyMismatch` if the spec's key does not follow from its settings, seed and inputs.
 
-    It was edited by hand, or made by another version of this project; published under that key, its result would be
-    taken for another's. Raises PermanentError `KeyMismatch`.
+    Somebody has edited such a spec, or another version of this project wrote it. Its result must not be published
+    under that key, because other runs would take it for something else.
     """
     inputs: dict[str, str] = {}
     for name, source in spec.inputs.items():
@@ -66,10 +69,10 @@ def check_key(spec: StageSpec, manifests: Mapping[str, Manifest]) -> None:
 def fetch_inputs(
     store: Store, spec: StageSpec, manifests: Mapping[str, Manifest], directory: Path, check_stop: Callable[[], None]
 ) -> None:
-    """Serve each input as `directory/<name>` of verified files: links where the store is on this machine, else copies.
+    """Provide each input as `directory/<name>` with verified files: links into a local store, else copies.
 
-    Raises InputError `InputMissing` where the stage behind an input is not published, `InputCorrupt` where a file of
-    it is missing or has another digest; that stage's manifest is then retracted.
+    Raises InputError `InputMissing` if the stage that makes an input is not published, `InputCorrupt` if a file is
+    missing or has another digest; that stage's manifest is then withdrawn.
     """
     for name, source in spec.inputs.items():
         if name not in manifests:
@@ -87,7 +90,7 @@ def fetch_inputs(
             except (CorruptObjectError, MissingObjectError) as error:
                 retract(store, source.key, f"found by {spec.stage}: {error}")
                 raise InputError(
-                    "InputCorrupt", f"input {name}: {error}; stage {source.stage} is made again", source.stage
+                    "InputCorrupt", f"input {name}: {error}; stage {source.stage} runs again", source.stage
                 ) from error
 
 
@@ -97,7 +100,7 @@ def digests(spec: StageSpec, manifests: Mapping[str, Manifest]) -> dict[str, str
 
 
 def references(spec: StageSpec, manifests: Mapping[str, Manifest]) -> dict[str, str]:
-    """Input name to where its content lies, for inputs that were pinned and not copied."""
+    """Input name to the location of its content, for inputs that were pinned and not copied."""
     found = {name: _output(name, source, manifests[name]).reference for name, source in spec.inputs.items()}
     return {name: reference for name, reference in found.items() if reference is not None}
 
@@ -112,14 +115,14 @@ def _output(name: str, source: Input, manifest: Manifest) -> Output:
 
 
 def _provide(store: Store, file: File, target: Path) -> None:
-    """Make one file readable at `target`, once it is known to have its digest."""
+    """Verify one file and make it readable at `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     stored = store.local(file.location)
     if stored is None:
         try:
             store.get_file(file.location, target, file.sha256)
         except CorruptObjectError as error:
-            # Withdrawing a finished stage is dear: rule out that bytes were lost on the way.
+            # To run a finished stage again is expensive, so rule out an error of the transfer first.
             log.warning("%s: read again", error)
             store.get_file(file.location, target, file.sha256)
         return

@@ -19,7 +19,7 @@ from ..store.manifests import publish
 from ..store.record import record_model
 
 DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft")
-"""Packages whose version a reader of a manifest wants to know."""
+"""Packages whose version a manifest names."""
 
 
 def publish_result(
@@ -33,7 +33,7 @@ def publish_result(
 ) -> Manifest:
     """Upload a result's files under this attempt and publish its manifest.
 
-    Returns the manifest in force: another attempt's where that one was first; this one's files are then removed.
+    Returns the manifest in force. If another attempt was first, it is that one's, and this attempt's files are removed.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
     outputs = {name: _upload(store, spec, attempt, name, result) for name in names}
@@ -78,7 +78,7 @@ def code_versions(kind: str) -> dict[str, str]:
 
 
 def visible_gpus() -> int:
-    """GPUs this process holds; torch is asked only where the stage has loaded it."""
+    """GPUs that this process has; 0 if the stage has not loaded torch."""
     torch = sys.modules.get("torch")
     return int(torch.cuda.device_count()) if torch is not None else 0
 
@@ -106,7 +106,7 @@ def _upload(store: Store, spec: StageSpec, attempt: str, name: str, result: Resu
 
 
 def _digested(root: Path) -> list[tuple[str, Path, str]]:
-    """Each file of an output: its path in the output, where it is, and its sha256."""
+    """Each file of an output: its path in the output, its local path, its sha256."""
     names = {path: path.name if path == root else path.relative_to(root).as_posix() for path in _files(root)}
     return [(name, path, file_sha256(path)) for path, name in names.items()]
 
@@ -116,7 +116,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for every figure that JSON cannot carry."""
+    """The value with None for every number that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A stage's last words: one JSON document that fits Kubernetes' termination message."""
+"""A process's report: one JSON document that fits into Kubernetes' termination message."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 TERMINATION_LIMIT = 4096
 """Bytes that the kubelet keeps of a termination message."""
 MESSAGE_LIMIT = 1024
-"""Characters of an error's message that are kept where room is short."""
+"""Characters of a message that are kept if the report is too long."""
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and without what UTF-8 cannot carry."""
+    """The text without line breaks and without what UTF-8 cannot encode."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
 
 
 def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
     """The report as JSON of at most `limit` bytes.
 
-    What no decision hangs on goes first: the message's tail, counts, figures, metrics, and last of all entries of
-    `published` (a stage that is not listed there finds its own result when it starts).
+    It drops first what no decision depends on: the message's tail, counts, figures, metrics. Entries of `published` go
+    last (a stage that is not listed there finds its result when it starts).
     """
     values = report.wire()
     if len(_encoded(values)) > limit and len(report.message) > MESSAGE_LIMIT:
@@ -52,14 +52,14 @@ def write_report(report: Report) -> None:
         sys.stdout.write(json.dumps(report.wire(), ensure_ascii=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads it, and the interpreter would try once more when it ends.
+        # Nobody reads it, and the interpreter would try to flush again when it ends.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def write_termination_message(report: Report) -> None:
-    """Write the report where Kubernetes, or who started this process, looks for it.
+    """Write the report where Kubernetes, or whoever started this process, looks for it.
 
-    A place that cannot be written to is named on stderr and does not fail the stage.
+    If that fails, a warning names the file, and the stage does not fail.
     """
     named = os.environ.get(TERMINATION_LOG_VARIABLE)
     path = Path(named or "/dev/termination-log")

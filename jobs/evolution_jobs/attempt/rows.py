@@ -22,20 +22,20 @@ class StoredRows:
         self._prefix = rows_prefix(key)
         self._chunks: dict[str, list[dict[str, Any]]] = {}
         self.appended = 0
-        """Rows that this process has added."""
+        """Rows that this process has appended."""
         self.corrupt_chunks = 0
-        """Chunks that did not have the digest in their name; their rows are made again."""
+        """Chunks without the digest in their name. Their rows are computed again."""
 
     def finished(self) -> Mapping[str, dict[str, Any]]:
-        """Every row any attempt has finished, by id. Only chunks that are new since the last call are read."""
+        """Every row that any attempt has finished, by id. Reads only chunks that are new since the last call."""
         for location, _ in self._store.list(self._prefix):
             if location not in self._chunks:
                 self._read(location)
-        # Of a row that two attempts made, every shard takes the same one.
+        # If two attempts made the same row, every shard takes the same of the two.
         return {row["id"]: row for location in sorted(self._chunks, reverse=True) for row in self._chunks[location]}
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Make rows durable as one chunk. Each row has an `id`; a chunk is all there or not at all."""
+        """Make rows durable as one chunk, whole or not at all. Each row has an `id`."""
         chunk = [dict(row) for row in rows]
         if not chunk:
             return
@@ -50,12 +50,12 @@ class StoredRows:
 
     def _read(self, location: str) -> None:
         stored = self._store.read(location)
-        if stored is None:  # the stage was published meanwhile, and its chunks removed
+        if stored is None:  # another attempt has published the stage and removed its chunks
             return
         name = location.rpartition("/")[2]
         if name != f"{hashlib.sha256(stored).hexdigest()}.jsonl":
             self.corrupt_chunks += 1
-            log.warning("%s is corrupt: removed, its rows are made again", location)
+            log.warning("%s is corrupt: it is removed, and its rows are computed again", location)
             self._store.delete(location)
             return
         self._chunks[location] = [json.loads(line) for line in stored.splitlines()]

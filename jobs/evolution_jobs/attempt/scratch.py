@@ -1,4 +1,4 @@
-"""A stage's private directory, and the removal of those that killed processes have left."""
+"""A stage's private directory, and the removal of directories that killed processes have left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..store.base import disk_error
 
 PREFIX = "evolution-stage-"
 LOCK = ".lock"
-"""Suffix of the file beside a directory that its process holds locked; the kernel lets go of it when that one dies."""
+"""Suffix of the lock file beside a directory. Its process holds the lock, and the kernel releases it if that dies."""
 
 _mine: set[Path] = set()
 """Directories of this process."""
@@ -25,12 +25,12 @@ _mine: set[Path] = set()
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A new directory below TMPDIR, removed at the end.
+    """A new directory in TMPDIR, removed at the end.
 
     Raises PermanentError `ScratchUnwritable`, TransientError `DiskFull`.
     """
     directory, lock = _make()
-    # Locked before the directory is made and removed after it, so at every moment an unlocked one is nobody's.
+    # The lock exists before the directory and is removed after it, so a directory without a lock is always abandoned.
     with lock:
         _mine.add(directory)
         try:
@@ -41,16 +41,16 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def discard() -> None:
-    """Remove this process's directories: for a process that ends at once, in the middle of its work."""
+    """Remove this process's directories, if it ends at once in the middle of its work."""
     for directory in list(_mine):
-        # Another thread may write there still.
+        # Another thread may still write there.
         for _ in range(3):
             _remove(directory)
 
 
 def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-    # What could not be removed stays known as abandoned.
+    # If the directory could not be removed, the lock file still marks it as abandoned.
     if not directory.exists():
         directory.with_suffix(LOCK).unlink(missing_ok=True)
 
@@ -63,7 +63,7 @@ def _make() -> tuple[Path, IO[bytes]]:
         lock = directory.with_suffix(LOCK).open("xb")
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not Path(lock.name).exists():
-            # Another process took it for abandoned before it was locked.
+            # Another process took it for abandoned before it was locked, and removed it.
             lock.close()
             return _make()
         directory.mkdir(mode=0o700)
@@ -77,7 +77,7 @@ def _make() -> tuple[Path, IO[bytes]]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove scratch directories whose process was killed: they can hold gigabytes."""
+    """Remove scratch directories of killed processes: they can hold gigabytes."""
     for lock in parent.glob(f"{PREFIX}*{LOCK}"):
         try:
             with lock.open("rb") as file:

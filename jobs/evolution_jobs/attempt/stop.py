@@ -1,4 +1,4 @@
-"""Signals as a flag that a stage asks for between batches."""
+"""Signals as a flag that a stage checks between batches."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT set the flag; a second SIGINT ends the work at once by KeyboardInterrupt.
+    """SIGTERM and SIGINT set the flag; a second SIGINT raises KeyboardInterrupt at once.
 
-    Ctrl-C reaches a whole process group, and whoever started this process may send SIGTERM on top of it: that is one
-    wish to stop, not two. Outside the main thread, where Python lets nobody handle signals, the flag stays as it is.
+    Ctrl-C reaches a whole process group, and whoever started this process may also send SIGTERM: that is one request to
+    stop, not two. Outside the main thread Python handles no signals, and the flag is never set.
     """
     stop = StopRequest()
     interrupted = False

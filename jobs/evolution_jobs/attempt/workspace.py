@@ -1,4 +1,4 @@
-"""The workspace that a stage is given: a private directory, its inputs there, and the store behind rows and checkpoints."""
+"""The workspace of a stage: a private directory with its inputs, and rows and checkpoints in the store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .rows import StoredRows
 from .stop import StopRequest
 
 PROGRESS_INTERVAL = 0.5
-"""Least seconds between two progress lines."""
+"""Minimum seconds between two progress lines."""
 
 
 def say_waiting(spec: StageSpec, run: str | None, stop: StopRequest) -> None:
-    """One JSON line on stdout: another run, `namespace/name`, computes this stage, or with None: no longer so."""
+    """Write one JSON line to stdout: `run` (`namespace/name`) computes this stage; None says that it no longer does."""
     _say({"waiting": {"stage": spec.stage, "shard": spec.shard.index, "run": run}}, stop)
 
 
@@ -28,7 +28,7 @@ def _say(line: dict[str, Any], stop: StopRequest) -> None:
     try:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever started this process is gone, and with it the wish for a result
+    except BrokenPipeError:  # whoever started this process is gone, and nobody needs the result
         stop.set()
 
 
@@ -42,7 +42,7 @@ class StoredWorkspace:
         self.scratch = directory / "scratch"
         self.scratch.mkdir()
         self.inputs = directory / "inputs"
-        """Where each input is served, by name."""
+        """Directory of the inputs, one subdirectory each."""
         self.references: dict[str, str] = {}
         self.rows = StoredRows(store, spec.key)
         self.checkpoints = StoredCheckpoints(store, spec.key, attempt, directory)
@@ -50,13 +50,13 @@ class StoredWorkspace:
         self._reported = float("-inf")
 
     def input(self, name: str) -> Path:
-        """The named input as a local directory of verified files; it must not be written to."""
+        """The named input as a local directory of verified files. It must not be written to."""
         if not self.has_input(name):
             raise PermanentError("InputMissing", f"inputs.{name}: stage {self.spec.stage} needs it and has none")
         return self.inputs / name
 
     def reference(self, name: str) -> str | None:
-        """Where the named input lies when it was pinned and not copied, else None."""
+        """Location of the named input if it was pinned and not copied, else None."""
         return self.references.get(name)
 
     def has_input(self, name: str) -> bool:
@@ -64,7 +64,7 @@ class StoredWorkspace:
         return name in self.spec.inputs
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """One JSON line on stdout, at most two a second, and the last; of parts, which are few, each."""
+        """Write one JSON line to stdout: at most two a second, but always the last, and every one that counts parts."""
         now = time.monotonic()
         if now - self._reported < PROGRESS_INTERVAL and done < total and unit != "parts":
             return

@@ -1,1 +1,1 @@
-"""What a stage is told, what it leaves behind, and how both are named. Light imports only: the operator uses it too."""
+"""What a stage gets, what it leaves, and how both are named. Only light imports: the operator uses it too."""

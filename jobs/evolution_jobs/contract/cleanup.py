@@ -1,4 +1,4 @@
-"""What the cleanup of a deleted run is told."""
+"""The spec of the cleanup of a deleted run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .stage import RunRef
 
 
 class CleanupSpec(Document):
-    """A run whose artifacts are to go, but for what other runs share."""
+    """A run whose artifacts are to be deleted, except what other runs share."""
 
     run: RunRef
     storage: Storage
     keys: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = []
-    """Keys of the run's stages that are known to its owner, beside those in its record."""
+    """Keys of the run's stages that the operator knows, beside those that the run has recorded."""

@@ -1,4 +1,4 @@
-"""The base of every document in the contract: strict, immutable, camelCase on the wire, with cross-field rules as data."""
+"""The base of every document: strict, immutable, camelCase on the wire, with cross-field rules as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 @dataclass(frozen=True)
 class Rule:
-    """A cross-field rule, stated once for both verdicts: offline (`holds`) and in the API server (`cel`)."""
+    """A cross-field rule. It is checked offline (`holds`) and by the API server (`cel`)."""
 
     field: str
     """Wire name of the field to blame, relative to the document."""
@@ -26,7 +26,7 @@ class Rule:
 
 
 class Document(BaseModel):
-    """A frozen model that refuses unknown fields, but for `stored`; JSON and YAML use camelCase, Python snake_case."""
+    """A frozen model that refuses unknown fields (except in `stored`): camelCase in JSON and YAML, snake_case in Python."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,9 +54,9 @@ class Document(BaseModel):
 
     @classmethod
     def stored(cls, value: bytes | str | Mapping[str, Any]) -> Self:
-        """A document that was stored, as JSON or as its values, by this version or by another one.
+        """A document as this or another version has stored it, in JSON or as its values.
 
-        Fields that only a newer version knows are passed over, at every depth. Raises pydantic.ValidationError.
+        Fields that this version does not know are ignored at every depth. Raises pydantic.ValidationError.
         """
         if isinstance(value, bytes | str):
             return cls.model_validate_json(value, extra="ignore")

@@ -1,7 +1,6 @@
-"""Domain errors and the exit codes that carry them out of a stage's process.
+"""Domain errors, and the exit codes of a stage's process that stand for them.
 
-A stage ends with one of these codes; the planner's retry policy reads nothing else. The two chosen codes are
-EX_DATAERR and EX_TEMPFAIL of sysexits(3); 143 is 128 + SIGTERM, what a shell reports for a terminated process.
+65 and 75 are EX_DATAERR and EX_TEMPFAIL of sysexits(3); 143 is 128 + SIGTERM, as a shell reports it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ EXIT_PERMANENT = 65
 EXIT_TRANSIENT = 75
 EXIT_TERMINATED = 143
 EXIT_KILLED = (137, -9)
-"""SIGKILL, as a shell and a kubelet report it, and as Python does."""
+"""SIGKILL, as a shell and the kubelet report it, and as Python does."""
 
 MEMORY_LEVERS: dict[str, str] = {
     "prepare": "take fewer records (data.*.samples)",
@@ -22,13 +21,13 @@ MEMORY_LEVERS: dict[str, str] = {
     "reflect": "lower reflection.tokenBudget",
     "evaluate": "lower evaluation.tokenBudget",
 }
-"""By kind of stage: what makes it need less memory."""
+"""By kind of stage: the settings that make it need less memory."""
 
 FailureKind = Literal["permanent", "transient", "disruption", "out-of-memory"]
 
 
 class StageError(Exception):
-    """A stage cannot go on. `reason` is a constant CamelCase word, `str(error)` one line for the user."""
+    """A stage cannot continue. `reason` is a constant CamelCase word, `str(error)` one line for the user."""
 
     exit_code = EXIT_TRANSIENT
 
@@ -50,7 +49,7 @@ class TransientError(StageError):
 
 
 class Terminated(StageError):
-    """The process was asked to stop (SIGTERM, eviction, Ctrl-C) and has saved what it could."""
+    """The process was asked to stop (SIGTERM, eviction, Ctrl-C) and has saved its progress."""
 
     exit_code = EXIT_TERMINATED
 
@@ -59,10 +58,10 @@ class Terminated(StageError):
 
 
 def failure_kind(exit_code: int) -> FailureKind:
-    """What the exit code of a stage's process says about trying again.
+    """What the exit code of a stage's process says about a retry.
 
-    Negative codes are signals as Python's subprocess reports them. SIGKILL alone does not say who sent it: that memory
-    ran out is known from the kubelet or the kernel.
+    Negative codes are signals, as Python's subprocess reports them. SIGKILL does not say who sent it: only the kubelet
+    or the kernel knows that memory ran out.
     """
     if exit_code == EXIT_PERMANENT:
         return "permanent"

@@ -1,13 +1,13 @@
-"""How a stage's result is named: a Merkle digest of all that decides it, and where things lie in the store.
+"""Keys of stages (Merkle digests of everything that decides a result), and locations in the store.
 
 stages/<key>/manifest.json                    the finished stage
 stages/<key>/attempts/<attempt>/<output>/...  files, each attempt under its own prefix
 stages/<key>/rows/<sha256>.jsonl              finished rows of a sharded stage, addressed by content
 stages/<key>/checkpoints/<step>-<attempt>/... training state, its index.json written last
-stages/<key>/claims/<number>.json             which run computes it now
+stages/<key>/claims/<number>.json             the run that computes it now
 models/<digest>/...                           a base model that was copied, addressed by content
-runs/<namespace>/<name>/<uid>/stages/<stage>/<key>.json  that a run has this stage
-runs/<namespace>/<name>/<uid>/models/<digest>.json       that a run has this model
+runs/<namespace>/<name>/<uid>/stages/<stage>/<key>.json  record: the run uses this stage
+runs/<namespace>/<name>/<uid>/models/<digest>.json       record: the run uses this model
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .settings import Settings, deciding
 from .stage import Node, RunRef
 
 CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 2, "generate": 1, "reflect": 2, "dpo": 1, "evaluate": 1}
-"""Raised by hand when a change to a stage's code changes its result: old results then no longer match."""
+"""To be raised when a change to a stage's code changes its result, so that cached results of the old are not used."""
 
 
 def stage_key(kind: str, settings: Settings, seed: int, inputs: Mapping[str, str]) -> str:
     """The key of a stage.
 
-    `inputs` maps each input's name to the digest of its content (prepare's outputs) or to the key and output name of
-    the stage that makes it. The number of shards, the attempt and the run's name are not part of a key.
+    `inputs` maps each input's name to the digest of its content (outputs of prepare), or to `<key>/<output>` of the
+    stage that makes it. The number of shards, the attempt and the run's name are not part of a key.
     """
     return canonical_digest(
         {
@@ -41,11 +41,10 @@ def stage_key(kind: str, settings: Settings, seed: int, inputs: Mapping[str, str
 
 
 def resolve_keys(graph: Iterable[Node], contents: Mapping[str, str] | None) -> dict[str, str]:
-    """The key of every stage whose inputs are known, by stage id.
+    """The key of every stage whose inputs are known, by stage id. The graph is in topological order.
 
-    `contents` maps prepare's output names to content digests; None before prepare has run, when only prepare's own key
-    is known. An output that prepare does not list (no replay data, say) leaves the stages that read it without a key.
-    The graph is in topological order.
+    `contents` maps prepare's output names to content digests. Before prepare has run it is None, and only prepare's key
+    is known. A stage that reads an output which is not in `contents` has no key.
     """
     keys: dict[str, str] = {}
     for node in graph:
@@ -70,47 +69,47 @@ MANIFEST = "manifest.json"
 
 
 def stage_prefix(key: str) -> str:
-    """Where everything of a stage lies, with a trailing slash."""
+    """Prefix of everything of a stage, with a trailing slash."""
     return f"stages/{key}/"
 
 
 def manifest_path(key: str) -> str:
-    """Where a finished stage's manifest lies."""
+    """Location of a finished stage's manifest."""
     return f"{stage_prefix(key)}{MANIFEST}"
 
 
 def attempt_prefix(key: str, attempt: str) -> str:
-    """Where one attempt writes, with a trailing slash."""
+    """Prefix under which one attempt writes, with a trailing slash."""
     return f"stages/{key}/attempts/{attempt}/"
 
 
 def rows_prefix(key: str) -> str:
-    """Where finished rows of a sharded stage lie, with a trailing slash."""
+    """Prefix of finished rows of a sharded stage, with a trailing slash."""
     return f"stages/{key}/rows/"
 
 
 def checkpoints_prefix(key: str) -> str:
-    """Where training state lies, with a trailing slash."""
+    """Prefix of training state, with a trailing slash."""
     return f"stages/{key}/checkpoints/"
 
 
 def claims_prefix(key: str) -> str:
-    """Where runs claim a stage while they compute it, with a trailing slash."""
+    """Prefix of the claims of a stage, with a trailing slash."""
     return f"stages/{key}/claims/"
 
 
 def claim_path(key: str, number: int) -> str:
-    """Where one claim lies. The highest number counts."""
+    """Location of one claim. The highest number counts."""
     return f"{claims_prefix(key)}{number:08d}.json"
 
 
 def model_prefix(digest: str) -> str:
-    """Where a copied base model lies, with a trailing slash. `digest` is that of its output: its files' names and bytes."""
+    """Prefix of a copied base model, with a trailing slash. `digest` is that of its output."""
     return f"models/{digest}/"
 
 
 RUNS_PREFIX = "runs/"
-"""Where the records of all runs lie."""
+"""Prefix of the records of all runs."""
 
 RECORD = re.compile(
     r"runs/[^/]+/[^/]+/[^/]+/(?:stages/[^/]+/(?P<key>[0-9a-f]{64})|models/(?P<model>[0-9a-f]{64}))\.json"
@@ -118,25 +117,25 @@ RECORD = re.compile(
 
 
 def run_prefix(run: RunRef) -> str:
-    """Where the records of one run lie, with a trailing slash. A later run of the same name has another uid."""
+    """Prefix of one run's records, with a trailing slash. A later run of the same name has another uid."""
     uid = re.sub(r"[^A-Za-z0-9_-]", "-", run.uid)
     return f"{RUNS_PREFIX}{run.namespace}/{run.name}/{uid}/"
 
 
 def stage_record_path(run: RunRef, stage: str, key: str) -> str:
-    """Where it is recorded that a run has a stage at a key."""
+    """Location of the record that a run uses the stage at a key."""
     return f"{run_prefix(run)}stages/{stage}/{key}.json"
 
 
 def model_record_path(run: RunRef, digest: str) -> str:
-    """Where it is recorded that a run has a copied model."""
+    """Location of the record that a run uses a copied model."""
     return f"{run_prefix(run)}models/{digest}.json"
 
 
 def recorded_prefix(location: str) -> str | None:
-    """What a record says its run has: the prefix of a stage or of a model. None where the location is no record's.
+    """The prefix of the stage or model that a record stands for, or None if the location is not a record's.
 
-    The name says it all, so a record whose content cannot be read still counts.
+    Only the location matters, so a record with unreadable content still counts.
     """
     found = RECORD.fullmatch(location)
     if found is None:

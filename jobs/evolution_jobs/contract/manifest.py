@@ -1,4 +1,4 @@
-"""What a stage leaves: files, and a manifest written last that names each by digest."""
+"""What a stage leaves: files, and a manifest, written last, that names each file by digest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Output(Document):
     digest: Digest
     files: list[File]
     reference: str | None = None
-    """Where the content lies when it is not copied into the store: a pinned `hf://owner/model@commit`, `pvc://...`."""
+    """Location of content that is not copied into the store: a pinned `hf://owner/model@commit`, `pvc://...`."""
 
 
 class Manifest(Document):
@@ -53,14 +53,14 @@ class Manifest(Document):
     settings: dict[str, Any]
     seed: int
     code: dict[str, str]
-    """Versions of this project, its stage code and the libraries that decide the result."""
+    """Versions of this project, of the stage's code, and of the libraries that decide the result."""
     counts: dict[str, int] = {}
     """Rows read, kept, and dropped under each reason (`dropped.<reason>`)."""
     metrics: dict[str, float] = {}
     details: dict[str, Any] = {}
-    """What else a reader wants: loss curve, metric signatures, reference digest."""
+    """More for readers: loss curve, metric signatures, reference digest."""
     seconds: float
-    """Wall time of the process that published, without waiting for inputs."""
+    """Wall time of the process that published, from the moment its inputs were there."""
     tokens: int = 0
     """Tokens generated or trained on, padding not counted."""
     gpus: int = 0
@@ -68,7 +68,7 @@ class Manifest(Document):
 
 
 class Report(Document):
-    """What a stage's process says at its end: the termination message, at most 4096 bytes (Kubernetes' limit)."""
+    """How a stage's process ended: its termination message, at most 4096 bytes (Kubernetes' limit)."""
 
     reason: str
     """`Completed`, `Cached`, `ShardCompleted`, or the error's reason."""
@@ -77,23 +77,23 @@ class Report(Document):
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}
     seconds: float = 0
-    """Wall time that this process, or the one whose result it published, has spent; waiting for another run included."""
+    """Wall time of the process. If it was cached, this includes waiting for another run."""
     contents: dict[str, str] = {}
-    """Prepare only: output name to content digest, from which every key of the run follows."""
+    """Only of prepare: output name to content digest. Every key of the run follows from these."""
     published: list[str] = []
-    """Prepare only: ids of the stages whose key is published already."""
+    """Only of prepare: ids of the stages that are published already."""
     figures: dict[str, dict[str, float]] = {}
-    """Prepare only: metrics of the published evaluations by stage id; left out where they do not fit."""
+    """Only of prepare: metrics of the published evaluations by stage id. They are left out if they do not fit."""
     digest: str | None = None
-    """Digest of the stage's main output, the first that it names."""
+    """Digest of the stage's main output: its first."""
     corrupt: str | None = None
-    """Id of the stage whose result this one found missing or corrupt, and which must be made again first."""
+    """Id of a stage that must run again first, because this one found its result missing or corrupt."""
 
 
 class Record(Document):
-    """`runs/<namespace>/<name>/<uid>/...`: that a run has a stage or a model. Written once, for people who look at a bucket.
+    """`runs/<namespace>/<name>/<uid>/...`: a run uses a stage or a model. Written once.
 
-    What cleanup needs is in its name (`keys.recorded_prefix`), figures and files are in the stage's manifest.
+    Cleanup needs only its location (`keys.recorded_prefix`). The content is for people who look at a bucket.
     """
 
     run: RunRef
@@ -104,19 +104,19 @@ class Record(Document):
 
 
 class Claim(Document):
-    """`stages/<key>/claims/<number>.json`: that a run computes this stage now. Rewritten while it does."""
+    """`stages/<key>/claims/<number>.json`: a run computes this stage now, and rewrites its claim while it does."""
 
     run: RunRef
     holder: str
-    """Whose claim it is: attempts of one holder share it."""
+    """Owner of the claim: attempts of one holder share it."""
     attempt: str
     """The attempt that wrote it last."""
     token: str
-    """Another one at each writing, so that every renewal is a change."""
+    """A new one at each write, so that every renewal is a change."""
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:
-    """Digest of a set of (path, sha256) pairs, independent of their order."""
+    """Digest of a set of (path, sha256) pairs, in any order."""
     return canonical_digest(sorted(files))
 
 

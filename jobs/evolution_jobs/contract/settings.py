@@ -1,7 +1,7 @@
 """Method settings of each stage, with the paper's values as defaults (arXiv 2505.16610).
 
-Every field here decides the result and is therefore part of the stage's key, except those marked `NotInKey`, which
-only decide how fast or in how many pieces the same result is made.
+Every field decides the result and is therefore part of the stage's key, except those marked `NotInKey`: they only
+decide how fast, or in how many pieces, the same result is made.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .document import Document, Rule
 
 
 class NotInKey:
-    """Marks a field that does not decide the result: changing it must not invalidate finished work."""
+    """Marks a field that does not decide the result. A change to it must not invalidate finished work."""
 
 
 def deciding(settings: Document) -> dict[str, Any]:
-    """The settings that decide a stage's result, on wire names: what enters its key."""
+    """The settings that decide a stage's result, under their wire names: the part of them that enters its key."""
     values = settings.wire()
     for name, field in type(settings).model_fields.items():
         alias = field.alias or name
@@ -164,7 +164,7 @@ class EvaluationSettings(SamplingSettings):
 
 
 def only_with_scheme(field: str, scheme: str) -> Rule:
-    """A rule: the field (wire name) makes sense only beside a `uri` of that scheme."""
+    """The rule that a field (wire name) is allowed only with a `uri` of this scheme."""
 
     def holds(document: Document) -> bool:
         values = document.wire()

@@ -1,4 +1,4 @@
-"""What a stage is told: one JSON document, complete in itself."""
+"""The spec of a stage: one JSON document that is complete in itself."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .settings import SettingsOfKind, Storage
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 
 SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
-"""Kinds whose rows may be shared out over shards."""
+"""Kinds with rows that several shards can share."""
 
 STAGE_VERSION: Literal["evolution.run/stage/v1"] = "evolution.run/stage/v1"
 
 
 class RunRef(Document):
-    """Which run a stage belongs to."""
+    """The run that a stage belongs to."""
 
     namespace: str
     name: str
     uid: str
-    """Identity of this very run: two runs of one name, one after the other, differ in it."""
+    """Distinguishes runs that had the same name one after the other."""
 
 
 class Node(Document):
@@ -38,7 +38,7 @@ class Node(Document):
     """Method settings, those included that are not part of the key."""
     seed: int
     inputs: dict[str, str] = {}
-    """Input name to where it comes from: `prepare/<output>` or `<stage id>/<output>`."""
+    """Input name to its source: `<stage id>/<output>`."""
 
     @property
     def upstream(self) -> frozenset[str]:
@@ -47,10 +47,10 @@ class Node(Document):
 
 
 class Input(Document):
-    """Where an input lies: a named output of a published stage."""
+    """An input: a named output of a published stage."""
 
     stage: str
-    """Id of the stage that made it."""
+    """Id of the stage that makes it."""
     key: str
     """That stage's key: its manifest is `stages/<key>/manifest.json`."""
     output: str
@@ -58,14 +58,14 @@ class Input(Document):
 
 
 class Shard(Document):
-    """Which share of the rows is this process's: those whose position modulo `count` is `index`."""
+    """The rows of one process: those at a position that modulo `count` is `index`."""
 
     index: Annotated[int, Field(ge=0)] = 0
     count: Annotated[int, Field(ge=1)] = 1
 
 
 class StageSpec(Document):
-    """Everything a stage's process needs to know; it asks nobody else."""
+    """Everything that a stage's process needs to know."""
 
     version: Literal["evolution.run/stage/v1"] = STAGE_VERSION
     run: RunRef
@@ -75,11 +75,11 @@ class StageSpec(Document):
     iteration: int | None = None
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     attempt: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
-    """Unique among all attempts at this key that may ever write: files go under it."""
+    """Unique among all attempts at this key that may ever write, because files go under it."""
     settings: SettingsOfKind
     seed: int
     inputs: dict[str, Input] = {}
     storage: Storage
     shard: Shard = Shard()
     graph: list[Node] = []
-    """The whole run, for prepare only: it derives every key from it and reports which are published."""
+    """The whole run, for prepare only: it derives every key and reports which ones are published."""

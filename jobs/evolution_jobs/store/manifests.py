@@ -1,4 +1,4 @@
-"""Finished stages in a store: read, published once, verified, and withdrawn where their files turn out corrupt."""
+"""Manifests in a store: read, published once, checked against their files, and withdrawn if those are corrupt."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOOKUPS = 16
 
 
 class CorruptManifestError(TransientError):
-    """A manifest lies at a key but cannot be read as that key's."""
+    """The manifest at a key cannot be read, or is another key's."""
 
     def __init__(self, key: str, detail: str) -> None:
         super().__init__("ManifestCorrupt", f"{manifest_path(key)}: {detail}")
 
 
 class UnknownManifestError(PermanentError):
-    """A manifest lies at a key in a version that this one does not know: it is sound, and stays."""
+    """The manifest at a key has a version that this code does not know. It is sound, and stays."""
 
     def __init__(self, key: str, detail: str) -> None:
         super().__init__(
@@ -59,13 +59,15 @@ def read_manifest(store: Store, key: str) -> Manifest | None:
 
 
 def publish(store: Store, manifest: Manifest) -> Manifest:
-    """Make a stage's result visible, unless another attempt was first. Returns the manifest that is in force."""
+    """Publish a stage's manifest unless another attempt was first. Returns the manifest in force."""
     data = json.dumps(manifest.wire(), ensure_ascii=False, indent=1, allow_nan=False).encode()
     if store.put_if_absent(data, manifest_path(manifest.key)):
         return manifest
     winner = read_manifest(store, manifest.key)
     if winner is None:
-        raise TransientError("ManifestWithdrawn", f"{manifest_path(manifest.key)} was withdrawn meanwhile; try again")
+        raise TransientError(
+            "ManifestWithdrawn", f"{manifest_path(manifest.key)} was withdrawn in the meantime; try again"
+        )
     return winner
 
 
@@ -117,9 +119,9 @@ def sound_manifest(store: Store, key: str, check: Check, unsound: Callable[[str]
 
 
 def retract(store: Store, key: str, why: str) -> None:
-    """Withdraw a published stage, so that it is made again; its manifest is kept below `stages/<key>/retracted/`.
+    """Withdraw a published stage, so that it runs again. Its manifest is kept below `stages/<key>/retracted/`.
 
-    Of a model that it has copied, files that no longer have their digest are removed: the next copy skips the others.
+    If the stage has copied a model, the model's corrupt files are deleted. The next copy skips the others.
     """
     stored = store.read(manifest_path(key))
     if stored is None:
@@ -138,7 +140,7 @@ def retract(store: Store, key: str, why: str) -> None:
 
 
 def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
-    """Those of the keys whose manifest is there and whose files all are, by existence and size."""
+    """Manifests of those keys that are published with all their files, checked by existence and size."""
 
     def look_up(key: str) -> Manifest | None:
         try:
@@ -153,7 +155,7 @@ def published(store: Store, keys: Iterable[str]) -> dict[str, Manifest]:
 
 
 def copied_models(manifest: Manifest) -> list[Output]:
-    """The outputs whose files lie where their content says, and not under the attempt."""
+    """Outputs that are stored under their digest and not under the attempt."""
     return [
         output
         for output in manifest.outputs.values()

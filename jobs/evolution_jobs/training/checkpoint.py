@@ -2,11 +2,11 @@
 
     adapter.safetensors     the adapter as it is being trained
     best.safetensors        SFT: the adapter with the lowest validation loss so far
-    optimizer.safetensors   what the optimiser keeps for each weight
-    optimizer.json          its settings, and the learning-rate schedule's place
+    optimizer.safetensors   the state of the optimiser for each weight
+    optimizer.json          its settings, and the position of the learning-rate schedule
     trainer_state.json      steps, losses and early stopping (transformers.TrainerState)
 
-No random state: every step seeds its own (trainer.Trained).
+No random state: every step seeds its own (trainer.Resumable).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = "optimizer.json"
 
 
 def write_checkpoint(directory: Path, model: PeftModel, best: Tensors | None, optimizer: Any, schedule: Any) -> None:
-    """Write everything but the trainer's own state. The directory is there and empty."""
+    """Write everything except the trainer's own state into an empty directory."""
     save_file(adapter_tensors(model), directory / ADAPTER)
     if best is not None:
         save_file(best, directory / BEST)
@@ -40,7 +40,7 @@ def write_checkpoint(directory: Path, model: PeftModel, best: Tensors | None, op
 
 
 def read_adapter(directory: Path, model: PeftModel) -> None:
-    """Put the checkpoint's weights into the adapter `default`, and into no other: `ref` stays as it is."""
+    """Load the checkpoint's weights into the adapter `default` only: `ref` stays as it is."""
     set_peft_model_state_dict(model, load_file(directory / ADAPTER), adapter_name="default")
 
 

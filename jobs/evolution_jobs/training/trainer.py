@@ -33,12 +33,12 @@ CURVE_POINTS = 200
 class Resumable:
     """Mixed into a trl trainer: it saves through the workspace, and a resumed training ends as an uninterrupted one does.
 
-    Rows come in the order of the data set, and every step seeds its own random numbers, so that the place in the
-    training is the step alone. The methods that trl or transformers call are named as there.
+    Rows come in the order of the data set, and every step seeds its own random numbers, so the step alone is the state of
+    the data. Methods that trl or transformers call have the names from there.
     """
 
     def attach(self: Any, workspace: Workspace, row_tokens: Sequence[int]) -> None:
-        """Report to `workspace`; to be called before `train`. `row_tokens` is the length of every row, in order."""
+        """Report and save through `workspace`. To be called before `train`. `row_tokens` are the rows' lengths, in order."""
         self.workspace = workspace
         self.row_tokens = row_tokens
         self.best: Tensors | None = None
@@ -51,8 +51,8 @@ class Resumable:
     def resume(self: Any) -> None:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Raises Terminated if the process is asked to stop, with a checkpoint saved; PermanentError (`TrainingDiverged`) where
-        a loss or gradient is no finite number.
+        Raises Terminated if the process is asked to stop, with a checkpoint saved; PermanentError `TrainingDiverged` if
+        a loss or gradient is not a finite number.
         """
         latest = self.workspace.checkpoints.latest()
         self.train(resume_from_checkpoint=str(latest) if latest else None)
@@ -66,16 +66,16 @@ class Resumable:
 
     @property
     def trained_tokens(self: Any) -> int:
-        """Tokens trained on up to now, padding not counted and the prompt of a pair counted once."""
+        """Tokens trained on so far, without padding. The prompt of a pair counts once."""
         rows = self.state.global_step * self.args.train_batch_size * self.args.gradient_accumulation_steps
         return sum(self.row_tokens[:rows])
 
     def history(self: Any, name: str) -> list[tuple[int, float]]:
-        """(step, value) of a logged figure, from the beginning, also where this process has only resumed."""
+        """(step, value) of a logged figure from the first step on, even if this process has only resumed."""
         return [(entry["step"], entry[name]) for entry in self.state.log_history if name in entry]
 
     def _send_telemetry(self) -> None:
-        """Nothing: by default trl calls the hub at every start."""
+        """Do nothing. By default, trl calls the hub at every start."""
 
     def _prepare_dataset(self, dataset: Any, *_arguments: Any, **_options: Any) -> Any:
         return dataset  # tokens already
@@ -103,7 +103,7 @@ class Resumable:
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
-    """Seeds, reports and watches every step."""
+    """Seeds every step, reports it, and checks its figures."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -140,10 +140,10 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 
 def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path) -> dict[str, Any]:
-    """What SFTConfig and DPOConfig are both given. `rows` counts all epochs: to the trainer they are one.
+    """Arguments of both SFTConfig and DPOConfig. `rows` counts all epochs: the trainer sees them as one.
 
-    An optimiser step takes batch_size x gradient_accumulation rows on any device. On a CPU they go one by one: batches
-    bring it no speed, cost padding, and four 512-token rows of a model of 135M parameters hold 7 GiB of activations.
+    An optimiser step takes batch_size x gradient_accumulation rows on any device. A CPU takes them one by one: batches
+    make it no faster, need padding, and four 512-token rows of a model of 135M parameters hold 7 GiB of activations.
     """
     device, dtype = placement(settings.precision)
     batch, accumulation = settings.batch_size, settings.gradient_accumulation
@@ -177,7 +177,7 @@ def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch
 
 
 def quiet() -> None:
-    """Only errors: standard output is the runner's, and progress goes through the workspace."""
+    """Let the libraries print only errors: the runner uses standard output, and the workspace reports progress."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -185,7 +185,7 @@ def quiet() -> None:
 
 
 def thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The curve with evenly spaced points, first and last among them, and values of five digits."""
+    """The curve reduced to evenly spaced points, its first and last included, with values of five digits."""
     stride = max(1, math.ceil((len(curve) - 1) / (CURVE_POINTS - 1))) if len(curve) > 1 else 1
     kept = curve[::stride] + ([curve[-1]] if curve and (len(curve) - 1) % stride else [])
     return [(step, float(f"{value:.5g}")) for step, value in kept]

@@ -1,4 +1,4 @@
-"""What of a run is finished in the store already, checked file by file."""
+"""Finds the stages of a run that the store has already, and checks every file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..planner.observed import Published
 
 @dataclass(frozen=True)
 class Finished:
-    """Finished stages by key, and prepare's content digests where it is among them."""
+    """Finished stages by key, and prepare's content digests if prepare is one of them."""
 
     manifests: dict[str, Manifest]
     contents: dict[str, str] | None
@@ -30,12 +30,12 @@ class Finished:
         }
 
     def without(self, keys: Set[str | None]) -> Finished:
-        """What is finished but for these keys, which were withdrawn since."""
+        """The finished stages except these keys, which were withdrawn in the meantime."""
         return replace(self, manifests={key: found for key, found in self.manifests.items() if key not in keys})
 
 
 def main_digest(manifest: Manifest) -> str | None:
-    """Digest of what the stage is for: its first output."""
+    """Digest of the stage's main output: its first."""
     return next((output.digest for output in manifest.outputs.values()), None)
 
 
@@ -68,7 +68,7 @@ def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdr
 
 
 def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> None:
-    """Note that the run has what it found finished, before it builds on it: no process of its own will do so."""
+    """Record what the run found finished, before it builds on it. No stage process of this run records it."""
     if finished.contents is None:
         return
     keys = resolve_keys(graph, finished.contents)

@@ -13,38 +13,38 @@ from ..contract.settings import SamplingSettings
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn."""
+    """How the next token is sampled."""
 
     temperature: float
     """0 takes the most likely token."""
     top_p: float
     top_k: int
-    """0 keeps all."""
+    """0 keeps all tokens."""
     repetition_penalty: float
-    """On tokens of the prompt and of the answer so far (Keskar et al., arXiv 1909.05858); 1 is none."""
+    """On tokens of the prompt and of the answer so far (Keskar et al., arXiv 1909.05858); 1 is no penalty."""
 
     @classmethod
     def of(cls, settings: SamplingSettings) -> Sampling:
-        """The part of a stage's settings that decides how tokens are drawn."""
+        """The part of a stage's settings that decides how tokens are sampled."""
         return cls(settings.temperature, settings.top_p, settings.top_k, settings.repetition_penalty)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One chat whose next message is wanted."""
+    """One chat that the model is to answer."""
 
     id: str
     messages: list[Message]
     """Roles alternate after an optional system message; the last is the user's."""
     sampling: Sampling
     seed: int
-    """Of this row: the same request gets the same text whatever it is batched with, but for rounding."""
+    """Of this request: apart from rounding, the same request gets the same text in any batch."""
     max_new_tokens: int
     max_prompt_tokens: int
     schema: dict[str, Any] | None = None
-    """JSON schema that the text must follow: an object of bounded strings."""
+    """JSON schema that the text must follow: an object with strings of limited length."""
     keep: int = 1
-    """Messages at the end that must stay when the prompt is too long."""
+    """Number of messages at the end that are kept if the prompt is too long."""
 
 
 class Engine(Protocol):
@@ -63,6 +63,6 @@ class Engine(Protocol):
 
 
 def row_seed(seed: int, id: str, purpose: str, attempt: int = 1) -> int:
-    """The seed of one text, from 0 to 2**63 - 1: of the run's seed, the row, what the text is for, and the attempt."""
+    """The seed of one text, from 0 to 2**63 - 1: a hash of the run's seed, the row, the text's purpose and the attempt."""
     digest = hashlib.sha256(f"{seed}/{id}/{purpose}/{attempt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

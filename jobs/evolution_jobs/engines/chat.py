@@ -1,4 +1,4 @@
-"""Chats as tokens: the model's own template, histories that fit, and where a turn ends."""
+"""Chats as tokens: the model's own template, histories that fit, and tokens that end a turn."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, request: Request, positions: int) -> tuple[list[int], int]:
-    """The prompt in tokens, and how many of its oldest turns were left out so that prompt and answer fit.
+    """The prompt's tokens, and how many of its oldest turns were left out so that prompt and answer fit.
 
-    Turns go in twos after the system message, so that the history still begins with the user. `positions` is the
-    longest sequence that the model takes.
+    Turns are left out in pairs after the system message, so that the history still begins with the user. `positions` is
+    the longest sequence that the model supports.
 
-    Raises PermanentError (`PromptTooLong`) where not even the last `request.keep` messages fit.
+    Raises PermanentError (`PromptTooLong`) if not even the last `request.keep` messages fit.
     """
     limit = min(request.max_prompt_tokens, positions - request.max_new_tokens)
     system = [message for message in request.messages[:1] if message["role"] == "system"]
@@ -47,9 +47,9 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, request: Request, position
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The chat up to where the assistant's next message begins.
+    """The chat's tokens, up to the point where the assistant's next message begins.
 
-    Raises PermanentError (`ChatTemplate`) where the model's template refuses these roles.
+    Raises PermanentError (`ChatTemplate`) if the model's template refuses these roles.
     """
     try:
         tokens = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
@@ -61,8 +61,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> l
 
 
 def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's and the generation config's end of sequence, and whatever
-    special token the chat template writes after an assistant's message (a base model's config may not know it).
+    """Every token that ends an answer: the end of sequence of the tokenizer and of the generation config, and the
+    special token that the chat template writes after an assistant's message (a base model's config may lack it).
     """
     configured = getattr(generation, "eos_token_id", None)
     stops = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}

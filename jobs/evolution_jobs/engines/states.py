@@ -1,4 +1,4 @@
-"""Attention states of the batch that is sampled, and of recent rows whose prompts later ones extend."""
+"""Attention states of the current batch, and of recent rows, because later prompts often extend them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 States = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, (heads, tokens, dimension): of one row, without padding."""
+"""Keys and values of each layer, (heads, tokens, dimension), of one row without padding."""
 
 
 _ROOM = 64
-"""Columns that a layer grows by."""
+"""Columns by which a layer grows."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A layer's keys and values with room to grow.
 
-    transformers' own copies all of them for every token, which on a CPU is as much work as the products with the weights.
+    The layer of transformers copies all of them for every token. On a CPU that costs as much as the products with the
+    weights.
     """
 
     keys: Tensor
@@ -54,20 +55,20 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows of the batch alone."""
+        """Keep only these rows of the batch."""
         super().batch_select_indices(indices)
         self._room = None
 
 
 def empty_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A cache for the model's layers, roomy where a layer keeps all its keys and values."""
+    """A cache for the model's layers, with room to grow in layers that keep all their keys and values."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 class Prefixes:
-    """The latest rows' tokens and states, up to `capacity` tokens in all; the oldest row goes first."""
+    """Tokens and states of the latest rows, up to `capacity` tokens in all; the oldest row is dropped first."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -75,7 +76,7 @@ class Prefixes:
         self._held = 0
 
     def add(self, tokens: Sequence[int], cache: DynamicCache, row: int) -> None:
-        """Keep a row of a batch whose padding is on the left; `tokens` are those that the cache has states of."""
+        """Keep a row of a batch padded on the left; `tokens` are those that have states in the cache."""
         if len(tokens) > self.capacity:
             return
         states = [
@@ -88,7 +89,7 @@ class Prefixes:
             self._held -= len(self._rows.popleft()[0])
 
     def longest(self, tokens: Sequence[int]) -> tuple[int, States]:
-        """How many of the first tokens, not all, some row shares, and that row's states; 0 and no states for none."""
+        """The longest prefix, in tokens, that some kept row shares, and that row's states; never all tokens. 0 if no row does."""
         wanted = torch.tensor(tokens[:-1])
         best, found = 0, States()
         for held, states in self._rows:
@@ -100,10 +101,10 @@ class Prefixes:
         return best, found
 
     def filled(self, cache: DynamicCache, prompts: Sequence[Sequence[int]]) -> int:
-        """Fill an empty cache with the first columns of a batch padded on the left; returns how many.
+        """Fill an empty cache with the first columns of a batch padded on the left; returns their number.
 
-        The rest of the batch then has as many columns as the row with the most left to compute: a shorter known prefix
-        than that leaves is of no use to the other rows, because a batch is computed as a rectangle.
+        A batch is computed as a rectangle, so the row with the most tokens left to compute decides how many columns can
+        be filled for all rows.
         """
         hits = [self.longest(prompt) for prompt in prompts]
         computed = max(len(prompt) - shared for prompt, (shared, _) in zip(prompts, hits, strict=True))
@@ -122,5 +123,5 @@ class Prefixes:
 
 
 def reusable(cache: DynamicCache) -> bool:
-    """Whether every layer keeps all its keys and values (sliding windows and recurrent states cannot be cut)."""
+    """Whether every layer keeps all its keys and values (sliding windows and recurrent states cannot be reused)."""
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)

@@ -45,14 +45,14 @@ class _BatchRow:
 
 
 class TransformersEngine:
-    """An `Engine` over one model: static batches whose rows leave as they end, and prefixes computed once.
+    """An `Engine` over one model: static batches that rows leave as they end, and prefixes computed once.
 
-    transformers' own `generate` keeps a row until the batch's last one has ended and forgets its states, so the loop is
-    our own and the forward pass is the library's. bench/generation.py measures what that saves.
+    `generate` of transformers keeps a row until the last row of the batch has ended, and then drops the states. So the
+    loop is our own and the forward pass is the library's. bench/generation.py measures what that saves.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:
-        """`token_budget` bounds rows x (longest prompt + tokens to sample) of a batch, and the prefixes kept."""
+        """`token_budget` limits rows x (longest prompt + tokens to sample) of a batch, and the tokens of kept prefixes."""
         self._model = model
         self._tokenizer = tokenizer
         self._budget = token_budget
@@ -72,7 +72,7 @@ class TransformersEngine:
         return cls(load_model(reference, adapter, precision), load_tokenizer(reference), token_budget)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Requests that share a batch: longest first, so that padding is small and memory runs out at once or never."""
+        """Requests by batch, longest first: padding stays small, and memory runs out at the start or never."""
         for rows in self._batched(requests):
             yield [row.request for row in rows]
 
@@ -83,7 +83,7 @@ class TransformersEngine:
 
     def _batched(self, requests: Iterable[Request]) -> Iterator[list[_BatchRow]]:
         rows = [_BatchRow(r, *prompt_tokens(self._tokenizer, r, self._positions)) for r in requests]
-        # Within a batch all rows are drawn in one way, and either all or none follow a schema.
+        # All rows of a batch are sampled in the same way, and either all or none follow a schema.
         rows.sort(key=lambda row: (*_way(row), -row.room))
         for _, alike in groupby(rows, key=_way):
             batch: list[_BatchRow] = []
@@ -129,7 +129,7 @@ class TransformersEngine:
         """Cache, mask, tokens so far and next logits of a batch padded on the left."""
         prompts = [row.prompt for row in rows]
         width = max(map(len, prompts))
-        # Padded with a token the row holds anyway: the repetition penalty then sees nothing that is not there.
+        # Padded with a token that the row already has, so that padding does not change the repetition penalty.
         seen = self._tensor([[prompt[0]] * (width - len(prompt)) + prompt for prompt in prompts])
         mask = self._tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         cache = self._empty_cache()

@@ -1,4 +1,4 @@
-"""Which rewritten answers become preference pairs (arXiv 2505.16610, section 3). Pure: text in, verdict out."""
+"""Which rewritten answers become preference pairs (arXiv 2505.16610, section 3). Pure."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ def judge(chosen: Response, rejected: Response, max_length_ratio: float) -> tupl
 
 
 def usable(answer: Response, side: str) -> str | Reject:
-    """The answer as it is trained on, or why it cannot be: it has no words (`empty`), or no full sentence (`truncated`).
+    """The answer as it is trained on, or why it cannot be: it has no words (`empty`) or no full sentence (`truncated`).
 
-    An answer that the token limit cut off loses its last, unfinished sentence, on either side of a pair: chosen would
-    otherwise teach to stop in mid-sentence, and rejected would be told from chosen by its cut end alone.
+    An answer that was cut off at the token limit loses its last, unfinished sentence, on either side of a pair. A cut
+    chosen answer would teach the model to stop in mid-sentence, and a cut rejected answer would differ from chosen by
+    its end alone.
     """
     if not normalise(answer.text):
         return Reject(id=answer.id, reason="empty", detail=f"{side} has no words")
@@ -58,10 +59,10 @@ def usable(answer: Response, side: str) -> str | Reject:
 
 
 def clean(text: str) -> str:
-    """A model's rewrite without what is not part of the answer.
+    """A model's rewrite, without the text around the answer.
 
     Removed until nothing more is found: a lead-in ("Here is the rewritten answer:"), a speaker's label ("Supporter:"),
-    quotation marks around the whole; and all from the line on where the model plays the seeker's next turn.
+    quotation marks around the whole answer, and everything from the line where the model writes the seeker's next turn.
     """
     while True:
         shorter = _unquoted(_cut_next_turn(_without_start(text.strip()))).strip()
@@ -71,17 +72,17 @@ def clean(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Letters and digits only, in one case, words apart by one space: what two equal answers have in common."""
+    """Letters and digits only, in lower case, with single spaces: two answers are equal if this is equal."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
 
 
 def words(text: str) -> int:
-    """Length in words, as the paper's length filter and the metrics count it: runs of no white space."""
+    """Number of words between white space, as the paper's length filter and the metrics count them."""
     return len(text.split())
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last full sentence; empty where there is none."""
+    """The text up to the end of its last full sentence; empty if there is none."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]].strip() if ends else ""
 
@@ -102,6 +103,6 @@ def _unquoted(text: str) -> str:
     if len(text) < 2 or _QUOTES.get(text[0]) != text[-1]:
         return text
     inner = text[1:-1]
-    marks = re.sub(r"(?<=\w)['’](?=\w)", "", inner)  # an apostrophe ends no quotation
-    # 'He said "no", and then "yes"' opens and closes more than one quotation.
+    marks = re.sub(r"(?<=\w)['’](?=\w)", "", inner)  # an apostrophe does not end a quotation
+    # 'He said "no", and then "yes"' has more than one quotation.
     return inner if text[0] not in marks and text[-1] not in marks else text

@@ -1,4 +1,4 @@
-"""Prompts of the method (arXiv 2505.16610, section 3). Each later prompt extends the earlier one, so a prefix cache hits."""
+"""Prompts of the method (arXiv 2505.16610, section 3). Each prompt extends the one before, so a prefix cache can be used."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ REFINEMENT_WITHOUT_PROFILE = (
 
 
 def answer_messages(turns: Sequence[Turn]) -> list[Message]:
-    """The chat in which the next message is the supporter's: system prompt, seeker as user, supporter as assistant.
+    """The chat that the supporter answers next: system prompt, seeker as user, supporter as assistant.
 
-    SFT, generation, DPO and evaluation all use it, so Mt is trained and asked in one format.
+    SFT, generation, DPO and evaluation all use it, so training and inference have one format.
     """
     roles = {"seeker": "user", "supporter": "assistant"}
     return [
@@ -44,7 +44,7 @@ def answer_messages(turns: Sequence[Turn]) -> list[Message]:
 
 
 def reflection_messages(turns: Sequence[Turn], draft: str) -> list[Message]:
-    """The chat in which the next message is the seeker's profile as JSON: the model has just drafted its answer."""
+    """The chat that the model answers with the seeker's profile as JSON, after its own draft."""
     return [
         *answer_messages(turns),
         {"role": "assistant", "content": draft},
@@ -53,10 +53,10 @@ def reflection_messages(turns: Sequence[Turn], draft: str) -> list[Message]:
 
 
 def refinement_messages(turns: Sequence[Turn], draft: str, profile: str | None) -> list[Message]:
-    """The chat in which the next message is the rewritten answer.
+    """The chat that the model answers with the rewritten answer.
 
-    `profile` is the JSON that answered `reflection_messages`; None asks for the rewrite at once (the paper's "no
-    reflection" ablation).
+    `profile` is the JSON that answered `reflection_messages`; None asks for the rewrite without a profile (the paper's
+    "no reflection" ablation).
     """
     if profile is None:
         return [

@@ -9,11 +9,11 @@ from pydantic import StringConstraints, ValidationError
 from ..contract.document import Document
 
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-"""Bounded, so that a small model that rambles comes to an end."""
+"""Limited in length, so that a small model cannot run on without an end."""
 
 
 class Profile(Document):
-    """What the seeker is like and needs, a short phrase each."""
+    """The seeker's personality, state, situation and needs, each in a short phrase."""
 
     personality: Phrase
     emotional_state: Phrase
@@ -22,17 +22,17 @@ class Profile(Document):
 
 
 SCHEMA: dict[str, Any] = Profile.model_json_schema(by_alias=True)
-"""JSON schema of a profile, for engines that constrain what they sample."""
+"""JSON schema of a profile, for constrained sampling."""
 
 
 class ProfileError(ValueError):
-    """Text is no profile; `str(error)` says why in a few words."""
+    """The text is not a profile; `str(error)` is a short reason."""
 
 
 def parse_profile(text: str) -> Profile:
-    """The profile that `text` holds as one JSON object.
+    """The profile in `text`, which must be one JSON object.
 
-    Raises ProfileError where it is not JSON, lacks a field, or a field is empty or too long.
+    Raises ProfileError if it is not JSON, lacks a field, or a field is empty or too long.
     """
     try:
         return Profile.model_validate_json(text)

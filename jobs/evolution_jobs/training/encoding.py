@@ -28,7 +28,7 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
-    """As long as `input_ids`: the token itself where it is learnt, else `IGNORED`."""
+    """As long as `input_ids`: the token itself if it is learnt, else `IGNORED`."""
     turns: int
     """Assistant turns that are learnt."""
 
@@ -87,9 +87,9 @@ class Encoded(Generic[Encoding]):
 class ChatEncoder:
     """Turns chats into token ids by the tokenizer's own template.
 
-    Every method raises PermanentError (`ChatTemplate`) where the template refuses a chat, renders earlier turns
-    differently once later ones follow (one sequence could then not stand for all its turns), or ends the assistant's
-    turn without a special token (the model could not learn to stop).
+    Every method raises PermanentError (`ChatTemplate`) if the template refuses a chat, renders earlier turns differently
+    once later ones follow (so one sequence cannot represent all turns of a dialogue), or ends the assistant's turn
+    without a special token (so the model cannot learn to stop).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
@@ -179,7 +179,7 @@ class ChatEncoder:
     def _sequence(
         self, chat: Sequence[Message], places: Iterable[int], name: str
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The chat's token ids, and from where to where the assistant's turns at `places` go, end-of-turn included."""
+        """The chat's token ids, and the spans of the assistant's turns at `places`, end-of-turn token included."""
         text = self._text(chat)
         encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
@@ -190,7 +190,7 @@ class ChatEncoder:
             if not (until.startswith(prompt) and text.startswith(until)):
                 raise _unsteady(name)
             first, end = bisect_left(starts, len(prompt)), bisect_left(starts, len(until))
-            # A token over the boundary would be learnt in part, and would not be in the prompt of generation.
+            # A token across the boundary would be learnt only in part, and generation would not have it in its prompt.
             if offsets[first - 1][1] > len(prompt):
                 raise _unsteady(name)
             spans.append((first, self._end_of_turn(ids, first, end, name)))
@@ -207,7 +207,7 @@ class ChatEncoder:
         )
 
     def _text(self, chat: Sequence[Message], *, answer: bool = False) -> str:
-        """The rendered chat; `answer` opens the assistant's next turn."""
+        """The rendered chat; with `answer`, the assistant's next turn is opened."""
         try:
             return str(self._tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer))
         except TemplateError as error:

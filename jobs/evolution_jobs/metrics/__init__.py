@@ -1,1 +1,1 @@
-"""Evaluation metrics, each under a name that says how it is computed."""
+"""Evaluation metrics. Each name says how the metric is computed."""

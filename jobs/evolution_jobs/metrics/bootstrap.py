@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals for figures that follow from sums over rows (Efron 1979, percentile method)."""
+"""Bootstrap confidence intervals for figures that are computed from sums over rows (Efron 1979, percentile method)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def interval(
 ) -> tuple[float, float] | None:
     """The 95 % interval of `figure`, which maps sums (corpora, columns) to figures (corpora,).
 
-    `statistics` is (rows, columns). `groups` names what each row belongs to: contexts of one dialogue are alike, so
-    whole dialogues are drawn, not rows; None draws rows. None where there are fewer than two groups to draw from.
+    `statistics` is (rows, columns). `groups` names each row's dialogue: contexts of one dialogue are alike, so whole
+    dialogues are drawn instead of rows; without `groups`, rows are drawn. Returns None if there are fewer than two groups.
 
-    Distinct-n and duplicate rates have no interval here: a row drawn twice adds words but no new ones, so every
-    resample would be less diverse than the rows are.
+    Distinct-n and duplicate rates have no interval here: a row that is drawn twice adds no new words, so every resample
+    would be less diverse than the rows.
     """
     totals = statistics if groups is None else _by_group(statistics, groups)
     count = len(totals)
@@ -36,7 +36,7 @@ def interval(
 
 
 def ratio(sums: Floats) -> Floats:
-    """First column / second: a mean over rows, where the second counts them. 0 where a resample holds none."""
+    """First column / second: a mean over rows if the second column counts them. 0 if a resample has no rows."""
     return sums[:, 0] / np.maximum(sums[:, 1], 1)
 
 

@@ -1,4 +1,4 @@
-"""How close answers are to the human answers: BLEU and ROUGE-L as the reference implementation has them, and sacrebleu.
+"""Similarity of answers to the human answers: BLEU and ROUGE-L as in the reference implementation, and sacrebleu.
 
 The reference implementation is `myMetrics.py` of the ESConv authors' repository (Liu et al., ACL 2021,
 arXiv 2106.01144), which arXiv 2505.16610 follows. All figures are x100.
@@ -17,20 +17,20 @@ Words = Sequence[str]
 Floats = npt.NDArray[np.float64]
 
 ORDERS = 4
-"""Longest n-gram that BLEU looks at."""
+"""Longest n-gram of BLEU."""
 ROUGE_BETA = 1.2
-"""How much more recall weighs than precision in ROUGE-L."""
+"""Weight of recall against precision in ROUGE-L."""
 
 
 def bleu_ref(hypotheses: Sequence[Words], references: Sequence[Words], order: int) -> float:
-    """Corpus BLEU up to n-grams of `order`, smoothed as NIST does (method 3); one reference a hypothesis; 0 to 100."""
+    """Corpus BLEU up to n-grams of `order`, with NIST smoothing (method 3); one reference a hypothesis; 0 to 100."""
     weights = tuple([1 / order] * order)
     pairs = [[reference] for reference in references]
     return 100 * float(corpus_bleu(pairs, list(hypotheses), weights, SmoothingFunction().method3))
 
 
 def rouge_l(hypothesis: Words, reference: Words) -> float:
-    """ROUGE-L's F-measure of one answer, beta 1.2; 0 to 100, 0 where either is empty."""
+    """ROUGE-L's F-measure of one answer, beta 1.2; 0 to 100, and 0 if either is empty."""
     common = _longest_common_subsequence(hypothesis, reference)
     if not common:
         return 0.0
@@ -40,13 +40,13 @@ def rouge_l(hypothesis: Words, reference: Words) -> float:
 
 def bleu_sacre(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
     """Corpus BLEU of the plain texts by sacrebleu (0 to 100), and the signature that makes it comparable."""
-    # `force`: our texts may well end in a separate period, which sacrebleu otherwise warns of as a mistake.
+    # `force`: texts of a data set may end in a separate period, about which sacrebleu otherwise warns.
     metric = BLEU(force=True)
     return float(metric.corpus_score(list(hypotheses), [list(references)]).score), str(metric.get_signature())
 
 
 def bleu_statistics(hypothesis: Words, reference: Words) -> list[int]:
-    """What corpus BLEU adds up over answers: matches of each order, n-grams of each order, both lengths (10 numbers)."""
+    """The numbers that corpus BLEU adds up over answers: matches of each order, n-grams of each order, both lengths (10)."""
     precisions = [modified_precision([reference], hypothesis, order) for order in range(1, ORDERS + 1)]
     return [
         *(precision.numerator for precision in precisions),
@@ -57,7 +57,7 @@ def bleu_statistics(hypothesis: Words, reference: Words) -> list[int]:
 
 
 def bleu_of_sums(sums: Floats, order: int) -> Floats:
-    """`bleu_ref` from summed statistics, many corpora at once: (corpora, 10) to (corpora,)."""
+    """`bleu_ref` from summed statistics of many corpora: (corpora, 10) to (corpora,)."""
     matches, totals = sums[:, :order], sums[:, ORDERS : ORDERS + order]
     lengths, reference_lengths = sums[:, -2], sums[:, -1]
     misses = matches == 0

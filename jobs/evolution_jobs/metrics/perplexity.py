@@ -1,7 +1,7 @@
-"""How well a model expects the human answers: their likelihood given the context, and its perplexity.
+"""Likelihood of the human answers under a model, given the context, and its perplexity.
 
-Only the answer's own tokens count, its end-of-turn token included: the prompt is given, and so is what a chat template
-writes after the turn.
+Only the answer's own tokens count, its end-of-turn token included. The prompt does not, nor does the text that a chat
+template writes after the turn.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGIT_BYTES = 256 * 2**20
-"""About the most memory that a batch's logits take in float32: a vocabulary of 49,152 has 192 KiB a token."""
+"""Approximate limit for the logits of a batch in float32: a vocabulary of 49,152 takes 192 KiB a token."""
 
 
 class Passage(NamedTuple):
-    """A prompt and the answer that is scored after it, both as token ids; neither is empty."""
+    """A prompt and its answer, both as token ids; neither is empty."""
 
     prompt: list[int]
     answer: list[int]
@@ -40,7 +40,7 @@ class Passage(NamedTuple):
 class _Sequence(NamedTuple):
     tokens: list[int]
     members: list[int]
-    """Positions of the passages that this sequence begins with."""
+    """Positions of the passages that are a prefix of this sequence."""
 
 
 def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> float:
@@ -56,11 +56,11 @@ def answer_losses(
 ) -> Iterator[list[tuple[int, float]]]:
     """Each passage's position and the summed negative log-likelihood of its answer, in nats, batch by batch.
 
-    A passage that begins another one (an earlier turn of the same dialogue) is read from the other's forward pass: a
-    causal model gives its tokens the same probabilities, and a dialogue of n answers costs one pass, not n.
+    A passage that is a prefix of another one (an earlier turn of the same dialogue) is scored in the other's forward
+    pass. A causal model gives its tokens the same probabilities, so a dialogue of n answers costs one pass and not n.
 
-    A batch holds at most `token_budget` tokens, padding included, and fewer where its logits would take too much
-    memory; a longer passage goes alone.
+    A batch has at most `token_budget` tokens, padding included, and fewer if its logits would take too much memory; a
+    longer passage is a batch of its own.
     """
     budget = min(token_budget, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
     for batch in _batches(_sequences(passages), budget):
@@ -68,9 +68,9 @@ def answer_losses(
 
 
 def _sequences(passages: Sequence[Passage]) -> list[_Sequence]:
-    """The passages that begin no other one, longest first, each with those that begin it."""
+    """The passages that are no prefix of another one, longest first, each with its prefixes."""
     found: list[_Sequence] = []
-    # In this order, what begins a sequence comes right after it or after another one that it begins as well.
+    # In this order, a prefix follows its sequence directly, or follows another prefix of it.
     for position in sorted(range(len(passages)), key=lambda position: passages[position].tokens, reverse=True):
         tokens = passages[position].tokens
         if found and found[-1].tokens[: len(tokens)] == tokens:
@@ -90,14 +90,14 @@ def _batches(sequences: Sequence[_Sequence], budget: int) -> Iterator[Sequence[_
 
 def _losses(model: PreTrainedModel, passages: Sequence[Passage], batch: Sequence[_Sequence]) -> list[tuple[int, float]]:
     longest = len(batch[0].tokens)
-    # Padding on the right: a causal model never looks at it, so neither a mask nor position ids are needed.
+    # Padding on the right: a causal model never attends to it, so neither a mask nor position ids are needed.
     ids = torch.tensor([[*tokens, *([0] * (longest - len(tokens)))] for tokens, _ in batch], device=model.device)
     spans = [
         (row, position, range(len(passages[position].prompt) - 1, len(passages[position].tokens) - 1))
         for row, (_, members) in enumerate(batch)
         for position in members
     ]
-    # Logits at a token are for the next one, and are made only where an answer needs them.
+    # Logits at a token predict the next one. They are computed only where an answer needs them.
     kept = sorted({at for _, _, span in spans for at in span})
     column = {at: index for index, at in enumerate(kept)}
     output = model(input_ids=ids, logits_to_keep=torch.tensor(kept, device=model.device), use_cache=False)

@@ -1,4 +1,4 @@
-"""All figures of a list of answers against the human answers: what `evaluate` and `evolution score` report."""
+"""All figures of a list of answers against the human answers, as `evaluate` and `evolution score` report them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ BAD_INPUT = "ScoreInput"
 
 
 class Scores(TypedDict):
-    """Figures and how they came about; JSON as it stands."""
+    """Figures and how they were computed; valid JSON."""
 
     rows: int
     metrics: dict[str, float]
-    """In per cent, but for lengths (in words or tokens) and perplexity."""
+    """In per cent, except lengths (in words or tokens) and perplexity."""
     intervals: dict[str, list[float]]
     """95 % bootstrap interval [low, high] of the main figures."""
     human: dict[str, float]
-    """The reference-free figures of the human answers, to read the model's against."""
+    """The reference-free figures of the human answers, for comparison with the model's."""
     methods: dict[str, str]
-    """Signature and tokeniser, without which no two BLEU figures can be compared."""
+    """Signature and tokeniser: only BLEU figures with equal ones can be compared."""
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence[Hashable] | None = None) -> Scores:
-    """Every figure that the texts alone give.
+    """Every figure that can be computed from the texts.
 
     `groups` names the dialogue of each row, for the intervals (`bootstrap.interval`).
 
-    Raises PermanentError (`ScoreInput`) where the lists are empty or differ in length, or a reference is empty.
+    Raises PermanentError (`ScoreInput`) if the lists are empty or differ in length, or a reference is empty.
     """
     _check(hypotheses, references)
     answers, humans = [[reference_words(text) for text in texts] for texts in (hypotheses, references)]
@@ -78,7 +78,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence
 def intervals(
     figures: dict[str, tuple[Floats, Callable[[Floats], Floats]]], groups: Sequence[Hashable] | None
 ) -> dict[str, list[float]]:
-    """The interval of each figure (statistics, function of their sums); none where there are too few groups."""
+    """The interval of each figure (statistics, function of their sums); no interval if there are too few groups."""
     found = {name: interval(statistics, figure, groups) for name, (statistics, figure) in figures.items()}
     return {name: list(bounds) for name, bounds in found.items() if bounds}
 
@@ -89,12 +89,12 @@ def per_row(values: Sequence[float]) -> Floats:
 
 
 def score_files(hypotheses: Path, references: Path) -> Scores:
-    """`score` over two files whose rows belong together.
+    """`score` over two files, line by line.
 
-    A text file has one answer a line. A `.jsonl` file has a JSON string a line, or objects such as `answers.jsonl` of
-    evaluate holds: hypotheses are read from `answer`, references from `human`, so one such file can be both.
+    A text file has one answer a line. A `.jsonl` file has one JSON string a line, or one object as in `answers.jsonl` of
+    evaluate: hypotheses are read from `answer`, references from `human`, so one such file can be both.
 
-    Raises PermanentError (`ScoreInput`) naming the file, and the line where there is one.
+    Raises PermanentError (`ScoreInput`), which names the file and, if there is one, the line.
     """
     return score(_texts(hypotheses, "answer"), _texts(references, "human"))
 

@@ -1,9 +1,9 @@
-"""Phrases of generic empathy: they fit any conversation, so an answer built of them says nothing to this person.
+"""Phrases of generic empathy: they fit any conversation, so they say nothing to this person.
 
-arXiv 2505.16610 sets out against exactly these ("generic empathy"), and a model trained on its own answers drifts
-towards them. The list holds openings and reassurances that supporters and language models use whatever was said; it
-holds no phrase that needs the seeker's situation to make sense. People use them too: compare a model's rate with the
-rate of the human answers beside it, not with 0.
+They are what arXiv 2505.16610 wants to avoid ("generic empathy"), and a model trained on its own answers drifts towards
+them. The list has openings and reassurances that supporters and language models use in any situation. It has no phrase
+that makes sense only in the seeker's situation. People use them, too: compare a model's rate with the rate of the human
+answers, not with 0.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 
 STOCK_PHRASES: tuple[str, ...] = (
-    # Naming that one has listened, in place of what was heard.
+    # Says that one has listened instead of what was heard.
     "it sounds like",
     "it seems like you are",
     "i hear you",
     "i hear that you",
-    # Sympathy that any bad news would get.
+    # Sympathy that fits any bad event.
     "i am sorry to hear",
     "i am so sorry to hear",
     "i am really sorry to hear",
@@ -44,7 +44,7 @@ STOCK_PHRASES: tuple[str, ...] = (
     "one step at a time",
     "one day at a time",
 )
-"""Lower-cased, with contractions of "am", "is" and "are" written out: texts are brought to that form first."""
+"""In lower case, with "am", "is" and "are" written out. Texts are converted to that form first."""
 
 _PATTERN = re.compile(r"\b(?:" + "|".join(re.escape(phrase) for phrase in STOCK_PHRASES) + r")\b")
 _CONTRACTIONS = (
@@ -55,7 +55,7 @@ _CONTRACTIONS = (
 
 
 def holds_stock_phrase(text: str) -> bool:
-    """Whether a text holds one of the phrases, whatever its case, apostrophes, contractions and white space."""
+    """Whether a text contains one of the phrases; case, apostrophes, contractions and white space do not matter."""
     plain = " ".join(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     for contraction, full in _CONTRACTIONS:
         plain = contraction.sub(full, plain)

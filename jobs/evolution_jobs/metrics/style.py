@@ -1,7 +1,7 @@
-"""What can be said of answers without a reference: diversity, length, stock phrases, repetition.
+"""Figures of answers without a reference: diversity, length, stock phrases, repetition.
 
-The failure signatures of self-evolution that arXiv 2505.16610 names show here: stock phrases, verbosity, and answers
-that grow alike. Read Distinct-n with the length beside it: longer answers have a lower one for the same vocabulary.
+They show the signs of failing self-evolution that arXiv 2505.16610 names: stock phrases, verbosity, and answers that
+become alike. Distinct-n depends on the length: with the same vocabulary, longer answers have a lower Distinct-n.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPEAT_ORDER = 4
 def style(texts: Sequence[str], words: Sequence[Words]) -> dict[str, float]:
     """Every figure of this module over a non-empty list of texts and their `reference_words`.
 
-    In per cent, but for `length_words`, the mean number of blank-separated words.
+    In per cent, except `length_words`, the mean number of words between white space.
     """
     figures = {f"distinct{order}": distinct(words, order) for order in (1, 2, 3)}
     figures |= {f"distinct{order}_ref": distinct_ref(words, order) for order in (1, 2, 3)}
@@ -33,7 +33,7 @@ def style(texts: Sequence[str], words: Sequence[Words]) -> dict[str, float]:
 
 
 def length_in_words(text: str) -> int:
-    """Blank-separated words."""
+    """Number of words between white space."""
     return len(text.split())
 
 
@@ -43,10 +43,10 @@ def distinct(answers: Iterable[Words], order: int) -> float:
 
 
 def distinct_ref(answers: Iterable[Words], order: int) -> float:
-    """Distinct-n as the reference implementation has it, x100: the last n-gram of each answer is left out.
+    """Distinct-n as in the reference implementation, x100: the last n-gram of each answer is left out.
 
-    Its loop ends one position early, so an answer of exactly n words counts for nothing and a closing period never
-    enters Distinct-1. Published ESConv figures carry this; `distinct` does not.
+    Its loop ends one position early, so an answer of exactly n words is not counted at all, and a closing period never
+    counts in Distinct-1. Published ESConv figures have this error; `distinct` does not.
     """
     return _distinct(answers, order, dropped=1)
 
@@ -69,7 +69,7 @@ def self_repeat(words: Words) -> float:
 
 
 def duplicate_rate(texts: Sequence[str]) -> float:
-    """Share of the answers that repeat an earlier answer, but for case and white space, in per cent."""
+    """Share of the answers that repeat an earlier answer, apart from case and white space, in per cent."""
     return 100 * (1 - len({" ".join(text.lower().split()) for text in texts}) / len(texts))
 
 

@@ -1,14 +1,14 @@
 """Words as the reference metrics count them: lower-cased `nltk.word_tokenize`, without the data that it downloads.
 
 `word_tokenize` first splits a text into sentences with Punkt's trained English model, then tokenises each sentence.
-The split matters because a period is its own word only at the end of a sentence: "i am ok. thanks." is five words or
-four, and a third of ESConv's utterances differ without it. The model is data that NLTK fetches from the network, so
-this module gives NLTK's own Punkt algorithm the only part of that model that decides on lower-cased English:
-its abbreviations. Its sentence starters need capital letters; what it learnt about the case of words, consulted after
-numbers and initials, says the same of a lower-case word as Punkt assumes of an unknown one, but for 4 of 20,366 words;
-and its 37 collocations are bylines of a newspaper. On all 32,326 utterances of ESConv the words are the same.
+The split matters because a period is a word of its own only at the end of a sentence: "i am ok. thanks." is five words
+or four, and a third of ESConv's utterances differ without the split. NLTK downloads the model as data. This module
+instead gives NLTK's own Punkt algorithm the only part of the model that matters for lower-cased English, its
+abbreviations. The other parts do not matter: sentence starters need capital letters; the learnt case of words, used
+after numbers and initials, differs from Punkt's default for unknown words in only 4 of 20,366 lower-case words; and the
+37 collocations are bylines of a newspaper. On all 32,326 utterances of ESConv the words are the same.
 
-The result never depends on which data a machine happens to have.
+The result does not depend on the data that a machine happens to have.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ABBREVIATIONS = """
     c d e f g h k l m n p r s t w
 """
 ABBREVIATIONS: frozenset[str] = frozenset(_ABBREVIATIONS.split())
-"""Words after which a period does not end a sentence for Punkt's English model. Ours to list, not to judge: "ok." at
-the end of a sentence stays one word in the reference metrics, so it does here. Initials of persons that no
-conversation holds are left out."""
+"""Words after which a period does not end a sentence in Punkt's English model. The list is not corrected: "ok." at the
+end of a sentence is one word in the reference metrics, and so it is here. Initials of persons, which no conversation
+has, are left out."""
 
 
 def _punkt() -> PunktSentenceTokenizer:

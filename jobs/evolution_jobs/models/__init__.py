@@ -1,1 +1,1 @@
-"""Base models and adapters: where they come from and how they are loaded."""
+"""Base models and adapters: finding and loading them."""

@@ -1,4 +1,4 @@
-"""The model types that the installed transformers can load as a language model, known without loading transformers."""
+"""Model types that the installed transformers can load as a language model, found without importing transformers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TABLE = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 
 @cache
 def language_model_types() -> frozenset[str]:
-    """Values of `model_type` in a config.json. Raises ModuleNotFoundError where transformers is not installed.
+    """Values of `model_type` in a config.json. Raises ModuleNotFoundError if transformers is not installed.
 
-    The table is read from its source: importing it imports torch, which takes seconds and 600 MiB.
+    The table is read from its source code: importing it imports torch, which takes seconds and 600 MiB.
     """
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
@@ -24,7 +24,7 @@ def language_model_types() -> frozenset[str]:
     try:
         return _read(source.read_text("utf-8"))
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, StopIteration):
-        # Another version may keep the table elsewhere or compute it: then the import is worth its price.
+        # Another version may keep the table elsewhere or compute it: then only an import helps.
         from transformers.models.auto import modeling_auto
 
         return frozenset(getattr(modeling_auto, TABLE))

@@ -1,9 +1,9 @@
-"""A GGUF model as a Hugging Face directory, converted in a process of its own.
+"""Converts a GGUF model to a Hugging Face directory, in a separate process.
 
     python -m evolution_jobs.models.gguf MODEL.gguf DIRECTORY
 
-transformers converts, which needs torch and the whole model twice in float32: 0.6 GiB and 8 bytes a parameter, so 1.6 GiB
-for SmolLM2-135M. The process gives that back at its end, and a run whose model needs no conversion never pays it.
+transformers converts. It needs torch and holds the whole model twice in float32: 0.6 GiB and 8 bytes a parameter, so 1.6
+GiB for SmolLM2-135M. A separate process frees that memory at its end, and starts only if a model needs conversion.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..libraries import set_library_defaults
 def convert_gguf(path: Path, directory: Path, where: str) -> None:
     """Write a GGUF model as a directory in float32: tokenizer, chat template, config, safetensors.
 
-    Quantised weights become what they stand for. `where` begins every message. Raises PermanentError `ModelMalformed`,
+    Quantised weights are dequantised. Every message begins with `where`. Raises PermanentError `ModelMalformed`,
     `ModelIncomplete`, or TransientError `Killed`, `InternalError`.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), str(directory)]
-    # The process ends with this one, however this one ends: its standard input then does.
+    # If this process ends in any way, the other reads the end of its standard input and ends, too.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -64,7 +64,7 @@ def convert(path: Path, directory: Path) -> None:
         raise PermanentError("ModelMalformed", f"{path.name} cannot be read: {words}") from error
     if not tokenizer.chat_template:
         raise PermanentError("ModelIncomplete", f"{path.name} has no chat template")
-    # What was read from GGUF counts as quantised and cannot be saved; a plain model with its weights can.
+    # A model read from GGUF counts as quantised and cannot be saved. A plain model with its weights can.
     config = read.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -78,8 +78,8 @@ def convert(path: Path, directory: Path) -> None:
 
 
 def main(path: str, directory: str) -> int:
-    """Convert, and write what is wrong with the model as one JSON document to standard output; returns the exit code."""
-    # Ctrl-C reaches the whole process group, and it is the stage that decides when to stop.
+    """Convert; returns the exit code. An error of the model is written to standard output as one JSON document."""
+    # Ctrl-C reaches the whole process group, but the stage decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_library_defaults()

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: pinning what can move to a commit, and what its errors mean for the user."""
+"""The Hugging Face Hub: pins models and data sets to a commit, and explains errors to the user."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Pinned(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """The place as a reference that cannot move."""
+        """A reference that always means the same content."""
         return f"hf://{self.name}@{self.commit}"
 
 
 def pin(uri: str, revision: str | None, kind: Literal["model", "dataset"], token: str | None, field: str) -> Pinned:
-    """The commit that `hf://owner/name[@revision]` is at; `revision` wins over the URI's.
+    """The commit of `hf://owner/name[@revision]`; `revision` takes precedence over the URI's.
 
-    Offline (`HF_HUB_OFFLINE`) it is the commit that the cache holds. Raises PermanentError (`HubMissing`, `HubDenied`,
+    Offline (`HF_HUB_OFFLINE`), it is the commit in the cache. Raises PermanentError (`HubMissing`, `HubDenied`,
     `HubOffline`, `HubInvalid`) or TransientError `HubUnreachable`, naming `field`.
     """
     match = _URI.match(uri)
@@ -51,7 +51,7 @@ def pin(uri: str, revision: str | None, kind: Literal["model", "dataset"], token
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn the hub's errors into one line for the user."""
+    """Turn errors of the hub into one line for the user."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
@@ -78,7 +78,7 @@ def _explain(error: Exception, what: str) -> StageError:
     if os.environ.get("HF_HUB_OFFLINE") and not isinstance(error, errors.HfHubHTTPError):
         hint = "fetch it once while online, or unset HF_HUB_OFFLINE"
         return PermanentError("HubOffline", f"{what} is not in this machine's cache and HF_HUB_OFFLINE is set: {hint}")
-    # The one that says "not in the cache" stands for a hub that could not be asked.
+    # LocalEntryNotFoundError ("not in the cache") means that the hub could not be reached.
     if isinstance(error, FileNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return PermanentError("HubMissing", f"{what}: {words}")
     status = getattr(getattr(error, "response", None), "status_code", None)

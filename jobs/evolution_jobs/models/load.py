@@ -1,4 +1,4 @@
-"""Load a tokenizer, a base model and a LoRA adapter. Safetensors only, no code from the model's repository is run."""
+"""Load a tokenizer, a base model and a LoRA adapter. Only safetensors; no code from the model's repository is run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PVC = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(?:/(.*))?$")
 
 
 class Location(NamedTuple):
-    """What `from_pretrained` is told: a local directory, or a hub model and its commit."""
+    """Arguments of `from_pretrained`: a local directory, or a hub model and its commit."""
 
     name: str
     revision: str | None
@@ -41,7 +41,7 @@ class Location(NamedTuple):
 
 
 def locate(reference: Path | str) -> Location:
-    """Where a model lies: a directory or `file:///directory`, `hf://owner/model@commit` or `pvc://claim/path`.
+    """The location of a reference: a directory or `file:///directory`, `hf://owner/model@commit` or `pvc://claim/path`.
 
     Raises PermanentError (`ModelReference`) for any other reference, an unpinned hub model included.
     """
@@ -63,9 +63,9 @@ def locate(reference: Path | str) -> Location:
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding on the left; where it has no pad token, its end-of-sequence token pads.
+    """The model's tokenizer, with padding on the left; without a pad token, the end-of-sequence token is used.
 
-    Raises PermanentError (`ModelIncomplete`) where tokenizer, chat template or end-of-sequence token is missing.
+    Raises PermanentError (`ModelIncomplete`) if tokenizer, chat template or end-of-sequence token is missing.
     """
     location = locate(reference)
     if directory := location.directory:
@@ -95,12 +95,13 @@ def load_model(
 ) -> PreTrainedModel:
     """The base model with its adapter, on the GPU if there is one, in evaluation mode.
 
-    `trainable` keeps the adapter a PeftModel whose weights require gradients. Otherwise a float32 model has it merged
-    into its weights, which saves two small products a layer; a bfloat16 one keeps it apart, because most of a DPO
-    update (learning rate 5e-6) is below half a unit in the last place of a bfloat16 weight and would be rounded away.
+    With `trainable`, the result is a PeftModel, and the adapter's weights require gradients. Otherwise the adapter of a
+    float32 model is merged into its weights, which saves two small products a layer. The adapter of a bfloat16 model
+    stays separate: most of a DPO update (learning rate 5e-6) is smaller than half a unit in the last place of a bfloat16
+    weight and would be lost in rounding.
 
-    Raises PermanentError (`ModelIncomplete`, `AdapterIncomplete`) naming the file that is missing or broken,
-    TransientError (`ModelUnavailable`) where the hub cannot be reached.
+    Raises PermanentError (`ModelIncomplete`, `AdapterIncomplete`), which names the missing or broken file, or
+    TransientError (`ModelUnavailable`) if the hub cannot be reached.
     """
     location = locate(reference)
     if location.directory:
@@ -123,7 +124,7 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise _unloadable(location, "model", error) from error
-    # Without this, missing weights would be initialised at random with no more than a warning.
+    # Without this check, missing weights would be initialised at random, with only a warning.
     if missing := sorted(info["missing_keys"]):
         raise PermanentError("ModelIncomplete", f"{location.name} lacks {len(missing)} weights, first {missing[0]}")
     if adapter is not None:
@@ -134,9 +135,9 @@ def load_model(
 
 
 def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:
-    """Device and arithmetic: `auto` is bfloat16 on a GPU that has it, else float32.
+    """Device and precision: `auto` is bfloat16 on a GPU that supports it, else float32.
 
-    Raises TransientError (`GpuMissing`) where the process was given a GPU and torch finds none: another node may do.
+    Raises TransientError (`GpuMissing`) if the process was given a GPU and torch finds none: another node may work.
     """
     gpu = torch.cuda.is_available()
     if not gpu and os.environ.get(GPUS_VARIABLE, "0") != "0":
@@ -164,7 +165,7 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool) -> 
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         message = f"the adapter in {adapter} does not fit the base model or is broken: {_first_line(error)}"
         raise PermanentError("AdapterIncomplete", message) from error
-    # PEFT only warns of weights that it does not find, and leaves them at their initial value.
+    # PEFT only warns about weights that it does not find, and leaves them at their initial value.
     if differing := sorted(set(get_peft_model_state_dict(wrapped)) ^ stored):
         message = (
             f"the adapter in {adapter} does not match the base model: {len(differing)} weights, first {differing[0]}"
@@ -197,7 +198,7 @@ def _require_any(directory: Path, names: tuple[str, ...], what: str) -> None:
 
 
 def _unloadable(location: Location, what: str, error: Exception) -> StageError:
-    # A missing repository, a wrong revision and a gated model are subclasses of OSError, as a broken connection is.
+    # Errors for a missing repository, a wrong revision and a gated model are subclasses of OSError, as connection errors are.
     causes = (error, error.__cause__, error.__context__)
     refused = any(
         isinstance(cause, (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError)) for cause in causes

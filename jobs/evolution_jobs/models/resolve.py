@@ -1,7 +1,7 @@
-"""The base model that a run names, found complete and pinned. Safetensors only; no code of a model is ever run.
+"""Finds a run's base model, checks that it is complete, and pins it. Only safetensors; no code of a model is run.
 
-A model that a Python package ships, or that lies in S3, is copied into the storage. A directory, a volume and a model
-of the hub are referred to, because they may be large and every stage can read them where they are.
+A model in a Python package or in S3 is copied into the storage. A model in a directory, on a volume or on the hub is
+only referenced, because it may be large and every stage can read it there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .hub import explained, pin
 
 FIELD = "baseModel"
 DIGESTS = "digests.json"
-"""The one stored file of a model that is referred to: name, sha256 and bytes of each of its files."""
+"""The only stored file of a referenced model: name, sha256 and bytes of each of its files."""
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".gguf", ".py")
-"""Weights that are no safetensors (some are pickles, which run code when read), and code."""
+"""Files that are never read: weights other than safetensors (some are pickles, which run code when read), and code."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Resolved:
     """A base model that every stage can load."""
 
     files: Path | None
-    """A directory to store: the model, or for one that is referred to its digests. None where a commit says it all."""
+    """A directory to store: the model itself, or the digests of a referenced model. None if a commit pins it."""
     reference: str | None = None
-    """Where the model lies, where it is not among the files."""
+    """The reference to a model that is not copied."""
 
 
 def resolve(source: BaseModelSource, storage: Storage, directory: Path) -> Resolved:
-    """Find the model, check that it is complete, and pin it; what has to be made is written below `directory`.
+    """Find the model, check that it is complete, and pin it; new files are written below `directory`.
 
     Raises PermanentError (`ModelMissing`, `ModelIncomplete`, `ModelMalformed`, `ModelUnsupported`, those of the store
-    and the hub) naming what is missing and what to do, or TransientError.
+    and the hub), which says what is missing and what to do, or TransientError.
     """
     match source.uri.partition("://")[0]:
         case "package":
@@ -68,7 +68,7 @@ def resolve(source: BaseModelSource, storage: Storage, directory: Path) -> Resol
 def require_complete(names: Collection[str], read: Callable[[str], Mapping[str, Any]], uri: str) -> None:
     """Raise PermanentError `ModelIncomplete` or `ModelUnsupported` unless these files are a model that can be trained.
 
-    `read` gives one of its JSON files; it is asked only for names that are there.
+    `read` returns one of its JSON files; it is called only with names that exist.
     """
     faults = []
     if "config.json" not in names:
@@ -104,7 +104,7 @@ def _require_known(config: Mapping[str, Any], uri: str) -> None:
 def _on_hub(source: BaseModelSource) -> Resolved:
     import huggingface_hub
 
-    # The token of baseModel.tokenSecret is every stage's HF_TOKEN, because every stage loads this model.
+    # baseModel.tokenSecret is HF_TOKEN in every stage, because every stage loads this model.
     pinned = pin(source.uri, source.revision, "model", None, FIELD)
     fetch = {"repo_id": pinned.name, "revision": pinned.commit}
     with explained(f"{FIELD}.uri: {source.uri}"):
@@ -131,7 +131,7 @@ def _downloaded(uri: str, storage: Storage, directory: Path) -> Path:
             if name.endswith(".safetensors") is not small:
                 with blamed_on(FIELD):
                     store.get_file(below + name, directory / name)
-        # Said before gigabytes of weights are fetched in vain.
+        # Checked before gigabytes of weights are downloaded.
         require_complete(names, _reader(directory), uri)
     _require_sound(directory, uri)
     return directory
@@ -145,7 +145,7 @@ def _mounted(uri: str) -> Path:
 
 
 def _referred(path: Path, reference: str, directory: Path) -> Resolved:
-    """A model that stays where it is; its digests are stored in its place and pin it."""
+    """A model that is not copied. Its digests are stored instead and pin it."""
     names = _checked(path, reference)
     digests = {name: {"sha256": file_sha256(path / name), "bytes": (path / name).stat().st_size} for name in names}
     target = directory / "model"
@@ -155,7 +155,7 @@ def _referred(path: Path, reference: str, directory: Path) -> Resolved:
 
 
 def _linked(path: Path, uri: str, directory: Path) -> Path:
-    """A directory of links to the files of a model that are read."""
+    """A directory of links to the files that stages read."""
     directory.mkdir(parents=True)
     for name in _checked(path, uri):
         (directory / name).symlink_to((path / name).resolve())
@@ -163,7 +163,7 @@ def _linked(path: Path, uri: str, directory: Path) -> Path:
 
 
 def _packaged(uri: str, directory: Path) -> Path:
-    """The model in an installed package, whose own code is not imported: a directory, or one GGUF file, converted."""
+    """The model in an installed package: a directory, or one GGUF file, converted. The package is not imported."""
     name = uri.removeprefix("package://")
     found = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     roots = [Path(root) for root in (found.submodule_search_locations or [])] if found else []
@@ -184,7 +184,7 @@ def _packaged(uri: str, directory: Path) -> Path:
 
 
 def _checked(path: Path, uri: str) -> list[str]:
-    """The files of a model directory that are read, once they are known to be complete and sound."""
+    """The names of the files that stages read. Raises if the model directory is not complete and sound."""
     if not path.is_dir():
         raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri}: {path} is no directory")
     names = sorted(each.name for each in path.iterdir() if each.is_file())
@@ -211,7 +211,7 @@ def _reader(root: Path) -> Callable[[str], Mapping[str, Any]]:
 
 
 def _require_sound(path: Path, uri: str) -> None:
-    """Raise PermanentError `ModelMalformed` where a weight file's header does not fit its length: it was cut off."""
+    """Raise PermanentError `ModelMalformed` if a weight file's header does not match its length: it was cut off."""
     from safetensors import SafetensorError, safe_open
 
     for weights in sorted(path.glob("*.safetensors")):

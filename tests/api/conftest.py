@@ -1,4 +1,4 @@
-"""A real control plane a session, a namespace a test. No other cluster is ever reached."""
+"""One real control plane per session and one namespace per test. No other cluster is ever reached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubernetes import client, config
 from hack.cluster.control_plane import ControlPlane
 from hack.cluster.kwok import Kwok
 from hack.cluster.processes import wait_until
-from tests.api.harness import OperatorProcess, Runs, Script, install, playing
+from tests.api.harness import OperatorProcess, Runs, Script, install, running_script
 
 CRDS = Path(__file__).parents[2] / "crds"
 
@@ -33,7 +33,7 @@ def established(control_plane: ControlPlane) -> bool:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Started once, with the project's CRDs. KUBECONFIG names it, and no in-cluster address is left."""
+    """Started once, with the project's CRDs. KUBECONFIG names it, and no in-cluster address is set."""
     with (
         pytest.MonkeyPatch.context() as patch,
         ControlPlane(tmp_path_factory.mktemp("control-plane")) as started,
@@ -49,17 +49,17 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture(scope="session")
 def kwok(control_plane: ControlPlane) -> Iterator[Kwok]:
-    """Nodes that play Pods, from the first test that asks for them to the session's end."""
+    """Simulated nodes, from the first test that uses them to the end of the session."""
     with Kwok(control_plane) as started:
         yield started
 
 
 @pytest.fixture
 def kube(control_plane: ControlPlane) -> Iterator[client.ApiClient]:
-    """A client with the administrator's rights."""
+    """A client with the administrator's permissions."""
     configuration = client.Configuration()
     config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-    assert configuration.host == control_plane.server, "the tests touch their own cluster alone"
+    assert configuration.host == control_plane.server, "the tests use only their own cluster"
     with client.ApiClient(configuration) as api:
         yield api
 
@@ -76,7 +76,7 @@ def namespace(kube: client.ApiClient) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def installed(control_plane: ControlPlane) -> ControlPlane:
-    """The control plane, where the operator has the rights of rbac.yaml in all namespaces."""
+    """The control plane, where the operator has the permissions of rbac.yaml in all namespaces."""
     install(control_plane)
     return control_plane
 
@@ -94,12 +94,12 @@ def operator(
 
 @pytest.fixture
 def script(kube: client.ApiClient, kwok: Kwok) -> Iterator[Script]:
-    """What becomes of stages' Pods."""
-    with playing(kube) as script:
+    """Sets how stages' Pods end."""
+    with running_script(kube) as script:
         yield script
 
 
 @pytest.fixture
 def runs(kube: client.ApiClient, namespace: str, operator: OperatorProcess, script: Script) -> Runs:
-    """EvolutionRuns of a fresh namespace, with an operator at work."""
+    """EvolutionRuns of a fresh namespace, with a running operator."""
     return Runs(kube, namespace)

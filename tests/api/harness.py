@@ -1,4 +1,4 @@
-"""The operator as a process of its own, KWOK's Pods playing stages after a script, and what is asked of both."""
+"""The operator as a separate process, KWOK's Pods as stages that follow a script, and helpers to observe both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PATIENCE = 120.0
 
 
 def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
-    """A run whose Pods stay running until the script ends them."""
+    """A run with Pods that run until the script ends them."""
     base = {
         "iterations": 0,
         "storage": {"uri": "s3://bucket/runs", "endpoint": "http://minio:9000", "credentialsSecret": "s3"},
@@ -50,9 +50,9 @@ def manifest(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
 
 
 class OperatorProcess:
-    """`kopf run -m evolution_operator.controller.main` with the rights of rbac.yaml and no others.
+    """`kopf run -m evolution_operator.controller.main` with the permissions of rbac.yaml and no others.
 
-    Its clock is `ahead` by so many seconds.
+    Its clock is ahead by `ahead` seconds.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class OperatorProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; the log goes on where it was."""
+        """Start it. It appends to its log."""
         command = [sys.executable, *self._skew, "kopf", "run", "-m", "evolution_operator.controller.main"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -104,7 +104,7 @@ class OperatorProcess:
         self._process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it; its exit status. SIGKILL is sent where it takes too long."""
+        """Stop it and return its exit status. It gets SIGKILL if it takes too long."""
         if self._process is None or self._process.poll() is not None:
             return 0 if self._process is None else self._process.returncode
         self._process.send_signal(number)
@@ -115,11 +115,11 @@ class OperatorProcess:
             return self._process.wait()
 
     def kill(self) -> None:
-        """End it as a lost node does."""
+        """Kill it, as a lost node does."""
         self.stop(signal.SIGKILL)
 
     def get(self, path: str) -> str:
-        """What it answers over HTTP."""
+        """Its HTTP response to GET."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
             return str(answer.read().decode())
 
@@ -135,7 +135,7 @@ class OperatorProcess:
 
 
 class Kubelet:
-    """Serves Pods' logs for a node, as the API server asks for them."""
+    """Serves the logs of a node's Pods to the API server."""
 
     def __init__(self, control_plane: ControlPlane, node: str) -> None:
         self.logs: dict[tuple[str, str], str] = {}
@@ -168,46 +168,46 @@ class Kubelet:
         )
 
     def stop(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self._server.shutdown()
 
 
-class Wire:
-    """A TCP wire to the API server that can be cut."""
+class Proxy:
+    """A TCP proxy to the API server that can be cut off."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._target = (control_plane.address, control_plane.ports.apiserver)
         self._listener = socket.create_server((control_plane.address, 0))
         self._pairs: list[socket.socket] = []
-        self._whole = True
+        self._open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
     def kubeconfig(self, original: Path, directory: Path) -> Path:
-        """The kubeconfig with this wire in place of the API server."""
+        """The kubeconfig with this proxy in place of the API server."""
         document = yaml.safe_load(original.read_text())
         host, port = self._listener.getsockname()
         for cluster in document["clusters"]:
             cluster["cluster"]["server"] = f"https://{host}:{port}"
-        path = directory / "wired.kubeconfig"
+        path = directory / "proxy.kubeconfig"
         path.write_text(yaml.safe_dump(document))
         return path
 
     def cut(self) -> None:
-        """Close what is open and let nothing through."""
-        self._whole = False
+        """Close all connections and refuse new ones."""
+        self._open = False
         for end in self._pairs:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         self._pairs.clear()
 
-    def mend(self) -> None:
-        """Let new connections through."""
-        self._whole = True
+    def restore(self) -> None:
+        """Accept new connections."""
+        self._open = True
 
     def _accept(self) -> None:
         while True:
             near, _ = self._listener.accept()
-            if not self._whole:
+            if not self._open:
                 near.close()
                 continue
             try:
@@ -230,7 +230,7 @@ class Wire:
 
 
 def install(control_plane: ControlPlane, namespaces: tuple[str, ...] = ()) -> None:
-    """Namespace and rights of the operator: cluster-wide, or in these namespaces alone."""
+    """Create the operator's namespace and permissions: cluster-wide, or in these namespaces only."""
     rules = yaml.safe_load(RBAC.read_text())
     own = {"namespace": OPERATOR_NAMESPACE}
     items: list[dict[str, Any]] = [
@@ -247,7 +247,7 @@ def install(control_plane: ControlPlane, namespaces: tuple[str, ...] = ()) -> No
 
 
 def uninstall_cluster_wide(control_plane: ControlPlane) -> None:
-    """Take the cluster-wide rights away."""
+    """Delete the cluster-wide permissions."""
     control_plane.kubectl("delete", "clusterrolebinding,clusterrole", "evolution-operator", "--ignore-not-found")
 
 
@@ -266,19 +266,19 @@ def _role(kind: str, name: str, rules: Any, where: Mapping[str, str]) -> list[di
 
 
 def report(stage: str, **changes: Any) -> dict[str, Any]:
-    """What a stage's process says at its end."""
-    words: dict[str, Any] = {"reason": "Completed", "seconds": 12.0, "digest": "d" * 64}
+    """The report of a stage's process."""
+    found: dict[str, Any] = {"reason": "Completed", "seconds": 12.0, "digest": "d" * 64}
     if stage == "prepare":
         outputs = ("model", "train", "validation", "contexts", "test", "replay")
-        words["contents"] = {name: hashlib.sha256(name.encode()).hexdigest() for name in outputs}
+        found["contents"] = {name: hashlib.sha256(name.encode()).hexdigest() for name in outputs}
     if stage.startswith("evaluate"):
-        words["metrics"] = {"distinct2": 0.5 + int(stage.rpartition("-")[2]) / 10}
-    return words | changes
+        found["metrics"] = {"distinct2": 0.5 + int(stage.rpartition("-")[2]) / 10}
+    return found | changes
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a Pod ends; one that `stays` runs on."""
+    """How a Pod ends. If it `stays`, it keeps running."""
 
     code: int = 0
     report: Mapping[str, Any] | None = None
@@ -290,7 +290,7 @@ STAYS = Outcome(stays=True)
 
 @dataclass
 class Script:
-    """Ends Pods as told: by (namespace, stage) a queue of outcomes, and success once it is used up."""
+    """Ends Pods: a queue of outcomes for each (namespace, stage), and success once the queue is empty."""
 
     kube: client.ApiClient
     outcomes: dict[tuple[str, str], list[Outcome]] = field(default_factory=dict)
@@ -300,11 +300,11 @@ class Script:
     _stopped: bool = False
 
     def will(self, namespace: str, stage: str, *outcomes: Outcome) -> None:
-        """What the next Pods of a stage do."""
+        """Set the outcomes of the next Pods of a stage."""
         self.outcomes[namespace, stage] = list(outcomes)
 
     def run(self) -> None:
-        """Play until `stop`."""
+        """End Pods until `stop`."""
         core = client.CoreV1Api(self.kube)
         while not self._stopped:
             try:
@@ -313,17 +313,17 @@ class Script:
                 )
                 for event in stream:
                     if event["type"] != "DELETED":
-                        self._play(core, event["object"])
+                        self._end(core, event["object"])
                     if self._stopped:
                         return
-            except Exception:  # the API server is away in some tests
+            except Exception:  # the API server is down in some tests
                 time.sleep(0.1)
 
     def stop(self) -> None:
-        """Play no more."""
+        """Stop ending Pods."""
         self._stopped = True
 
-    def _play(self, core: client.CoreV1Api, pod: client.V1Pod) -> None:
+    def _end(self, core: client.CoreV1Api, pod: client.V1Pod) -> None:
         if pod.status.phase != "Running" or pod.metadata.deletion_timestamp or pod.metadata.uid in self._done:
             return
         self._done.add(pod.metadata.uid)
@@ -338,19 +338,19 @@ class Script:
 
 
 def end(core: client.CoreV1Api, namespace: str, pod: str, stage: str, outcome: Outcome) -> None:
-    """Let a running Pod end."""
-    words = report(stage) if outcome.report is None and outcome.code == 0 else outcome.report or {}
+    """End a running Pod."""
+    message = report(stage) if outcome.report is None and outcome.code == 0 else outcome.report or {}
     annotations = {
         f"{KWOK}/outcome": "fail" if outcome.code else "succeed",
         f"{KWOK}/exit-code": str(outcome.code),
-        f"{KWOK}/message": json.dumps(words) if words else "",
+        f"{KWOK}/message": json.dumps(message) if message else "",
     }
     core.patch_namespaced_pod(pod, namespace, {"metadata": {"annotations": annotations}})
 
 
 @contextlib.contextmanager
-def playing(kube: client.ApiClient) -> Iterator[Script]:
-    """A script that is played in the background."""
+def running_script(kube: client.ApiClient) -> Iterator[Script]:
+    """A script that runs in the background."""
     script = Script(kube)
     thread = threading.Thread(target=script.run, daemon=True)
     thread.start()
@@ -361,7 +361,7 @@ def playing(kube: client.ApiClient) -> Iterator[Script]:
 
 
 class Runs:
-    """EvolutionRuns of a namespace, as the administrator."""
+    """EvolutionRuns of a namespace, with the administrator's permissions."""
 
     def __init__(self, kube: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
@@ -399,7 +399,7 @@ class Runs:
     def wait(
         self, name: str, holds: Callable[[dict[str, Any]], Any], what: str, timeout: float = PATIENCE
     ) -> dict[str, Any]:
-        """The run once something holds of it."""
+        """The run once `holds` is true for it."""
         return wait_for(lambda: self.get(name), holds, what, timeout)
 
     def wait_phase(self, name: str, phase: str, timeout: float = PATIENCE) -> dict[str, Any]:
@@ -415,7 +415,7 @@ class Runs:
         )
 
     def wait_gone(self, name: str, timeout: float = PATIENCE) -> None:
-        """Until the run is gone."""
+        """Wait until the run is gone."""
 
         def gone() -> bool:
             try:
@@ -432,7 +432,7 @@ class Runs:
         return items
 
     def job(self, stage: str, attempt: int = 1) -> client.V1Job:
-        """A stage's Job, once it is there."""
+        """A stage's Job, once it exists."""
         selector = f"{labels.STAGE}={stage},{labels.ATTEMPT}={attempt}"
         return wait_for(
             lambda: self.batch.list_namespaced_job(self.namespace, label_selector=selector).items,
@@ -455,7 +455,7 @@ class Runs:
         return found[0]
 
     def events(self, name: str, last: str) -> list[client.CoreV1Event]:
-        """Events about a run in the order in which they were made, once there is one of the reason `last`."""
+        """Events about a run in the order in which they were created, once there is one of the reason `last`."""
         selector = f"involvedObject.kind={KIND},involvedObject.name={name}"
         found = wait_for(
             lambda: self.core.list_namespaced_event(self.namespace, field_selector=selector).items,
@@ -466,7 +466,7 @@ class Runs:
 
 
 def wait_for(probe: Callable[[], Any], holds: Callable[[Any], Any], what: str, timeout: float = PATIENCE) -> Any:
-    """What the probe gives once something holds of it; the test fails where it does not in time."""
+    """The result of the probe once `holds` is true for it. The test fails if that takes too long."""
     deadline = time.monotonic() + timeout
     while True:
         value = None
@@ -481,7 +481,7 @@ def wait_for(probe: Callable[[], Any], holds: Callable[[Any], Any], what: str, t
 
 
 def stage(run: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A stage of the run's status, with counts that are not written because they are zero; empty before there is one."""
+    """A stage of the run's status, with the counts that are left out when zero. Empty if the stage is not there yet."""
     found: dict[str, Any] = next((s for s in run.get("status", {}).get("stages", []) if s["id"] == name), {})
     return found and {"attempts": 0, "failures": 0, "cached": False, **found}
 

@@ -1,4 +1,4 @@
-"""`python skewed.py SECONDS MODULE [ARGUMENT…]`: a Python program on a machine whose clock is off by so many seconds."""
+"""`python skewed.py SECONDS MODULE [ARGUMENT…]`: runs a Python module on a clock that is ahead by so many seconds."""
 
 import runpy
 import sys

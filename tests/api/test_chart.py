@@ -1,4 +1,4 @@
-"""The chart on a real API server: every object is admitted, rights are what they should be, upgrade and uninstall."""
+"""The chart on a real API server: admission of every object, permissions, upgrade and uninstall."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ DENIED = [
 
 @pytest.fixture(scope="module")
 def namespaces(control_plane: ControlPlane) -> Iterator[tuple[str, ...]]:
-    """Where Pod Security's level "restricted" is enforced."""
+    """Namespaces that enforce Pod Security's level "restricted"."""
     names = ("evolution", "team-a", "team-b", "elsewhere")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     for name in names:
@@ -80,7 +80,7 @@ def release(control_plane: ControlPlane, namespaces: tuple[str, ...]) -> Iterato
 
 
 class Release:
-    """Helm against the test's own control plane. No Pod runs there, so hooks are left out."""
+    """Helm with the test's own control plane. No Pod runs there, so hooks are left out."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control_plane = control_plane
@@ -116,15 +116,15 @@ def test_the_api_server_admits_every_object(
 ) -> None:
     objects = [each for each in render(values) if each["apiVersion"] != MONITORING]
     listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-    said = control_plane.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", manifest=listed)
-    assert len(said.splitlines()) == len(objects)
+    output = control_plane.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", manifest=listed)
+    assert len(output.splitlines()) == len(objects)
 
 
 @pytest.mark.parametrize("values", [FULL, NAMESPACED], ids=["full", "namespaced"])
 def test_pod_security_admits_every_pod(
     control_plane: ControlPlane, namespaces: tuple[str, ...], values: dict[str, Any]
 ) -> None:
-    # The account and the classes are not there on a dry run; both are admission's business, not Pod Security's.
+    # The account and the classes do not exist on a dry run, and Pod Security does not check them.
     absent = ("serviceAccountName", "priorityClassName")
     for name, template in pod_templates(render(values)).items():
         spec = {field: value for field, value in template["spec"].items() if field not in absent}
@@ -140,27 +140,27 @@ def test_pod_security_admits_every_pod(
         control_plane.kubectl(*wait_for_default_account, manifest=body)
 
 
-def test_pod_security_would_have_refused_a_lax_pod(control_plane: ControlPlane, namespaces: tuple[str, ...]) -> None:
+def test_pod_security_refuses_an_unrestricted_pod(control_plane: ControlPlane, namespaces: tuple[str, ...]) -> None:
     spec = {"containers": [{"name": "lax", "image": "x"}]}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "lax"}, "spec": spec}
     with pytest.raises(ClusterError, match="violates PodSecurity"):
         control_plane.kubectl("create", "--dry-run=server", "--namespace=team-a", "--filename=-", manifest=body)
 
 
-def test_cluster_wide_the_operator_may_do_its_work_and_no_more(release: Release) -> None:
+def test_a_cluster_wide_operator_has_the_permissions_for_its_work_and_no_more(release: Release) -> None:
     release.install()
     assert [case for case in ALLOWED if not release.may(*case)] == []
     assert [case for case in DENIED if release.may(*case)] == []
 
 
-def test_in_namespaces_the_operator_may_nothing_elsewhere(release: Release) -> None:
+def test_a_namespaced_operator_has_no_permissions_elsewhere(release: Release) -> None:
     release.install({"rbac.scope": "namespace", "watchNamespaces": ["team-a"]})
     assert [case for case in ALLOWED if not release.may(*case)] == []
     elsewhere = [(verb, resource, "elsewhere") for verb, resource, _ in ALLOWED]
     assert [case for case in [*DENIED, *elsewhere] if release.may(*case)] == []
 
 
-def test_users_with_the_role_edit_may_make_runs_and_viewers_only_see_them(
+def test_users_with_the_role_edit_may_create_runs_and_viewers_only_read_them(
     control_plane: ControlPlane, release: Release
 ) -> None:
     release.install()
@@ -176,8 +176,8 @@ def test_users_with_the_role_edit_may_make_runs_and_viewers_only_see_them(
         except ClusterError:
             return False
 
-    # A controller gathers aggregated roles.
-    wait_until(lambda: may("editor", "create") and may("viewor", "get"), "the roles are gathered", timeout=30)
+    # A controller aggregates the roles.
+    wait_until(lambda: may("editor", "create") and may("viewor", "get"), "the roles are aggregated", timeout=30)
     verbs = ("create", "delete", "update", "get")
     assert [verb for verb in verbs if may("editor", verb)] == [*verbs]
     assert [verb for verb in verbs if may("viewor", verb)] == ["get"]
@@ -204,7 +204,7 @@ def default_class(control_plane: ControlPlane, storage_class: str) -> str:
     return storage_class
 
 
-def test_minio_without_a_volume_to_be_had_is_refused_at_once_and_names_the_claim(
+def test_minio_without_an_available_volume_is_refused_at_once_and_names_the_claim(
     release: Release, request: pytest.FixtureRequest
 ) -> None:
     claim = "minio.persistence: PersistentVolumeClaim evolution/data-evo-evolution-operator-minio-0 would wait forever"
@@ -225,7 +225,7 @@ def test_minio_without_a_volume_to_be_had_is_refused_at_once_and_names_the_claim
     release.install({"minio.enabled": True})
 
 
-def test_minio_takes_a_volume_that_an_administrator_has_made(release: Release, control_plane: ControlPlane) -> None:
+def test_minio_uses_a_volume_that_an_administrator_has_created(release: Release, control_plane: ControlPlane) -> None:
     spec = {"capacity": {"storage": "20Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/none"}}
     body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "by-hand"}, "spec": spec}
     control_plane.kubectl("create", "--filename=-", manifest=body)

@@ -1,4 +1,4 @@
-"""Replicas whose machines' clocks are wrong: the API server's time counts."""
+"""Replicas on machines with wrong clocks: the API server's time counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAILS = Outcome(75, {"reason": "StorageUnreachable", "message": "no answer"})
 
 @pytest.fixture
 def fast(installed: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """A replica whose clock is an hour ahead, not yet started."""
+    """A replica with a clock that is an hour ahead, not yet started."""
     operator = OperatorProcess(installed, tmp_path, namespaces=(namespace,), name="fast", ahead=HOUR)
     yield operator
     operator.stop()
@@ -28,7 +28,7 @@ def fast(installed: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Op
 
 @pytest.fixture
 def slow(installed: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """A replica whose clock is an hour behind, not yet started."""
+    """A replica with a clock that is an hour behind, not yet started."""
     operator = OperatorProcess(installed, tmp_path, namespaces=(namespace,), name="slow", ahead=-HOUR)
     yield operator
     operator.stop()
@@ -48,7 +48,7 @@ def times(value: Any) -> Iterator[datetime]:
 
 
 @pytest.mark.parametrize("which", ["fast", "slow"])
-def test_what_a_run_says_of_times_is_true(
+def test_the_times_of_a_run_are_right(
     which: str, request: pytest.FixtureRequest, kube: client.ApiClient, namespace: str, script: Script
 ) -> None:
     operator: OperatorProcess = request.getfixturevalue(which)
@@ -59,9 +59,9 @@ def test_what_a_run_says_of_times_is_true(
     operator.start()
     run = runs.wait_phase("timed", "Complete")
     after = datetime.now(UTC) + timedelta(seconds=6)
-    told = [*times(run["status"])]
-    assert len(told) > 5
-    assert [time for time in told if not before <= time <= after] == []
+    found = [*times(run["status"])]
+    assert len(found) > 5
+    assert [time for time in found if not before <= time <= after] == []
     events = runs.events("timed", "Complete")
     assert [event.reason for event in events if not before <= event.last_timestamp <= after] == []
     (ahead,) = re.findall(r"^evolution_clock_ahead_seconds (\S+)$", operator.get("/metrics"), re.MULTILINE)
@@ -72,23 +72,23 @@ def test_what_a_run_says_of_times_is_true(
     runs.wait_gone("timed")
 
 
-def test_a_leader_with_another_clock_goes_by_the_same_deadlines(
+def test_a_leader_with_another_clock_keeps_the_same_deadlines(
     kube: client.ApiClient, namespace: str, fast: OperatorProcess, slow: OperatorProcess, script: Script
 ) -> None:
     runs = Runs(kube, namespace)
     script.will(namespace, "prepare", FAILS, STAYS)
     fast.start()
     retry = {"backoffSeconds": 10, "maxBackoffSeconds": 10, "maxAttempts": 3}
-    runs.create("handed", activeDeadlineSeconds=600, ttlSecondsAfterFinished=900, retry=retry)
-    runs.wait("handed", lambda run: stage(run, "prepare").get("state") == "Backoff", "it waits to try again")
+    runs.create("shared", activeDeadlineSeconds=600, ttlSecondsAfterFinished=900, retry=retry)
+    runs.wait("shared", lambda run: stage(run, "prepare").get("state") == "Backoff", "it waits to retry")
     fast.kill()
     slow.start()
     pod = runs.pod("prepare", attempt=2)
     slow.kill()
     end(runs.core, namespace, pod.metadata.name, "prepare", Outcome())
     fast.start()
-    run = runs.wait_phase("handed", "Complete")
-    assert condition(run, "Failed")["status"] == "False", "its deadline is ten minutes off, not an hour past"
+    run = runs.wait_phase("shared", "Complete")
+    assert condition(run, "Failed")["status"] == "False", "its deadline is in ten minutes, not an hour ago"
     assert stage(run, "prepare")["failures"] == 1
     wait_for(lambda: fast.get("/metrics"), lambda text: "evolution_leader 1.0" in text, "it leads")
-    assert runs.get("handed")["metadata"].get("deletionTimestamp") is None, "it is kept for its time to live"
+    assert runs.get("shared")["metadata"].get("deletionTimestamp") is None, "it is kept for its time to live"

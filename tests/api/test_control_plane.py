@@ -1,4 +1,4 @@
-"""The control plane that the other tests stand on: its controllers work, and so do KWOK's Pods."""
+"""The control plane that the other tests use: its controllers work, and so do KWOK's Pods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _job(name: str, annotations: dict[str, str] | None = None, **spec: Any) -> c
 
 
 def _first(list_method: Callable[..., Any], holds: Callable[[Any], bool], **where: Any) -> Any:
-    """The first object, existing or to come, of which ``holds`` is true."""
+    """The first object, existing or future, for which ``holds`` is true."""
     watcher = watch.Watch()
     for event in watcher.stream(list_method, timeout_seconds=30, **where):
         if event["type"] != "DELETED" and holds(event["object"]):
@@ -59,7 +59,7 @@ def test_a_job_gets_a_pod_and_completes_when_the_pod_succeeds(kube: client.ApiCl
     assert "Complete" in _conditions(job)
 
 
-def test_deleting_an_owner_collects_what_it_owned(kube: client.ApiClient, namespace: str) -> None:
+def test_deleting_an_owner_deletes_its_dependents(kube: client.ApiClient, namespace: str) -> None:
     core, batch = client.CoreV1Api(kube), client.BatchV1Api(kube)
     batch.create_namespaced_job(namespace, _job("sft"))
     _first(core.list_namespaced_pod, lambda _: True, namespace=namespace)
@@ -98,7 +98,7 @@ def test_kwok_ends_a_pod_as_its_annotations_say(
     assert (terminated.exit_code, terminated.message) == (code, 'said "so": {}')
 
 
-def test_kwok_keeps_a_pod_running_until_told_and_ends_a_deleted_one(
+def test_kwok_keeps_a_pod_running_until_its_annotation_changes_and_ends_a_deleted_one(
     kube: client.ApiClient, namespace: str, kwok: Kwok
 ) -> None:
     core, batch = client.CoreV1Api(kube), client.BatchV1Api(kube)
@@ -115,16 +115,16 @@ def test_kwok_keeps_a_pod_running_until_told_and_ends_a_deleted_one(
     }
 
     core.delete_namespaced_pod(pods["deleted"], namespace)
-    told = {"metadata": {"annotations": {"kwok.evolution.run/outcome": "succeed"}}}
-    core.patch_namespaced_pod(pods["kept"], namespace, told)
+    patch = {"metadata": {"annotations": {"kwok.evolution.run/outcome": "succeed"}}}
+    core.patch_namespaced_pod(pods["kept"], namespace, patch)
 
     for name, condition in {"kept": "Complete", "deleted": "Failed"}.items():
         job = _first(batch.list_namespaced_job, _ended, namespace=namespace, field_selector=f"metadata.name={name}")
         assert condition in _conditions(job)
 
 
-def test_a_client_without_rights_is_refused_and_audited(control_plane: ControlPlane, namespace: str) -> None:
-    user = f"stranger-{namespace}"
+def test_a_client_without_permissions_is_refused_and_audited(control_plane: ControlPlane, namespace: str) -> None:
+    user = f"unprivileged-{namespace}"
     kubeconfig = control_plane.kubeconfig_for(user)
     with config.new_client_from_config(str(kubeconfig)) as api, pytest.raises(ApiException) as refusal:
         client.CoreV1Api(api).list_namespaced_pod(namespace)
@@ -136,7 +136,7 @@ def test_a_client_without_rights_is_refused_and_audited(control_plane: ControlPl
     assert event["responseStatus"]["code"] == 403
 
 
-def test_the_apiserver_restarts_with_what_it_held(
+def test_the_apiserver_keeps_its_objects_over_a_restart(
     control_plane: ControlPlane, kube: client.ApiClient, namespace: str
 ) -> None:
     control_plane.stop_apiserver()

@@ -1,4 +1,4 @@
-"""What a user does with a run, and what the operator makes of it."""
+"""What a user does with a run, and how the operator responds."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_a_run_completes(runs: Runs, script: Script, control_plane: ControlPlane
     assert len(created) == 7
 
 
-def test_a_permanent_failure_ends_the_run_with_the_stages_own_words(runs: Runs, script: Script) -> None:
-    words = {"reason": "DataInvalid", "message": "data.seed[0]: record 3 has no turns"}
-    script.will(runs.namespace, "sft", Outcome(65, words))
+def test_a_permanent_failure_ends_the_run_with_the_stages_own_message(runs: Runs, script: Script) -> None:
+    failure = {"reason": "DataInvalid", "message": "data.seed[0]: record 3 has no turns"}
+    script.will(runs.namespace, "sft", Outcome(65, failure))
     runs.create("bad")
     run = runs.wait_phase("bad", "Failed")
 
@@ -73,17 +73,17 @@ def test_a_permanent_failure_ends_the_run_with_the_stages_own_words(runs: Runs, 
 
 
 def test_a_transient_failure_is_retried(runs: Runs, script: Script) -> None:
-    script.will(runs.namespace, "sft", Outcome(75, {"reason": "StorageUnreachable", "message": "s3 is away"}))
+    script.will(runs.namespace, "sft", Outcome(75, {"reason": "StorageUnreachable", "message": "s3 is down"}))
     runs.create("again")
     run = runs.wait_phase("again", "Complete")
 
     assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (2, 1)
     (retried,) = [event for event in runs.events("again", "Complete") if event.reason == "StageRetrying"]
-    assert retried.message == "sft: StorageUnreachable: s3 is away"
+    assert retried.message == "sft: StorageUnreachable: s3 is down"
 
 
-def test_a_run_out_of_retries_goes_on_when_asked_to(runs: Runs, script: Script) -> None:
-    lost = Outcome(75, {"reason": "StorageUnreachable", "message": "s3 is away"})
+def test_a_run_out_of_retries_continues_after_a_retry_request(runs: Runs, script: Script) -> None:
+    lost = Outcome(75, {"reason": "StorageUnreachable", "message": "s3 is down"})
     script.will(runs.namespace, "sft", lost, lost)
     runs.create("tried")
     run = runs.wait_phase("tried", "Failed")
@@ -95,9 +95,7 @@ def test_a_run_out_of_retries_goes_on_when_asked_to(runs: Runs, script: Script) 
     assert (stage(run, "sft")["attempts"], run["status"]["retried"]) == (3, "once more")
 
 
-def test_a_kill_that_nobody_explains_is_told_as_one_with_what_to_change_if_it_was_for_memory(
-    runs: Runs, script: Script
-) -> None:
+def test_an_unexplained_kill_is_reported_with_advice_about_memory(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", Outcome(137, {}), Outcome(137, {}))
     runs.create("big")
     run = runs.wait_phase("big", "Failed")
@@ -105,7 +103,7 @@ def test_a_kill_that_nobody_explains_is_told_as_one_with_what_to_change_if_it_wa
     assert "raise spec.sft.pod.resources.limits.memory" in condition(run, "Failed")["message"]
 
 
-def test_an_evicted_pod_is_replaced_and_nothing_is_counted(runs: Runs, script: Script) -> None:
+def test_an_evicted_pod_is_replaced_and_no_failure_is_counted(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS, STAYS)
     runs.create("moved")
     first = runs.pod("sft")
@@ -119,7 +117,7 @@ def test_an_evicted_pod_is_replaced_and_nothing_is_counted(runs: Runs, script: S
     assert len([job for job in runs.jobs() if job.metadata.labels[labels.STAGE] == "sft"]) == 1
 
 
-def test_a_suspended_run_stops_and_goes_on_in_the_same_job(runs: Runs, script: Script) -> None:
+def test_a_suspended_run_stops_and_resumes_in_the_same_job(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("paused")
     pod, job = runs.pod("sft"), runs.job("sft")
@@ -147,7 +145,7 @@ def test_rounds_may_be_added_to_a_finished_run(runs: Runs, script: Script) -> No
     assert made == {"generate-1", "reflect-1", "dpo-1", "evaluate-1"}
 
 
-def test_what_an_earlier_run_has_made_costs_no_job(runs: Runs, script: Script) -> None:
+def test_results_of_an_earlier_run_need_no_job(runs: Runs, script: Script) -> None:
     known = report("prepare", published=["sft", "evaluate-0"], figures={"evaluate-0": {"distinct2": 0.7}})
     script.will(runs.namespace, "prepare", Outcome(0, known))
     runs.create("cached")
@@ -157,7 +155,7 @@ def test_what_an_earlier_run_has_made_costs_no_job(runs: Runs, script: Script) -
     assert [job.metadata.labels[labels.STAGE] for job in runs.jobs()] == ["prepare"]
 
 
-def test_evaluation_gives_way_to_the_next_round(runs: Runs, script: Script) -> None:
+def test_evaluation_yields_to_the_next_round(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "evaluate-0", STAYS)
     script.will(runs.namespace, "generate-1", STAYS)
     gpus = {
@@ -165,7 +163,7 @@ def test_evaluation_gives_way_to_the_next_round(runs: Runs, script: Script) -> N
     }
     script.will(runs.namespace, "sft", STAYS)
     runs.create("busy", iterations=1, evaluation=gpus, generation=gpus)
-    # The evaluation gets the node's GPUs first: the generation's Pod is made to wait for the evaluation's.
+    # The evaluation gets the node's GPUs first, so the generation's Pod waits for the evaluation's.
     blocker = client.V1Pod(
         metadata=client.V1ObjectMeta(name="blocker", annotations={"kwok.evolution.run/outcome": "run"}),
         spec=client.V1PodSpec(
@@ -185,7 +183,7 @@ def test_evaluation_gives_way_to_the_next_round(runs: Runs, script: Script) -> N
         "the GPUs are taken",
     )
     end(runs.core, runs.namespace, runs.pod("sft").metadata.name, "sft", Outcome())
-    run = runs.wait("busy", lambda run: stage(run, "evaluate-0").get("state") == "Suspended", "evaluation gives way")
+    run = runs.wait("busy", lambda run: stage(run, "evaluate-0").get("state") == "Suspended", "evaluation yields")
     assert stage(run, "generate-1")["reason"] == "Unschedulable"
     assert condition(run, "Progressing")["reason"] == "Unschedulable"
 
@@ -204,13 +202,13 @@ def test_a_deadline_ends_the_run_and_its_jobs(runs: Runs, script: Script) -> Non
     wait_for(runs.jobs, lambda jobs: not jobs, "its Job is gone")
 
 
-def test_a_finished_run_is_deleted_when_its_time_has_passed(runs: Runs, script: Script) -> None:
+def test_a_finished_run_is_deleted_after_its_time_to_live(runs: Runs, script: Script) -> None:
     runs.create("brief", ttlSecondsAfterFinished=1)
     runs.wait_gone("brief")
-    wait_for(runs.jobs, lambda jobs: not jobs, "what it owned is gone")
+    wait_for(runs.jobs, lambda jobs: not jobs, "its Jobs are gone")
 
 
-def test_a_deleted_run_takes_its_jobs_with_it(runs: Runs, script: Script) -> None:
+def test_the_jobs_of_a_deleted_run_are_deleted(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("gone")
     runs.pod("sft")
@@ -220,7 +218,7 @@ def test_a_deleted_run_takes_its_jobs_with_it(runs: Runs, script: Script) -> Non
     wait_for(runs.jobs, lambda jobs: not jobs, "its Jobs are gone")
 
 
-def test_a_manifest_that_makes_no_pod_says_so(runs: Runs, script: Script) -> None:
+def test_a_spec_that_makes_an_invalid_pod_says_so(runs: Runs, script: Script) -> None:
     runs.create("odd", pod={"volumes": [{"name": "NOT-A-NAME", "emptyDir": {}}]})
     run = runs.wait_phase("odd", "Failed")
     message = condition(run, "Failed")["message"]
@@ -229,7 +227,7 @@ def test_a_manifest_that_makes_no_pod_says_so(runs: Runs, script: Script) -> Non
     assert runs.jobs() == []
 
 
-def test_kueue_admits_and_the_operator_keeps_out_of_its_way(runs: Runs, script: Script) -> None:
+def test_kueue_admits_and_the_operator_does_not_interfere(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "prepare", STAYS)
     runs.create("queued", queueName="gpus")
     run = runs.wait("queued", lambda run: stage(run, "prepare").get("state") == "Queued", "prepare waits for Kueue")
@@ -253,7 +251,7 @@ def test_a_finished_run_costs_nothing(runs: Runs, script: Script, control_plane:
     runs.wait_phase("still", "Complete")
     runs.events("still", "Complete")
     before = len(audit(control_plane, runs.namespace))
-    # Each of these wakes the run; nothing about it has changed.
+    # Each of these starts a pass over the run, and nothing about it has changed.
     for job in runs.jobs():
         runs.batch.patch_namespaced_job(job.metadata.name, runs.namespace, {"metadata": {"labels": {"poked": "1"}}})
     runs.patch("still", {"metadata": {"labels": {"poked": "1"}}})
@@ -264,7 +262,9 @@ def test_a_finished_run_costs_nothing(runs: Runs, script: Script, control_plane:
     assert [call for call in after if call.name.startswith("still")] == []
 
 
-def test_what_a_user_reads(runs: Runs, script: Script, control_plane: ControlPlane, operator: OperatorProcess) -> None:
+def test_users_see_the_run_in_kubectl_metrics_and_logs(
+    runs: Runs, script: Script, control_plane: ControlPlane, operator: OperatorProcess
+) -> None:
     runs.create("shown")
     runs.wait_phase("shown", "Complete")
     runs.events("shown", "Complete")
@@ -281,8 +281,8 @@ def test_what_a_user_reads(runs: Runs, script: Script, control_plane: ControlPla
     assert 'evolution_stage_seconds_count{stage="prepare"}' in metrics
     assert "evolution_reconcile_seconds_bucket" in metrics
     assert "evolution_leader 1.0" in metrics
-    told = [line for line in operator.lines() if line.get("run") == f"{runs.namespace}/shown"]
-    assert any(line.get("stage") == "sft" for line in told)
+    lines = [line for line in operator.lines() if line.get("run") == f"{runs.namespace}/shown"]
+    assert any(line.get("stage") == "sft" for line in lines)
 
 
 def test_progress_is_shown_while_a_stage_runs(
@@ -294,7 +294,7 @@ def test_progress_is_shown_while_a_stage_runs(
     pod = runs.pod("sft").metadata.name
     for done in (10, 30):
         line = {"progress": {"stage": "sft", "shard": 0, "done": done, "total": 120, "unit": "steps"}}
-        kubelet.logs[runs.namespace, pod] = f"some library's words\n{json.dumps(line)}\n"
+        kubelet.logs[runs.namespace, pod] = f"a line of some library\n{json.dumps(line)}\n"
         run = runs.wait(
             "slow", lambda run, done=done: stage(run, "sft").get("progress", {}).get("done") == done, f"step {done}"
         )

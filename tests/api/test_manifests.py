@@ -105,7 +105,7 @@ def runs(kube: client.ApiClient, namespace: str) -> Runs:
 
 
 def refusal(runs: Runs, document: dict[str, Any]) -> str:
-    """What the API server says, strict about unknown fields as it is to kubectl."""
+    """The API server's error, with unknown fields refused as for kubectl."""
     with pytest.raises(ApiException) as refused:
         runs.apply(document, dry_run="All", field_validation="Strict")
     assert refused.value.status in (400, 422)
@@ -120,7 +120,7 @@ def test_a_bad_manifest_is_refused_by_both_with_its_field(runs: Runs, path: KeyP
 
 
 @pytest.mark.parametrize(("path", "value"), GOOD, ids=lambda part: str(part)[:40])
-def test_a_good_manifest_is_taken_by_both(runs: Runs, path: KeyPath, value: Any) -> None:
+def test_a_good_manifest_is_accepted_by_both(runs: Runs, path: KeyPath, value: Any) -> None:
     document = changed(manifest("good", runs.namespace), path, value)
     assert faults(document) == []
     runs.apply(document, dry_run="All", field_validation="Strict")
@@ -143,18 +143,18 @@ FIXED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_what_finished_work_depends_on_stays(runs: Runs) -> None:
+def test_fields_that_finished_results_depend_on_cannot_change(runs: Runs) -> None:
     runs.create("fixed", iterations=2)
     for patch, field in FIXED:
         with pytest.raises(ApiException) as refused:
             runs.patch("fixed", {"spec": patch})
-        told = json.loads(refused.value.body)
+        answer = json.loads(refused.value.body)
         assert refused.value.status == 422
-        assert field in {cause["field"] for cause in told["details"]["causes"]}, patch
-        assert "may only be raised" in told["message"] or "create another EvolutionRun" in told["message"]
+        assert field in {cause["field"] for cause in answer["details"]["causes"]}, patch
+        assert "may only be raised" in answer["message"] or "create another EvolutionRun" in answer["message"]
 
 
-def test_what_decides_no_result_may_change(runs: Runs) -> None:
+def test_fields_that_decide_no_result_may_change(runs: Runs) -> None:
     runs.create("free", iterations=1)
     for patch in (
         {"iterations": 3},

@@ -1,4 +1,4 @@
-"""The operator may do what it does, and nothing besides: asked of the API server itself."""
+"""The operator has the permissions that it needs and no others, according to the API server."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_secret_is_really_refused(account: client.ApiClient, kube: client.ApiC
     assert refusal.value.status == 403
 
 
-def test_one_namespace_is_served_with_rights_in_it_alone(
+def test_one_namespace_is_served_with_permissions_in_it_only(
     installed: ControlPlane, kube: client.ApiClient, namespace: str, tmp_path: Path, script: Script
 ) -> None:
     uninstall_cluster_wide(installed)

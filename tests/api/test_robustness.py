@@ -1,4 +1,4 @@
-"""The operator killed, doubled, cut off and contradicted: no Job is lost, none is made twice."""
+"""The operator is killed, run twice, cut off and interfered with: no Job is lost or created twice."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.api.harness import (
     STAYS,
     OperatorProcess,
     Outcome,
+    Proxy,
     Runs,
     Script,
-    Wire,
     audit,
     end,
     stage,
@@ -55,11 +55,11 @@ def _creates(control_plane: ControlPlane, namespace: str) -> Counter[tuple[str, 
 
 
 def _events_once(runs: Runs, name: str) -> None:
-    told = Counter((event.reason, event.message) for event in runs.events(name, "Complete"))
-    assert [news for news, times in told.items() if times > 1] == []
+    counts = Counter((event.reason, event.message) for event in runs.events(name, "Complete"))
+    assert [event for event, count in counts.items() if count > 1] == []
 
 
-def test_killed_at_any_moment_it_loses_and_doubles_nothing(
+def test_killed_at_any_moment_it_loses_and_repeats_nothing(
     control_plane: ControlPlane,
     kube: client.ApiClient,
     namespace: str,
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(
     assert Counter(job.metadata.labels[labels.STAGE] for job in jobs) == Counter(
         s["id"] for s in run["status"]["stages"]
     )
-    # The audit log names no created object before its creation: count answers.
+    # The audit log has no names of created Jobs: count the response codes.
     answers = Counter()
     for (_, code), times in _creates(control_plane, namespace).items():
         answers[code] += times
@@ -131,11 +131,11 @@ def test_one_replica_leads_and_a_killed_leader_is_followed(
 
     leader.start()
     assert standby.stop() == 0
-    # It stepped down: nobody waits for the lease to run out.
+    # It stepped down, so the other does not wait for the lease to expire.
     wait_for(holder, lambda name: name.startswith(leader.log.stem), "the other leads at once", timeout=10)
 
 
-def test_a_leader_that_froze_does_not_write_when_it_thaws(
+def test_a_leader_that_was_frozen_does_not_write_when_it_continues(
     control_plane: ControlPlane,
     kube: client.ApiClient,
     namespace: str,
@@ -159,7 +159,7 @@ def test_a_leader_that_froze_does_not_write_when_it_thaws(
     _events_once(runs, "frozen")
 
 
-def test_an_api_server_that_is_away_for_a_minute_is_waited_for(
+def test_it_waits_for_an_api_server_that_is_down_for_a_minute(
     control_plane: ControlPlane,
     kube: client.ApiClient,
     namespace: str,
@@ -173,7 +173,7 @@ def test_an_api_server_that_is_away_for_a_minute_is_waited_for(
     pod = runs.pod("prepare")
     control_plane.stop_apiserver()
     back = time.monotonic() + OUTAGE_SECONDS
-    # Its lease runs out meanwhile, so it must stand again as well.
+    # Its lease expires meanwhile, so it must campaign again as well.
     wait_for(lambda: operator.get("/metrics"), lambda text: "evolution_leader 0.0" in text, "it stands by")
     time.sleep(back - time.monotonic())  # the fault itself
     assert operator.get("/healthz") == "ok\n", "a restart would not bring the API server back"
@@ -184,16 +184,16 @@ def test_an_api_server_that_is_away_for_a_minute_is_waited_for(
     _events_once(runs, "patient")
 
 
-def test_what_happens_while_a_watch_is_broken_is_found_out(
+def test_changes_during_a_broken_watch_are_noticed(
     installed: ControlPlane,
     kube: client.ApiClient,
     namespace: str,
     tmp_path: Path,
     script: Script,
 ) -> None:
-    """A Job and its Pod vanish while the wire is cut, and the API server has forgotten by the time it is mended."""
-    wire = Wire(installed)
-    kubeconfig = wire.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), tmp_path)
+    """A Job and its Pod are deleted while the connection is cut, and the API server restarts before it is restored."""
+    proxy = Proxy(installed)
+    kubeconfig = proxy.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), tmp_path)
     operator = OperatorProcess(installed, tmp_path, namespaces=(namespace,), kubeconfig=kubeconfig)
     runs = Runs(kube, namespace)
     script.will(namespace, "sft", STAYS)
@@ -203,7 +203,7 @@ def test_what_happens_while_a_watch_is_broken_is_found_out(
         runs.pod("sft")
         runs.wait("blind", lambda run: stage(run, "sft").get("state") == "Running", "sft runs")
         job = runs.job("sft")
-        wire.cut()
+        proxy.cut()
         runs.batch.delete_namespaced_job(job.metadata.name, namespace, propagation_policy="Background")
         wait_for(
             lambda: runs.core.list_namespaced_pod(namespace, label_selector=f"{labels.STAGE}=sft").items,
@@ -211,7 +211,7 @@ def test_what_happens_while_a_watch_is_broken_is_found_out(
             "its Pod is gone",
         )
         installed.restart_apiserver()
-        wire.mend()
+        proxy.restore()
         runs.wait_phase("blind", "Complete")
     finally:
         operator.stop()
@@ -219,7 +219,7 @@ def test_what_happens_while_a_watch_is_broken_is_found_out(
     assert [line for line in operator.lines() if line["message"].startswith("a watch was broken")]
 
 
-def test_others_writing_the_resource_do_not_stop_it(
+def test_other_writers_of_the_resource_do_not_stop_it(
     kube: client.ApiClient, namespace: str, operators: list[OperatorProcess], script: Script
 ) -> None:
     runs, operator = Runs(kube, namespace), operators[0]
@@ -231,7 +231,7 @@ def test_others_writing_the_resource_do_not_stop_it(
         number = 0
         while not stop.wait(0.05):
             number += 1
-            runs.patch("noisy", {"metadata": {"annotations": {"someone/else": str(number)}}})
+            runs.patch("noisy", {"metadata": {"annotations": {"another/writer": str(number)}}})
 
     noise = threading.Thread(target=disturb, daemon=True)
     noise.start()
@@ -240,7 +240,7 @@ def test_others_writing_the_resource_do_not_stop_it(
     finally:
         stop.set()
         noise.join()
-    assert int(run["metadata"]["annotations"]["someone/else"]) > 0
+    assert int(run["metadata"]["annotations"]["another/writer"]) > 0
     _events_once(runs, "noisy")
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a run: quotas, images, Jobs deleted and edited by hand, and its own deletion."""
+"""Trouble around a run: quotas, images, Jobs deleted and edited by hand, and its own deletion."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script, con
         event.reason for event in runs.events("nowhere", "CreateContainerConfigError")
     }
 
-    # The remedy that the message names: nothing of it has run, so it is made anew with what the spec says now.
+    # The advice of the message works: no Pod has run, so a new attempt starts with the current spec.
     runs.patch(
         "nowhere", {"spec": {"pod": {"image": "example.invalid/train:2"}, "prepare": {"pod": {"nodeSelector": None}}}}
     )
@@ -93,7 +93,7 @@ def test_what_keeps_a_pod_from_starting_is_named(runs: Runs, script: Script, con
     assert images == {"example.invalid/train:2"}
 
 
-def test_suspended_work_goes_on_with_the_resources_that_the_spec_names_by_then(runs: Runs, script: Script) -> None:
+def test_suspended_work_resumes_with_the_resources_in_the_current_spec(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("small")
     runs.pod("sft")
@@ -107,13 +107,15 @@ def test_suspended_work_goes_on_with_the_resources_that_the_spec_names_by_then(r
     assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (2, 0)
 
 
-def test_what_runs_is_not_disturbed_by_new_settings_of_its_pods(runs: Runs, script: Script) -> None:
+def test_a_running_attempt_is_not_disturbed_by_new_pod_settings(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("steady")
     pod = runs.pod("sft")
     runs.patch("steady", {"spec": {"pod": {"image": "example.invalid/train:2"}}})
     runs.wait(
-        "steady", lambda run: run["status"]["observedGeneration"] == run["metadata"]["generation"], "it has been seen"
+        "steady",
+        lambda run: run["status"]["observedGeneration"] == run["metadata"]["generation"],
+        "the operator has seen it",
     )
     end(runs.core, runs.namespace, pod.metadata.name, "sft", Outcome())
     run = runs.wait_phase("steady", "Complete")
@@ -121,12 +123,12 @@ def test_what_runs_is_not_disturbed_by_new_settings_of_its_pods(runs: Runs, scri
     assert runs.job("evaluate-0").spec.template.spec.containers[0].image == "example.invalid/train:2"
 
 
-def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone(runs: Runs, script: Script, kwok: Kwok) -> None:
+def test_a_job_deleted_by_hand_is_created_again_once_its_pods_are_gone(runs: Runs, script: Script, kwok: Kwok) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("cut")
     pod, job = runs.pod("sft"), runs.job("sft")
     assert kwok.process.pid is not None
-    os.kill(kwok.process.pid, signal.SIGSTOP)  # its node hangs: the Pod lives on in deletion
+    os.kill(kwok.process.pid, signal.SIGSTOP)  # its node hangs: the Pod stays in deletion
     try:
         runs.batch.delete_namespaced_job(job.metadata.name, runs.namespace, propagation_policy="Background")
         run = runs.wait("cut", lambda run: stage(run, "sft").get("reason") == "Terminating", "the Pod is waited for")
@@ -141,7 +143,7 @@ def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone(runs: Runs, 
     assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (1, 0)
 
 
-def test_a_job_deleted_after_its_end_is_not_missed(runs: Runs, script: Script) -> None:
+def test_a_job_deleted_after_its_end_is_not_created_again(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     runs.create("tidy")
     runs.pod("sft")
@@ -151,7 +153,7 @@ def test_a_job_deleted_after_its_end_is_not_missed(runs: Runs, script: Script) -
     assert {job.metadata.labels[labels.STAGE] for job in runs.jobs()} == {"sft", "evaluate-0"}
 
 
-def test_a_job_edited_by_hand_is_put_right(runs: Runs, script: Script) -> None:
+def test_a_job_edited_by_hand_is_repaired(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS, STAYS)
     runs.create("bent")
     runs.pod("sft")
@@ -169,14 +171,14 @@ def test_a_job_edited_by_hand_is_put_right(runs: Runs, script: Script) -> None:
     wait_for(
         lambda: runs.batch.read_namespaced_job(job.metadata.name, runs.namespace),
         lambda job: not job.spec.suspend,
-        "it goes on",
+        "it is resumed",
     )
     end(runs.core, runs.namespace, runs.pod("sft").metadata.name, "sft", Outcome())
     runs.wait_phase("bent", "Complete")
     assert runs.job("sft").metadata.uid == job.metadata.uid
 
 
-def test_two_runs_of_one_name_do_not_meet(runs: Runs, script: Script, kube: client.ApiClient) -> None:
+def test_two_runs_of_one_name_do_not_interfere(runs: Runs, script: Script, kube: client.ApiClient) -> None:
     other = Runs(kube, f"{runs.namespace}-b")
     runs.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=other.namespace)))
     script.will(runs.namespace, "sft", Outcome(65, {"reason": "DataInvalid", "message": "no"}))
@@ -188,7 +190,7 @@ def test_two_runs_of_one_name_do_not_meet(runs: Runs, script: Script, kube: clie
     runs.core.delete_namespace(other.namespace)
 
 
-def test_a_run_made_anew_under_its_name_begins_anew(runs: Runs, script: Script) -> None:
+def test_a_run_created_again_under_its_name_starts_from_the_beginning(runs: Runs, script: Script) -> None:
     runs.create("twice")
     runs.wait_phase("twice", "Complete")
     before = {job.metadata.uid for job in runs.jobs()}
@@ -200,7 +202,7 @@ def test_a_run_made_anew_under_its_name_begins_anew(runs: Runs, script: Script) 
     assert len([job for job in runs.jobs() if job.metadata.uid not in before]) == 3
 
 
-def test_artifacts_are_deleted_where_the_policy_says_so(runs: Runs, script: Script) -> None:
+def test_artifacts_are_deleted_if_the_policy_says_so(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS)
     script.will(runs.namespace, labels.CLEANUP, STAYS)
     runs.create("clean", deletionPolicy="Delete")
@@ -211,7 +213,7 @@ def test_artifacts_are_deleted_where_the_policy_says_so(runs: Runs, script: Scri
     cleanup = wait_for(
         lambda: [job for job in runs.jobs() if job.metadata.labels[labels.STAGE] == labels.CLEANUP], bool, "cleanup"
     )[0]
-    assert [job.metadata.name for job in runs.jobs()] == [cleanup.metadata.name], "no stage is left that could write"
+    assert [job.metadata.name for job in runs.jobs()] == [cleanup.metadata.name], "no stage that could write is left"
     assert cleanup.spec.template.spec.containers[0].command[:3] == ["python", "-m", "evolution_jobs.cleanup"]
     keys = [s["key"] for s in run["status"]["stages"] if "key" in s]
     assert all(key in cleanup.spec.template.metadata.annotations[labels.SPEC] for key in keys)
@@ -232,7 +234,7 @@ def test_artifacts_are_deleted_where_the_policy_says_so(runs: Runs, script: Scri
     runs.wait_gone("clean")
 
 
-def test_a_cleanup_that_fails_can_be_given_up(runs: Runs, script: Script) -> None:
+def test_a_cleanup_that_fails_can_be_abandoned(runs: Runs, script: Script) -> None:
     broken = Outcome(65, {"reason": "StorageDenied", "message": "no"})
     script.will(runs.namespace, labels.CLEANUP, *[broken] * 8)
     runs.create("stuck", deletionPolicy="Delete", prepare={"pod": {"terminationGracePeriodSeconds": 1}})
@@ -245,7 +247,7 @@ def test_a_cleanup_that_fails_can_be_given_up(runs: Runs, script: Script) -> Non
     runs.wait_gone("stuck")
 
 
-def test_what_holds_up_a_cleanup_is_told(runs: Runs, script: Script) -> None:
+def test_what_blocks_a_cleanup_is_reported(runs: Runs, script: Script) -> None:
     runs.create("held", deletionPolicy="Delete")
     runs.wait_phase("held", "Complete")
     _quota(runs, "count/jobs.batch", 0)
@@ -269,7 +271,9 @@ def test_a_namespace_can_be_deleted_with_all_its_runs(runs: Runs, script: Script
     runs.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=runs.namespace)))
 
 
-def test_a_spec_that_this_operator_cannot_read_is_told(runs: Runs, script: Script, control_plane: ControlPlane) -> None:
+def test_a_spec_that_this_operator_cannot_read_is_reported(
+    runs: Runs, script: Script, control_plane: ControlPlane
+) -> None:
     """As after a downgrade: the API server's CRD knows more than the operator."""
     definition = f"{'evolutionruns'}.{'evolution.run'}"
     patch = '[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/dpo/properties/beta/maximum", "value": 100}]'

@@ -1,8 +1,8 @@
-"""A node that runs real Pods, the images built and loaded, and the chart installed with MinIO: as the pages of docs/ say.
+"""A node that runs real Pods, the images built and loaded, and the chart installed with MinIO, by the commands of docs/.
 
-The node is this host's own (`make cluster-up`): brought up here where it is not, and taken down again after. Where
+The node is this host's own (`make cluster-up`). If it is not up, it is brought up here and taken down afterwards. If
 EVOLUTION_E2E_KUBECONFIG names a cluster into which `make kind-load` has loaded the images, that one is used instead, and
-tests that reach into the node are skipped.
+tests that need access to the node are skipped.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from tests.support.cluster.chart import CHART
 
 KUBECONFIG = os.environ.get("EVOLUTION_E2E_KUBECONFIG")
 DISK_SIZE = "6g"
-"""Of the disk under MinIO where a test fills it: it lies in memory."""
+"""Size of the disk under MinIO, in memory, for a test that fills it."""
 PRIVATE = ("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-"""Of this process alone: a user's shell does not have them."""
+"""Variables that a user's shell does not have."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     for item in ours:
         item.add_marker(pytest.mark.cluster)
-    # What installs the chart itself comes before the one release that the other tests share.
+    # Tests that install the chart themselves run before the release that the other tests share.
     items.sort(key=lambda item: item in ours and "release" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
 def shell() -> Iterator[Shell]:
-    """The shell in which the pages' commands are run, one after another."""
+    """The shell that runs the commands of the pages, one after another."""
     environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
     with Shell(ROOT, environment) as made:
         yield made
@@ -59,9 +59,9 @@ def shell() -> Iterator[Shell]:
 
 @pytest.fixture(scope="session")
 def node(shell: Shell) -> Iterator[Node]:
-    """This host's node, up as docs/development.md says."""
+    """This host's node, brought up by the commands of docs/development.md."""
     if KUBECONFIG:
-        pytest.skip("reaches into the node of `make cluster-up`")
+        pytest.skip("needs access to the node of `make cluster-up`")
     if os.geteuid() != 0:
         pytest.skip("a node needs root: run as root, or on kind (docs/quickstart-kind.md)")
     shell.walk("development.md", "A control plane and a node from Go modules")
@@ -87,7 +87,7 @@ def cluster(request: pytest.FixtureRequest, shell: Shell) -> Cluster:
 
 @pytest.fixture(scope="session")
 def minio_disk(cluster: Cluster) -> Iterator[Path | None]:
-    """A small disk under each volume of the node, for a test that fills MinIO's; None where the cluster is not our node."""
+    """A small disk under the node's volumes, for a test that fills MinIO's. None if the cluster is not this host's node."""
     if cluster.node is None:
         yield None
         return
@@ -102,7 +102,7 @@ def minio_disk(cluster: Cluster) -> Iterator[Path | None]:
 
 @pytest.fixture(scope="session")
 def release(request: pytest.FixtureRequest, cluster: Cluster, shell: Shell) -> Iterator[Cluster]:
-    """The cluster with the chart and the quickstart's data, as docs/quickstart-kind.md says; gone as docs/install.md says."""
+    """The cluster with the chart and the quickstart's data. It is uninstalled by the commands of docs/install.md."""
     fills_the_disk = any("minio_disk" in getattr(item, "fixturenames", ()) for item in request.session.items)
     if fills_the_disk:
         request.getfixturevalue("minio_disk")
@@ -110,7 +110,7 @@ def release(request: pytest.FixtureRequest, cluster: Cluster, shell: Shell) -> I
     cluster.make_namespace(NAMESPACE)
     shell.walk("quickstart-kind.md", "The same, step by step", block=0)
     if fills_the_disk and cluster.node is not None:
-        # A disk in memory counts as the memory of whoever writes to it.
+        # A disk in memory counts as memory of the process that writes to it.
         more = ["--reset-then-reuse-values", "--set=minio.resources.limits.memory=8Gi"]
         cluster.helm("upgrade", RELEASE, str(CHART), *more, "--wait", "--timeout=5m")
     yield cluster
@@ -120,19 +120,19 @@ def release(request: pytest.FixtureRequest, cluster: Cluster, shell: Shell) -> I
 
 @pytest.fixture(scope="session")
 def bucket(release: Cluster) -> Bucket:
-    """What the runs leave."""
+    """The bucket with the artifacts of the runs."""
     return Bucket(release)
 
 
 @pytest.fixture(scope="session")
 def runs(release: Cluster) -> Runs:
-    """EvolutionRuns beside the chart."""
+    """EvolutionRuns in the namespace of the chart."""
     return Runs(release.api, NAMESPACE)
 
 
 @pytest.fixture(scope="session")
 def finished(release: Cluster, runs: Runs, shell: Shell) -> dict[str, Any]:
-    """The quickstart's run, applied and watched as docs/quickstart-kind.md says, once it is Complete."""
+    """The quickstart's run, applied and watched by the commands of docs/quickstart-kind.md, once it is Complete."""
 
     def ends() -> None:
         ended = ("Complete", "Failed")
@@ -144,7 +144,7 @@ def finished(release: Cluster, runs: Runs, shell: Shell) -> dict[str, Any]:
 
 @pytest.fixture
 def elsewhere(release: Cluster, bucket: Bucket, finished: dict[str, Any]) -> Iterator[Runs]:
-    """EvolutionRuns of a fresh namespace, which has the storage's Secret, too. What the quickstart made is there for them."""
+    """EvolutionRuns of a fresh namespace with the storage's Secret. They can use the quickstart's results."""
     name = f"test-{uuid.uuid4().hex[:10]}"
     release.make_namespace(name)
     literals = [f"--from-literal={key}={value}" for key, value in bucket.keys.items()]

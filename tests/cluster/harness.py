@@ -1,4 +1,4 @@
-"""The chart on a real cluster: Helm, kubectl, the bucket, and ways to break things, as an administrator has them."""
+"""The chart on a real cluster: Helm, kubectl, the bucket, and the faults that an administrator can cause."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RUN_PATIENCE = 2400.0
 
 
 class Cluster:
-    """A cluster that runs Pods. `node` is the one of `make cluster-up`, None where it is kind's."""
+    """A cluster that runs Pods. `node` is that of `make cluster-up`, or None on kind."""
 
     def __init__(self, kubeconfig: Path, kubectl: str, node: Node | None) -> None:
         self.kubeconfig = kubeconfig
@@ -54,7 +54,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a user's shell has: kubectl on PATH, and this cluster as the current one."""
+        """The environment of a user's shell: kubectl on PATH, and this cluster as the current one."""
         path = f"{Path(self._kubectl).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
@@ -72,7 +72,7 @@ class Cluster:
         return self._call([str(Path(sys.executable).with_name("evolution")), *arguments])
 
     def make_namespace(self, name: str) -> None:
-        """A namespace that enforces restricted Pod Security; no matter if it is there."""
+        """Create a namespace that enforces restricted Pod Security, unless it exists."""
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
         self.kubectl("apply", "--server-side", "--filename=-", manifest=body)
 
@@ -91,7 +91,7 @@ class Cluster:
 
 
 class Bucket:
-    """The chart's MinIO, reached through a port-forward as a user reaches it."""
+    """The chart's MinIO, through a port-forward like a user's."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = client
@@ -99,7 +99,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def store(self, prefix: str = "runs") -> Iterator[Store]:
-        """A run's storage, as its stages have it."""
+        """A run's storage, as its stages see it."""
         names = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""} | self.keys
         before = {name: os.environ.get(name) for name in names}
         with self._forwarded() as endpoint:
@@ -150,7 +150,7 @@ def example_run(name: str, namespace: str = NAMESPACE, **spec: Any) -> dict[str,
 
 
 def read_manifests(store: Store, run: dict[str, Any]) -> dict[str, Manifest]:
-    """The manifest of every stage of a finished run, each of whose files is there and has its digest."""
+    """The manifest of every stage of a finished run. Every file exists and matches its digest."""
     manifests = {}
     for stage in run["status"]["stages"]:
         manifest = read_manifest(store, stage["key"])
@@ -161,7 +161,7 @@ def read_manifests(store: Store, run: dict[str, Any]) -> dict[str, Manifest]:
 
 
 def delete_operator(cluster: Cluster) -> str:
-    """Delete the operator's Pod without grace, as a lost node does; the name of the Pod that is gone."""
+    """Delete the operator's Pod without a grace period, as a lost node does. Returns the name of the deleted Pod."""
     (pod,) = cluster.core.list_namespaced_pod(NAMESPACE, label_selector=OPERATOR_PODS).items
     cluster.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
     return str(pod.metadata.name)
@@ -186,7 +186,7 @@ def evict(cluster: Cluster, pod: client.V1Pod) -> None:
 
 
 def scale_minio(cluster: Cluster, replicas: int) -> None:
-    """Take MinIO away, or bring it back, and wait until that is so."""
+    """Scale MinIO, and wait until it has so many replicas."""
     cluster.kubectl("scale", f"--namespace={NAMESPACE}", f"statefulset/{MINIO}", f"--replicas={replicas}")
     apps = client.AppsV1Api(cluster.api)
     wait_for(
@@ -197,7 +197,7 @@ def scale_minio(cluster: Cluster, replicas: int) -> None:
 
 
 def running(runs: Runs, name: str, stage: str) -> dict[str, Any]:
-    """The run once a stage of it is at work, and has said how far it is."""
+    """The run once a stage of it runs and has reported progress."""
     return runs.wait(
         name,
         lambda run: any(
@@ -205,7 +205,7 @@ def running(runs: Runs, name: str, stage: str) -> dict[str, Any]:
             and (each["state"] == "Succeeded" or (each["state"] == "Running" and "progress" in each))
             for each in run.get("status", {}).get("stages", [])
         ),
-        f"{name}: {stage} at work",
+        f"{name}: {stage} runs",
         STAGE_PATIENCE,
     )
 

@@ -1,4 +1,4 @@
-"""A user's shell, in which the commands of the pages are run as they are written."""
+"""A user's shell that runs the commands of the pages as they are written."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Self
 from tests.support.pages import SKIPPED_COMMANDS, WALKED, Command, blocks
 
 WATCHES = "--watch"
-"""In a command that its user ends."""
+"""In a command that the user ends."""
 
 
 class Shell:
-    """One bash, so that what a command exports is there for the next; what it started ends with it."""
+    """One bash, so that a command sees what earlier ones exported. Processes that it started end with it."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._directory = directory
@@ -50,33 +50,33 @@ class Shell:
     def walk(
         self, page: str, section: str, block: int | None = None, watched: Callable[[], object] | None = None
     ) -> str:
-        """Run the commands of a page's section, or of one console block of it; all that they printed.
+        """Run the commands of a page's section, or of one of its console blocks. Returns their output.
 
         A command that watches is ended once `watched` has returned.
         """
         assert (page, section) in WALKED, (
             f"tests/support/pages.py does not say that {section!r} of docs/{page} is walked"
         )
-        said = []
+        output = []
         for command in _commands(page, section, block):
             if command.text.startswith(tuple(SKIPPED_COMMANDS)):
                 continue
             if WATCHES in command.text:
-                assert watched is not None, f"{command.text}: nobody would end it"
-                said.append(self._watch(command.text, watched))
+                assert watched is not None, f"{command.text}: no test would end it"
+                output.append(self._watch(command.text, watched))
             else:
-                said.append(self.run(command.text))
-            lines = said[-1].splitlines()
+                output.append(self.run(command.text))
+            lines = output[-1].splitlines()
             missing = [line for line in command.output if line not in lines]
-            assert not missing, f"docs/{page}: `{command.text}` printed\n{said[-1]}\nwithout\n{missing}"
-        return "".join(said)
+            assert not missing, f"docs/{page}: `{command.text}` printed\n{output[-1]}\nwithout\n{missing}"
+        return "".join(output)
 
     def run(self, command: str) -> str:
-        """What one command prints; it must end well."""
+        """Run one command, which must succeed. Returns its output."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         mark, started = f"ended-{uuid.uuid4().hex}", time.monotonic()
-        # Braces: what it exports stays. No standard input: it would read the commands that follow.
+        # Braces keep its exports. With a standard input, it would read the next commands.
         self._process.stdin.write(f"{{ {command}\n}} </dev/null\nprintf '\\n{mark} %d\\n' $?\n")
         self._process.stdin.flush()
         lines: list[str] = []
@@ -84,11 +84,11 @@ class Shell:
             line = self._process.stdout.readline()
             assert line, f"the shell ended at `{command}`:\n{''.join(lines)}"
             lines.append(line)
-        said = "".join(lines[:-1]).removesuffix("\n")
-        print(f"$ {command}    # {time.monotonic() - started:.1f} s\n{said}", flush=True)
+        output = "".join(lines[:-1]).removesuffix("\n")
+        print(f"$ {command}    # {time.monotonic() - started:.1f} s\n{output}", flush=True)
         status = int(lines[-1].removeprefix(mark))
-        assert status == 0, f"`{command}` ended with status {status}:\n{said}"
-        return said
+        assert status == 0, f"`{command}` ended with status {status}:\n{output}"
+        return output
 
     def _watch(self, command: str, watched: Callable[[], object]) -> str:
         self.run(f"(exec {command}\n) & watch=$!")

@@ -1,4 +1,4 @@
-"""Faults in real Pods: each run ends Complete, with sound artifacts and nothing done twice but what was lost."""
+"""Faults in real Pods: each run ends Complete with intact artifacts, and repeats only the work that was lost."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from tests.cluster.harness import (
 pytestmark = pytest.mark.timeout(3600)
 OUTAGE_SECONDS = 60.0
 KILLED = ("sft", "reflect-2")
-"""Stages of which a process is ended by SIGKILL, as for want of memory."""
+"""Stages with a process that SIGKILL ends, as when memory runs out."""
 
 
 def progress(runs: Runs, pod: client.V1Pod) -> list[int]:
-    """Rows or steps done, as the Pod has said so far."""
+    """Rows or steps done, as the Pod has reported so far."""
     text = runs.core.read_namespaced_pod_log(pod.metadata.name, pod.metadata.namespace)
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [line["progress"]["done"] for line in lines if "progress" in line]
 
 
-def at_work(runs: Runs, stage_id: str, done: int, attempt: int = 1) -> client.V1Pod:
-    """A stage's Pod, once it has said that so many rows or steps are done."""
+def pod_at(runs: Runs, stage_id: str, done: int, attempt: int = 1) -> client.V1Pod:
+    """A stage's Pod, once it has reported that so many rows or steps are done."""
     pod = wait_for(lambda: _pod(runs, stage_id, attempt), bool, f"Pod of {stage_id}", STAGE_PATIENCE)
     wait_for(
         lambda: progress(runs, pod)[-1:], lambda last: last and last[0] >= done, f"{stage_id} at {done}", STAGE_PATIENCE
@@ -56,45 +56,45 @@ def _pod(runs: Runs, stage_id: str, attempt: int) -> client.V1Pod | None:
     return next((p for p in found if p.status.phase == "Running" and not p.metadata.deletion_timestamp), None)
 
 
-def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, elsewhere: Runs, bucket: Bucket) -> None:
+def test_a_run_survives_every_fault(release: Cluster, node: Node, elsewhere: Runs, bucket: Bucket) -> None:
     runs = elsewhere
     runs.apply(example_run("gauntlet", runs.namespace, seed=1))
 
     runs.pod("prepare")
     delete_operator(release)
 
-    killed = at_work(runs, "sft", done=2)
+    killed = pod_at(runs, "sft", done=2)
     saved = progress(runs, killed)[-1] - 1
     kill_container(killed)
     delete_operator(release)
-    again = at_work(runs, "sft", done=saved, attempt=2)
-    assert progress(runs, again)[0] >= saved, "training goes on from its checkpoint"
+    again = pod_at(runs, "sft", done=saved, attempt=2)
+    assert progress(runs, again)[0] >= saved, "training resumes from its checkpoint"
 
-    at_work(runs, "generate-1", done=0)
+    pod_at(runs, "generate-1", done=0)
     scale_minio(release, 0)
     scale_minio(release, 1)
     delete_operator(release)
 
-    at_work(runs, "reflect-1", done=0)
+    pod_at(runs, "reflect-1", done=0)
     scale_minio(release, 0)
     time.sleep(OUTAGE_SECONDS)  # the fault itself: a minute without storage
     scale_minio(release, 1)
 
-    evicted = at_work(runs, "dpo-1", done=1)
+    evicted = pod_at(runs, "dpo-1", done=1)
     evict(release, evicted)
     delete_operator(release)
-    replaced = at_work(runs, "dpo-1", done=1)
-    assert progress(runs, replaced)[0] >= 1, "it saved when it was told to end, and goes on from there"
+    replaced = pod_at(runs, "dpo-1", done=1)
+    assert progress(runs, replaced)[0] >= 1, "it saved when it was asked to stop, and resumes from there"
 
-    at_work(runs, "generate-2", done=0)
+    pod_at(runs, "generate-2", done=0)
     node.control_plane.restart_apiserver()
 
-    rebooted = at_work(runs, "reflect-2", done=0)
+    rebooted = pod_at(runs, "reflect-2", done=0)
     kill_container(rebooted)
     release.restart_node()
     delete_operator(release)
 
-    at_work(runs, "dpo-2", done=1)
+    pod_at(runs, "dpo-2", done=1)
     node.control_plane.restart_apiserver()
     delete_operator(release)
 
@@ -106,17 +106,17 @@ def test_a_run_survives_all_that_happens_to_it(release: Cluster, node: Node, els
     assert set(failures.values()) == {0}, "neither an outage of storage nor an eviction is a failure"
     assert {name: stage(run, name)["failures"] for name in KILLED} == dict.fromkeys(KILLED, 1)
     assert stage(run, "dpo-1")["attempts"] == 1, "the Job of an evicted Pod replaces it"
-    assert stage(run, "prepare")["attempts"] == 1, "an operator that dies costs no attempt"
+    assert stage(run, "prepare")["attempts"] == 1, "a killed operator costs no attempt"
     assert all(manifest.counts.get("rows.corruptChunks", 0) == 0 for manifest in manifests.values())
     assert all(manifest.counts.get("checkpoints.corrupt", 0) == 0 for manifest in manifests.values())
     attempts = {
         (job.metadata.labels["evolution.run/stage"], job.metadata.labels["evolution.run/attempt"])
         for job in runs.jobs()
     }
-    assert len(attempts) == len(runs.jobs()), "no attempt was made twice"
+    assert len(attempts) == len(runs.jobs()), "no attempt was started twice"
 
 
-def test_a_wrong_secret_is_named_and_a_mended_one_finishes_the_run(
+def test_a_wrong_secret_is_named_and_the_run_finishes_with_the_right_one(
     release: Cluster, elsewhere: Runs, bucket: Bucket
 ) -> None:
     runs = elsewhere
@@ -155,18 +155,18 @@ def test_a_missing_image_is_named_within_a_minute(release: Cluster, elsewhere: R
     image = "localhost/evolution-operator/absent:1"
     runs.apply(example_run("absent", runs.namespace, iterations=0, prepare={"pod": {"image": image}}))
 
-    def told(run: dict[str, Any]) -> bool:
+    def names_the_image(run: dict[str, Any]) -> bool:
         return any(
             "ImagePullBackOff" in each["reason"] + each.get("message", "") and image in each.get("message", "")
             for each in run.get("status", {}).get("conditions", [])
         )
 
-    runs.wait("absent", told, "a condition names the image", timeout=60)
+    runs.wait("absent", names_the_image, "a condition names the image", timeout=60)
     runs.patch("absent", {"spec": {"prepare": {"pod": {"image": None}}}})
     runs.wait_phase("absent", "Complete", timeout=STAGE_PATIENCE)
 
 
-def test_a_full_bucket_is_named_and_the_run_goes_on_once_there_is_room(
+def test_a_full_bucket_is_named_and_the_run_continues_once_there_is_room(
     release: Cluster, minio_disk: Path | None, elsewhere: Runs, bucket: Bucket
 ) -> None:
     if minio_disk is None:
@@ -193,7 +193,7 @@ def test_a_full_bucket_is_named_and_the_run_goes_on_once_there_is_room(
         read_manifests(store, run)
 
 
-def test_nothing_else_is_left_in_the_operators_namespace(release: Cluster) -> None:
+def test_no_container_of_the_chart_was_restarted(release: Cluster) -> None:
     pods = release.core.list_namespaced_pod(NAMESPACE).items
     restarted = [pod.metadata.name for pod in pods if any(s.restart_count for s in pod.status.container_statuses or [])]
-    assert restarted == [], "no container of the chart had to be restarted by its probes"
+    assert restarted == [], "no container of the chart was restarted by its probes"

@@ -1,4 +1,4 @@
-"""The node of `make cluster-up`: restricted Pods run, find Services by name, and outlive a restart.
+"""The node of `make cluster-up`: restricted Pods run, find Services by name, and survive a restart.
 
 Images are the cluster's own static programs, so nothing is downloaded.
 """
@@ -64,14 +64,14 @@ def _wait(node: Node, namespace: str, name: str, condition: str) -> None:
 
 
 def test_a_restricted_pod_reaches_a_service_by_name_and_its_log_is_read(node: Node, namespace: str) -> None:
-    # kubectl takes the API server's name from here, so its call goes by DNS and the Service address.
+    # kubectl reads the API server's name from here, so its call needs DNS and the Service address.
     by_name = [{"name": "KUBERNETES_SERVICE_HOST", "value": "kubernetes.default.svc"}]
     _start(node, namespace, "asks", "kubectl", args=["get", "--raw=/readyz"], env=by_name)
     _wait(node, namespace, "asks", "jsonpath={.status.phase}=Succeeded")
     assert node.control_plane.kubectl("logs", f"--namespace={namespace}", "asks") == "ok"
 
 
-def test_a_pod_runs_on_while_kubelet_and_runtime_restart(node: Node, namespace: str) -> None:
+def test_a_pod_keeps_running_while_kubelet_and_runtime_restart(node: Node, namespace: str) -> None:
     started = ["get", f"--namespace={namespace}", "pod/stays"]
     started.append("--output=jsonpath={.status.containerStatuses[0].state.running.startedAt}")
     _start(node, namespace, "stays", "pause")
@@ -81,12 +81,12 @@ def test_a_pod_runs_on_while_kubelet_and_runtime_restart(node: Node, namespace: 
     command = [sys.executable, "-m", "hack.cluster", "restart", "containerd", "kubelet"]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
 
-    _start(node, namespace, "comes", "pause")  # the restarted kubelet is at work
+    _start(node, namespace, "comes", "pause")  # the restarted kubelet runs Pods
     _wait(node, namespace, "comes", "condition=Ready")
     assert node.control_plane.kubectl(*started) == before != ""
 
 
-def test_a_claim_gets_a_volume_and_the_next_up_offers_it_again(node: Node, namespace: str) -> None:
+def test_a_claim_gets_a_volume_and_the_next_up_makes_it_available_again(node: Node, namespace: str) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "20Gi"}}}
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
     node.control_plane.kubectl("create", f"--namespace={namespace}", "--filename=-", manifest=claim)
@@ -108,7 +108,7 @@ def test_a_claim_gets_a_volume_and_the_next_up_offers_it_again(node: Node, names
     assert list(folder.iterdir()) == []
 
 
-def test_up_again_changes_nothing(node: Node) -> None:
+def test_a_second_up_changes_nothing(node: Node) -> None:
     before = {process.name: process.pid for process in node.processes}
     assert None not in before.values()
     subprocess.run([sys.executable, "-m", "hack.cluster", "up"], cwd=Path(__file__).parents[2], check=True)

@@ -1,4 +1,4 @@
-"""From `helm install` to M2 in real Pods, by the pages' own commands: the quickstart, its artifacts, and what else uses them."""
+"""From `helm install` to M2 in real Pods, by the commands of the pages: the quickstart, its artifacts, and other runs that use them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.timeout(3600)
 
 @pytest.fixture(scope="module")
 def registry(cluster: Cluster, shell: Shell) -> str:
-    """The images under the names of docs/install.md's registry, which is not there: put on the node instead."""
+    """The registry of docs/install.md. It does not exist, so the images are on the node under its names."""
     if cluster.node is None:
-        pytest.skip("kind's nodes hold the images under the chart's own names alone")
+        pytest.skip("kind's nodes have the images only under the chart's own names")
     shell.walk("install.md", "Images")
     registry, version = shell.run('echo "$REGISTRY $VERSION"').split()
     for name in ("operator", "train"):
@@ -51,7 +51,7 @@ def test_the_chart_is_installed_from_a_registry(cluster: Cluster, shell: Shell, 
         cluster.kubectl("delete", "namespace", NAMESPACE)
 
 
-def test_a_team_with_a_namespace_of_its_own_makes_runs_there_and_nowhere_else(
+def test_a_team_with_its_own_namespace_creates_runs_there_and_nowhere_else(
     cluster: Cluster, shell: Shell, registry: str
 ) -> None:
     shell.walk("install.md", "One namespace, or some")
@@ -66,7 +66,7 @@ def test_a_team_with_a_namespace_of_its_own_makes_runs_there_and_nowhere_else(
         cluster.kubectl("delete", "namespace", "team-a")
 
 
-def test_every_stage_ran_once_and_left_sound_artifacts(
+def test_every_stage_ran_once_and_left_intact_artifacts(
     finished: dict[str, Any], bucket: Bucket, tmp_path: Path
 ) -> None:
     stages = finished["status"]["stages"]
@@ -85,7 +85,9 @@ def test_every_stage_ran_once_and_left_sound_artifacts(
     for before, after in (("sft", "dpo-1"), ("dpo-1", "dpo-2")):
         assert manifests[after].inputs["adapter"] == manifests[before].outputs["adapter"].digest
         first = manifests[after].details["reference"]["firstStep"]["sigmoid"]
-        assert math.isclose(first, math.log(2), rel_tol=1e-4), "before the first step policy and reference are one"
+        assert math.isclose(first, math.log(2), rel_tol=1e-4), (
+            "before the first step, policy and reference are the same"
+        )
     assert {entry["iteration"] for entry in finished["status"]["metrics"]} == {0, 1, 2}
 
 
@@ -109,11 +111,11 @@ def test_an_adapter_from_the_bucket_answers_a_prompt_without_this_project(
     assert any("lora_B" in name and bool(weight.any()) for name, weight in model.named_parameters()), "it was trained"
 
 
-def test_a_run_of_another_namespace_finds_all_of_it_in_the_bucket(finished: dict[str, Any], elsewhere: Runs) -> None:
+def test_a_run_of_another_namespace_reuses_the_results_in_the_bucket(finished: dict[str, Any], elsewhere: Runs) -> None:
     elsewhere.apply(example_run("again", elsewhere.namespace))
     run = elsewhere.wait_phase("again", "Complete", timeout=600)
     cached = {each["id"]: each.get("cached", False) for each in run["status"]["stages"]}
-    assert cached.pop("prepare") is False, "it looks at the data again"
+    assert cached.pop("prepare") is False, "it reads the data again"
     assert all(cached.values())
     assert [job.metadata.labels["evolution.run/stage"] for job in elsewhere.jobs()] == ["prepare"]
     keys = {each["id"]: each["key"] for each in run["status"]["stages"] if each["id"] != "prepare"}
@@ -129,14 +131,14 @@ def test_a_raised_iteration_count_adds_one_round(finished: dict[str, Any], elsew
     assert {entry["iteration"] for entry in run["status"]["metrics"]} == {0, 1, 2}
 
 
-def test_the_results_are_found_where_the_page_says(finished: dict[str, Any], shell: Shell) -> None:
+def test_the_results_are_where_the_page_says(finished: dict[str, Any], shell: Shell) -> None:
     keys = {line.split()[-1] for line in shell.walk("quickstart-kind.md", "Look at the results").splitlines() if line}
     assert any(key.startswith("runs/runs/evolution/quickstart/") for key in keys), "the run's record"
     for each in finished["status"]["stages"]:
         assert f"runs/stages/{each['key']}/manifest.json" in keys, each["id"]
 
 
-def test_an_upgrade_leaves_the_run_and_what_it_made(
+def test_an_upgrade_keeps_the_run_and_its_artifacts(
     finished: dict[str, Any], release: Cluster, runs: Runs, shell: Shell, bucket: Bucket
 ) -> None:
     shell.walk("install.md", "Upgrade")
@@ -146,7 +148,7 @@ def test_an_upgrade_leaves_the_run_and_what_it_made(
         read_manifests(store, run)
 
 
-def test_stages_hold_no_token_and_no_rights(finished: dict[str, Any], runs: Runs) -> None:
+def test_stages_have_no_token_and_no_permissions(finished: dict[str, Any], runs: Runs) -> None:
     pods = runs.core.list_namespaced_pod(NAMESPACE, label_selector="evolution.run/run=quickstart").items
     assert pods
     for pod in pods:
@@ -157,10 +159,10 @@ def test_stages_hold_no_token_and_no_rights(finished: dict[str, Any], runs: Runs
         assert not any("serviceaccount" in path for path in mounted)
 
 
-def test_the_command_line_tells_of_the_run(finished: dict[str, Any], release: Cluster) -> None:
-    said = release.evolution("status", "quickstart", "--namespace", NAMESPACE)
-    assert "Complete" in said
-    assert "dpo-2" in said
+def test_the_command_line_shows_the_run(finished: dict[str, Any], release: Cluster) -> None:
+    output = release.evolution("status", "quickstart", "--namespace", NAMESPACE)
+    assert "Complete" in output
+    assert "dpo-2" in output
     table = release.kubectl("get", "evo", f"--namespace={NAMESPACE}")
     assert "quickstart" in table
     assert "11/11" in table
@@ -173,10 +175,10 @@ def test_the_operator_image_is_small_and_holds_no_torch(release: Cluster) -> Non
         " for d, _, fs in os.walk(top) for f in fs);"
         "print(total, u.find_spec('torch') is None)"
     )
-    said = release.kubectl(
+    output = release.kubectl(
         "exec", f"--namespace={NAMESPACE}", "deployment/evo-evolution-operator", "--", "python", "-c", script
     )
-    size, without_torch = said.split()
+    size, without_torch = output.split()
     assert int(size) < 200_000_000
     assert without_torch == "True"
 

@@ -24,7 +24,7 @@ DEADLINE = 540.0
 
 
 def head(source: Path, target: Path, lines: int) -> str:
-    """The first lines of a file, as a source URI."""
+    """Copy the first lines of a file. Returns the copy as a source URI."""
     with source.open(encoding="utf-8") as rows:
         target.write_text("".join(next(rows) for _ in range(lines)), encoding="utf-8")
     return f"file://{target}"
@@ -32,7 +32,7 @@ def head(source: Path, target: Path, lines: int) -> str:
 
 @dataclass
 class TinyRun:
-    """A manifest and a storage directory, and `evolution` run against them as a user does."""
+    """A run document and a storage directory. Calls `evolution` on them as a user does."""
 
     directory: Path
     spec: dict[str, Any]
@@ -60,7 +60,7 @@ class TinyRun:
         )
 
     def run(self) -> dict[str, Any]:
-        """Run to the end; the summary."""
+        """Run to the end. Returns the summary."""
         result = self.call("run", "-f", str(self.manifest), "--output", "json")
         assert result.returncode == 0, result.stderr + self.logs()
         return json.loads(result.stdout)
@@ -69,7 +69,7 @@ class TinyRun:
         return "\n".join(f"== {p.name}\n{p.read_text()[-2000:]}" for p in self.directory.glob("state/**/*.log"))
 
     def kill_when(self, seen: Callable[[], bool], how: signal.Signals = signal.SIGKILL) -> int:
-        """Run until a condition holds on disk, then kill the driver; its exit code."""
+        """Run until a condition is true on disk, then kill the driver. Returns its exit code."""
         process = subprocess.Popen(
             self.command("run", "-f", str(self.manifest)),
             stdout=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ class TinyRun:
         return [self.store / file["location"] for output in outputs for file in output["files"]]
 
     def copy(self, directory: Path) -> TinyRun:
-        """The same run with a store of its own, for a test to spoil."""
+        """The same run with its own store, for a test to corrupt."""
         shutil.copytree(self.store, directory / "store", copy_function=os.link)
         spec = json.loads(json.dumps(self.spec))
         spec["storage"]["uri"] = f"file://{directory / 'store'}"
@@ -105,7 +105,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    """A run that has ended Complete; tests take copies of it."""
+    """A run that has ended Complete. Tests use copies of it."""
     directory = tmp_path_factory.mktemp("tiny")
     short = {"maxNewTokens": 40, "maxPromptTokens": 224, "tokenBudget": 1024}
     spec = {

@@ -1,4 +1,4 @@
-"""`evolution run` end to end on the real small model: memoised, resumable, self-healing."""
+"""`evolution run` end to end on the real small model: results are reused, and runs resume and repair themselves."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def states(summary: dict[str, Any]) -> dict[str, bool]:
 
 
 def unlinked(path: Path) -> Path:
-    """The file as a copy of its own, so that spoiling it spares the run it was linked from."""
+    """Replace a hard link with a copy, so that a test can corrupt it and not the run it was linked from."""
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data)
     return path
 
 
-def test_what_a_run_leaves(finished: TinyRun) -> None:
+def test_the_artifacts_of_a_run(finished: TinyRun) -> None:
     contexts = [
         json.loads(line) for p in finished.files_of("prepare") if p.name == "contexts.jsonl" for line in p.open()
     ]
@@ -55,14 +55,14 @@ def test_a_finished_run_is_a_fixed_point(finished: TinyRun, tmp_path: Path) -> N
     assert {p: p.stat().st_mtime_ns for p in run.store.rglob("*") if p.is_file()} == before
 
 
-def test_changed_beta_reuses_all_before_dpo(finished: TinyRun, tmp_path: Path) -> None:
+def test_a_changed_beta_reuses_all_stages_before_dpo(finished: TinyRun, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     run.spec["dpo"]["beta"] = 0.3
     made = {id_ for id_, cached in states(run.run()).items() if not cached}
     assert made == {"dpo-1", "evaluate-1"}
 
 
-def test_raised_iterations_add_one_round_only(finished: TinyRun, tmp_path: Path) -> None:
+def test_raised_iterations_add_only_one_round(finished: TinyRun, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     run.spec["iterations"] = 2
     made = {id_ for id_, cached in states(run.run()).items() if not cached}
@@ -70,11 +70,13 @@ def test_raised_iterations_add_one_round_only(finished: TinyRun, tmp_path: Path)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reflect-1"])
-@pytest.mark.parametrize("spoil", ["corrupt", "missing"])
-def test_spoiled_file_is_named_and_made_again(finished: TinyRun, tmp_path: Path, stage: str, spoil: str) -> None:
+@pytest.mark.parametrize("fault", ["corrupt", "missing"])
+def test_a_corrupt_or_missing_file_is_named_and_computed_again(
+    finished: TinyRun, tmp_path: Path, stage: str, fault: str
+) -> None:
     run = finished.copy(tmp_path)
     victim = unlinked(max(run.files_of(stage), key=lambda p: p.stat().st_size))
-    if spoil == "corrupt":
+    if fault == "corrupt":
         data = bytearray(victim.read_bytes())
         data[len(data) // 2] ^= 1
         victim.write_bytes(data)
@@ -90,8 +92,8 @@ def test_spoiled_file_is_named_and_made_again(finished: TinyRun, tmp_path: Path,
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_a_stage_goes_on(finished: TinyRun, tmp_path: Path, stage: str) -> None:
-    """kill -9 the driver while the stage works: nothing finished is run again, and the end is whole."""
+def test_a_run_killed_in_a_stage_resumes(finished: TinyRun, tmp_path: Path, stage: str) -> None:
+    """kill -9 the driver during the stage: no finished stage runs again, and the results are complete."""
     run = finished.copy(tmp_path)
     key = run.key(stage)
     (run.store / "stages" / key / "manifest.json").unlink()
@@ -99,12 +101,12 @@ def test_killed_in_a_stage_goes_on(finished: TinyRun, tmp_path: Path, stage: str
         for path in sorted((run.store / "stages" / key / leftover).rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
 
-    def under_way() -> bool:
+    def has_progress() -> bool:
         durable = [p for part in ("rows", "checkpoints") for p in (run.store / "stages" / key / part).rglob("*.json*")]
-        # prepare keeps no partial work: its process being there is all that can be seen of it.
+        # prepare saves no partial work: its log only shows that the process has started.
         return bool(durable) or (stage == "prepare" and bool(list(run.directory.glob("state/**/prepare-1.log"))))
 
-    assert run.kill_when(under_way) == -signal.SIGKILL
+    assert run.kill_when(has_progress) == -signal.SIGKILL
     assert not (run.store / "stages" / key / "manifest.json").exists()
     summary = run.run()
     cached = states(summary)
@@ -113,17 +115,17 @@ def test_killed_in_a_stage_goes_on(finished: TinyRun, tmp_path: Path, stage: str
         assert all((run.store / entry["location"]).stat().st_size == entry["size"] for entry in file["files"])
 
 
-def test_stage_process_does_not_outlive_the_driver(finished: TinyRun, tmp_path: Path) -> None:
+def test_a_stage_process_ends_with_the_driver(finished: TinyRun, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     key = run.key("dpo-1")
     (run.store / "stages" / key / "manifest.json").unlink()
     run.kill_when(lambda: any((run.store / "stages" / key / "checkpoints").rglob("index.json")))
-    # A stage that lived on would publish; a second driver finds the key free and the lock released.
+    # A stage that survived would publish. The second driver finds no manifest and the lock free.
     summary = run.run()
     assert not states(summary)["dpo-1"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(finished: TinyRun, tmp_path: Path) -> None:
+def test_a_run_resumes_after_ctrl_c(finished: TinyRun, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     key = run.key("dpo-1")
     (run.store / "stages" / key / "manifest.json").unlink()
@@ -132,7 +134,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: TinyRun, tmp_path: Path) -
     assert not states(run.run())["dpo-1"]
 
 
-def test_plan_before_and_after(finished: TinyRun, tmp_path: Path) -> None:
+def test_plan_shows_which_stages_are_cached(finished: TinyRun, tmp_path: Path) -> None:
     rows = json.loads(finished.call("plan", "-f", str(finished.manifest), "-o", "json").stdout)
     assert {row["state"] for row in rows} == {"cached"}
     fresh = TinyRun(tmp_path, {**finished.spec, "storage": {"uri": f"file://{tmp_path / 'nothing'}"}})
@@ -141,7 +143,7 @@ def test_plan_before_and_after(finished: TinyRun, tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists(), "a plan writes nothing"
 
 
-def test_one_driver_a_run(finished: TinyRun, tmp_path: Path) -> None:
+def test_a_run_has_one_driver_at_a_time(finished: TinyRun, tmp_path: Path) -> None:
     import fcntl
 
     run = finished.copy(tmp_path)
@@ -162,7 +164,9 @@ def test_one_driver_a_run(finished: TinyRun, tmp_path: Path) -> None:
         ({"storage": {"uri": "file:///proc/evolution"}}, "/proc/evolution"),
     ],
 )
-def test_a_users_mistake_is_one_message(finished: TinyRun, tmp_path: Path, change: dict[str, Any], word: str) -> None:
+def test_a_mistake_of_the_user_is_one_message(
+    finished: TinyRun, tmp_path: Path, change: dict[str, Any], word: str
+) -> None:
     storage = {"storage": {"uri": f"file://{tmp_path / 'store'}"}}
     run = TinyRun(tmp_path, {**finished.spec, **storage, **change})
     result = run.call("run", "-f", str(run.manifest))

@@ -1,4 +1,4 @@
-"""The chart, read off what Helm renders: rights, network, and what each Pod may do."""
+"""The chart as Helm renders it: permissions, network policies, and the restrictions of each Pod."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize(("source", "copy"), COPIES.items(), ids=COPIES)
-def test_what_the_chart_copies_is_up_to_date(source: str, copy: Path) -> None:
+def test_files_that_the_chart_copies_are_up_to_date(source: str, copy: Path) -> None:
     assert copy.read_bytes() == (ROOT / source).read_bytes(), f"{source} has changed: run `make crds`"
 
 
@@ -61,7 +61,7 @@ def test_every_pod_is_restricted_and_bounded(values: dict[str, Any]) -> None:
             assert "memory" in container["resources"]["limits"], name
 
 
-def test_no_secret_has_a_value_of_our_own() -> None:
+def test_no_secret_has_a_fixed_value() -> None:
     first, second = (one(render({"minio.enabled": True}), "Secret")["data"] for _ in range(2))
     assert set(first) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert not set(first.values()) & set(second.values())
@@ -70,7 +70,7 @@ def test_no_secret_has_a_value_of_our_own() -> None:
     assert "mine" in json.dumps(one(objects, "StatefulSet"))
 
 
-def test_rights_are_the_controllers_rules_and_no_more() -> None:
+def test_permissions_are_the_controllers_rules_and_no_more() -> None:
     rules = yaml.safe_load((ROOT / "operator/evolution_operator/controller/rbac.yaml").read_text())
     cluster = render()
     assert one(cluster, "ClusterRole", "evo-evolution-operator")["rules"] == rules["served"]
@@ -80,7 +80,7 @@ def test_rights_are_the_controllers_rules_and_no_more() -> None:
     assert subject == {"kind": "ServiceAccount", "name": account, "namespace": "evolution"}
 
 
-def test_with_namespace_scope_no_right_reaches_further() -> None:
+def test_with_namespace_scope_no_permission_reaches_further() -> None:
     objects = render(NAMESPACED)
     assert not [each for each in objects if each["kind"].startswith("ClusterRole")]
     served = {each["metadata"]["namespace"]: each["metadata"]["name"] for each in objects if each["kind"] == "Role"}
@@ -133,13 +133,13 @@ def test_stages_defaults_are_those_of_a_pod_block(monkeypatch: pytest.MonkeyPatc
     assert settings.critical_priority_class == "evo-evolution-operator-critical"
 
 
-def test_a_disruption_budget_only_beside_more_than_one_replica() -> None:
+def test_there_is_a_disruption_budget_only_with_more_than_one_replica() -> None:
     assert not [each for each in render({"replicas": 1}) if each["kind"] == "PodDisruptionBudget"]
     budget = one(render({"replicas": 2}), "PodDisruptionBudget")
     assert budget["spec"]["maxUnavailable"] == 1
 
 
-def test_stages_reach_names_storage_and_what_is_declared() -> None:
+def test_stages_reach_dns_storage_and_declared_destinations() -> None:
     policy = one(render(FULL), "NetworkPolicy", "-stages")["spec"]
     assert policy["podSelector"] == {"matchExpressions": [{"key": labels.RUN, "operator": "Exists"}]}
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -153,20 +153,20 @@ def test_stages_reach_names_storage_and_what_is_declared() -> None:
     assert [declared] == FULL["networkPolicies.jobs.egress"]
 
 
-def test_without_a_declaration_stages_reach_names_alone() -> None:
+def test_without_a_declaration_stages_reach_only_dns() -> None:
     (dns,) = one(render(), "NetworkPolicy", "-stages")["spec"]["egress"]
     assert {port["port"] for port in dns["ports"]} == {53}
 
 
-def test_stages_are_fenced_in_wherever_the_operator_serves_by_name() -> None:
+def test_every_served_namespace_has_a_network_policy_for_stages() -> None:
     policies = [each["metadata"] for each in render(NAMESPACED) if each["kind"] == "NetworkPolicy"]
-    fenced = {metadata["namespace"] for metadata in policies if metadata["name"].endswith("-stages")}
-    assert fenced == {"evolution", "team-a", "team-b"}
+    namespaces = {metadata["namespace"] for metadata in policies if metadata["name"].endswith("-stages")}
+    assert namespaces == {"evolution", "team-a", "team-b"}
     given = render({"networkPolicies.jobs.namespaces": ["runs"]})
     assert one(given, "NetworkPolicy", "-stages")["metadata"]["namespace"] == "runs"
 
 
-def test_helm_test_may_pass_where_metrics_are_for_some_only() -> None:
+def test_the_pod_of_helm_test_may_read_restricted_metrics() -> None:
     objects = render(FULL)
     (rule,) = one(objects, "NetworkPolicy", "evo-evolution-operator")["spec"]["ingress"]
     selectors = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "podSelector" in peer]

@@ -1,6 +1,6 @@
 """Commands on one node wait for each other, and images keep the names that Pods ask for.
 
-No node runs here: `ctr` is a stand-in that keeps a list of images. tests/cluster has the real one.
+No node runs here: `ctr` is a fake that keeps a list of images. tests/cluster uses the real one.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def test_loading_waits_for_a_node_that_comes_up(tmp_path: Path, monkeypatch: pyt
     assert order == ["another command is changing this node: waiting up to 1 min for it", "up", "loaded"]
 
 
-def test_a_node_that_does_not_come_up_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_node_that_does_not_come_up_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "node"),
         pytest.raises(ClusterError, match="try again once it has ended"),

@@ -1,4 +1,4 @@
-"""Daemons on record: ended by whoever holds the record, and nobody else's process ended by it."""
+"""Daemons with a record on disk: a process that reads the record can stop them, and no other process is stopped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _python(program: str) -> list[str]:
     return [sys.executable, "-u", "-c", program]
 
 
-def test_another_holder_of_the_record_stops_it(daemon: Process, tmp_path: Path) -> None:
+def test_another_reader_of_the_record_stops_it(daemon: Process, tmp_path: Path) -> None:
     daemon.start(["sleep", "300"], environment())
     other = Process("daemon", tmp_path, tied=True)
     assert other.pid == daemon.pid is not None
@@ -45,7 +45,7 @@ def test_starting_what_runs_changes_nothing(daemon: Process) -> None:
     assert daemon.pid == before
 
 
-def test_what_ignores_the_request_is_killed(daemon: Process) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(daemon: Process) -> None:
     daemon.start(
         _python("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(300)"),
         environment(),
@@ -55,17 +55,17 @@ def test_what_ignores_the_request_is_killed(daemon: Process) -> None:
     assert daemon.pid is None
 
 
-def test_a_process_that_took_the_number_is_left_alone(daemon: Process, tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "300"]) as stranger:
-        record = {"pid": stranger.pid, "birth": "another boot/1"}
+def test_another_process_with_the_recorded_pid_is_left_alone(daemon: Process, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "300"]) as other:
+        record = {"pid": other.pid, "birth": "another boot/1"}
         (tmp_path / "daemon.process").write_text(json.dumps(record))
         assert daemon.pid is None
         daemon.stop()
-        assert stranger.poll() is None
-        stranger.kill()
+        assert other.poll() is None
+        other.kill()
 
 
-def test_waiting_for_what_ended_tells_its_last_words(daemon: Process) -> None:
+def test_waiting_for_a_process_that_ended_shows_the_end_of_its_log(daemon: Process) -> None:
     daemon.start(_python("raise SystemExit('no such port')"), environment())
     with pytest.raises(ClusterError, match="daemon ended; its log says:\nno such port"):
         wait_until(lambda: False, "never", [daemon])
@@ -77,7 +77,7 @@ def test_proxies_and_kubeconfig_do_not_reach_the_cluster(monkeypatch: pytest.Mon
     assert set(environment()) <= {"PATH", "HOME", "TMPDIR"}
 
 
-def test_keys_are_for_their_owner_alone_and_issued_once(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_keys_and_they_are_issued_once(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "ca")
     pair = authority.issue("client", "someone", organizations=["some-group"], hosts=["127.0.0.1", "localhost"])
     again = Authority(tmp_path, "ca").issue("client", "someone")

@@ -1,4 +1,4 @@
-"""Documentation is held to the code: links, reasons, manifests, values, commands and names."""
+"""Documentation matches the code: links, reasons, manifests, values, commands and names."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ NO_REASONS = {
     # Shown as ImagePullBackOff.
     *("ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
 }
-TELLING = {"PermanentError", "TransientError", "InputError", "Failure", "Event", "Report", "__init__"}
+REASON_CALLS = {"PermanentError", "TransientError", "InputError", "Failure", "Event", "Report", "__init__"}
 """Calls whose first constant word is a reason."""
 
 
 @pytest.mark.parametrize("page", BY_NAME.values(), ids=BY_NAME)
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     dead = []
     for target in LINK.findall(FENCE.sub("", page.read_text())):
         path, _, anchor = target.partition("#")
@@ -78,13 +78,13 @@ def test_every_document_that_is_mentioned_anywhere_exists() -> None:
     assert not lost
 
 
-def test_every_reason_that_the_code_gives_is_explained_and_no_other() -> None:
+def test_every_reason_in_the_code_is_explained_and_no_other() -> None:
     given = {reason for path in sources() for reason in reasons(path)}
     assert {"StorageFull", "ObjectMissing", "OOMKilled", "ScoreInput", "CleanedUp", "Held"} <= given
     page = (ROOT / "docs/troubleshooting.md").read_text()
     tables = re.findall(r"^\| (`[A-Z].*?) \|", page, re.MULTILINE)
     explained = {word for cell in tables for word in re.findall(r"`([^`]+)`", cell)}
-    # Said in prose: they are no trouble.
+    # These are in prose: they are no failures.
     explained |= {word for word in re.findall(r"`(\w+)`", page) if word in ("Completed", "Cached", "ShardCompleted")}
     explained |= {word for word in re.findall(r"`(\w+)`", page) if word in ("CleanedUp", "RecordsUnknown")}
     assert given - explained == set(), "not in docs/troubleshooting.md"
@@ -149,7 +149,7 @@ def test_the_demo_names_what_the_chart_and_the_example_name() -> None:
         assert f'default="{default}"' in upload
 
 
-def test_the_driver_that_install_names_is_that_of_the_pinned_cuda() -> None:
+def test_the_driver_in_install_is_that_of_the_pinned_cuda() -> None:
     pin = re.search(r"^nvidia-cuda-runtime==(\d+)\.(\d+)", (ROOT / "requirements/train.txt").read_text(), re.MULTILINE)
     assert pin is not None
     page = (ROOT / "docs/install.md").read_text()
@@ -212,11 +212,11 @@ def reasons(path: Path) -> Iterator[str]:
         if not isinstance(call, ast.Call):
             continue
         name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
-        if name in TELLING:
+        if name in REASON_CALLS:
             first = [constants.get(each.id, each) if isinstance(each, ast.Name) else each for each in call.args[:2]]
-            told = [each for each in first if isinstance(each, ast.Constant | ast.IfExp)]
-            told += [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
-            yield from {word for each in told for word in words(each)} - NO_REASONS
+            values = [each for each in first if isinstance(each, ast.Constant | ast.IfExp)]
+            values += [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
+            yield from {word for each in values for word in words(each)} - NO_REASONS
 
 
 def words(tree: ast.AST) -> Iterator[str]:

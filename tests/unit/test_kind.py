@@ -1,4 +1,4 @@
-"""`make kind-…` without Docker: kind, docker, helm and kubectl are stand-ins that write down how they are called."""
+"""`make kind-…` without Docker: kind, docker, helm and kubectl are fakes that record how they are called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-STAND_IN = """#!/bin/sh
+FAKE_PROGRAM = """#!/bin/sh
 echo "$KUBECONFIG $(basename "$0") $*" >> "$CALLS"
 case "$(basename "$0") $1 $2" in
   "kind get clusters") cat "$CLUSTERS";;
@@ -21,7 +21,7 @@ esac
 
 
 class Checkout:
-    """What the targets need of a checkout, and the stand-ins."""
+    """The files that the targets need of a checkout, and the fake programs."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -35,15 +35,15 @@ class Checkout:
             shutil.copy(ROOT / name, directory / name)
         self.programs = directory / "programs"
         for program in ("kind", "docker", "helm", "kubectl"):
-            self._stand_in(self.programs / program)
-        self._stand_in(directory / "build/kind/bin/python")
+            self._write_program(self.programs / program)
+        self._write_program(directory / "build/kind/bin/python")
         (directory / "build/kind/.ready").touch()
         self.clusters = directory / "clusters"
         self.clusters.touch()
 
-    def _stand_in(self, path: Path) -> None:
+    def _write_program(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(STAND_IN)
+        path.write_text(FAKE_PROGRAM)
         path.chmod(0o755)
 
     def make(self, target: str, phase: str = "Complete") -> tuple[int, list[str]]:
@@ -58,7 +58,7 @@ class Checkout:
         )
         config = f"{self.directory / 'build/kind.kubeconfig'} "
         lines = calls.read_text().splitlines()
-        assert all(line.startswith(config) for line in lines), f"the user's own cluster is touched: {lines}"
+        assert all(line.startswith(config) for line in lines), f"the user's own cluster is used: {lines}"
         return done.returncode, [line.removeprefix(config) for line in lines]
 
 
@@ -67,7 +67,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-def test_a_cluster_is_made_unless_it_is_there(checkout: Checkout) -> None:
+def test_a_cluster_is_created_unless_it_exists(checkout: Checkout) -> None:
     status, calls = checkout.make("kind-up")
     assert status == 0
     assert "kind create cluster --config=kind-config.yaml --wait=2m" in calls
@@ -92,7 +92,7 @@ def test_the_images_that_the_chart_names_are_built_and_loaded(checkout: Checkout
 
 
 @pytest.mark.parametrize(("phase", "status"), [("Complete", 0), ("Failed", 2)])
-def test_the_demo_ends_as_its_run_ends(phase: str, status: int, checkout: Checkout) -> None:
+def test_the_demo_succeeds_only_if_its_run_does(phase: str, status: int, checkout: Checkout) -> None:
     ended, calls = checkout.make("kind-demo", phase)
     assert ended == status
     assert calls[0].startswith("helm upgrade --install evo charts/evolution-operator --namespace=evolution ")

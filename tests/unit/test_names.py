@@ -1,4 +1,4 @@
-"""What prose names exists: paths, modules, symbols and make targets in pages, docstrings and comments."""
+"""Names in prose exist: paths, modules, symbols and make targets in pages, docstrings and comments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOLDER = re.compile(
     r"`((?:bench|charts|crds|docs|examples|hack|images|jobs|operator|requirements|tests)(?:/[\w.-]+)*)/?`"
 )
 MODULE = re.compile(r"(?<![\w./-])((?:evolution_jobs|evolution_operator|hack|bench|tests)(?:\.\w+)+)")
-# `data` and `stages` are left out: so begin fields of the resource and values of the chart.
+# `data` and `stages` are left out: fields of the resource and values of the chart begin like this.
 SHORT = re.compile(
     r"(?<![\w./-])((?:contract|store|models|engines|training|attempt|preference|metrics|planner|controller)\.(?!json)[a-z_]+(?:\.\w+)*)"
 )
@@ -41,7 +41,7 @@ ELSEWHERE = {"myMetrics.py"}
 FOREIGN = {"sha256sum", "ReadOnlyMany", "ReadWriteMany", "ContainerCannotRun", "StartError"}
 """Words of other programs."""
 VARIABLES = ("AWS_", "CREDENTIALS_")
-"""How variables begin whose names follow from a Secret's."""
+"""Prefixes of variables that are named after a Secret."""
 
 
 @pytest.mark.parametrize("path", PROSE.values(), ids=PROSE)
@@ -80,13 +80,13 @@ def prose(path: Path) -> str:
     """A page without its blocks of code; docstrings and comments of a module."""
     text = path.read_text()
     if path.suffix == ".md":
-        # A link's label is for people; its target says where it leads.
+        # The label of a link is prose; the target is a path.
         return LABEL.sub("(", FENCE.sub("", text))
-    told = [node.value.value for node in ast.walk(ast.parse(text)) if is_docstring(node)]
-    told += [
+    texts = [node.value.value for node in ast.walk(ast.parse(text)) if is_docstring(node)]
+    texts += [
         each.string for each in tokenize.generate_tokens(io.StringIO(text).readline) if each.type == tokenize.COMMENT
     ]
-    return "\n".join(told)
+    return "\n".join(texts)
 
 
 def is_docstring(node: ast.AST) -> bool:
@@ -129,10 +129,10 @@ def words_of_the_code() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             for field in ("id", "attr", "name", "arg", "module"):
                 found |= set(words(getattr(node, field, None)))
-            if isinstance(node, ast.Constant) and not getattr(node, "told", False):
+            if isinstance(node, ast.Constant) and not getattr(node, "prose", False):
                 found |= set(words(node.value))
             if is_docstring(node):
-                node.value.told = True  # type: ignore[attr-defined]
+                node.value.prose = True  # type: ignore[attr-defined]
     others = [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / "images").rglob("Dockerfile")]
     others += [path for folder in ("crds", "charts", "examples") for path in (ROOT / folder).rglob("*.yaml")]
     return found.union(*(words(path.read_text()) for path in others))

@@ -1,4 +1,4 @@
-"""What tests/cluster runs of the pages: every command of theirs, or a word on why not."""
+"""tests/cluster runs every command of the pages, or there is a reason why not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_walked_section_is_named_by_a_test() -> None:
     assert [section for _, section in pages.WALKED if f'"{section}"' not in tests] == []
 
 
-def test_commands_go_on_over_lines_and_keep_what_they_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_continue_over_lines_and_keep_their_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "DOCS", tmp_path)
     (tmp_path / "page.md").write_text(
         "# Page\n```console\n$ one \\\n    --flag\n$ two   # why\nit prints\n```\n"

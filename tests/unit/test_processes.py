@@ -1,7 +1,7 @@
-"""Processes of stages on this machine: which wait for the heavy libraries, which do not, and how all of them end.
+"""Processes of stages on this machine: which of them import the heavy libraries, and how all of them end.
 
-Where a test has to know when a library is imported, a module of its name stands in for it on PYTHONPATH, which waits,
-fails or dies when it is imported. No test here needs a library that it stands in for.
+Where a test has to know when a library is imported, a fake module of that name is on PYTHONPATH. It waits, fails or dies
+when it is imported. No test here needs a library that is replaced like this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from evolution_jobs.models.architectures import language_model_types
 from evolution_jobs.models.gguf import convert_gguf
 from evolution_operator.local.process.launcher import LocalLauncher
 from evolution_operator.local.process.stage_process import StageProcess
-from evolution_operator.local.process.warm_server import _send as send_news
+from evolution_operator.local.process.warm_server import _send as send
 
 from tests.support.run_document import minimal_spec, run_document
 from tests.support.stages.model_directory import model_directory
@@ -41,7 +41,7 @@ PATIENCE = 60_000
 """Milliseconds after which something that should end has failed to."""
 
 
-def stand_in(directory: Path, code: str, *modules: str) -> str:
+def fake_modules(directory: Path, code: str, *modules: str) -> str:
     """A directory for PYTHONPATH whose modules run this code."""
     directory.mkdir()
     for name in modules:
@@ -72,10 +72,10 @@ def evolution_run(path: Path, modules: str, temporary: Path | None = None) -> su
     )
 
 
-def read_until(process: subprocess.Popen[str], words: str) -> None:
+def read_until(process: subprocess.Popen[str], output: str) -> None:
     assert process.stdout is not None
     lines = []
-    while words not in (line := process.stdout.readline()):
+    while output not in (line := process.stdout.readline()):
         lines.append(line)
         assert line, "".join(lines)
 
@@ -85,7 +85,7 @@ def children(pid: int) -> list[int]:
 
 
 def ends_of_children(process: subprocess.Popen[str]) -> list[int]:
-    """Descriptors that are readable once the children which a process has, or is about to have, are gone."""
+    """Descriptors that become readable when the children of a process end. Waits until there are children."""
     while not (found := children(process.pid)):
         assert process.poll() is None
     return [os.pidfd_open(child) for child in found]
@@ -95,16 +95,16 @@ def wait_for_end(pidfds: list[int]) -> None:
     for pidfd in pidfds:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        assert poll.poll(PATIENCE), "a process goes on"
+        assert poll.poll(PATIENCE), "a process is still running"
         os.close(pidfd)
 
 
 def dialogues(path: Path, count: int, turns: int) -> Path:
-    """A data set of the size of ESConv: our own words, each dialogue with others."""
+    """A generated data set of the size of ESConv. No two dialogues are equal."""
     with path.open("w") as file:
         for number in range(count):
-            said = [f"w{number} " * 4 + f"u{number * turns + at} and v{at} " * 6 for at in range(turns)]
-            rows = [{"speaker": ("usr", "sys")[at % 2], "text": text} for at, text in enumerate(said)]
+            texts = [f"w{number} " * 4 + f"u{number * turns + at} and v{at} " * 6 for at in range(turns)]
+            rows = [{"speaker": ("usr", "sys")[at % 2], "text": text} for at, text in enumerate(texts)]
             file.write(json.dumps({"dialog": rows}) + "\n")
     return path
 
@@ -142,10 +142,10 @@ def test_prepare_of_a_set_like_esconv_fits_256_mebibytes_and_imports_nothing_hea
     (tmp_path / "spec.json").write_text(spec.model_dump_json(by_alias=True, exclude_none=True))
     command = [sys.executable, "-c", PREPARE, str(tmp_path / "spec.json")]
     done = subprocess.run(command, capture_output=True, text=True)
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["code"] == 0, done.stderr
-    assert set(said["modules"]) & {*HEAVY, "boto3", "pandas", "pyarrow"} == set()
-    assert said["kibibytes"] < 256 << 10
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["code"] == 0, done.stderr
+    assert set(result["modules"]) & {*HEAVY, "boto3", "pandas", "pyarrow"} == set()
+    assert result["kibibytes"] < 256 << 10
 
 
 def test_the_model_types_are_those_of_transformers() -> None:
@@ -154,26 +154,26 @@ def test_the_model_types_are_those_of_transformers() -> None:
     assert language_model_types() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def test_a_wrong_file_is_refused_though_the_libraries_never_get_imported(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused_without_importing_the_libraries(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
-    modules = stand_in(tmp_path / "modules", WAIT, *HEAVY)
+    modules = fake_modules(tmp_path / "modules", WAIT, *HEAVY)
     process = evolution_run(manifest(tmp_path, tmp_path / "bad.jsonl"), modules)
-    words, _ = process.communicate(timeout=PATIENCE / 1000)
+    output, _ = process.communicate(timeout=PATIENCE / 1000)
     assert process.returncode == 1
-    assert "DataMalformed" in words
-    assert "bad.jsonl line 1" in words
+    assert "DataMalformed" in output
+    assert "bad.jsonl line 1" in output
 
 
 @pytest.mark.torch
 def test_ctrl_c_while_the_libraries_are_imported_is_one_message(tmp_path: Path) -> None:
-    process = evolution_run(manifest(tmp_path), stand_in(tmp_path / "modules", WAIT, "torch"))
+    process = evolution_run(manifest(tmp_path), fake_modules(tmp_path / "modules", WAIT, "torch"))
     read_until(process, "StageStarted    sft")
     ends = ends_of_children(process)
     os.killpg(process.pid, signal.SIGINT)
-    words, _ = process.communicate(timeout=PATIENCE / 1000)
+    output, _ = process.communicate(timeout=PATIENCE / 1000)
     assert process.returncode == 130
-    assert "Stopped" in words
-    assert "Traceback" not in words
+    assert "Stopped" in output
+    assert "Traceback" not in output
     wait_for_end(ends)
 
 
@@ -184,12 +184,12 @@ def test_ctrl_c_while_the_libraries_are_imported_is_one_message(tmp_path: Path) 
         pytest.param("torch", "StageStarted    sft", marks=pytest.mark.torch),
     ],
 )
-def test_a_killed_driver_takes_all_with_it_and_leaves_no_temporary_file(
+def test_a_killed_driver_ends_all_its_processes_and_leaves_no_temporary_file(
     library: str, moment: str, tmp_path: Path
 ) -> None:
-    """In prepare, which waits for the first, and while the server imports the second."""
+    """During prepare, which waits for the first, and while the server imports the second."""
     temporary = tmp_path / "temporary"
-    process = evolution_run(manifest(tmp_path), stand_in(tmp_path / "modules", WAIT, library), temporary)
+    process = evolution_run(manifest(tmp_path), fake_modules(tmp_path / "modules", WAIT, library), temporary)
     read_until(process, moment)
     while library == "safetensors" and not list(temporary.glob("evolution-stage-*/")):
         assert process.poll() is None
@@ -211,7 +211,7 @@ def server(tmp_path: Path) -> Iterator[LocalLauncher]:
 
 
 def start(server: LocalLauncher, directory: Path, storage: dict[str, str]) -> StageProcess:
-    """Start a stage that is refused at once: its key does not follow from its settings."""
+    """Start a stage that fails at once: its key does not match its settings."""
     directory.mkdir(exist_ok=True)
     spec = StageSpec(
         run=RunRef(namespace="default", name="test", uid="test"),
@@ -226,10 +226,10 @@ def start(server: LocalLauncher, directory: Path, storage: dict[str, str]) -> St
     return server.start(spec, directory / "log", directory / "report", {}, threads=1)
 
 
-def test_one_server_forks_stage_after_stage_and_tells_their_ends(
+def test_one_server_forks_stage_after_stage_and_reports_their_ends(
     server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
+    monkeypatch.setenv("PYTHONPATH", fake_modules(tmp_path / "modules", FAIL, *HEAVY))
     before = set(children(os.getpid()))
     for _ in range(2):
         process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
@@ -239,16 +239,16 @@ def test_one_server_forks_stage_after_stage_and_tells_their_ends(
         assert process.report is not None
         assert process.report.reason == "KeyMismatch"
         process.close()
-        assert len(set(children(os.getpid())) - before) == 1, "the server alone"
+        assert len(set(children(os.getpid())) - before) == 1, "only the server is left"
     assert "KeyMismatch" in (tmp_path / "log").read_text()
 
 
-def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
+def test_a_stage_that_is_stopped_while_the_server_imports_never_starts(
     server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    modules = stand_in(tmp_path / "modules", FAIL, *HEAVY[1:])
+    modules = fake_modules(tmp_path / "modules", FAIL, *HEAVY[1:])
     (tmp_path / "modules/torch.py").write_text(f"open({str(gate)!r}).read()\n{FAIL}")
     monkeypatch.setenv("PYTHONPATH", modules)
     storage = {"uri": (tmp_path / "store").as_uri()}
@@ -266,26 +266,26 @@ def test_a_stage_that_is_ended_while_the_server_imports_never_begins(
     assert ended.report is None
 
 
-def test_the_server_outlives_a_driver_that_no_longer_asks_for_a_process() -> None:
-    """With something unread, the kernel tells the next writer of a reset, and not of a broken pipe."""
+def test_the_server_survives_a_driver_that_has_closed_the_channel_of_a_stage() -> None:
+    """If a message is unread, the next write fails with a connection reset, not with a broken pipe."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    send_news(theirs, b"+", [])
+    send(theirs, b"+", [])
     ours.close()
     for message in (b"65", b"65"):
-        send_news(theirs, message, [])
+        send(theirs, message, [])
     theirs.close()
 
 
-def test_a_server_that_dies_is_told_and_replaced(
+def test_a_server_that_dies_is_reported_and_replaced(
     server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "dying", DIE, "torch"))
+    monkeypatch.setenv("PYTHONPATH", fake_modules(tmp_path / "dying", DIE, "torch"))
     process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
     assert process.join()
     assert process.exit_code == -signal.SIGKILL
     process.close()
     assert f"its log is {tmp_path / 'server.log'}" in (tmp_path / "log").read_text()
-    monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", FAIL, *HEAVY))
+    monkeypatch.setenv("PYTHONPATH", fake_modules(tmp_path / "modules", FAIL, *HEAVY))
     process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
     assert process.join()
     assert process.exit_code == 65
@@ -295,10 +295,8 @@ def test_a_server_that_dies_is_told_and_replaced(
 # ---- the process that converts a GGUF
 
 
-def test_a_conversion_that_is_killed_is_told_and_may_be_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", stand_in(tmp_path / "modules", DIE, "torch"))
+def test_a_killed_conversion_is_a_transient_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", fake_modules(tmp_path / "modules", DIE, "torch"))
     with pytest.raises(TransientError, match=re.escape("a.gguf: its conversion was killed (SIGKILL)")) as caught:
         convert_gguf(tmp_path / "a.gguf", tmp_path / "model", "baseModel.uri: package://x")
     assert caught.value.reason == "Killed"
@@ -307,7 +305,7 @@ def test_a_conversion_that_is_killed_is_told_and_may_be_tried_again(
 def test_a_conversion_ends_with_its_stage(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from evolution_jobs.models.gguf import convert_gguf\n"
     code += "print('begins', flush=True); convert_gguf(Path('a.gguf'), Path(sys.argv[1]), 'here')"
-    environment = os.environ | {"PYTHONPATH": stand_in(tmp_path / "modules", WAIT, "torch")}
+    environment = os.environ | {"PYTHONPATH": fake_modules(tmp_path / "modules", WAIT, "torch")}
     stage = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True, env=environment
     )

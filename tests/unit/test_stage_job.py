@@ -1,4 +1,4 @@
-"""The Job of an attempt, read off golden files. `EVOLUTION_UPDATE_GOLDEN=1 pytest tests/unit/test_stage_job.py` writes them."""
+"""The Job of an attempt, compared with golden files. `EVOLUTION_UPDATE_GOLDEN=1 pytest tests/unit/test_stage_job.py` writes them."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def pod(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_pod_has_rights_it_does_not_need(name: str) -> None:
+def test_no_pod_has_permissions_it_does_not_need(name: str) -> None:
     spec, action = CASES[name]
-    told = pod(build_job(OWNER, parsed(spec), action, SETTINGS))
-    assert told["automountServiceAccountToken"] is False
-    assert told["enableServiceLinks"] is False
-    assert told["securityContext"]["runAsNonRoot"] is True
-    assert told["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    (container,) = told["containers"]
+    pod_spec = pod(build_job(OWNER, parsed(spec), action, SETTINGS))
+    assert pod_spec["automountServiceAccountToken"] is False
+    assert pod_spec["enableServiceLinks"] is False
+    assert pod_spec["securityContext"]["runAsNonRoot"] is True
+    assert pod_spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod_spec["containers"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -146,14 +146,14 @@ def test_no_pod_has_rights_it_does_not_need(name: str) -> None:
     }
 
 
-def test_the_spec_that_a_pod_is_told_is_the_planners() -> None:
+def test_a_pod_gets_the_planners_stage_spec() -> None:
     job = build_job(OWNER, parsed(RICH), start("generate", 1, shards=3), SETTINGS)
-    told = StageSpec.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][labels.SPEC])
-    assert told.shard.count == 3
-    assert told.model_copy(update={"shard": start("generate", 1).spec.shard}) == start("generate", 1).spec
+    given = StageSpec.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][labels.SPEC])
+    assert given.shard.count == 3
+    assert given.model_copy(update={"shard": start("generate", 1).spec.shard}) == start("generate", 1).spec
 
 
-def test_no_secret_is_read_only_named() -> None:
+def test_secrets_are_referenced_and_never_read() -> None:
     job = build_job(OWNER, parsed(RICH), start("prepare"), SETTINGS)
     (container,) = pod(job)["containers"]
     references = [
@@ -179,7 +179,7 @@ def test_names_fit_a_label_with_shard_and_suffix(name: str) -> None:
     assert len(cleanup_name(owner)) <= NAME_LENGTH
 
 
-def test_names_tell_attempts_apart_and_runs_of_one_name() -> None:
+def test_names_differ_between_attempts_and_between_runs_of_one_name() -> None:
     names = {
         job_name(owner, "sft", 0, "sft", key, number)
         for owner in (OWNER, RunRef(namespace="team", name="support", uid="another-uid"))
@@ -190,7 +190,7 @@ def test_names_tell_attempts_apart_and_runs_of_one_name() -> None:
     assert job_name(OWNER, "sft", 0, "sft", KEY, 1) == job_name(OWNER, "sft", None, "sft", KEY, 1)
 
 
-def test_a_stages_own_settings_replace_the_runs_and_those_the_operators() -> None:
+def test_pod_settings_of_a_stage_override_those_of_the_run_and_those_of_the_operator() -> None:
     settings = Settings(
         stage_pod=PodSettings(node_selector={"pool": "batch"}, runtime_class_name="gvisor", priority_class_name=None),
         critical_priority_class="critical",
@@ -207,7 +207,7 @@ def test_a_stages_own_settings_replace_the_runs_and_those_the_operators() -> Non
 
 
 def test_a_run_of_the_most_rounds_fits_an_annotation() -> None:
-    """Kubernetes takes 256 KiB of annotations; prepare's spec holds the whole graph."""
+    """Kubernetes accepts 256 KiB of annotations, and prepare's spec holds the whole graph."""
     spec = parsed({**LEAST, "iterations": 100})
     run = Run(RunRef(namespace="team", name="support", uid=OWNER.uid), spec, attempt_prefix=OWNER.uid)
     (action,) = plan(run, Observed(), datetime(2026, 1, 1, tzinfo=UTC)).actions
@@ -256,7 +256,7 @@ def test_a_setting_that_cannot_be_used_is_named(
         ({"limits": {"cpu": "many"}}, 0),
     ],
 )
-def test_a_stage_computes_with_the_cores_it_was_given(resources: dict[str, Any], cores: int) -> None:
+def test_a_stage_computes_with_the_cores_of_its_resources(resources: dict[str, Any], cores: int) -> None:
     assert cores_of(resources) == cores
 
 

@@ -1,4 +1,4 @@
-"""The status as it is written and read: nothing empty in it, and nothing lost by that."""
+"""The status as it is written and read: it has no empty values, and leaving them out loses nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.test_driver import Driven
 
 
 def empty(value: Any, place: str = "status") -> list[str]:
-    """Places of values that say nothing."""
+    """Paths of empty values."""
     if isinstance(value, dict):
         inner = [each for name, child in value.items() for each in empty(child, f"{place}.{name}")]
     elif isinstance(value, list):
@@ -45,7 +45,7 @@ def status(request: pytest.FixtureRequest, tmp_path: Path) -> RunStatus:
     return driven.status()
 
 
-def test_what_is_written_has_nothing_empty_and_reads_back_the_same(status: RunStatus) -> None:
+def test_a_written_status_has_no_empty_values_and_reads_back_the_same(status: RunStatus) -> None:
     written = status.wire()
     assert empty(written) == []
     assert RunStatus.model_validate(written) == status
@@ -63,12 +63,12 @@ def test_a_zero_that_means_something_is_written() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["phase", "tomorrow", "stage"]), st.just("Pending"), min_size=1))
-def test_a_status_of_a_newer_version_is_read_for_what_is_known_of_it(document: dict[str, str]) -> None:
+def test_unknown_fields_of_a_newer_status_are_ignored(document: dict[str, str]) -> None:
     read = RunStatus.model_validate(document)
     assert read.wire().keys() == {"phase", *document} - {"tomorrow"}
 
 
-def test_a_newer_field_of_a_stage_is_passed_over() -> None:
+def test_unknown_fields_of_a_stage_are_ignored() -> None:
     stage = {"id": "sft", "name": "sft", "tomorrow": 1, "progress": {"done": 1, "total": 2, "unit": "rows", "more": 1}}
     (read,) = RunStatus.model_validate({"stages": [stage]}).stages
     assert read.progress is not None

@@ -1,4 +1,4 @@
-"""An attempt that is gone without a trace (its Job deleted by hand, its process lost) is made again."""
+"""An attempt that is gone without a trace (its Job was deleted, its process was lost) starts again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = EvolutionRunSpec.model_validate(minimal_spec())
 RUN = Run(RunRef(namespace="default", name="run", uid="uid"), SPEC, attempt_prefix="uid")
 
 
-def _seen_once(state: AttemptState) -> RunStatus:
+def _status_after(state: AttemptState) -> RunStatus:
     """The status after prepare's first attempt was seen in that state."""
     (start,) = plan(RUN, Observed(), NOW).actions
     assert isinstance(start, Start)
@@ -28,8 +28,8 @@ def _seen_once(state: AttemptState) -> RunStatus:
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "suspended"])
-def test_a_vanished_attempt_is_made_again_under_its_number(state: AttemptState) -> None:
-    again = plan(RUN, Observed(previous=_seen_once(state)), NOW)
+def test_a_vanished_attempt_starts_again_under_its_number(state: AttemptState) -> None:
+    again = plan(RUN, Observed(previous=_status_after(state)), NOW)
 
     (start,) = again.actions
     assert isinstance(start, Start)
@@ -38,8 +38,8 @@ def test_a_vanished_attempt_is_made_again_under_its_number(state: AttemptState) 
     assert (prepare.state, prepare.failures) == ("Waiting", 0)
 
 
-def test_it_is_not_made_again_while_the_run_is_suspended() -> None:
+def test_it_does_not_start_again_while_the_run_is_suspended() -> None:
     suspended = Run(RUN.ref, SPEC.model_copy(update={"suspend": True}), attempt_prefix="uid")
-    again = plan(suspended, Observed(previous=_seen_once("running")), NOW)
+    again = plan(suspended, Observed(previous=_status_after("running")), NOW)
     assert again.actions == ()
     assert again.status.phase == "Suspended"

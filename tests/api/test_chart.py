@@ -25,7 +25,7 @@ from tests.support.cluster.chart import (
 )
 
 MONITORING = "monitoring.coreos.com/v1"
-"""Kinds of the Prometheus operator, whose CRDs are not here."""
+"""Kinds of the Prometheus operator. Its CRDs are not installed here."""
 ALLOWED = [
     ("get", "evolutionruns.evolution.run", "team-a"),
     ("watch", "evolutionruns.evolution.run", "team-a"),

@@ -123,7 +123,9 @@ def test_one_replica_leads_and_a_killed_leader_is_followed(
     leader.kill()
     end(runs.core, namespace, pod.metadata.name, "prepare", Outcome())
     # The lease is of 3 s here and of 10 s by default: half again as long is enough, and 15 s in production.
-    runs.wait("led", lambda run: stage(run, "prepare").get("state") == "Succeeded", "the standby goes on", timeout=15)
+    runs.wait(
+        "led", lambda run: stage(run, "prepare").get("state") == "Succeeded", "the standby takes over", timeout=15
+    )
     assert holder().startswith(standby.log.stem)
     runs.wait_phase("led", "Complete")
     assert sum(times for (_, code), times in _creates(control_plane, namespace).items() if code == 201) == 3

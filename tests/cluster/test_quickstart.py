@@ -56,7 +56,7 @@ def test_a_team_with_its_own_namespace_creates_runs_there_and_nowhere_else(
 ) -> None:
     shell.walk("install.md", "One namespace, or some")
     try:
-        ask = ["auth", "can-i", "create", "evolutionruns.evolution.run", "--as=somebody", "--as-group=team-a"]
+        ask = ["auth", "can-i", "create", "evolutionruns.evolution.run", "--as=member", "--as-group=team-a"]
         assert cluster.kubectl(*ask, "--namespace=team-a").strip() == "yes"
         elsewhere = cluster.core.list_namespaced_pod(NAMESPACE, label_selector=OPERATOR_PODS).items
         assert elsewhere == []

@@ -48,7 +48,7 @@ NO_REASONS = {
     *("ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
 }
 REASON_CALLS = {"PermanentError", "TransientError", "InputError", "Failure", "Event", "Report", "__init__"}
-"""Calls whose first constant word is a reason."""
+"""Calls in which the first constant word is a reason."""
 
 
 @pytest.mark.parametrize("page", BY_NAME.values(), ids=BY_NAME)

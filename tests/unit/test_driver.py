@@ -45,18 +45,18 @@ class Driven:
         self.driver.begin()
 
     def step(self) -> list[str]:
-        """The stages at work after a step of the driver."""
+        """The stages that run after a step of the driver."""
         self.driver.step(lambda _: None)
         return [process.spec.stage for process in self.server.alive()]
 
     def status(self) -> RunStatus:
-        """What a watcher is shown."""
+        """The status that the display gets."""
         shown: list[RunStatus] = []
         self.driver.step(lambda plan: shown.append(plan.status))
         return shown[-1]
 
     def stage(self, id_: str) -> StageStatus:
-        """What a watcher is shown of one stage."""
+        """One stage of the status that the display gets."""
         return self.status().stage_by_id()[id_]
 
     def process(self, stage: str) -> Process:
@@ -78,8 +78,8 @@ def a_spec(directory: Path) -> StageSpec:
     )
 
 
-def test_what_a_run_finds_finished_is_recorded_before_it_builds_on_it(tmp_path: Path) -> None:
-    """No process of its own runs for it, and the run that made it may be deleted meanwhile."""
+def test_a_run_records_finished_stages_before_it_uses_them(tmp_path: Path) -> None:
+    """It starts no process for them, and the run that computed them may be deleted meanwhile."""
     first = Driven(tmp_path)
     for stage in ("prepare", "sft"):
         first.step()
@@ -89,7 +89,7 @@ def test_what_a_run_finds_finished_is_recorded_before_it_builds_on_it(tmp_path: 
     assert {place.split("/")[1] for place in recorded} >= {"prepare", "sft", "generate-1"}
 
 
-def test_what_was_found_corrupt_is_not_taken_for_finished_again(tmp_path: Path) -> None:
+def test_a_result_that_was_found_corrupt_does_not_count_as_finished_again(tmp_path: Path) -> None:
     first = Driven(tmp_path)
     for stage in ("prepare", "sft"):
         assert first.step() == [stage]
@@ -98,14 +98,14 @@ def test_what_was_found_corrupt_is_not_taken_for_finished_again(tmp_path: Path) 
     second = Driven(tmp_path, life=2)
     assert second.step() == ["generate-1"]
     (adapter,) = (tmp_path / "store").glob("stages/*/attempts/*/adapter/*")
-    adapter.write_text("spoiled")
+    adapter.write_text("corrupted")
     second.process("generate-1").work()
     assert second.step() == ["sft"]
     second.process("sft").work(raising(TransientError("Reason", "message")))
     assert second.step() == ["sft"]
 
 
-def test_a_stage_that_one_of_its_shards_has_made_is_not_called_cached(tmp_path: Path) -> None:
+def test_a_stage_that_its_own_shard_has_published_is_not_cached(tmp_path: Path) -> None:
     """The other shard, which ended a moment later, found it published."""
 
     def whole(workspace: Workspace) -> Result:
@@ -125,7 +125,7 @@ def test_a_stage_that_one_of_its_shards_has_made_is_not_called_cached(tmp_path: 
     assert (found.state, found.cached) == ("Succeeded", False)
 
 
-def test_rows_that_were_there_when_the_process_began_set_no_pace(tmp_path: Path) -> None:
+def test_rows_done_before_the_process_started_set_no_pace(tmp_path: Path) -> None:
     """`reflect-1: 1/14 rows, 0 s left` was shown for a minute: the row had been dropped before the model was asked."""
     driven = Driven(tmp_path)
     for stage in ("prepare", "sft", "generate-1"):
@@ -152,7 +152,7 @@ def test_a_stage_that_waits_for_another_run_says_so_until_it_computes(tmp_path: 
     assert driven.stage("sft").reason is None
 
 
-def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) -> None:
+def test_the_time_left_comes_from_rows_that_were_observed_to_finish(tmp_path: Path) -> None:
     clock = [0.0]
     start = Start(a_spec(tmp_path), 1, 1, True)
     attempt, server = LocalAttempt(start, tmp_path, lambda: clock[0]), Server()
@@ -168,19 +168,19 @@ def test_the_time_left_comes_from_rows_that_were_seen_to_finish(tmp_path: Path) 
     attempt.poll()
     clock[0] = 4000.0
     attempt.resume()
-    assert attempt.observed().progress is None, "a pause is no work"
+    assert attempt.observed().progress is None, "a pause does not count as work"
 
 
 @pytest.mark.parametrize(
-    ("counted", "kind", "reason", "says"),
+    ("counted", "kind", "reason", "message"),
     [
         ([3, 4], "out-of-memory", "OOMKilled", "because memory ran out"),
         ([3, 3], "transient", "Killed", "was killed (SIGKILL; its log is "),
         ([None, None], "transient", "Killed", "was killed (SIGKILL; its log is "),
     ],
 )
-def test_memory_is_blamed_only_where_the_kernel_has_counted_it(
-    tmp_path: Path, counted: list[int | None], kind: str, reason: str, says: str
+def test_a_kill_is_out_of_memory_only_if_the_kernel_has_counted_one(
+    tmp_path: Path, counted: list[int | None], kind: str, reason: str, message: str
 ) -> None:
     attempt, server = (
         LocalAttempt(Start(a_spec(tmp_path), 1, 1, True), tmp_path, kills=lambda: counted.pop(0)),
@@ -192,5 +192,5 @@ def test_memory_is_blamed_only_where_the_kernel_has_counted_it(
     failure = attempt.observed().failure
     assert failure is not None
     assert (failure.kind, failure.reason) == (kind, reason)
-    assert says in failure.message
+    assert message in failure.message
     assert failure.more_memory == "free memory on this machine"

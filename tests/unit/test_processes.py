@@ -42,7 +42,7 @@ PATIENCE = 60_000
 
 
 def fake_modules(directory: Path, code: str, *modules: str) -> str:
-    """A directory for PYTHONPATH whose modules run this code."""
+    """A directory for PYTHONPATH. Its modules run this code."""
     directory.mkdir()
     for name in modules:
         (directory / f"{name}.py").write_text(code)
@@ -259,7 +259,7 @@ def test_a_stage_that_is_stopped_while_the_server_imports_never_starts(
     assert ended.exit_code == -signal.SIGTERM
     ended.close()
     other = start(server, tmp_path / "other", storage)
-    gate.write_text("go on")
+    gate.write_text("continue")
     assert other.join()
     assert other.exit_code == 65
     other.close()

@@ -236,7 +236,7 @@ def test_the_end_of_a_stage_and_the_start_of_the_next_one_are_one_write() -> Non
     scenario.reconcile()
     recorded = RecordedCalls(scenario)
     advance(scenario)
-    # First the Job, whose Pod takes longest; then the status; then the event about what was written.
+    # First the Job, because its Pod takes longest; then the status; then the event about what was written.
     assert recorded.calls == [("POST", "jobs"), ("PATCH", RUNS), ("POST", "events")]
     (run,) = scenario.server.all(RUNS)
     states = {stage["id"]: stage["state"] for stage in run["status"]["stages"]}

@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 def helm_program() -> str:
-    """Helm's path; the test is skipped where there is none."""
+    """The path of Helm. The test is skipped if there is none."""
     built = PROGRAMS["helm"].directory / "helm"
     found = str(built) if built.exists() else shutil.which("helm")
     if found is None:
@@ -29,7 +29,7 @@ def helm_program() -> str:
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What Helm says."""
+    """Run Helm."""
     return subprocess.run([helm_program(), *arguments], capture_output=True, text=True, check=False)
 
 
@@ -46,13 +46,13 @@ def render(values: Object | None = None, namespace: str = "evolution") -> list[O
 
 
 def one(objects: Iterable[Object], kind: str, name: str = "") -> Object:
-    """The one object of a kind whose name ends like this."""
+    """The only object of a kind with a name that ends in `name`."""
     (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"].endswith(name)]
     return found
 
 
 def pod_templates(objects: Iterable[Object]) -> dict[str, Object]:
-    """The Pods that the objects make, by kind and name."""
+    """The Pod templates of the objects, by kind and name."""
     found = {}
     for each in objects:
         name = f"{each['kind']}/{each['metadata']['name']}"

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from evolution_jobs.contract.settings import BaseModelSource, GenerationSettings, Source, Storage
+from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
+from evolution_jobs.contract.settings import GenerationSettings
 from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
 from evolution_jobs.data.readers import read_dialogue

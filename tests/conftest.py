@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from evolution_jobs.contract.settings import BaseModelSource, Storage
+from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.models.resolve import resolve
 from hypothesis import settings
 

@@ -17,8 +17,8 @@ from typing import Any
 import boto3
 import yaml
 from botocore.config import Config
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import Manifest
-from evolution_jobs.contract.settings import Storage
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import corrupt_files, read_manifest
 from evolution_jobs.store.open import open_store

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 
 from tests.support.stages.runner import Runner
 from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage

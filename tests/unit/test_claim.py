@@ -13,8 +13,8 @@ from evolution_jobs.attempt import claim
 from evolution_jobs.attempt.claim import EXPIRY, LOOK, Held, acquire, claimed, encoded
 from evolution_jobs.contract.errors import Terminated, TransientError
 from evolution_jobs.contract.keys import claim_path, claims_prefix, stage_prefix
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import Claim
-from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import Shard, StageSpec
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.store.base import Store

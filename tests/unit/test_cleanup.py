@@ -12,7 +12,7 @@ from evolution_jobs.cleanup import clean_up
 from evolution_jobs.contract.cleanup import CleanupSpec
 from evolution_jobs.contract.errors import EXIT_PERMANENT
 from evolution_jobs.contract.keys import manifest_path, model_prefix, model_record_path, stage_record_path
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore

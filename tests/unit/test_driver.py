@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from evolution_jobs.contract.errors import TransientError
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.store.file import FileStore

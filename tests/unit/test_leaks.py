@@ -6,8 +6,8 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from evolution_jobs.contract.locations import Source
 from evolution_jobs.contract.rows import Dialogue, Turn
-from evolution_jobs.contract.settings import Source
 from evolution_jobs.data import leaks as module
 from evolution_jobs.data.leaks import groups, leaks
 from evolution_jobs.data.preprocess import dialogue, preprocess

@@ -21,7 +21,8 @@ import pytest
 import yaml
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.contract.keys import stage_key
-from evolution_jobs.contract.settings import PrepareSettings, SftSettings, Storage
+from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.settings import PrepareSettings, SftSettings
 from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_jobs.models.architectures import language_model_types
 from evolution_jobs.models.gguf import convert_gguf

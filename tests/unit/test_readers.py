@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evolution_jobs.contract.locations import DialogueMapping, Source
 from evolution_jobs.contract.rows import Turn
-from evolution_jobs.contract.settings import DialogueMapping, Source
 from evolution_jobs.data.readers import BadRow, read_dialogue, read_instruction
 from hypothesis import given
 from hypothesis import strategies as st

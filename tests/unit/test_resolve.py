@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 import pytest
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
-from evolution_jobs.contract.settings import BaseModelSource, Storage
+from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.models import resolve as module
 from evolution_jobs.models.resolve import DIGESTS, resolve
 

@@ -37,8 +37,9 @@ from evolution_jobs.contract.keys import (
     rows_prefix,
     stage_prefix,
 )
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
-from evolution_jobs.contract.settings import SftSettings, Storage
+from evolution_jobs.contract.settings import SftSettings
 from evolution_jobs.contract.stage import Node, RunRef, StageSpec
 from evolution_jobs.contract.variables import STORAGE_PATIENCE_VARIABLE
 from evolution_jobs.contract.workspace import Result, Workspace
@@ -797,7 +798,7 @@ def test_storage_that_fills_up_leaves_nothing_published(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     script = """
 import sys
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.runner import run_stage
 from evolution_jobs.contract.workspace import Result
 from evolution_jobs.store.manifests import read_manifest

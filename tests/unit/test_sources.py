@@ -12,7 +12,7 @@ import pytest
 from botocore.config import Config
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
-from evolution_jobs.contract.settings import Source, Storage
+from evolution_jobs.contract.locations import Source, Storage
 from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.data.sources import fetch
 from evolution_jobs.models.hub import Pinned, pin

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.store.base import CorruptObjectError, MissingObjectError, Store, disk_error
 from evolution_jobs.store.file import PRIVATE, FileStore
 from evolution_jobs.store.open import open_store
@@ -92,7 +92,7 @@ def test_a_large_file_is_never_held_in_memory(real_storage: Storage, tmp_path: P
     script = f"""
 import resource, sys
 from pathlib import Path
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.patient import PatientStore
 store = open_store(Storage.model_validate_json(sys.argv[1]))

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .document import Document
-from .settings import Storage
+from .locations import Storage
 from .stage import RunRef
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from .document import Document, Rule
+from .locations import BaseModelSource, Source
 
 
 class NotInKey:
@@ -161,125 +162,6 @@ class EvaluationSettings(SamplingSettings):
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Contexts to answer, drawn by seed; unset takes all."""
-
-
-def only_with_scheme(field: str, scheme: str) -> Rule:
-    """The rule that a field (wire name) is allowed only with a `uri` of this scheme."""
-
-    def holds(document: Document) -> bool:
-        values = document.wire()
-        return field not in values or values["uri"].startswith(f"{scheme}://")
-
-    return Rule(
-        field,
-        f"applies to {scheme}:// only; remove it",
-        f"!has(self.{field}) || self.uri.startsWith('{scheme}://')",
-        holds,
-    )
-
-
-Speakers = Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=32)]
-
-
-class DialogueMapping(Document):
-    """How to read dialogues from any JSON or JSON Lines file. A path is dot-separated keys, for example `meta.turns`."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "supporter",
-            "shares a value with seeker: each value of the speaker means one of them",
-            "!self.seeker.exists(value, value in self.supporter)",
-            lambda mapping: not set(mapping.seeker) & set(mapping.supporter),
-        ),
-    )
-
-    turns: Annotated[str, Field(min_length=1, max_length=256)]
-    """Path from a record to its list of turns."""
-    speaker: Annotated[str, Field(min_length=1, max_length=256)]
-    """Path from a turn to its speaker."""
-    text: Annotated[str, Field(min_length=1, max_length=256)]
-    """Path from a turn to its text."""
-    seeker: Speakers
-    """Speaker values that mean the seeker (the one who is helped)."""
-    supporter: Speakers
-    """Speaker values that mean the supporter (the one who helps)."""
-    strategy: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Path from a turn to its support strategy, where there is one."""
-    records: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Path from the file's root to its list of records, where the root is not that list."""
-
-
-class Source(Document):
-    """One data set."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "mapping",
-            "is needed with format: mapping, and only then; say where turns, speaker and text are, or remove it",
-            "(self.format == 'mapping') == has(self.mapping)",
-            lambda source: (source.format == "mapping") == (source.mapping is not None),
-        ),
-        only_with_scheme("split", "hf"),
-        only_with_scheme("revision", "hf"),
-        Rule(
-            "sha256",
-            "applies to file:// and s3:// only; pin an hf:// data set by revision instead",
-            "!has(self.sha256) || !self.uri.startsWith('hf://')",
-            lambda source: source.sha256 is None or not source.uri.startswith("hf://"),
-        ),
-        only_with_scheme("endpoint", "s3"),
-    )
-
-    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3|hf)://.+")]
-    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the manifest."""
-    format: Literal["esconv", "extes", "messages", "alpaca", "mapping"]
-    """Layout of the file."""
-    mapping: DialogueMapping | None = None
-    """Where turns, speaker and text are: with `format: mapping`, and only then."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Digest that the file must have (`file://` and `s3://`)."""
-    split: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Split of an `hf://` data set; unset takes `train`."""
-    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Commit, tag or branch of an `hf://` data set; prepare pins it to a commit."""
-    samples: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Records to take, drawn by seed; unset takes all."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
-    """S3 endpoint of this source, where it differs from the storage's."""
-    credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
-    """Secret with this source's credentials (`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `HF_TOKEN`)."""
-
-
-class BaseModelSource(Document):
-    """The model that the run starts from."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (only_with_scheme("revision", "hf"),)
-
-    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(hf|s3|file|pvc|package)://.+")]
-    """`hf://owner/model`, `s3://bucket/prefix`, `file:///directory`, `pvc://claim/path` or `package://python_package` (a model that an installed Python package ships)."""
-    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Commit, tag or branch of an `hf://` model; prepare pins it to a commit."""
-    token_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
-    """Secret with `HF_TOKEN` for a gated model."""
-
-
-class Storage(Document):
-    """Where artifacts go."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        only_with_scheme("endpoint", "s3"),
-        only_with_scheme("region", "s3"),
-        only_with_scheme("credentialsSecret", "s3"),
-    )
-
-    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3)://.+")]
-    """`s3://bucket/prefix` or `file:///directory`."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
-    """S3 endpoint; unset is AWS."""
-    region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """S3 region; unset is the credentials' own, else us-east-1."""
-    credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
-    """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset uses the Pod's own identity (IRSA, workload identity). Without a cluster the environment's credentials are used."""
 
 
 Dialogues = Annotated[list[Source], Field(max_length=32)]

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .document import Document
-from .settings import SettingsOfKind, Storage
+from .locations import Storage
+from .settings import SettingsOfKind
 
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..contract.errors import PermanentError
+from ..contract.locations import Source, Storage
 from ..contract.rows import Dialogue, Instruction
-from ..contract.settings import Source, Storage
 from .draw import draw
 from .preprocess import dialogue, preprocess
 from .readers import BadRow, read_dialogue, read_instruction

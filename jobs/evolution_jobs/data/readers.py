@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..contract.locations import DialogueMapping, Source
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Instruction, Role, Turn
-from ..contract.settings import DialogueMapping, Source
 
 
 class BadRow(ValueError):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.errors import PermanentError
+from ..contract.locations import Source, Storage
 from ..contract.manifest import canonical_digest
-from ..contract.settings import Source, Storage
 from ..models.hub import Pinned, explained, pin
 from ..store.base import disk_error, file_sha256
 from ..store.data_sources import blamed_on, credential, local_path, open_bucket

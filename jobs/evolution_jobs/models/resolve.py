@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.errors import PermanentError
-from ..contract.settings import BaseModelSource, Storage
+from ..contract.locations import BaseModelSource, Storage
 from ..contract.volumes import PVC_ROOT
 from ..store.base import file_sha256
 from ..store.data_sources import blamed_on, local_path, open_bucket

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from ..contract.credentials import credential_prefix
 from ..contract.errors import PermanentError, StageError, TransientError
-from ..contract.settings import Storage
+from ..contract.locations import Storage
 from .base import MissingObjectError
 
 if TYPE_CHECKING:

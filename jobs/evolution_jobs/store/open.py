@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contract.errors import PermanentError
-from ..contract.settings import Storage
+from ..contract.locations import Storage
 from .base import Store
 from .data_sources import local_path
 

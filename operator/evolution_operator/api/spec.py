@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
+from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.contract.settings import (
-    BaseModelSource,
     DataSettings,
     DpoSettings,
     EvaluationSettings,
@@ -14,7 +14,6 @@ from evolution_jobs.contract.settings import (
     PreferenceSource,
     RefinementSettings,
     SftSettings,
-    Storage,
 )
 from pydantic import BaseModel, ConfigDict, Field
 

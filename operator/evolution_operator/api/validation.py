@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
 from evolution_jobs.contract.document import Rule
-from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
+from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evolution_jobs.contract.errors import StageError
-from evolution_jobs.contract.settings import BaseModelSource, Source, Storage
+from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.data_sources import local_path, open_bucket
 from pydantic import ValidationError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from evolution_jobs.contract.keys import resolve_keys
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import Input, Node, RunRef, Shard, StageSpec
 from evolution_jobs.contract.workspace import Result, Workspace, shard_of
 from evolution_jobs.runner import Stage

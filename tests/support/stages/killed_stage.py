@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evolution_jobs.contract.keys import manifest_path, stage_prefix, stage_record_path
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import run_stage
 from evolution_jobs.store.manifests import corrupt_files, read_manifest

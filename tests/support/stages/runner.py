@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import Report
-from evolution_jobs.contract.settings import Storage
 from evolution_jobs.contract.stage import StageSpec
 from evolution_jobs.runner import Stage, run_stage
 

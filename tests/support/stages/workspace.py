@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError, Terminated
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import Input, RunRef, Shard, StageKind, StageSpec
 
 KEY = "0" * 64

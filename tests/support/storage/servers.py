@@ -16,7 +16,7 @@ from pathlib import Path
 
 import boto3
 from botocore.config import Config
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from moto.server import ThreadedMotoServer
 
 ACCESS_KEY = "test-access-key"

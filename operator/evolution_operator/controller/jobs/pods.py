@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
-from evolution_jobs.contract.settings import Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.volumes import PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity

@@ -1,1 +1,1 @@
-"""Stages: each reads its inputs from a workspace and leaves outputs in it."""
+"""Stages: each reads its inputs from a workspace and writes its outputs to it."""

@@ -25,7 +25,7 @@ from .models import base_model
 def run(workspace: Workspace) -> Result:
     """Output `adapter`, from inputs `model`, `adapter` (M(t-1)) and `pairs`.
 
-    Raises PermanentError `DataEmpty` where there is no pair, `WrongReference`, and those of models.load, `ChatEncoder`
+    Raises PermanentError `DataEmpty` if there is no pair, `WrongReference`, and those of models.load, `ChatEncoder`
     and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
     settings = workspace.spec.settings
@@ -56,9 +56,9 @@ def run(workspace: Workspace) -> Result:
 
 
 def _metrics(trainer: PreferenceTrainer) -> dict[str, float]:
-    """First and last are those of a step; the others are means over the last quarter of the steps, before each update.
+    """First and last loss are of one step; the others are means over the last quarter of the steps, before each update.
 
-    A log-probability is that of a whole answer, in nats; its change is against M(t-1).
+    A log-probability is of a whole answer, in nats; its change is relative to M(t-1).
     """
 
     def late(name: str) -> float:

@@ -1,7 +1,7 @@
-"""Evaluate Mt: it answers held-out contexts directly, as at inference, and says how well it expects the human answers.
+"""evaluate: Mt answers held-out contexts directly, as at inference, and scores the human answers.
 
-Every Mt answers the same contexts with the same seeds, so that what differs is the model. Rows are shared out over
-shards; a shard that finds all of them finished works out the figures.
+Every Mt answers the same contexts with the same seeds, so that only the model differs. Rows are divided among shards. A
+shard that finds all rows finished computes the figures.
 
 Outputs: `answers` (answers.jsonl, one `Answer` a line) and `metrics` (metrics.json, `metrics.score.Scores`).
 """
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONTEXT_TAIL = 3
-"""Turns of the context that an answer is shown with."""
+"""Number of the context's last turns in answers.jsonl."""
 CHUNK = 128
-"""Contexts whose likelihoods are made durable together: some dialogues, whose turns share one forward pass each."""
+"""Contexts whose likelihoods are made durable together. The contexts of one dialogue share a forward pass."""
 
 DIVERGED = 100.0
-"""Nats a token that no working model reaches; chance is 12 for a vocabulary of 150,000."""
+"""Nats a token; a working model stays far below. A uniform guess has 12 for a vocabulary of 150,000."""
 
 
 class Answer(Document):
@@ -60,18 +60,18 @@ class Answer(Document):
     """Of the model's answer, its end-of-turn token included."""
     finish: Literal["stop", "length"]
     truncated_turns: int
-    """Oldest turns that the model did not see when it answered."""
+    """Oldest turns that were left out of the prompt."""
     nll: float | None
-    """Negative log-likelihood of the human answer, in nats; None where it does not fit with its last exchange."""
+    """Negative log-likelihood of the human answer, in nats; None if the answer and the last exchange do not fit."""
     nll_tokens: int
     """Tokens of the human answer, its end-of-turn token included."""
 
 
 def run(workspace: Workspace) -> Result | None:
-    """The figures of one model. None where other shards have not finished their rows yet.
+    """The figures of one model. None if other shards have not finished their rows yet.
 
     Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`ModelDiverged`) if the
-    model's likelihoods are not sane numbers, and what loading a model and encoding a chat raise.
+    model's likelihoods are not finite or far too large, and what loading a model and encoding a chat raise.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)
@@ -90,7 +90,7 @@ def run(workspace: Workspace) -> Result | None:
 
 
 def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: Sequence[Context]) -> None:
-    """Make this shard's rows that are not finished yet: a likelihood and an answer for each context."""
+    """Compute this shard's unfinished rows: a likelihood and an answer for each context."""
     finished = workspace.rows.finished()
     unscored = _unfinished(contexts, finished, "likelihood")
     unanswered = _unfinished(contexts, finished, "answer")
@@ -120,7 +120,7 @@ def _request(context: Context, settings: EvaluationSettings, seed: int) -> Reque
         id=context.id,
         messages=answer_messages(context.turns),
         sampling=Sampling.of(settings),
-        # The run's seed, which is the same for every Mt; never the iteration.
+        # Without the iteration, so that the seed is the same for every Mt.
         seed=row_seed(seed, context.id, "evaluate"),
         max_new_tokens=settings.max_new_tokens,
         max_prompt_tokens=settings.max_prompt_tokens,
@@ -167,7 +167,7 @@ def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
             "truncated": sum(answer.truncated_turns > 0 for answer in answers),
             "perplexity.tooLong": sum(answer.nll is None for answer in answers),
         },
-        # Four places: they travel in a termination message, and no figure is known better. metrics.json has them all.
+        # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
         metrics={name: round(value, 4) for name, value in scores["metrics"].items()},
         details={name: scores[name] for name in ("intervals", "human", "methods")},
         tokens=sum(answer.tokens for answer in answers),
@@ -175,7 +175,7 @@ def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
 
 
 def _scores(answers: Sequence[Answer]) -> Scores:
-    """The texts' figures, and those that only the model knows: perplexity and lengths in tokens."""
+    """The figures of the texts, and those that need the model: perplexity and lengths in tokens."""
     groups = [answer.dialogue for answer in answers]
     scores = score([answer.answer for answer in answers], [answer.human for answer in answers], groups)
     scores["metrics"] |= {

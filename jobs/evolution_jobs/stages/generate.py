@@ -16,7 +16,7 @@ from .models import load_engine
 
 
 def run(workspace: Workspace) -> Result | None:
-    """Output `responses`: one `Response` a context, in the contexts' order. None where other shards are not done yet.
+    """Output `responses`: one `Response` a context, in the contexts' order. None if other shards are not done yet.
 
     Raises PermanentError (`RowsMalformed`, `NoContexts`) and what loading a model and encoding a chat raise.
     """

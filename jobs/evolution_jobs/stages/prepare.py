@@ -1,6 +1,6 @@
 """prepare: fetch every data source once, check and preprocess it, split by conversation, refuse leaks, pin the model.
 
-What it leaves decides every later key, so it depends on the sources' content, the settings and the seed alone
+All later keys depend on its outputs, so the outputs depend only on the sources' content, the settings and the seed
 (arXiv 2505.16610, section 3: preprocessing, the 9:1 split, contexts with at least 3 turns of history).
 """
 
@@ -27,10 +27,10 @@ SEED, REPLAY, CONTEXTS, TEST = "data.seed", "data.replay", "data.contexts", "dat
 
 
 def run(workspace: Workspace) -> Result:
-    """Outputs `train`, `validation`, `replay` (where there is any), `contexts`, `test` and `model`.
+    """Outputs `train`, `validation`, `replay` (if the run has any), `contexts`, `test` and `model`.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
-    models.resolve, store.data_sources and models.hub; TransientError where a place cannot be reached now.
+    models.resolve, store.data_sources and models.hub; TransientError if a source cannot be reached now.
     """
     spec = workspace.spec
     settings = spec.settings
@@ -55,7 +55,7 @@ def run(workspace: Workspace) -> Result:
     if test:
         _refuse_leaks(TEST, test, {SEED: [*train, *validation], **others})
     else:
-        # `split` keeps near-duplicates of one set together, so only other sets can hold them.
+        # `split` keeps near-duplicates of one set together, so only other sets can have them.
         _refuse_leaks(f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, others)
     least = settings.min_history_turns
     asked = contexts(
@@ -119,7 +119,7 @@ def _split(
 
 
 def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Sequence[Dialogue]]) -> None:
-    """Raise PermanentError `DataLeak` where Mt would be tested on a conversation that it was trained on."""
+    """Raise PermanentError `DataLeak` if Mt would be tested on a conversation that it was trained on."""
     roles = {each.id: role for role, dialogues in training.items() for each in dialogues}
     distinct = {each.id: each for dialogues in training.values() for each in dialogues}
     found = leaks(test, list(distinct.values()))
@@ -139,13 +139,13 @@ def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Seque
 
 
 def _exchange(sample: Instruction) -> Dialogue:
-    """A sample as the leak check sees it: a conversation may hide in its prompt."""
+    """A sample as a dialogue for the leak check: its prompt may contain a conversation."""
     turns = [Turn(role="seeker", text=sample.prompt), Turn(role="supporter", text=sample.response)]
     return Dialogue(id=sample.id, source=sample.source, turns=turns)
 
 
 def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: Counter[str]) -> Sequence[Dialogue]:
-    """The dialogues, once it is known that they hold a context; those that hold none are counted."""
+    """The dialogues, unchanged; those without a context are counted. Raises `DataEmpty` if none has a context."""
     short = sum(not positions(each, least) for each in dialogues)
     if short == len(dialogues):
         raise PermanentError(

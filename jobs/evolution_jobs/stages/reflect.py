@@ -1,7 +1,7 @@
 """reflect: M(t-1) infers the seeker's profile and rewrites its own answer; the rewrite becomes `chosen`.
 
-arXiv 2505.16610, section 3. Two of the paper's comparisons differ in `source` alone: `human` takes the data set's
-answer as `chosen` and loads no model, `none` has the answer rewritten without a profile.
+arXiv 2505.16610, section 3. Two of the paper's comparisons differ only in `source`: with `human`, the data set's answer
+is `chosen` and no model is loaded; with `none`, the model rewrites its answer without a profile.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ADVICE = {
 
 
 def run(workspace: Workspace) -> Result | None:
-    """Outputs `pairs` and `rejects`, in the contexts' order. None where other shards are not done yet.
+    """Outputs `pairs` and `rejects`, in the contexts' order. None if other shards are not done yet.
 
-    Raises PermanentError `RowsMalformed`, `RowsMismatch` where contexts and responses differ, `NoPairs` where every row
-    was dropped, and what loading a model and encoding a chat raise.
+    Raises PermanentError `RowsMalformed`, `RowsMismatch` if contexts and responses differ, `NoPairs` if every row was
+    dropped, and what loading a model and encoding a chat raise.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, ReflectionSettings)

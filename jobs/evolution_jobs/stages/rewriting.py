@@ -26,13 +26,13 @@ class Candidate:
     attempts: int = 0
     """Tries at a profile."""
     profile_text: str | None = None
-    """What the model last wrote for a profile."""
+    """The model's last attempt at a profile."""
     profile: Profile | None = None
     chosen: Response | None = None
     tokens: int = 0
     """Tokens sampled for this candidate, failed attempts included."""
     truncated: bool = False
-    """Whether some prompt lost its oldest turns."""
+    """Whether a prompt lost its oldest turns."""
     reject: Reject | None = None
 
     def count(self, response: Response) -> None:
@@ -66,7 +66,7 @@ class Rewriter:
 
     def _infer_profiles(self, candidates: Sequence[Candidate]) -> None:
         waiting = {each.context.id: each for each in candidates}
-        # A greedy answer is the same every time.
+        # Greedy sampling gives the same text every time.
         tries = self._settings.max_attempts if self._sampling.temperature else 1
         for _ in range(tries):
             for response in self._engine.generate([self._reflection(each) for each in waiting.values()]):
@@ -81,7 +81,7 @@ class Rewriter:
             waiting = {id_: each for id_, each in waiting.items() if each.reject}
 
     def _reflection(self, candidate: Candidate) -> Request:
-        # Unpenalised: a profile repeats the conversation's words by nature, and its JSON the prompt's field names.
+        # No penalty: a profile naturally repeats words of the conversation, and its JSON repeats field names of the prompt.
         sampling = replace(self._sampling, repetition_penalty=1.0)
         messages = reflection_messages(candidate.context.turns, candidate.rejected.text)
         return replace(
@@ -96,7 +96,7 @@ class Rewriter:
         return self._request(candidate, messages, "rewrite", attempt=1, keep=3 if candidate.profile_text is None else 5)
 
     def _request(self, candidate: Candidate, messages: list[Message], purpose: str, attempt: int, keep: int) -> Request:
-        """A request whose last `keep` messages, from the seeker's last turn on, are never left out."""
+        """A request. Its last `keep` messages, from the seeker's last turn on, are never left out."""
         return Request(
             id=candidate.context.id,
             messages=messages,

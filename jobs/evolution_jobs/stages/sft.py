@@ -1,7 +1,7 @@
 """sft: M0, a LoRA adapter of the base model trained on whole dialogues (arXiv 2505.16610, section 3).
 
-A dialogue is one sequence with a loss on the supporter's turns only, in place of one sequence a turn: the same turns
-for a fraction of the tokens. General instruction samples are mixed in as replay.
+A dialogue is one sequence, with a loss on the supporter's turns only. One sequence a turn would train on the same turns
+with many times the tokens. General instruction samples are mixed in as replay.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .models import base_model
 
 
 def run(workspace: Workspace) -> Result:
-    """Output `adapter`, from inputs `model`, `train`, `validation` and, if there is any, `replay`.
+    """Output `adapter`, from inputs `model`, `train`, `validation` and, if the run has any, `replay`.
 
-    Raises PermanentError `DataEmpty` where nothing is left to train on or to validate with, and those of models.load,
+    Raises PermanentError `DataEmpty` if nothing is left to train on or to validate with, and those of models.load,
     `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
     settings = workspace.spec.settings
@@ -69,7 +69,7 @@ def _counts(train: Encoded[Example], validation: Encoded[Example], replay: Encod
 
 
 def _metrics(trainer: SupervisedTrainer) -> dict[str, float]:
-    """Losses in nats a token of the supporter's turns; validation is that of the adapter that is kept."""
+    """Losses in nats a token of the supporter's turns; the validation loss is that of the kept adapter."""
     losses = [loss for _, loss in trainer.history("loss")]
     validation = trainer.kept_validation
     return {

@@ -1,4 +1,4 @@
-"""What every store can do, and what it raises. Locations are relative to the storage URI, with `/`."""
+"""The interface of every store, and its errors. Locations are relative to the storage URI, with `/`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Protocol
 from ..contract.errors import PermanentError, StageError, TransientError
 
 DOCUMENT_LIMIT = 64 << 20
-"""Bytes a document may have that is read whole: manifests, indexes and chunks of rows are far smaller."""
+"""Largest document in bytes that is read as a whole: manifests, indexes and chunks of rows are far smaller."""
 
 
 class MissingObjectError(TransientError):
-    """Nothing lies at the location."""
+    """There is no object at the location."""
 
     def __init__(self, uri: str, location: str) -> None:
         super().__init__("ObjectMissing", f"{uri}/{location} does not exist")
 
 
 class CorruptObjectError(TransientError):
-    """What lies at the location does not have the digest it must have."""
+    """The object at the location does not have the expected digest."""
 
     def __init__(self, uri: str, location: str, expected: str, found: str) -> None:
         super().__init__("ObjectCorrupt", f"{uri}/{location}: expected sha256 {expected}, found {found}")
@@ -31,39 +31,39 @@ class CorruptObjectError(TransientError):
 
 
 class Store(Protocol):
-    """Durable storage. What is written is there whole or not at all, and seen by every reader at once.
+    """Durable storage. A write is atomic, and every reader sees it immediately.
 
-    Every method raises StageError with one line for the user where storage refuses or fails: TransientError
+    Every method raises StageError with one line for the user if the storage refuses or fails: TransientError
     `StorageUnreachable`, `StorageFull`, `DiskFull`, `ClockWrong`; PermanentError `StorageDenied`, `BucketMissing`,
-    `CredentialsMissing`, `LocationInvalid`. No method holds a whole file in memory; `read` and `put_*` of bytes are
-    for small documents.
+    `CredentialsMissing`, `LocationInvalid`. No method holds a whole file in memory. `read`, `put_bytes` and
+    `put_if_absent` are for small documents.
     """
 
     uri: str
     """For messages: `s3://bucket/prefix` or `file:///directory`, no trailing slash, no credentials."""
 
     def put_file(self, local: Path, location: str) -> None:
-        """Store a local file, replacing what lies there."""
+        """Store a local file; an existing object is replaced."""
         ...
 
     def put_bytes(self, data: bytes, location: str) -> None:
-        """Store a small document, replacing what lies there."""
+        """Store a small document; an existing object is replaced."""
         ...
 
     def put_if_absent(self, data: bytes, location: str) -> bool:
-        """Store a small document where nothing lies yet. True where `data` is what lies there afterwards."""
+        """Store a small document if the location is free. True if `data` is stored there afterwards."""
         ...
 
     def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
-        """A small document, or None. PermanentError `DocumentTooLarge` where it exceeds `limit` bytes."""
+        """A small document, or None. Raises PermanentError `DocumentTooLarge` if it has more than `limit` bytes."""
         ...
 
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
-        """Copy to a local file, which appears only when whole. Raises MissingObjectError, CorruptObjectError, `DiskFull`."""
+        """Copy to a local file, which appears only once it is complete. Raises MissingObjectError, CorruptObjectError, `DiskFull`."""
         ...
 
     def sha256(self, location: str) -> str | None:
-        """Digest of the stored bytes, read as a stream, or None where nothing lies there."""
+        """Digest of the stored bytes, read as a stream, or None if there is no object."""
         ...
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -71,19 +71,19 @@ class Store(Protocol):
         ...
 
     def delete(self, location: str) -> None:
-        """Remove one location, or all below it where it ends with `/`. Nothing there is no error."""
+        """Remove one object, or all below a location that ends with `/`. A missing object is not an error."""
         ...
 
     def local(self, location: str) -> Path | None:
-        """The stored file itself where it lies on this machine, for reading in place; None where it does not."""
+        """The path of the stored file if it is on this machine, to read it in place; else None."""
         ...
 
 
 def check_location(location: str) -> str:
-    """The location, if it names a place inside the store.
+    """The location, unchanged, if it is inside the store.
 
-    Raises PermanentError `LocationInvalid` for absolute paths, `..` and other ways out: locations are also read from
-    manifests, which may be hostile.
+    Raises PermanentError `LocationInvalid` for absolute paths, `..` and other ways out of the store: locations are also
+    read from manifests, which may be hostile.
     """
     parts = location.split("/")
     if any(part in ("", ".", "..") or part.startswith(".evolution-") for part in parts) or {"\\", "\0"} & set(location):
@@ -92,7 +92,7 @@ def check_location(location: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """The prefix, if it is empty or a valid location and a trailing slash."""
+    """The prefix, unchanged, if it is empty or a valid location with a trailing slash."""
     if prefix:
         if not prefix.endswith("/"):
             raise PermanentError("LocationInvalid", f"{prefix!r} does not end with a slash")
@@ -101,7 +101,7 @@ def check_prefix(prefix: str) -> str:
 
 
 def inside(directory: Path, path: str) -> Path:
-    """`path` below `directory`, refused where it leads out of it."""
+    """`path` below `directory`. Raises `LocationInvalid` if it leads out of the directory."""
     return directory / PurePosixPath(check_location(path))
 
 
@@ -112,7 +112,7 @@ def file_sha256(path: Path) -> str:
 
 
 def disk_error(error: OSError, path: Path | str) -> StageError:
-    """What an error of the local file system means for the user."""
+    """The StageError for an error of the local file system."""
     where = error.filename or path
     words = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def local_path(uri: str, field: str) -> Path:
-    """The path of a `file:///path` URI. Raises PermanentError `DataInvalid` where it is not absolute or no path."""
-    # Not by urlsplit: people write # and ? as they stand in file names.
+    """The path of a `file:///path` URI. Raises PermanentError `DataInvalid` if it is not an absolute path."""
+    # Not with urlsplit: users write # and ? in file names without escapes.
     host, slash, rest = uri.removeprefix("file://").partition("/")
     if host not in ("", "localhost") or not slash:
         raise PermanentError("DataInvalid", f"{field}.uri: {uri} is not absolute: write file:///absolute/path")
@@ -31,15 +31,14 @@ def local_path(uri: str, field: str) -> Path:
 
 
 def credential(secret: str | None, name: str) -> str | None:
-    """A value of the Secret, None where no Secret is named or this process was not given it (outside a cluster)."""
+    """A value of the Secret; None if no Secret is named, or this process does not have it (outside a cluster)."""
     return os.environ.get(credential_prefix(secret) + name) if secret else None
 
 
 def open_bucket(uri: str, storage: Storage, endpoint: str | None, secret: str | None) -> tuple[S3Store, str]:
-    """The bucket of `s3://bucket/key`, and the key.
+    """The bucket of `s3://bucket/key` as a store, and the key.
 
-    Endpoint and region are the storage's where the place has none of its own; credentials are those of the Secret,
-    else of boto3's own chain.
+    Without `endpoint`, the storage's endpoint is used. Credentials come from the Secret, else from boto3's own chain.
     """
     import boto3
 
@@ -60,7 +59,7 @@ def open_bucket(uri: str, storage: Storage, endpoint: str | None, secret: str | 
 
 @contextmanager
 def blamed_on(field: str) -> Iterator[None]:
-    """Errors of S3 name this field of the spec in place of the storage's."""
+    """Makes errors of S3 name this field of the spec instead of the storage's fields."""
     try:
         yield
     except MissingObjectError as error:

@@ -28,15 +28,15 @@ from .base import (
 
 COPY_CHUNK = 1 << 20
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-"""How file systems without hard links refuse one: FUSE, SMB, FAT."""
+"""Errors of file systems without hard links: FUSE, SMB, FAT."""
 ABANDONED_SECONDS = 24 * 3600
-"""A file still being written after this long was left by a process that was killed."""
+"""A partial file older than this was left by a process that was killed."""
 PRIVATE = ".evolution-partial"
-"""Files being written and locks: on the same file system, so that a rename is atomic, and outside every listing."""
+"""Directory of partial files and locks: on the same file system, so that a rename is atomic, and never listed."""
 
 
 class FileStore(Store):
-    """Atomic by rename(2), conditional by link(2), both durable by fsync(2)."""
+    """Atomic through rename(2), conditional through link(2), durable through fsync(2)."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_absolute():
@@ -148,7 +148,7 @@ class FileStore(Store):
 
     @contextmanager
     def _written(self, location: str, write: Callable[[BinaryIO], object]) -> Iterator[tuple[Path, Path]]:
-        """A durable file under a private name and where it shall go; what is left under that name is removed."""
+        """A durable file under a private name, and its target path; the private name is removed at the end."""
         target = self.root / check_location(location)
         partial = self.root / PRIVATE / secrets.token_hex(16)
         try:
@@ -168,7 +168,7 @@ class FileStore(Store):
                 partial.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half-written, once in this object's life."""
+        """Remove partial files of killed processes, once per object."""
         if self._swept:
             return
         self._swept = True
@@ -186,7 +186,7 @@ class FileStore(Store):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                # The kernel lets go of it when the holder dies.
+                # The kernel releases the lock if the process dies.
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
         except OSError as error:

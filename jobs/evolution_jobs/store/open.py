@@ -9,9 +9,9 @@ from .data_sources import local_path
 
 
 def open_store(storage: Storage) -> Store:
-    """The store at a `file:///directory` or `s3://bucket/prefix` URI. Nothing is connected to or made yet.
+    """The store at a `file:///directory` or `s3://bucket/prefix` URI. Does not connect or create anything yet.
 
-    Raises PermanentError `StorageInvalid` where the URI is neither.
+    Raises PermanentError `StorageInvalid` if the URI is neither.
     """
     scheme, _, place = storage.uri.partition("://")
     if scheme == "file":
@@ -23,7 +23,7 @@ def open_store(storage: Storage) -> Store:
             raise PermanentError("StorageInvalid", str(error)) from error
     bucket, _, prefix = place.partition("/")
     if scheme == "s3" and bucket:
-        # botocore takes 0.3 s to import; a run on files does not pay for it.
+        # botocore takes 0.3 s to import, which a run on files does not need.
         from .s3 import S3Store
 
         return S3Store(bucket, prefix.strip("/"), storage.endpoint, storage.region)

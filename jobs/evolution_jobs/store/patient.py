@@ -1,4 +1,4 @@
-"""A store that is waited for: where storage is away for minutes, a stage loses minutes, not the attempt."""
+"""A store that retries: an outage of minutes costs a stage minutes, not the attempt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 LONGEST_PAUSE = 15.0
-"""Seconds between two tries; each of them tries several times by itself."""
+"""Most seconds between two tries. Each try already includes several requests."""
 
 
 def patient(store: Store, proven: bool, pause: Callable[[float], None]) -> Store:
@@ -42,17 +42,17 @@ def storage_patience() -> float:
 
 
 class PatientStore(Store):
-    """Repeats what fails with `StorageUnreachable`, for as long as its patience lasts.
+    """Repeats operations that fail with `StorageUnreachable`, up to a time limit.
 
-    Every operation of a store may be repeated: files are replaced, and a conditional put knows its own data again.
+    Every operation of a store is safe to repeat: files are replaced, and a conditional put recognises its own data.
 
     Args:
         store: the store.
-        patience: seconds for which one operation is repeated.
-        proven: whether the store is known to be there. Of one that has not answered yet a failure is told at once: an
-            address may be wrong.
-        pause: waits so many seconds, or raises, which ends the waiting.
-        clock: monotonic seconds.
+        patience: time limit for one operation, in seconds.
+        proven: whether the store has answered before. If not, the first failure is raised at once: the address may be
+            wrong.
+        pause: waits for a number of seconds, or raises to end the waiting.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PatientStore(Store):
         return self._patiently(lambda: self._store.sha256(location))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        # Whole, so that what has been told already is not told again after a repetition.
+        # As a whole, so that a repetition does not yield an object twice.
         yield from self._patiently(lambda: [*self._store.list(prefix)])
 
     def delete(self, location: str) -> None:

@@ -1,7 +1,7 @@
-"""Which stages and models a run has: one small object each, written once and never changed.
+"""Records of a run's stages and models: one small object each, written once and never changed.
 
-Cleanup decides by their names what runs share (`contract.keys.recorded_prefix`). A run therefore records a stage before
-it uses the result, and several processes of one run need not agree on anything.
+Cleanup decides by the names of the records what other runs share (`contract.keys.recorded_prefix`). So a run records a
+stage before it uses the result, and several processes of one run do not need to coordinate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .base import Store
 
 
 def record_stage(store: Store, spec: StageSpec) -> None:
-    """Note that the spec's run has its stage. Raises StageError."""
+    """Record the spec's stage for its run. Raises StageError."""
     record = Record(run=spec.run, stage=spec.stage, kind=spec.kind, iteration=spec.iteration)
     _put(store, record, stage_record_path(spec.run, spec.stage, spec.key))
 
 
 def record_graph(store: Store, run: RunRef, graph: Iterable[Node], keys: Mapping[str, str]) -> None:
-    """Note every stage of a run whose key is known. Raises StageError."""
+    """Record every stage of a run that has a key. Raises StageError."""
     for node in graph:
         if node.id in keys:
             record = Record(run=run, stage=node.id, kind=node.kind, iteration=node.iteration)
@@ -30,10 +30,10 @@ def record_graph(store: Store, run: RunRef, graph: Iterable[Node], keys: Mapping
 
 
 def record_model(store: Store, run: RunRef, stage: str, digest: str) -> None:
-    """Note that a run has a model, which its prepare (`stage` by id) has copied. Raises StageError."""
+    """Record a model that the run's prepare stage (its id is `stage`) has copied. Raises StageError."""
     _put(store, Record(run=run, stage=stage, kind="prepare"), model_record_path(run, digest))
 
 
 def _put(store: Store, record: Record, location: str) -> None:
-    # What lies there already says the same, whichever version wrote it.
+    # An existing record says the same, whichever version wrote it.
     store.put_if_absent(json.dumps(record.wire(), ensure_ascii=False, indent=1).encode(), location)

@@ -1,4 +1,4 @@
-"""S3 and what speaks its protocol (MinIO, Ceph, R2), by boto3. Credentials come from boto3's own chain alone."""
+"""S3 and compatible services (MinIO, Ceph, R2), with boto3. Credentials come only from boto3's own chain."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 STREAM_CHUNK = 1 << 20
 DELETE_BATCH = 1000
-"""Most keys one DeleteObjects request may name."""
+"""Most keys in one DeleteObjects request."""
 CONFLICT_TRIES = 5
 
 TRANSFER = TransferConfig(
@@ -47,15 +47,15 @@ TRANSFER = TransferConfig(
 
 
 def client_config(endpoint: str | None) -> Config:
-    """Bounded waiting: a refused endpoint is given up on within seconds, a silent one in about a minute."""
+    """Timeouts: a refused connection fails within seconds, an endpoint that does not answer in about a minute."""
     return Config(
         connect_timeout=5,
         read_timeout=15,
         retries={"mode": "standard", "total_max_attempts": 4},
-        # An endpoint of one's own seldom has a DNS name a bucket.
+        # A private endpoint rarely has a DNS name for each bucket.
         s3={"addressing_style": "path" if endpoint else "auto"},
-        # MinIO, Ceph and others of an age refuse boto3's newer trailing CRC. Without it each request's signature
-        # covers the SHA-256 of its body, so nothing is lost on the way unnoticed.
+        # Older versions of MinIO, Ceph and others refuse boto3's newer trailing CRC. Without it each request's signature
+        # covers the SHA-256 of its body, so transfer errors are still detected.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         max_pool_connections=16,
@@ -63,7 +63,7 @@ def client_config(endpoint: str | None) -> Config:
 
 
 class S3Store(Store):
-    """Objects below a prefix of one bucket. Large files go in parts, in parallel, and appear once all are there."""
+    """Objects below a prefix of one bucket. Large files are uploaded in parallel parts and appear once all are complete."""
 
     def __init__(self, bucket: str, prefix: str = "", endpoint: str | None = None, region: str | None = None) -> None:
         self.bucket = bucket
@@ -81,7 +81,7 @@ class S3Store(Store):
                     config=client_config(own),
                 )
             except ValueError as error:
-                # The value is not repeated: it may hold a password.
+                # The message does not repeat the value, which may contain a password.
                 raise PermanentError(
                     "StorageInvalid", "storage.endpoint is no URL that can be used: write http://host:port"
                 ) from error
@@ -109,7 +109,7 @@ class S3Store(Store):
                         continue
                     if code not in ("PreconditionFailed", "412"):
                         raise
-            # A put whose answer was lost is repeated and then refused because of itself.
+            # If the answer to a put is lost, boto3 repeats the put, and the first one makes the second one fail.
             current = self.read(location)
             return current == data
         raise TransientError("StorageConflict", f"{self.uri}/{location}: others keep writing it")
@@ -157,7 +157,7 @@ class S3Store(Store):
         return digest.hexdigest()
 
     def tag(self, location: str) -> str | None:
-        """The tag of what is stored, or None where nothing lies there: another content has another."""
+        """The ETag of an object, which changes with its content, or None if there is no object."""
         with self._explained("reading", location):
             try:
                 return self.client.head_object(Bucket=self.bucket, Key=self._key(location))["ETag"]
@@ -197,7 +197,7 @@ class S3Store(Store):
 
     @contextmanager
     def _explained(self, action: str, location: str = "") -> Iterator[None]:
-        """Turn what botocore raises into one line for the user."""
+        """Turn errors of botocore into one line for the user."""
         what = f"{action} {self.uri}/{location}".rstrip("/")
         try:
             yield
@@ -205,5 +205,5 @@ class S3Store(Store):
             cause: BaseException = error.last_exception if isinstance(error, RetriesExceededError) else error
             raise explain(cause, what, self.bucket, self.endpoint) from error
         except (KeyError, RecursionError) as error:
-            # An answer without length or tag; a redirect (to https, say), which botocore follows for ever.
+            # An answer without length or ETag; or a redirect, for example to https, which botocore follows endlessly.
             raise no_s3(what, self.bucket, self.endpoint) from error

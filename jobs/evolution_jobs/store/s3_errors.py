@@ -1,4 +1,4 @@
-"""What botocore's errors mean for the user: one line that names bucket, endpoint and remedy, never a credential."""
+"""Explains botocore's errors to the user: one line with bucket, endpoint and remedy, never a credential."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def explain(error: BaseException, action: str, bucket: str, endpoint: str | None
 
 
 def no_s3(action: str, bucket: str, endpoint: str | None) -> StageError:
-    """The error to raise where an answer is none that S3 gives."""
+    """The error to raise if an answer does not come from an S3 service."""
     return PermanentError(
         "StorageInvalid",
         f"{action}: what answers for bucket {bucket} at {shown_endpoint(endpoint)} redirects or is no S3 service: "
@@ -91,7 +91,7 @@ def no_s3(action: str, bucket: str, endpoint: str | None) -> StageError:
 
 
 def shown_endpoint(endpoint: str | None) -> str:
-    """The endpoint as messages show it, without user and password."""
+    """The endpoint for messages, without user and password."""
     if endpoint is None:
         return "AWS S3"
     parts = urlsplit(endpoint)
@@ -105,7 +105,7 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
         return PermanentError(
             "BucketMissing", f"{action}: bucket {bucket} does not exist at {where}: create it, or correct storage.uri"
         )
-    # MinIO has a code for a disk that is nearly full, and an internal error for one that fills up under an upload.
+    # MinIO has a code for a disk that is nearly full, and an internal error if the disk fills up during an upload.
     words = str(error.response.get("Error", {}).get("Message", ""))
     if code in FULL_CODES or status == 507 or "no space left on device" in words:
         return TransientError(
@@ -146,7 +146,7 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
 
 
 def _how(error: BaseException) -> str:
-    """How the connection failed, in words that cannot hold a URL with a password in it."""
+    """How the connection failed. The text never contains a URL, which may have a password."""
     text = str(error)
     if "Connection refused" in text or isinstance(error, boto.EndpointConnectionError):
         return "connection refused or no such host"

@@ -57,7 +57,7 @@ def read_records(path: Path, name: str, root: str | None = None) -> Iterator[Rec
 
 
 def parse(text: str) -> Any:
-    """Any JSON value. Raises ValueError with a short reason, also where json itself raises RecursionError."""
+    """Any JSON value. Raises ValueError with a short reason, also if the text is nested too deeply."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:

@@ -18,7 +18,7 @@ from .records import Record, read_records
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source whose records can be read, and what pins it."""
+    """A source that is ready to be read, and its pin."""
 
     name: str
     """The source's name in rows: its URI, or only a file's name, so that rows do not change when the file is moved."""

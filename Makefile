@@ -49,9 +49,9 @@ test: setup lint types ## Lint, types, import contracts, and the tests that CI d
 test-local: setup ## evolution run on the real small model, killed and resumed in every stage (half an hour)
 	$(BIN)/pytest tests/local
 
-test-api: setup ## The operator against a real control plane (the first call builds it from Go modules)
-	$(BIN)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
-	$(BIN)/pytest tests/api
+test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)
+	$(UNIT)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
+	$(UNIT)/pytest tests/api
 
 unit: .venv-unit/.ready ## The unit tests that need no torch, in a small environment of their own
 	$(UNIT)/pytest tests/unit -m 'not model'

@@ -31,8 +31,8 @@ from tests.cluster.harness import (
     Bucket,
     Cluster,
 )
-from tests.cluster.shell import Shell
 from tests.support.cluster.chart import CHART
+from tests.support.shell import Shell
 
 KUBECONFIG = os.environ.get("EVOLUTION_E2E_KUBECONFIG")
 DISK_SIZE = "6g"

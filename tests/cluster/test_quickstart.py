@@ -21,7 +21,7 @@ from tests.cluster.harness import (
     example_run,
     read_manifests,
 )
-from tests.cluster.shell import Shell
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +21,37 @@ WALKED = {
     ("install.md", "One namespace, or some"),
     ("install.md", "Upgrade"),
     ("install.md", "Uninstall"),
+    ("tutorial.md", "1. Install and run"),
+    ("tutorial.md", "2. Look at what the run left"),
+    ("tutorial.md", "3. Run it again"),
+    ("tutorial.md", "4. Change a method setting"),
+    ("tutorial.md", "5. Add a round"),
+    ("tutorial.md", "6. Break it on purpose"),
+    ("tutorial.md", "7. Use your own data"),
+    ("tutorial.md", "8. Share work and results"),
 }
-"""Sections, each a page and a heading, whose commands tests/cluster runs."""
+"""Sections, each a page and a heading, whose commands tests/cluster and tests/local run."""
 SKIPPED = {
     ("quickstart-kind.md", "Quickstart on kind"): (
         "needs Docker and kind; tests/unit/test_kind.py holds the targets to what they call"
+    ),
+    ("tutorial.md", "9. Go to a cluster"): (
+        "its commands are those of quickstart-kind.md, as tests/unit/test_tutorial.py checks"
     ),
 }
 """Sections that it does not run, and why."""
 SKIPPED_COMMANDS = {
     "docker build ": "needs Docker: the images are made by buildah, which takes the same arguments",
     "docker push ": "needs a registry: the images are put on the node under the registry's names",
+    "make setup": "the tests run in what it has made",
 }
 """How commands begin that are left out of sections that run, and why."""
+ELISION = "..."
+"""How a line of output ends of which a page leaves out the rest."""
 
 _HEADING = re.compile(r"^#+ (.+)$")
+_FIGURE = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?!\.?\d)(?! (?:cached|to run|not known|of \d+ cached))")
+"""A number, but not how many stages are cached or to run: those follow from what has changed."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +102,19 @@ def _commands(lines: list[str]) -> list[Command]:
             assert found, f"a console block begins with {line!r}, which is no command"
             found[-1][1].append(line)
     return [Command("\n".join(command), tuple(output)) for command, output in found]
+
+
+def is_printed(shown: str, printed: Iterable[str], mask: Callable[[str], str] = str) -> bool:
+    """Whether a line that a page shows is among the printed ones. One that ends with "..." stands for any that begins so."""
+    lines = [mask(line) for line in printed]
+    if shown.endswith(ELISION):
+        return any(line.startswith(mask(shown.removesuffix(ELISION))) for line in lines)
+    return mask(shown) in lines
+
+
+def masked(line: str) -> str:
+    """A line of output without what differs between machines: times, figures, digests, names of attempts, and padding."""
+    line = re.sub(r"\blocal-[0-9a-f]{8}-\d+-[0-9a-f]{8}\b", "ATTEMPT", line)
+    line = re.sub(r"\b[0-9a-f]{12,64}\b", "DIGEST", line)
+    line = _FIGURE.sub("0", line)
+    return " ".join(re.sub(r"[━─]+", "", line).split())

@@ -1,4 +1,4 @@
-"""tests/cluster runs every command of the pages, or there is a reason why not."""
+"""tests/cluster and tests/local run every command of the pages, or there is a reason why not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from tests.support import pages
 from tests.support.cluster.chart import CHART
 
-PAGES = ("install.md", "development.md", "quickstart-kind.md")
+PAGES = ("install.md", "development.md", "quickstart-kind.md", "tutorial.md")
 
 
 def test_every_section_with_commands_is_walked_or_skipped_for_a_reason() -> None:
@@ -20,7 +20,8 @@ def test_every_section_with_commands_is_walked_or_skipped_for_a_reason() -> None
 
 
 def test_every_walked_section_is_named_by_a_test() -> None:
-    tests = "".join(path.read_text() for path in (Path(__file__).parents[1] / "cluster").glob("*.py"))
+    folders = [Path(__file__).parents[1] / name for name in ("cluster", "local")]
+    tests = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     assert [section for _, section in pages.WALKED if f'"{section}"' not in tests] == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.pages import SKIPPED_COMMANDS, WALKED, Command, blocks
+from tests.support.pages import SKIPPED_COMMANDS, WALKED, Command, blocks, is_printed
 
 WATCHES = "--watch"
 """In a command that the user ends."""
@@ -48,10 +48,16 @@ class Shell:
         self._process.communicate()
 
     def walk(
-        self, page: str, section: str, block: int | None = None, watched: Callable[[], object] | None = None
+        self,
+        page: str,
+        section: str,
+        block: int | None = None,
+        watched: Callable[[], object] | None = None,
+        mask: Callable[[str], str] = str,
     ) -> str:
         """Run the commands of a page's section, or of one of its console blocks. Returns their output.
 
+        Every line that the page shows must be printed. `mask` removes from both what may differ.
         A command that watches is ended once `watched` has returned.
         """
         assert (page, section) in WALKED, (
@@ -67,7 +73,7 @@ class Shell:
             else:
                 output.append(self.run(command.text))
             lines = output[-1].splitlines()
-            missing = [line for line in command.output if line not in lines]
+            missing = [line for line in command.output if not is_printed(line, lines, mask)]
             assert not missing, f"docs/{page}: `{command.text}` printed\n{output[-1]}\nwithout\n{missing}"
         return "".join(output)
 

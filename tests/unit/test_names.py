@@ -35,6 +35,8 @@ MODULE = re.compile(r"(?<![\w./-])((?:evolution_jobs|evolution_operator|hack|ben
 SHORT = re.compile(
     r"(?<![\w./-])((?:contract|store|models|engines|training|attempt|preference|metrics|planner|controller)\.(?!json)[a-z_]+(?:\.\w+)*)"
 )
+STOP = re.compile(r"`([\w/]+\.py)`\s+`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`")
+"""A stop of a walk through the code: a module and, after it, a function, class or method."""
 SYMBOL = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(\))?`")
 ELSEWHERE = {"myMetrics.py"}
 """Files of other projects that our pages and comments name."""
@@ -67,6 +69,12 @@ def test_every_name_in_backticks_is_one_that_the_code_uses(path: Path) -> None:
     found = (name.removesuffix("_total") for name in SYMBOL.findall(prose(path)))
     named = {name for name in found if not name.startswith(VARIABLES)}
     assert {name for name in named if not set(name.split(".")) <= known} == set()
+
+
+def test_every_stop_of_the_walks_is_in_its_module() -> None:
+    stops = STOP.findall((ROOT / "docs/architecture.md").read_text())
+    assert len(stops) > 30
+    assert {f"{module} {name}" for module, name in stops if name not in definitions(module)} == set()
 
 
 def test_every_make_target_that_code_names_exists() -> None:
@@ -111,6 +119,18 @@ def resolves(name: str) -> bool:
             if not rest and (place.is_dir() or module.exists()):
                 return True
     return False
+
+
+def definitions(module: str) -> set[str]:
+    """Functions and classes of a module of ours, and `Class.method`."""
+    [path] = [package / module for package in PACKAGES if (package / module).exists()]
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return found
 
 
 @cache

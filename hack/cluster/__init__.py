@@ -1,9 +1,9 @@
 """A real Kubernetes on one Linux host, without Docker.
 
-``python -m hack.cluster up`` makes a whole node for trials in containers; `ControlPlane` alone is
-what ``tests/api`` runs against. The binaries are built from Go modules and cached (`binaries`).
+``python -m hack.cluster up`` starts a node that runs containers. ``tests/api`` needs only `ControlPlane`.
+`binaries` builds the programs from Go modules and caches them.
 """
 
 
 class ClusterError(Exception):
-    """A fault told to the user in one message, without a stack trace."""
+    """An error that the user sees as one message, without a stack trace."""

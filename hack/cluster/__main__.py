@@ -16,7 +16,7 @@ from hack.cluster.node import LOAD_PATIENCE, STATE, Node, locked
 
 
 def main() -> int:
-    """Run one command; the exit status is 0 if it did what it says, 1 if not, 2 for bad usage."""
+    """Run one command. Returns 0 if it succeeded and 1 if it failed. Bad usage exits with 2."""
     arguments = _parser().parse_args()
     try:
         return int(arguments.command(arguments) or 0)
@@ -36,9 +36,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("up", _up, "start the node, or what of it does not run")
+    add("up", _up, "start the node, or those of its components that do not run")
     add("down", _down, "delete its Pods, stop it and remove all its state")
-    add("status", _status, "show what runs; status 1 unless all does")
+    add("status", _status, "show which components run; exit status 1 unless all do")
     add("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig")
     add("env", _env, 'print what a shell needs to use the node: eval "$(python -m hack.cluster env)"')
     load = add("load", _load, "load images from OCI or Docker archives")
@@ -46,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     program = add("load-program", _load_program, "load one of the cached programs as an image of its own")
     program.add_argument("program", choices=sorted(PROGRAMS), metavar="PROGRAM")
     program.add_argument("image", type=_image_name, metavar="IMAGE")
-    image = add("image", _image, "build a Dockerfile by buildah, and load it where a node is up")
+    image = add("image", _image, "build a Dockerfile with buildah, and load the image if a node is up")
     image.add_argument("--file", type=Path, required=True, metavar="DOCKERFILE")
     image.add_argument("--tag", type=_image_name, required=True, metavar="IMAGE", help="its name, as a manifest has it")
     image.add_argument("--build-arg", action="append", default=[], type=_assignment, metavar="NAME=VALUE")
     image.add_argument("context", nargs="?", type=Path, default=Path())
-    restart = add("restart", _restart, "stop and start components as they were, to try what that breaks")
+    restart = add("restart", _restart, "stop components and start them again, to test what that breaks")
     restart.add_argument("components", nargs="+", metavar="COMPONENT")
     build_programs = add("build", _build, "build programs into the cache and print where they are")
     build_programs.add_argument("programs", nargs="+", choices=sorted(PROGRAMS), metavar="PROGRAM")
@@ -124,7 +124,7 @@ def _restart(arguments: argparse.Namespace) -> None:
                 raise ClusterError(f"no component {name!r}: one of {', '.join(processes)}")
         for name in arguments.components:
             processes[name].stop()
-        # One that needs another waits until that one answers: a kubelet ends where its runtime does not.
+        # `up` starts each component once those that it needs answer: a kubelet exits if its runtime is gone.
         node.up()
 
 

@@ -1,8 +1,8 @@
-"""Kubernetes, etcd and the tools around them, built from pinned Go modules and cached.
+"""Kubernetes, etcd and other tools, built from pinned Go modules and cached.
 
 Each folder under ``modules/`` is a Go module whose go.mod and go.sum pin one program and all its
 dependencies. A build lands in ``${XDG_CACHE_HOME:-~/.cache}/evolution-operator/bin/``, in a folder
-named by module, version and a digest of the folder's files, so a change of one builds anew.
+named by module, version and a digest of the folder's files. If a file changes, the program is built again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MODULES = Path(__file__).parent / "modules"
 class Module:
     """A Go module of programs: its folder, the dependency that gives the version, its packages.
 
-    ``path`` is None where the program's source is in the folder itself. ``packages`` maps a
-    program's name to its Go package. ``stamps`` are Go variables set at link time to the version in
-    force (``{version}``, ``{major}``, ``{minor}``).
+    ``path`` is None if the folder itself holds the program's source. ``packages`` maps a program's
+    name to its Go package. ``stamps`` are Go variables that the linker sets to the version
+    (``{version}``, ``{major}``, ``{minor}``).
     """
 
     folder: str
@@ -53,14 +53,14 @@ class Module:
 
     @property
     def directory(self) -> Path:
-        """Where this module's programs are cached, keyed by all that goes into them."""
+        """The cache folder of this module's programs. Its name depends on everything that goes into them."""
         digest = hashlib.sha256(repr(self).encode())
         for path in sorted((MODULES / self.folder).iterdir()):
             digest.update(path.read_bytes())
         return CACHE / "bin" / f"{self.folder}-{self.version}-{digest.hexdigest()[:12]}"
 
     def linker_flags(self) -> str:
-        """Go linker flags: no symbol table, and the version in force."""
+        """Go linker flags: no symbol table, and the version."""
         major, minor = self.version.removeprefix("v").split(".")[:2]
         values = {"version": self.version, "major": major, "minor": minor}
         stamps = [f"-X={name}={value.format_map(values)}" for name, value in self.stamps.items()]
@@ -100,7 +100,7 @@ _ALL = (
     ),
 )
 PROGRAMS: Mapping[str, Module] = {name: module for module in _ALL for name in module.packages}
-# What setup-envtest and its kin may provide ready-made.
+# Programs that setup-envtest and similar tools may provide.
 ENVTEST_PROGRAMS = frozenset(PROGRAMS) & {
     "etcd",
     "kube-apiserver",
@@ -111,10 +111,10 @@ ENVTEST_PROGRAMS = frozenset(PROGRAMS) & {
 
 
 def ensure(names: Iterable[str]) -> dict[str, Path]:
-    """The path of each named program, built first where the cache does not hold it.
+    """The path of each named program. Builds it if it is not in the cache.
 
-    A program found in the folder that ``KUBEBUILDER_ASSETS`` names is taken from there; keep what
-    that folder holds within one minor version of the rest (Kubernetes version skew policy).
+    A program in the folder that ``KUBEBUILDER_ASSETS`` names is used instead. Its version must be within
+    one minor version of the others (Kubernetes version skew policy).
 
     Raises:
         ClusterError: a name is unknown, Go is not installed, or a build failed.
@@ -166,7 +166,7 @@ def _build(module: Module, name: str, path: Path, lock: IO[str]) -> None:
     argv = ["go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath"]
     argv += [f"-ldflags={module.linker_flags()}", "-o", str(part), module.packages[name]]
     try:
-        # The lock is passed on, so that a build that outlives this process still holds it.
+        # The build inherits the lock, so it still holds it if it outlives this process.
         subprocess.run(
             argv,
             cwd=MODULES / module.folder,

@@ -1,4 +1,4 @@
-"""Keys, certificates and kubeconfigs of a cluster made for trials."""
+"""Keys, certificates and kubeconfigs of a test cluster."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class KeyPair:
 
 
 class Authority:
-    """A certificate authority kept in a folder; what it once issued is found there again.
+    """A certificate authority in a folder. It returns what it has issued before.
 
     Args:
-        directory: where its files lie, made if missing.
+        directory: the folder of its files. It is created if missing.
         name: its common name and the stem of its files.
     """
 
@@ -104,7 +104,7 @@ def token_key(directory: Path, name: str) -> KeyPair:
 
 
 def write_kubeconfig(path: Path, server: str, authority: Path, client: KeyPair) -> Path:
-    """A kubeconfig that holds all it needs, so it may be copied elsewhere; JSON is YAML."""
+    """A kubeconfig that refers to no other file, so it can be copied. It is JSON, which is valid YAML."""
     name = "evolution-operator"
     cluster = {"server": server, "certificate-authority-data": _base64(authority)}
     user = {

@@ -1,4 +1,4 @@
-"""The container runtime of the node, apart from any containerd that the host runs already."""
+"""The node's container runtime, separate from any containerd that the host already runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hack.cluster.host import POD_RANGE, cni_folder, run, succeeds, unmount_belo
 from hack.cluster.image_names import full_name
 from hack.cluster.processes import Process, wait_until
 
-RUNTIME = Path("/run/evolution-operator/node")  # a socket's path is at most 107 bytes long
+RUNTIME = Path("/run/evolution-operator/node")  # the path of a socket has at most 107 bytes
 PAUSE_IMAGE = "localhost/evolution-operator/pause:1"
 NETWORK = "evolution"
-RESULTS = Path("/var/lib/cni/results")  # where libcni notes what it gave to whom
+RESULTS = Path("/var/lib/cni/results")  # where libcni records the addresses that it assigned
 PINNED = "io.cri-containerd.pinned=pinned"
 
 
@@ -39,7 +39,7 @@ class Containerd:
         """Start it and wait until it answers.
 
         Raises:
-            ClusterError: it is missing or did not start.
+            ClusterError: containerd is missing or did not start.
         """
         for folder in (self._root, self._networks, RUNTIME):
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +51,9 @@ class Containerd:
         wait_until(lambda: succeeds(self._ctr("version")), "containerd answers", [self.process])
 
     def load(self, archive: Path) -> list[str]:
-        """Take in the images of an OCI or Docker archive; their full names, under which the kubelet finds them.
+        """Load the images of an OCI or Docker archive. Returns their full names, by which the kubelet finds them.
 
-        They are pinned: the kubelet would drop an unused image, and none could pull it again.
+        They are pinned. Otherwise the kubelet would delete an unused image, and it could not be pulled again.
 
         Raises:
             ClusterError: the archive cannot be read.
@@ -74,21 +74,21 @@ class Containerd:
         return sorted(name for name, digest in loaded.items() if before.get(name) != digest)
 
     def tag(self, name: str, other: str) -> None:
-        """Give an image that is there another name, in place of an image that has it; it is pinned, too."""
+        """Add a name to a loaded image, and pin it. An image that already has this name loses it."""
         run(self._ctr("images", "tag", "--force", name, other))
         run(self._ctr("images", "label", other, PINNED))
 
     def has(self, image: str) -> bool:
-        """Whether it holds an image of this full name."""
+        """Whether an image with this full name is loaded."""
         return image in self._images()
 
     def _images(self) -> dict[str, str]:
-        """Names and digests of its images, but for the names that the CRI plugin makes of their ids."""
+        """Names and digests of its images, without the names that the CRI plugin makes from their ids."""
         lines = [line.split() for line in run(self._ctr("images", "list")).splitlines()[1:]]
         return {words[0]: words[2] for words in lines if not words[0].startswith("sha256:")}
 
     def stop(self) -> None:
-        """Stop it, and end and unmount what Pods left behind."""
+        """Stop containerd. Then end processes and unmount volumes that Pods have left."""
         self.process.stop()
         for shim in self._shims():
             for pid in [*_descendants(shim), shim]:
@@ -164,7 +164,7 @@ conf_dir = {networks}
 
 
 def _end_networks() -> None:
-    """Delete the network namespaces of Pods that did not end in order, and libcni's notes of them."""
+    """Delete network namespaces of Pods that did not end cleanly, and libcni's records of them."""
     for note in RESULTS.glob(f"{NETWORK}-*"):
         for interface in json.loads(note.read_text())["result"]["interfaces"]:
             if "sandbox" in interface:
@@ -175,7 +175,7 @@ def _end_networks() -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """The children of a process and theirs, the eldest first."""
+    """The descendants of a process, the oldest first."""
     try:
         lines = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except (FileNotFoundError, ProcessLookupError):

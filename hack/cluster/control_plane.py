@@ -35,7 +35,7 @@ FREE_PORTS = range(20000, 30000)
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each server listens; the defaults are those of the upstream programs."""
+    """The port of each server. The defaults are those of the upstream programs."""
 
     etcd: int = 2379
     etcd_peer: int = 2380
@@ -45,28 +45,28 @@ class Ports:
 
     @classmethod
     def free(cls, address: str) -> Self:
-        """Ports on which nothing listens now."""
+        """Ports on which nothing listens at the moment."""
         return cls(*(port for port in _free_ports(address, 5)))
 
 
 class ControlPlane:
     """A control plane with RBAC, Node authorization and its own certificate authority.
 
-    As a context manager it is started on entry and stopped on exit. By default it lives on
-    loopback, in a temporary folder removed by `stop`, and dies with this interpreter.
+    A context manager: it starts on entry and stops on exit. By default it listens on loopback, keeps its
+    files in a temporary folder that `stop` removes, and ends with this interpreter.
 
     Attributes:
-        kubeconfig: path of the kubeconfig of a member of ``system:masters``; exists once started.
-        audit_log: path of the audit log at Metadata level: one JSON audit.k8s.io/v1 Event a line,
-            written before the answer is sent.
+        kubeconfig: path of the kubeconfig of a member of ``system:masters``. It exists after `start`.
+        audit_log: path of the audit log at Metadata level: one audit.k8s.io/v1 Event in JSON on each line,
+            written before the response is sent.
         authority: signs its clients' certificates.
         server: the API server's URL.
 
     Args:
-        directory: holds all its files; kept by `stop` when given.
+        directory: the folder of all its files. `stop` keeps it. None: a temporary one.
         address: the IP address that it binds and that the API server advertises.
-        ports: free ones when not given.
-        tied: end with this interpreter, however that ends.
+        ports: free ones if not given.
+        tied: end with this interpreter, however it ends.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ControlPlane:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """In the order in which they start; they stop in the reverse."""
+        """The processes in the order in which they start. They stop in reverse order."""
         return (self.etcd.process, self.apiserver, self.controller_manager, self.scheduler)
 
     def __enter__(self) -> Self:
@@ -122,10 +122,10 @@ class ControlPlane:
         self.stop()
 
     def start(self) -> None:
-        """Start what does not run and wait until Pods can be created.
+        """Start processes that do not run, and wait until Pods can be created.
 
         Raises:
-            ClusterError: a program is missing or did not become ready; the message holds its log.
+            ClusterError: a program is missing or did not become ready. The message holds its log.
         """
         ensure(PROGRAMS)
         write_kubeconfig(self.kubeconfig, self.server, self.authority.pair.certificate, self._admin)
@@ -136,7 +136,7 @@ class ControlPlane:
         wait_until(self._settled, "control plane ready", self.processes)
 
     def stop(self) -> None:
-        """Stop every process, the API server before its store; remove a temporary folder."""
+        """Stop every process, the API server before etcd, and remove a temporary folder."""
         self.scheduler.stop()
         self.controller_manager.stop()
         self.stop_apiserver()
@@ -145,12 +145,12 @@ class ControlPlane:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop_apiserver(self) -> None:
-        """Stop the API server alone: its address refuses connections until `start_apiserver`."""
-        # It holds no state, and would wait a minute for its clients' watches to end.
+        """Stop only the API server. Its address refuses connections until `start_apiserver`."""
+        # It holds no state. After SIGTERM it would wait up to a minute for its clients' watches to end.
         self.apiserver.stop(grace=1)
 
     def start_apiserver(self) -> None:
-        """Start the API server where it was and wait until it is ready."""
+        """Start the API server again at the same address, and wait until it is ready."""
         self.apiserver.start(self._apiserver_command(), environment())
         wait_until(
             lambda: self._answers(self.ports.apiserver, "/readyz"),
@@ -159,22 +159,22 @@ class ControlPlane:
         )
 
     def restart_apiserver(self) -> None:
-        """Stop the API server and start it anew, which drops every watch."""
+        """Restart the API server, which closes every watch."""
         self.stop_apiserver()
         self.start_apiserver()
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """A kubeconfig that authenticates as ``user``, a member of ``groups`` and no others."""
+        """A kubeconfig that authenticates as ``user``, a member of ``groups`` only."""
         name = hashlib.sha256(json.dumps([user, *groups]).encode()).hexdigest()[:16]
         pair = self.authority.issue(name, user, organizations=groups)
         path = self.directory / f"{name}.kubeconfig"
         return write_kubeconfig(path, self.server, self.authority.pair.certificate, pair)
 
     def kubectl(self, *arguments: str, manifest: object = None) -> str:
-        """What kubectl prints as the administrator; ``manifest``, as JSON, is its standard input.
+        """Run kubectl as the administrator. Returns its output. ``manifest`` is its standard input, as JSON.
 
         Raises:
-            ClusterError: kubectl failed; the message is its own.
+            ClusterError: kubectl failed. The message is kubectl's.
         """
         result = subprocess.run(
             [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
@@ -191,13 +191,13 @@ class ControlPlane:
         return result.stdout
 
     def schedulable(self, *nodes: str) -> bool:
-        """Whether each node named exists and bears no taint, as none does that is ready."""
+        """Whether each named node exists and has no taint. A node that is ready has none."""
         items = json.loads(self.kubectl("get", "nodes", "--output=json"))["items"]
         ready = {item["metadata"]["name"] for item in items if not item["spec"].get("taints")}
         return ready.issuperset(nodes)
 
     def _settled(self) -> bool:
-        """Whether controllers work: the first service account is theirs to make."""
+        """Whether the controllers work: they create the first service account."""
         return (
             self._answers(self.ports.scheduler, "/healthz")
             and self._answers(self.ports.controller_manager, "/healthz")
@@ -222,7 +222,7 @@ class ControlPlane:
         pair = self.authority.issue("kube-apiserver", "kube-apiserver", hosts=hosts)
         kubelet = self.authority.issue("kube-apiserver-kubelet", "kube-apiserver", organizations=["system:masters"])
         tokens = token_key(self._pki, "service-accounts")
-        # Endpoints may not hold a loopback address.
+        # Endpoints may not contain a loopback address.
         loopback = ipaddress.ip_address(self.address).is_loopback
         return [
             program("kube-apiserver"),
@@ -239,7 +239,7 @@ class ControlPlane:
             f"--service-account-signing-key-file={tokens.key}",
             f"--service-cluster-ip-range={SERVICE_RANGE}",
             "--authorization-mode=Node,RBAC",
-            # The second is on in OpenShift: an owner reference that blocks deletion needs the
+            # OpenShift enables the second one: an owner reference that blocks deletion needs the
             # right to update the owner's finalizers.
             "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             "--allow-privileged=true",
@@ -274,7 +274,7 @@ class ControlPlane:
             f"--cluster-signing-cert-file={self.authority.pair.certificate}",
             f"--cluster-signing-key-file={self.authority.pair.key}",
             "--use-service-account-credentials",
-            # Each controller asks for its own token at the start: 5 s at the default of 20 a second.
+            # Each controller requests its own token at the start. At the default of 20 a second that takes 5 s.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
         ]

@@ -1,4 +1,4 @@
-"""Names of Services: CoreDNS as a process of the host, behind the Service ``kube-dns``."""
+"""DNS for Services: CoreDNS as a process of the host, behind the Service ``kube-dns``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hack.cluster.processes import Process, environment, listens, wait_until
 DOMAIN = "cluster.local"
 DNS_SERVICE_ADDRESS = "10.96.0.10"
 USER = "coredns"
-PORT = 10053  # a resolver of the host's own may hold 53 on every address
+PORT = 10053  # the host's own resolver may use port 53 on every address
 NAMES = {"name": "kube-dns", "namespace": "kube-system"}
 CONFIGURATION = """\
 .:{port} {{
@@ -33,7 +33,7 @@ class Dns:
 
     Args:
         directory: an existing folder for its configuration, log and record.
-        control_plane: started before this.
+        control_plane: must be started first.
     """
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
@@ -42,10 +42,10 @@ class Dns:
         self.process = Process("coredns", directory, tied=False)
 
     def start(self) -> None:
-        """Make the Service by which Pods reach it, start it and wait until it listens.
+        """Create its Service, start CoreDNS and wait until it listens.
 
         Raises:
-            ClusterError: it could not be built or started, or the API server refused the Service.
+            ClusterError: CoreDNS could not be built or started, or the API server refused the Service.
         """
         self._control_plane.kubectl("apply", "--server-side", "--filename=-", manifest=_manifest())
         configuration = self._directory / "Corefile"
@@ -89,7 +89,7 @@ def _rights() -> list[dict[str, object]]:
 
 
 def _service() -> list[dict[str, object]]:
-    """A Service without a selector, and the slice that leads it to the host."""
+    """A Service without a selector, and the EndpointSlice that sends its traffic to the host."""
     protocols = {"dns": "UDP", "dns-tcp": "TCP"}
     return [
         {

@@ -1,4 +1,4 @@
-"""The control plane's store: one etcd member that only certificates of its own authority may reach."""
+"""The control plane's store: one etcd member that accepts only certificates of its own authority."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hack.cluster.processes import Process, environment, listens, wait_until
 class Etcd:
     """One etcd.
 
-    Its authority is apart from the cluster's: a client of the API must not be one of its store.
+    It has its own certificate authority, so clients of the API server cannot read etcd.
 
     Args:
         directory: an existing folder for its data, log and record.
         pki: a folder for certificates.
         address: the IP address it binds.
         port: for clients.
-        peer_port: for members; there are none, but etcd listens all the same.
-        tied: end with this interpreter, however that ends.
+        peer_port: for other members. There are none, but etcd listens on it anyway.
+        tied: end with this interpreter, however it ends.
     """
 
     def __init__(self, directory: Path, pki: Path, *, address: str, port: int, peer_port: int, tied: bool) -> None:
@@ -36,7 +36,7 @@ class Etcd:
         """Start it and wait until it listens.
 
         Raises:
-            ClusterError: it could not be built or started.
+            ClusterError: etcd could not be built or started.
         """
         command: list[str | Path] = [
             program("etcd"),
@@ -54,14 +54,14 @@ class Etcd:
             f"--peer-trusted-ca-file={self._authority.pair.certificate}",
             f"--peer-cert-file={self._pair.certificate}",
             f"--peer-key-file={self._pair.key}",
-            # The page cache outlives a killed process, and nothing here outlives the host.
+            # Without fsync data survives a killed process but no crash of the host. That is enough here.
             "--unsafe-no-fsync",
         ]
         self.process.start(command, environment())
         wait_until(lambda: listens(*self._address), "etcd listens", [self.process])
 
     def client_flags(self) -> list[str]:
-        """The API server's flags to reach it."""
+        """Flags with which the API server reaches it."""
         return [
             f"--etcd-servers={self._client}",
             f"--etcd-cafile={self._authority.pair.certificate}",

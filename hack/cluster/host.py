@@ -1,4 +1,4 @@
-"""What a node needs of its host: Debian packages, network devices, forwarding, no rival kubelet."""
+"""What a node needs from its host: Debian packages, network devices, forwarding, and no other kubelet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hack.cluster import ClusterError
 
-# Endpoints may not hold a loopback address, so node and API server live on a device of their own.
+# Endpoints may not contain a loopback address, so node and API server have a network device of their own.
 NODE_ADDRESS = "10.99.0.1"
 NODE_DEVICE = "evolution0"
 POD_RANGE = "10.244.0.0/24"
@@ -29,9 +29,9 @@ IMAGE_PROGRAMS: Mapping[str, str] = {"buildah": "buildah", "mmdebstrap": "mmdebs
 
 
 def require(programs: Mapping[str, str]) -> None:
-    """See that each program (a name, and the Debian package that holds it) is there.
+    """Check that each program is installed. ``programs`` maps a program's name to its Debian package.
 
-    Missing packages are installed where apt-get is.
+    Missing packages are installed if the host has apt-get.
 
     Raises:
         ClusterError: not root, or a package is missing and could not be installed.
@@ -50,10 +50,10 @@ def require(programs: Mapping[str, str]) -> None:
 
 
 def cni_folder() -> Path:
-    """Where the CNI plugins lie.
+    """The folder of the CNI plugins.
 
     Raises:
-        ClusterError: nowhere known.
+        ClusterError: they are in no known folder.
     """
     plugin = _find("ptp")
     if plugin is None:
@@ -62,10 +62,10 @@ def cni_folder() -> Path:
 
 
 def refuse_rival() -> None:
-    """See that no other kubelet runs here: each would end Pods that it does not know.
+    """Check that no other kubelet runs on this host. Each would kill the other's Pods.
 
     Raises:
-        ClusterError: another kubelet's control groups are there.
+        ClusterError: control groups of another kubelet exist.
     """
     for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")):
         if (root / "kubepods").exists():
@@ -76,9 +76,9 @@ def refuse_rival() -> None:
 
 
 def connect(state: Path) -> None:
-    """Make the node's device and address, forward packets, and hide Pods behind the host.
+    """Create the node's network device and address, enable forwarding, and masquerade Pods' traffic.
 
-    ``state`` is a folder that keeps what `disconnect` puts back.
+    ``state`` is a folder that records the host's settings, so that `disconnect` can restore them.
     """
     if not Path(f"/sys/class/net/{NODE_DEVICE}").exists():
         run(["ip", "link", "add", NODE_DEVICE, "type", "bridge"])
@@ -93,7 +93,7 @@ def connect(state: Path) -> None:
 
 
 def disconnect(state: Path) -> None:
-    """Undo `connect`; what is not there is passed over."""
+    """Undo `connect`. Skips what does not exist."""
     if shutil.which("iptables") and succeeds(_masquerade("--check")):
         run(_masquerade("--delete"))
     before = state / "ip_forward"
@@ -105,7 +105,7 @@ def disconnect(state: Path) -> None:
 
 
 def remove_chain(chain: str, *callers: str) -> None:
-    """Remove a chain of the filter table and the jumps to it; what is not there is passed over."""
+    """Remove a chain of the filter table and the jumps to it. Skips what does not exist."""
     for caller in callers:
         succeeds(["iptables", "--wait", "--delete", caller, "--jump", chain])
     succeeds(["iptables", "--wait", "--flush", chain])
@@ -113,10 +113,10 @@ def remove_chain(chain: str, *callers: str) -> None:
 
 
 def unmount_below(folder: Path) -> None:
-    """Unmount what is mounted below ``folder``, so that removing it removes nothing of others'.
+    """Unmount everything below ``folder``, so that removing it deletes no files of other file systems.
 
     Raises:
-        ClusterError: something stayed mounted.
+        ClusterError: something is still mounted.
     """
     for mount in reversed(_mounts_below(folder)):
         succeeds(["umount", "--lazy", str(mount)])
@@ -125,7 +125,7 @@ def unmount_below(folder: Path) -> None:
 
 
 def remove_control_groups() -> None:
-    """Remove the kubelet's control groups, which are empty once its Pods have gone."""
+    """Remove the kubelet's control groups. They are empty once its Pods have ended."""
     for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*")):
         top = root / "kubepods"
         if top.is_dir():
@@ -134,10 +134,10 @@ def remove_control_groups() -> None:
 
 
 def run(argv: Sequence[str | Path], *, environment: Mapping[str, str] | None = None) -> str:
-    """What a command printed.
+    """Run a command and return its output.
 
     Raises:
-        ClusterError: it failed; the message is its own.
+        ClusterError: it failed. The message is the command's.
     """
     result = subprocess.run(
         argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -149,7 +149,7 @@ def run(argv: Sequence[str | Path], *, environment: Mapping[str, str] | None = N
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
-    """Whether a command ends with status 0."""
+    """Whether a command exits with status 0."""
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
 
 

@@ -13,15 +13,15 @@ _REMAINDER = re.compile(
 
 
 def full_name(image: str) -> str:
-    """The name under which a kubelet asks for an image that a manifest calls ``image``.
+    """The name with which a kubelet requests an image that a manifest calls ``image``.
 
     ``evolution-operator/operator:0.1.0`` becomes ``docker.io/evolution-operator/operator:0.1.0`` and ``minio``
-    becomes ``docker.io/library/minio:latest``; a full name stays as it is. The rules are those of
+    becomes ``docker.io/library/minio:latest``. A full name stays as it is. The rules are those of
     ParseDockerRef (github.com/distribution/reference, containerd's parser): the first part is a registry only if it has
-    a dot, a colon or a capital letter or is ``localhost``, and a digest makes the tag meaningless.
+    a dot, a colon or a capital letter or is ``localhost``, and a digest makes the tag irrelevant.
 
     Raises:
-        ValueError: it is no image name.
+        ValueError: ``image`` is not an image name.
     """
     registry, remainder = _split(image)
     parts = _REMAINDER.fullmatch(remainder)
@@ -34,7 +34,7 @@ def full_name(image: str) -> str:
 
 
 def _split(image: str) -> tuple[str, str]:
-    """Registry and remainder."""
+    """The registry and the rest of the name."""
     first, slash, rest = image.partition("/")
     if slash and (first == "localhost" or any(mark in first for mark in ".:") or first != first.lower()):
         return (DEFAULT_REGISTRY if first == f"index.{DEFAULT_REGISTRY}" else first), rest

@@ -1,4 +1,4 @@
-"""Container images without Docker: built by buildah on a Debian base, or made of one program."""
+"""Container images without Docker: built with buildah on a Debian base, or made from one program."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def build(dockerfile: Path, tag: str, context: Path, arguments: Mapping[str, str] | None = None) -> str:
-    """Build an image, by steps that are kept where nothing has changed; its id.
+    """Build an image and return its id. Unchanged steps come from buildah's cache.
 
-    ``BASE_IMAGE`` is a minimal Debian with Python unless ``arguments`` name another.
+    ``BASE_IMAGE`` is a minimal Debian with Python unless ``arguments`` contain another.
 
     Args:
-        dockerfile: what to build.
+        dockerfile: its path.
         tag: the full name of the image, registry host included.
         context: the folder that the Dockerfile copies from.
         arguments: build arguments.
 
     Raises:
-        ClusterError: a step failed; the message is buildah's.
+        ClusterError: a step failed. The message is buildah's.
     """
     values = dict(arguments or {})
     if "BASE_IMAGE" not in values:
         values["BASE_IMAGE"] = _base()
     command = ["build-using-dockerfile", "--layers", "--network=host", f"--tag={tag}", f"--file={dockerfile}"]
-    # The host's certificates, for a package index behind a proxy that the host trusts.
+    # The host's certificates: the package index may be behind a proxy that only the host trusts.
     command += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
     command += [f"--build-arg={name}={value}" for name, value in values.items()]
     _buildah(*command, str(context))
@@ -49,20 +49,20 @@ def build(dockerfile: Path, tag: str, context: Path, arguments: Mapping[str, str
 
 
 def export(tag: str, archive: Path) -> None:
-    """Write an image that `build` has made as an OCI archive, which a node can load.
+    """Write an image of `build` as an OCI archive, which a node can load.
 
     Raises:
-        ClusterError: it could not be written; the message is buildah's.
+        ClusterError: it could not be written. The message is buildah's.
     """
     archive.unlink(missing_ok=True)
-    # Only the local disk is between builder and node: compressing takes longer than it saves.
+    # The archive only crosses the local disk: compression would take longer than it saves.
     _buildah("push", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")
 
 
 def program_archive(program: Path, name: str, archive: Path) -> None:
-    """Write an image that holds one static program, its entry point, as a Docker archive.
+    """Write an image as a Docker archive. It contains one static program, its entry point.
 
-    ``name`` is the image's full name. The program runs as user and group 65532 unless told otherwise.
+    ``name`` is the image's full name. The program runs as user and group 65532 unless a Pod sets others.
     """
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as files:
@@ -84,7 +84,7 @@ def program_archive(program: Path, name: str, archive: Path) -> None:
 
 
 def _base() -> str:
-    """The base image, made once and kept in buildah's storage."""
+    """The base image. It is made once and kept in buildah's storage."""
     if succeeds(_command("inspect", "--type=image", BASE_IMAGE)):
         return BASE_IMAGE
     print(f"building {BASE_IMAGE} by mmdebstrap", flush=True)

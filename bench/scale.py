@@ -1,11 +1,11 @@
-"""What many runs at once cost: from a stage's end to the next one's start, stages a second, API calls a stage.
+"""Measure many runs at once: time from a stage's end to the next one's start, stages per second, API calls per stage.
 
     python -m bench.scale --runs 10 100 400 --workers 4 16
 
-Each case has a control plane of its own (etcd, kube-apiserver, kube-controller-manager, kube-scheduler), KWOK, whose Pods
-end after two seconds, and one operator process. All runs have seven stages and are created at once, in one namespace. The
-peer is a plain loop that creates the same Jobs by hand, each when those it needs are complete. All times and counts are
-read from the API server's audit log. A case ends by itself.
+Each case has its own control plane (etcd, kube-apiserver, kube-controller-manager, kube-scheduler), KWOK with Pods that end
+after two seconds, and one operator process. All runs have seven stages and are created at once in one namespace. The
+baseline is a plain loop that creates the same Jobs, each once the Jobs that it needs are complete. All times and counts
+come from the API server's audit log. A case ends by itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HEADER = "| runs | who | seconds | stages a second | turn p50 | turn p99 | calls
 
 
 def run_spec() -> dict[str, Any]:
-    """One round: seven stages, whose Pods say what real ones say."""
+    """One round: seven stages. Their Pods write the same termination messages as real ones."""
 
     def pod(stage: str) -> dict[str, Any]:
         said = {"outcome": "succeed", "after": f"{POD_SECONDS}s", "message": json.dumps(report(stage))}
@@ -62,17 +62,17 @@ GRAPH = build_graph(EvolutionRunSpec.model_validate(run_spec()), {})
 
 @dataclass(frozen=True)
 class Figures:
-    """What one case has cost."""
+    """Measurements of one case."""
 
     jobs: int
     seconds: float
-    """From the first Job's creation to the last one's end."""
+    """Seconds from the creation of the first Job to the end of the last."""
     turns: list[float]
-    """Seconds from the end of the last Job that a Job needs to its creation."""
+    """For each Job, seconds from the end of the last Job that it needs to its creation."""
     calls: Counter[str]
-    """The operator's calls by verb and resource, watches and its Lease apart."""
+    """The operator's calls by verb and resource, without watches and its Lease."""
     cpu: float = 0.0
-    """Seconds of processor time that the operator took."""
+    """CPU seconds of the operator."""
 
     def row(self, runs: int, who: str) -> str:
         """A row of the table."""
@@ -88,7 +88,7 @@ class Figures:
 
 @contextlib.contextmanager
 def cluster(runs: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
-    """A fresh control plane with room for all Pods."""
+    """A new control plane with capacity for all Pods."""
     with ControlPlane() as control_plane:
         control_plane.kubectl("apply", "--server-side", f"--filename={CRDS}")
         wait_until(lambda: established(control_plane), "CRD served")
@@ -104,7 +104,7 @@ def cluster(runs: int) -> Iterator[tuple[ControlPlane, client.ApiClient]]:
 
 
 def by_operator(runs: int, workers: int | None, limit: float) -> Figures:
-    """The runs under the operator with its own defaults, but for the workers where they are given."""
+    """Measure the operator. Its settings are the defaults, except for ``workers`` if given."""
     with cluster(runs) as (control_plane, kube):
         own = Settings()
         operator = OperatorProcess(
@@ -132,20 +132,20 @@ def by_operator(runs: int, workers: int | None, limit: float) -> Figures:
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time that a process has taken, by proc(5)."""
+    """CPU seconds that a process has used (proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answer(operator: OperatorProcess) -> str:
-    """The operator's metrics; nothing while it does not answer."""
+    """The operator's metrics. Empty if it does not answer."""
     with contextlib.suppress(OSError):
         return operator.get("/metrics")
     return ""
 
 
 def by_hand(runs: int, limit: float) -> Figures:
-    """The same Jobs from a plain loop: what the control plane itself needs."""
+    """Measure a plain loop that creates the same Jobs: the time that the control plane itself needs."""
     with cluster(runs) as (control_plane, kube):
         batch = client.BatchV1Api(kube)
         needed = {f"{PREFIX}{number}": {node.id: set(node.upstream) for node in GRAPH} for number in range(runs)}
@@ -153,7 +153,7 @@ def by_hand(runs: int, limit: float) -> Figures:
             create_ready(batch, run, needed[run])
         ended: set[str] = set()
         deadline = time.monotonic() + limit
-        # The API server may end a watch at any time; the next one tells of every Job again.
+        # The API server may end a watch at any time. The next one lists every Job again.
         while len(ended) < runs * len(GRAPH) and time.monotonic() < deadline:
             seconds = max(1, int(deadline - time.monotonic()))
             for event in watch.Watch().stream(batch.list_namespaced_job, NAMESPACE, timeout_seconds=seconds):
@@ -171,7 +171,7 @@ def by_hand(runs: int, limit: float) -> Figures:
 
 
 def create_ready(batch: client.BatchV1Api, run: str, needed: dict[str, set[str]]) -> None:
-    """Create the Jobs of a run that need nothing any more."""
+    """Create the Jobs of a run whose inputs are complete."""
     for node in GRAPH:
         if node.id in needed and not needed[node.id]:
             del needed[node.id]
@@ -201,7 +201,7 @@ def job_of(run: str, node: Node) -> dict[str, Any]:
 
 
 def figures(control_plane: ControlPlane) -> Figures:
-    """What the audit log tells of the namespace. The last change of a Job's status is its end."""
+    """Read the namespace's events from the audit log. The last change of a Job's status counts as its end."""
     created: dict[str, float] = {}
     ended: dict[str, float] = {}
     calls: Counter[str] = Counter()
@@ -234,7 +234,7 @@ def figures(control_plane: ControlPlane) -> Figures:
 
 
 def place(job: str) -> tuple[str, str]:
-    """Run and stage of a Job, by its name: `<run>-<iteration>-<kind>-<digest>`."""
+    """The run and stage of a Job, from its name: `<run>-<iteration>-<kind>-<digest>`."""
     run, iteration, kind, _ = job.rsplit("-", 3)
     return run, next(node.id for node in GRAPH if (node.kind, node.iteration or 0) == (kind, int(iteration)))
 

@@ -1,9 +1,9 @@
-"""What waiting costs: a training step with OpenMP's threads asleep while they wait, against threads that spin.
+"""Compare a training step with OpenMP threads that sleep while they wait, and with threads that spin.
 
     python bench/threads.py
 
-Prints both times and their ratio, on cores of its own and with a busy neighbour on one of them. The neighbour ends by
-itself.
+Prints both times and their ratio, first alone on its cores and then with another busy process on one of them. That process
+ends by itself.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ NEIGHBOUR = "import time\nends = time.monotonic() + 600\nwhile time.monotonic() 
 
 
 def seconds(policy: str) -> float:
-    """Seconds a step takes in a process of its own."""
+    """Seconds per step in a separate process."""
     environment = {**os.environ, "OMP_WAIT_POLICY": policy}
     done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def compare(where: str) -> None:
-    """Print the medians of both, taken in turn, and their ratio."""
+    """Measure both in turn. Print the medians and their ratio."""
     pairs = [(seconds("ACTIVE"), seconds("PASSIVE")) for _ in range(ROUNDS)]
     spinning, asleep = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(f"{where}: spinning {spinning:.3f} s, asleep {asleep:.3f} s a step: {spinning / asleep:.2f} times as long")
 
 
 def main() -> None:
-    """Compare twice."""
+    """Compare alone on its cores, then next to a busy process."""
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)
     compare(f"{CORES} cores of its own")

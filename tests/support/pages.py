@@ -1,4 +1,4 @@
-"""Commands as the pages of docs/ have them, for tests that run them."""
+"""Commands from the pages of docs/, for tests that run them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WALKED = {
     ("tutorial.md", "7. Use your own data"),
     ("tutorial.md", "8. Share work and results"),
 }
-"""Sections, each a page and a heading, whose commands tests/cluster and tests/local run."""
+"""Sections (page and heading) with commands that tests/cluster and tests/local run."""
 SKIPPED = {
     ("quickstart-kind.md", "Quickstart on kind"): (
         "needs Docker and kind; tests/unit/test_kind.py holds the targets to what they call"
@@ -39,13 +39,13 @@ SKIPPED = {
         "its commands are those of quickstart-kind.md, as tests/unit/test_tutorial.py checks"
     ),
 }
-"""Sections that it does not run, and why."""
+"""Sections that it does not run, with the reason."""
 SKIPPED_COMMANDS = {
     "docker build ": "needs Docker: the images are made by buildah, which takes the same arguments",
     "docker push ": "needs a registry: the images are put on the node under the registry's names",
     "make setup": "the tests run in what it has made",
 }
-"""How commands begin that are left out of sections that run, and why."""
+"""First words of commands that are skipped in sections that run, with the reason."""
 ELISION = "..."
 """How a line of output ends of which a page leaves out the rest."""
 
@@ -56,14 +56,14 @@ _FIGURE = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?!\.?\d)(?! (?:cached|to run|not 
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page, and the lines that the page shows as its output."""
+    """One command of a page, and its output as the page shows it."""
 
     text: str
     output: tuple[str, ...]
 
 
 def blocks(page: str, section: str) -> list[list[Command]]:
-    """The console blocks directly below a heading, each in its order."""
+    """The console blocks directly below a heading, in order."""
     found = [body for heading, body in _console(DOCS / page) if heading == section]
     assert found, f"docs/{page} has no commands in a section {section!r}"
     return [_commands(body) for body in found]

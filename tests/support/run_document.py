@@ -1,4 +1,4 @@
-"""The smallest EvolutionRun, as a run file has it. A test adds what it is about."""
+"""The smallest EvolutionRun, in the form of a run file. A test adds the fields that it tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def minimal_spec(
     seed_uri: str = "hf://owner/esconv",
     **fields: Any,
 ) -> dict[str, Any]:
-    """A new spec with what every spec must have. ``fields`` are added to it, or replace whole fields of it."""
+    """A new spec with the required fields. ``fields`` are added, or replace required ones as a whole."""
     return {
         "baseModel": {"uri": model_uri},
         "storage": {"uri": storage_uri},
@@ -22,7 +22,7 @@ def minimal_spec(
 
 
 def run_document(spec: dict[str, Any] | None = None, **metadata: str) -> dict[str, Any]:
-    """A new EvolutionRun, named ``first`` unless ``metadata`` has a name; its spec is the minimal one unless given."""
+    """A new EvolutionRun. Its spec is the minimal one unless given; its name is ``first`` unless ``metadata`` has one."""
     return {
         "apiVersion": "evolution.run/v1alpha1",
         "kind": "EvolutionRun",

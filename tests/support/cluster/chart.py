@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, for tests. Helm is taken from PATH or from the cache of `hack.cluster`, never built."""
+"""The chart as Helm renders it. Helm comes from PATH or from the cache of `hack.cluster`. It is never built here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def value_flags(values: Object) -> list[str]:
 
 
 def render(values: Object | None = None, namespace: str = "evolution") -> list[Object]:
-    """All objects of a release, those of hooks included."""
+    """All objects of a release, including those of hooks."""
     result = helm("template", RELEASE, str(CHART), f"--namespace={namespace}", *value_flags(values or {}))
     assert result.returncode == 0, result.stderr
     return [document for document in yaml.safe_load_all(result.stdout) if document]
@@ -78,7 +78,7 @@ FULL: Object = {
     "priorityClassName": "system-cluster-critical",
     "image.digest": f"sha256:{'a' * 64}",
 }
-"""Everything switched on."""
+"""Values that enable every part of the chart."""
 NAMESPACED: Object = {"rbac.scope": "namespace", "watchNamespaces": ["team-a", "team-b"], "minio.enabled": True}
 VALUE_SETS: dict[str, Object] = {
     "default": {},

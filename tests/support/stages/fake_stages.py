@@ -1,4 +1,4 @@
-"""A small run whose stages are plain functions: what tests of the runner run."""
+"""A small run with plain functions as stages, for tests of the runner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = [f"context-{number}" for number in range(12)]
 
 
 def graph(settings: Mapping[str, Any] | None = None, pins: Mapping[str, str] | None = None) -> list[Node]:
-    """prepare, sft, generate-1, evaluate-0; `settings` are sft's."""
+    """The graph prepare, sft, generate-1, evaluate-0. `settings` are those of sft."""
     prepare = {**PREPARE, "pins": dict(pins or {})}
     return [
         Node(id="prepare", kind="prepare", settings=prepare, seed=0, inputs={}),
@@ -49,7 +49,7 @@ def spec(
     shard: tuple[int, int] = (0, 1),
     attempt: str = "a-1",
 ) -> StageSpec:
-    """The spec of one stage of that graph, as a planner would write it."""
+    """The spec of one stage of that graph, as the planner writes it."""
     nodes = nodes or graph()
     node = next(node for node in nodes if node.id == stage)
     keys = resolve_keys(nodes, contents)
@@ -103,7 +103,7 @@ def sft(workspace: Workspace) -> Result:
 
 
 def generate(workspace: Workspace) -> Result | None:
-    """One answer a context, finished two at a time."""
+    """One answer for each context, in chunks of two."""
     contexts = (workspace.input("contexts") / "contexts.jsonl").read_text().splitlines()
     ids = [json.loads(line)["id"] for line in contexts]
     finished = workspace.rows.finished()
@@ -120,7 +120,7 @@ def generate(workspace: Workspace) -> Result | None:
 
 
 def evaluate(workspace: Workspace) -> Result:
-    """A figure."""
+    """One metric."""
     metrics = workspace.scratch / "metrics.json"
     metrics.write_text("{}")
     return Result(outputs={"metrics": metrics}, metrics={"bleu2": 1.25})

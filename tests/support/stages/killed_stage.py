@@ -1,10 +1,10 @@
-"""Kill a stage with SIGKILL at each of the points where it touches storage, and look at what is left.
+"""Kill a stage with SIGKILL at each point where it uses storage, and check what remains.
 
     python -m tests.support.stages.killed_stage STORAGE_JSON STAGE FIRST STEP
 
-For n = FIRST, FIRST + STEP, ... a child runs STAGE, of which storage knows nothing, and is killed at the n-th point; a
-second child, not killed, then runs the same stage. Prints one JSON object a kill. Ends after the first n that is never
-reached.
+For n = FIRST, FIRST + STEP, ... a child process runs STAGE on storage without results of it, and is killed at the n-th
+point. Then a second child runs the same stage to its end. Prints one JSON object for each kill. Ends after the first n
+that is never reached.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POINTS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "http.cli
 
 
 def in_child(act: Callable[[], int], kill_at: int | None = None) -> int:
-    """Run in a forked process; its exit code, or the signal that ended it as a negative number."""
+    """Run in a forked process. Returns its exit code, or the negative number of the signal that ended it."""
     child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -53,7 +53,7 @@ def kill_at_point(number: int) -> None:
 
 
 def look(storage: Storage, spec: StageSpec) -> dict[str, Any]:
-    """What a reader sees: the manifest's faults, what lies there that nothing names, whether the run has recorded it."""
+    """What a reader finds: faults of the manifest, files that nothing refers to, and whether the run has recorded the stage."""
     store = open_store(storage)
     manifest = read_manifest(store, spec.key)
     named = {file.location for output in manifest.outputs.values() for file in output.files} if manifest else set()
@@ -67,7 +67,7 @@ def look(storage: Storage, spec: StageSpec) -> dict[str, Any]:
 
 
 def main(storage: Storage, stage: str, first: int, step: int) -> None:
-    """Kill at one point after the other."""
+    """Kill at each point in turn."""
     spec = fake_stages.spec(storage, stage, prepared(storage, stage))
     store = open_store(storage)
     for number in itertools.count(first, step):
@@ -82,7 +82,7 @@ def main(storage: Storage, stage: str, first: int, step: int) -> None:
 
 
 def prepared(storage: Storage, stage: str) -> dict[str, str]:
-    """Run the stages before this one, without a kill; prepare's content digests."""
+    """Run the stages before this one without a kill. Returns prepare's content digests."""
     first = fake_stages.spec(storage, "prepare")
     assert in_child(lambda: run_stage(first, fake_stages.stages())) == 0
     manifest = read_manifest(open_store(storage), first.key)

@@ -1,4 +1,4 @@
-"""The fewest settings that a stage of a kind can have."""
+"""The required settings of each kind of stage."""
 
 from __future__ import annotations
 

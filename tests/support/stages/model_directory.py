@@ -1,4 +1,4 @@
-"""Model directories for tests that load no weights."""
+"""Model directories for tests that do not load weights."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def tiny_model(tokenizer_of: Path, directory: Path, **settings: object) -> Path:
 
 
 def random_adapter(model: Path, directory: Path, seed: int = 1) -> Path:
-    """An adapter that changes the model, as M(t-1)'s does."""
+    """An adapter that changes the model's output, as that of M(t-1) does."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     wrapped = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -51,7 +51,7 @@ def random_adapter(model: Path, directory: Path, seed: int = 1) -> Path:
 
 
 def dialogue(*texts: str) -> Dialogue:
-    """Seeker and supporter in turn."""
+    """Alternating turns of seeker and supporter."""
     turns = [Turn(role="supporter" if place % 2 else "seeker", text=text) for place, text in enumerate(texts)]
     return Dialogue(id=str(abs(hash(texts)))[:16], source="test", turns=turns)
 

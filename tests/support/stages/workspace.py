@@ -3,7 +3,7 @@
     workspace = LocalWorkspace(tmp_path, "generate", {"temperature": 0}, inputs={"contexts": path})
     result = generate.run(workspace)
 
-A second workspace on the same directory sees the rows and checkpoints of the first: that is how a stage is resumed.
+A second workspace on the same directory has the rows and checkpoints of the first. So a test resumes a stage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY = "0" * 64
 
 
 class DirectoryRows:
-    """Finished rows as one JSON Lines file a chunk."""
+    """Finished rows: one JSON Lines file for each chunk."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,7 +48,7 @@ class DirectoryRows:
 
 
 class DirectoryCheckpoints:
-    """Checkpoints as one directory a step."""
+    """Checkpoints: one directory for each step."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,7 +56,7 @@ class DirectoryCheckpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps that are kept, in order."""
+        """Steps with a checkpoint, in order."""
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
     def latest(self) -> Path | None:
@@ -75,7 +75,7 @@ class LocalWorkspace:
     """`evolution_jobs.contract.workspace.Workspace` over `root`.
 
     `inputs` maps an input's name to a file (served as a directory that holds it) or to a directory; `references` to
-    where a pinned input lies. `shard` is (index, count). `stop_after` asks the stage to stop at that many calls of
+    the location of a pinned input. `shard` is (index, count). `stop_after` asks the stage to stop at that many calls of
     `check_stop`, counted from 1.
     """
 

@@ -1,4 +1,4 @@
-"""A hub for tests: the few answers of the Hugging Face Hub's HTTP interface that pinning and reading need."""
+"""A fake Hugging Face Hub: the few HTTP responses that pinning and reading need."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Repositories by `models/owner/name` or `datasets/owner/name`, each with its files and one commit."""
+    """Repositories by `models/owner/name` or `datasets/owner/name`. Each has files and one commit."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.tokens: list[str] = []
-        """The token that each request for a repository has brought."""
+        """The token of each request for a repository."""
         self.broken = False
-        """Answer everything with 503."""
+        """Answer every request with 503."""
         self.endpoint = ""
 
 
@@ -110,7 +110,7 @@ def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: di
 
 @contextmanager
 def hub_in_place(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
-    """A hub that `huggingface_hub` and `datasets` take for the real one, with an empty cache."""
+    """Make `huggingface_hub` and `datasets` use a fake hub, with an empty cache."""
     from datasets import config
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Storage servers for tests: moto's in threads, and a real MinIO where its binary is found."""
+"""Storage servers for tests: moto's in threads, and a real MinIO if its program is found."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def moto_server() -> Iterator[str]:
 def minio_server(
     program: str, directory: Path, wrapper: tuple[str, ...] = (), port: int | None = None
 ) -> Iterator[str]:
-    """Endpoint of a MinIO over `directory`, with `wrapper` as the words before its command line."""
+    """Endpoint of a MinIO that stores in `directory`. `wrapper` are words before its command line."""
     port = port or free_port()
     command = [*wrapper, program, "server", str(directory), "--address", f"127.0.0.1:{port}", "--quiet"]
     environment = {**os.environ, "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_CI_CD": "1"}
@@ -62,7 +62,7 @@ def minio_server(
 
 
 def make_bucket(endpoint: str, name: str) -> None:
-    """Make a bucket as the server's administrator."""
+    """Create a bucket as the server's administrator."""
     client = boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -82,7 +82,7 @@ def s3_storage(endpoint: str) -> Storage:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """A port on loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,7 +6,7 @@ process's own clock, that attempt takes over with the next number. No two clocks
 Leases. Attempts of one run share a claim, because the planner starts a second one only when the first can no longer
 publish.
 
-A claim saves work and decides nothing: only the conditional put of the manifest fences results.
+A claim only saves work. The conditional put of the manifest alone protects the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What follows once a stage's manifest is published, by this attempt or by another."""
+"""What happens after a stage's manifest is published, by this attempt or by another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..store.record import record_graph, record_model
 
 
 def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float) -> Report:
-    """Remove what the result makes useless, and report it. prepare also records what its run has from now on.
+    """Delete what is no longer needed and return the report. prepare also records the stages that its run uses.
 
     Raises StageError.
     """

@@ -34,7 +34,7 @@ def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report
 
 
 def explain(error: BaseException, kind: str | None) -> StageError:
-    """The domain error that `error` is, is caused by, or amounts to."""
+    """The domain error for `error`: itself, one of its causes, or an equivalent."""
     if isinstance(error, StageError):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -44,7 +44,7 @@ def explain(error: BaseException, kind: str | None) -> StageError:
             return disk_error(cause, tempfile.gettempdir())
         # Libraries in other languages raise their own errors, which only quote the system's message.
         if "No space left on device" in str(cause):
-            return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR")
+            return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free space, or set TMPDIR")
         if _is_out_of_memory(cause):
             lever = MEMORY_LEVERS[kind] if kind else "give it more"
             return TransientError("OutOfMemory", f"out of memory: {lever}, or give the stage more memory")

@@ -71,7 +71,7 @@ def _make() -> tuple[Path, IO[bytes]]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_error(error, "TMPDIR") from error
         raise PermanentError(
-            "ScratchUnwritable", f"no directory for temporary files can be made ({error}): set TMPDIR to one"
+            "ScratchUnwritable", f"cannot make a directory for temporary files ({error}): set TMPDIR to a writable one"
         ) from error
     return directory, lock
 

@@ -64,7 +64,7 @@ class Document(BaseModel):
 
     @classmethod
     def taken_from(cls, document: Document, **others: Any) -> Self:
-        """This class's fields out of a document that has them among its own, and `others`. Nothing is validated again."""
+        """Copies this class's fields from a larger document, and sets `others`. Nothing is validated again."""
         shared = cls.model_fields.keys() - others.keys()
         return super().model_construct(**{name: getattr(document, name) for name in shared}, **others)
 

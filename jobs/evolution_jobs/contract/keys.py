@@ -20,7 +20,7 @@ from .settings import Settings, deciding
 from .stage import Node, RunRef
 
 CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 2, "generate": 1, "reflect": 2, "dpo": 1, "evaluate": 1}
-"""To be raised when a change to a stage's code changes its result, so that cached results of the old are not used."""
+"""Raise a stage's number if a code change changes its result. Otherwise cached results of the old code are reused."""
 
 
 def stage_key(kind: str, settings: Settings, seed: int, inputs: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ class DialogueMapping(Document):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "supporter",
-            "shares a value with seeker: each value of the speaker means one of them",
+            "shares a value with seeker: each speaker value must mean only one of them",
             "!self.seeker.exists(value, value in self.supporter)",
             lambda mapping: not set(mapping.seeker) & set(mapping.supporter),
         ),
@@ -77,7 +77,7 @@ class Source(Document):
     )
 
     uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3|hf)://.+")]
-    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the manifest."""
+    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the run file."""
     format: Literal["esconv", "extes", "messages", "alpaca", "mapping"]
     """Layout of the file."""
     mapping: DialogueMapping | None = None
@@ -123,6 +123,6 @@ class Storage(Document):
     endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
     """S3 endpoint; unset is AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """S3 region; unset is the credentials' own, else us-east-1."""
+    """S3 region; if unset, the region of the credentials, else us-east-1."""
     credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset uses the Pod's own identity (IRSA, workload identity). Without a cluster the environment's credentials are used."""

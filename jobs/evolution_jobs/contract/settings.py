@@ -44,7 +44,7 @@ class LoraSettings(Document):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "targetModules",
-            f"{ALL_LINEAR} takes in every layer: let it stand alone, or name the layers without it",
+            f"{ALL_LINEAR} already means every layer: use it alone, or list layers without it",
             f"!has(self.targetModules) || !('{ALL_LINEAR}' in self.targetModules) || size(self.targetModules) == 1",
             lambda lora: ALL_LINEAR not in lora.target_modules or len(lora.target_modules) == 1,
         ),
@@ -68,9 +68,9 @@ class TrainingSettings(Document):
     epochs: Annotated[float, Field(gt=0, le=100)] = 1
     """Passes over the training rows."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Rows a device and forward pass."""
+    """Rows per device and forward pass."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Forward passes an optimiser step."""
+    """Forward passes per optimiser step."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Share of the steps over which the learning rate rises from 0."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
@@ -82,7 +82,7 @@ class TrainingSettings(Document):
     gradient_checkpointing: bool = False
     """Trade about a third more compute for much less activation memory."""
     checkpoint_steps: Annotated[int, Field(ge=1, le=100000), NotInKey] = 50
-    """Optimiser steps between checkpoints: what a lost node costs at most."""
+    """Optimiser steps between checkpoints. A lost node costs at most this many steps."""
 
 
 class SftSettings(TrainingSettings):
@@ -95,7 +95,7 @@ class SftSettings(TrainingSettings):
     early_stopping_patience: Annotated[int, Field(ge=0, le=100)] = 3
     """Evaluations without a lower validation loss before training stops; 0 turns early stopping off."""
     evaluations_per_epoch: Annotated[int, Field(ge=1, le=100)] = 2
-    """How often an epoch the validation loss is measured."""
+    """Measurements of the validation loss per epoch."""
     lora: LoraSettings = LoraSettings()
     """The adapter that SFT makes and DPO trains on."""
 
@@ -106,7 +106,7 @@ class DpoSettings(TrainingSettings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-6
     """Peak learning rate of AdamW."""
     beta: Annotated[float, Field(gt=0, le=10)] = 0.1
-    """How strongly the policy is held to its reference M(t-1)."""
+    """How strongly the policy is kept close to its reference M(t-1)."""
     sft_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight (gamma) of the SFT loss on the chosen answer."""
 
@@ -121,7 +121,7 @@ class SamplingSettings(Document):
     top_k: Annotated[int, Field(ge=0, le=100000)] = 50
     """Most likely tokens kept; 0 keeps all."""
     repetition_penalty: Annotated[float, Field(ge=1, le=5)] = 1.2
-    """Penalty on tokens that the prompt or the answer holds already; 1 is none."""
+    """Penalty on tokens that are already in the prompt or the answer; 1 is no penalty."""
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] = 256
     """Longest answer in tokens."""
     max_prompt_tokens: Annotated[int, Field(ge=32, le=131072)] = 1792
@@ -143,11 +143,11 @@ class RefinementSettings(SamplingSettings):
     """M(t-1) infers the user's profile and rewrites its answer; the rewrite becomes `chosen`."""
 
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Tries a row at a profile that parses as JSON (paper: 3)."""
+    """Tries per row to get a profile that parses as JSON (paper: 3)."""
     max_profile_tokens: Annotated[int, Field(ge=16, le=4096)] = 256
     """Longest profile in tokens."""
     max_length_ratio: Annotated[float, Field(ge=1, le=100)] = 2.0
-    """A row is dropped where chosen is longer than this times rejected (paper: 2), in words."""
+    """A row is dropped if chosen has more than this many times the words of rejected (paper: 2)."""
 
 
 class ReflectionSettings(RefinementSettings):

@@ -59,7 +59,7 @@ class Input(Document):
 
 
 class Shard(Document):
-    """The rows of one process: those at a position that modulo `count` is `index`."""
+    """The rows of one process: row i belongs to it if i modulo `count` is `index`."""
 
     index: Annotated[int, Field(ge=0)] = 0
     count: Annotated[int, Field(ge=1)] = 1

@@ -64,7 +64,7 @@ def _read(record: dict[str, Any], source: Source) -> tuple[list[Turn], int]:
         case "mapping" if source.mapping is not None:
             return _mapped(record, source.mapping, "mapping."), 0
         case _:
-            raise BadRow(f"format {source.format} holds no dialogues")
+            raise BadRow(f"format {source.format} has no dialogues")
 
 
 def _unwrap(record: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _text(value: Any, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadRow(f"{where} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character") from None
+        raise BadRow(f"{where} has half of a surrogate pair (\\ud800 to \\udfff), which is not a character") from None
     return value
 
 

@@ -65,7 +65,7 @@ def parse(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _line_records(path: Path) -> Iterator[Record]:
@@ -86,7 +86,7 @@ def _line_record(place: str, line: bytes, offset: int) -> Record:
     except json.JSONDecodeError as error:
         if line.strip() == b"{":
             hint = "write one JSON object a line or one JSON list, or name the list inside an object by mapping.records"
-            return Record(place, error=f"a JSON object that goes on over several lines: {hint}")
+            return Record(place, error=f"a JSON object that spans several lines: {hint}")
         if not line.endswith(b"\n") and _runs_out(error):
             return Record(place, error="the file ends inside this record: it was cut off")
         return Record(place, error=f"not JSON: {error.msg} at column {error.colno}")

@@ -52,7 +52,7 @@ def _checked(path: Path, source: Source, field: str) -> str:
     if not path.exists():
         raise PermanentError("DataMissing", f"{field}.uri: {path} does not exist")
     if not path.is_file():
-        raise PermanentError("DataMissing", f"{field}.uri: {path} is no file: name one JSON or JSON Lines file")
+        raise PermanentError("DataMissing", f"{field}.uri: {path} is not a file: give one JSON or JSON Lines file")
     try:
         found = file_sha256(path)
     except PermissionError as error:
@@ -73,7 +73,7 @@ def _download(source: Source, field: str, storage: Storage, directory: Path) -> 
         with blamed_on(field):
             store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
             if not key:
-                raise PermanentError("DataInvalid", f"{source.uri} names no object: write s3://bucket/key")
+                raise PermanentError("DataInvalid", f"{source.uri} has no object key: write s3://bucket/key")
             store.get_file(key, path)
     return path
 

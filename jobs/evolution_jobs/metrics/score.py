@@ -103,7 +103,7 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references):
         raise PermanentError(
             BAD_INPUT,
-            f"{len(hypotheses)} hypotheses but {len(references)} references; give one of each a row, in one order",
+            f"{len(hypotheses)} hypotheses but {len(references)} references; give one per row, in the same order",
         )
     if not hypotheses:
         raise PermanentError(BAD_INPUT, "no hypotheses and no references; there is nothing to score")

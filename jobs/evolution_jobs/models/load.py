@@ -53,7 +53,7 @@ def locate(reference: Path | str) -> Location:
     if match := _PVC.match(text):
         path = match[3] or ""
         if ".." in path.split("/"):
-            raise PermanentError("ModelReference", f"{text} leaves its volume; remove the '..'")
+            raise PermanentError("ModelReference", f"{text} points outside its volume; remove the '..'")
         return Location(str(PVC_ROOT / match[1] / path), None)
     if text.startswith("file:///"):
         return Location(unquote(urlsplit(text).path), None)
@@ -144,7 +144,7 @@ def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:
         raise TransientError(
             "GpuMissing",
             f"the stage was given a GPU and torch finds none: the node's driver is too old for CUDA {torch.version.cuda}"
-            " or out of order; repair or exclude the node, or take the GPU out of the stage's resources",
+            " or broken; repair or exclude the node, or remove the GPU from the stage's resources",
         )
     if precision == "auto":
         precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"

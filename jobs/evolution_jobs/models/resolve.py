@@ -125,7 +125,7 @@ def _downloaded(uri: str, storage: Storage, directory: Path) -> Path:
         below = f"{prefix}/" if prefix else ""
         names = [name.removeprefix(below) for name, _ in store.list(below)]
     if not names:
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: nothing lies below {uri}/")
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: there are no files below {uri}/")
     for small in (True, False):
         for name in _read_files(names):
             if name.endswith(".safetensors") is not small:
@@ -140,7 +140,7 @@ def _downloaded(uri: str, storage: Storage, directory: Path) -> Path:
 def _mounted(uri: str) -> Path:
     claim, _, path = uri.removeprefix("pvc://").partition("/")
     if ".." in path.split("/"):
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri} leaves its volume: remove the '..'")
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri} points outside its volume: remove the '..'")
     return PVC_ROOT / claim / path
 
 
@@ -220,5 +220,5 @@ def _require_sound(path: Path, uri: str) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise PermanentError(
-                "ModelMalformed", f"{FIELD}.uri: {uri}: {weights.name} is cut off or no safetensors file: {error}"
+                "ModelMalformed", f"{FIELD}.uri: {uri}: {weights.name} is cut off or is not a safetensors file: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""dpo: Mt, M(t-1)'s adapter trained on towards chosen and away from rejected (arXiv 2505.16610, section 3).
+"""dpo: trains M(t-1)'s adapter towards chosen and away from rejected, which gives Mt (arXiv 2505.16610, section 3).
 
 The loss is sigmoid DPO plus the SFT loss on chosen. The reference is a frozen copy of M(t-1)'s adapter, not the base
 model and not M0; the stage refuses to train against any other.
@@ -38,7 +38,7 @@ def run(workspace: Workspace) -> Result:
     if not encoded.rows:
         raise PermanentError(
             "DataEmpty",
-            f"input pairs: of {len(pairs)} pairs none fits; see why reflect dropped its rows, or raise dpo.maxLength",
+            f"input pairs: none of {len(pairs)} pairs fits; see why reflect dropped its rows, or raise dpo.maxLength",
         )
     model = load_model(reference, before, settings.precision, trainable=True)
     trainer = preference_trainer(

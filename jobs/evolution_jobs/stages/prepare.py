@@ -134,7 +134,7 @@ def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Seque
     raise PermanentError(
         "DataLeak",
         f"{held} hold {count} of {len(test)} conversations that the run trains on, word for word or nearly: "
-        f"{'; '.join(pairs)}{more}. Take them out of one side",
+        f"{'; '.join(pairs)}{more}. Remove them from one side",
     )
 
 
@@ -150,7 +150,7 @@ def _long_enough(role: str, dialogues: Sequence[Dialogue], least: int, counts: C
     if short == len(dialogues):
         raise PermanentError(
             "DataEmpty",
-            f"{role}: in none of {short} dialogues has a supporter turn {least} turns before it: take longer ones, "
+            f"{role}: none of {short} dialogues has a supporter turn after {least} other turns: use longer ones, "
             "or lower data.minHistoryTurns",
         )
     if short:

@@ -92,6 +92,6 @@ def _details(trainer: SupervisedTrainer) -> dict[str, object]:
 
 def _nothing_left(name: str, encoded: Encoded[Example]) -> str:
     return (
-        f"input {name}: no dialogue is left: in {encoded.silent} the supporter says nothing, and of {encoded.too_long} "
-        "not even the last exchange fits; raise sft.maxLength or name more dialogues in data.seed"
+        f"input {name}: no dialogue is left: {encoded.silent} have no supporter turn, and in {encoded.too_long} "
+        "even the last exchange is too long; raise sft.maxLength or name more dialogues in data.seed"
     )

@@ -1,4 +1,4 @@
-"""A store that retries: an outage of minutes costs a stage minutes, not the attempt."""
+"""A store that retries, so that an outage of a few minutes does not fail the attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_PAUSE = 15.0
 
 
 def patient(store: Store, proven: bool, pause: Callable[[float], None]) -> Store:
-    """The store, waited for as the environment says (see `PatientStore`). A directory is not: it is there or wrong."""
+    """The store; an S3 store is made to retry (see `PatientStore`). A directory needs no retry."""
     if not store.uri.startswith("s3://"):
         return store
     return PatientStore(store, storage_patience(), proven, pause)
@@ -110,7 +110,7 @@ class PatientStore(Store):
                 if error.reason != "StorageUnreachable" or not self._proven or now - since + pause > self._patience:
                     raise
                 log.warning(
-                    "waiting for the storage, for %.0f s of at most %.0f: %s", now - since, self._patience, error
+                    "no answer from the storage for %.0f s (limit %.0f s): %s", now - since, self._patience, error
                 )
                 self._pause(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -83,7 +83,7 @@ class S3Store(Store):
             except ValueError as error:
                 # The message does not repeat the value, which may contain a password.
                 raise PermanentError(
-                    "StorageInvalid", "storage.endpoint is no URL that can be used: write http://host:port"
+                    "StorageInvalid", "storage.endpoint is not a valid URL: write http://host:port"
                 ) from error
 
     def put_file(self, local: Path, location: str) -> None:
@@ -112,7 +112,7 @@ class S3Store(Store):
             # If the answer to a put is lost, boto3 repeats the put, and the first one makes the second one fail.
             current = self.read(location)
             return current == data
-        raise TransientError("StorageConflict", f"{self.uri}/{location}: others keep writing it")
+        raise TransientError("StorageConflict", f"{self.uri}/{location}: other processes keep writing to it")
 
     def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
         with self._explained("reading", location):

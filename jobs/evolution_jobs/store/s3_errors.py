@@ -66,7 +66,7 @@ def explain(error: BaseException, action: str, bucket: str, endpoint: str | None
     if isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return PermanentError(
             "StorageUntrusted",
-            f"{action}: the certificate of {where} is not trusted: set AWS_CA_BUNDLE to a file with its authority",
+            f"{action}: the certificate of {where} is not trusted: set AWS_CA_BUNDLE to a file with its CA certificate",
         )
     if isinstance(error, NO_CONNECTION):
         return TransientError(
@@ -85,7 +85,7 @@ def no_s3(action: str, bucket: str, endpoint: str | None) -> StageError:
     """The error to raise if an answer does not come from an S3 service."""
     return PermanentError(
         "StorageInvalid",
-        f"{action}: what answers for bucket {bucket} at {shown_endpoint(endpoint)} redirects or is no S3 service: "
+        f"{action}: the service at {shown_endpoint(endpoint)} (bucket {bucket}) redirects or is not an S3 service: "
         "check storage.endpoint, its port, and whether it must begin with https://",
     )
 
@@ -114,7 +114,7 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
     if code == "RequestTimeTooSkewed":
         return TransientError(
             "ClockWrong",
-            f"{action}: this machine's clock differs from that of {where} by more than a signature may be old: "
+            f"{action}: this machine's clock differs too much from the clock of {where}, so signatures are refused: "
             "set the clock of this node (NTP)",
         )
     if code in CREDENTIAL_CODES or status in (401, 403):
@@ -140,7 +140,7 @@ def _refusal(error: ClientError, action: str, bucket: str, where: str) -> StageE
         )
     return PermanentError(
         "StorageInvalid",
-        f"{action}: {where} refuses it for bucket {bucket} ({code}, HTTP {status}): "
+        f"{action}: {where} refuses the request for bucket {bucket} ({code}, HTTP {status}): "
         "check storage.uri and storage.endpoint, and that an S3 service answers there",
     )
 

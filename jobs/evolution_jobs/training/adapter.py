@@ -62,7 +62,7 @@ def save_adapter(model: PeftModel, tensors: Tensors, base: str | None, directory
     config.base_model_name_or_path = hub.name if hub else None
     config.revision = hub.revision if hub else None
     config.inference_mode = True
-    # PEFT keeps the names in a set, whose order is another one in each process.
+    # PEFT keeps the names in a set, and the order of a set differs between processes.
     config.target_modules = sorted(config.target_modules)
     directory.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(directory))

@@ -1,4 +1,4 @@
-"""The trainers' forward pass without what the loss does not need: logits without a label, prompts read twice.
+"""A cheaper forward pass for the trainers: no logits without a label, and no prompt computed twice.
 
 trl calls `model(input_ids, attention_mask, labels, fused_lm_head=True)` on a padded batch and wants the log-probability
 of each label (trl.trainer.utils.add_fused_lm_head). On a CPU it then projects every position to the vocabulary, and the

@@ -1,4 +1,4 @@
-"""DPO from M(t-1) to Mt: trl's DPOTrainer, whose loss here does not depend on how a step's pairs are cut into passes."""
+"""DPO from M(t-1) to Mt with trl's DPOTrainer. The loss does not depend on how a step is split into passes."""
 
 from __future__ import annotations
 

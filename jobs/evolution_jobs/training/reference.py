@@ -90,7 +90,7 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
         self._hook.remove()
         self.check_tensors()
         if not self._first.reference:
-            raise _wrong("no reference was asked in the first step")
+            raise _wrong("the reference model did not run in the first step")
         figures, tolerance = self._first.figures(), TOLERANCE[self._model.dtype]
         off = max(self._first.largest_reward(), abs(figures["sigmoid"] - math.log(2)))
         if not off <= tolerance:
@@ -117,5 +117,5 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
 
 def _wrong(found: str) -> PermanentError:
     return PermanentError(
-        "WrongReference", f"DPO's reference is not M(t-1): {found}; the versions of trl or peft do not fit"
+        "WrongReference", f"DPO's reference is not M(t-1): {found}; the installed versions of trl or peft do not fit"
     )

@@ -1,1 +1,1 @@
-"""The resource: its only definition, from which the CRD, the offline verdict and the planner's input follow."""
+"""The only definition of the resource. The CRD, offline validation and the planner's input are derived from it."""

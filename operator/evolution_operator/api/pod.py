@@ -41,7 +41,7 @@ class PodSettings(Document):
     topology_spread_constraints: Objects | None = None
     """How shards spread over nodes, as in a Pod."""
     priority_class_name: Name | None = None
-    """Priority class; give evaluation a lower one and it never keeps the next iteration from a GPU."""
+    """Priority class; give evaluation a lower one, so that it never takes a GPU from the next iteration."""
     runtime_class_name: Name | None = None
     """Runtime class, for example `nvidia`."""
     scheduler_name: Name | None = None

@@ -119,7 +119,7 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
             return
         below: list[tuple[yaml.Node, str]] = []
         if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER and len(node.value) > DIGITS_LIMIT:
-            yield Fault(path, f"line {node.start_mark.line + 1}: no number has so many digits")
+            yield Fault(path, f"line {node.start_mark.line + 1}: the number has too many digits")
             node.value = "1"  # so that the rest can be checked
         if isinstance(node, yaml.SequenceNode):
             below = [(item, at(path, index)) for index, item in enumerate(node.value)]

@@ -38,7 +38,7 @@ CHAMPION_METRICS: dict[str, bool] = {
     "perplexity": False,
     "stock_phrase_rate": False,
 }
-"""Metrics a champion can be chosen by, and whether more is better."""
+"""Metrics that can choose the champion. True means that a higher value is better."""
 
 
 class PrepareStage(Document):
@@ -81,7 +81,7 @@ class DpoStage(DpoSettings):
 
 
 class EvaluationStage(EvaluationSettings):
-    """Every Mt on the same held-out contexts and seeds."""
+    """Evaluates every Mt on the same held-out contexts and seeds."""
 
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods (or local processes) that share the contexts."""
@@ -107,7 +107,7 @@ def _dialogues_only(field: str) -> Rule:
 
     return Rule(
         field,
-        "takes dialogues: format alpaca holds none, move the source to replay",
+        "takes dialogues: format alpaca has none, so move the source to replay",
         f"!has(self.{field}) || self.{field}.all(s, s.format != 'alpaca')",
         holds,
     )
@@ -130,10 +130,10 @@ class Data(DataSettings):
 
 
 class Retry(Document):
-    """What happens after a stage fails in a way that may pass: a lost node, an unreachable store, a full disk."""
+    """Retries after a temporary failure of a stage: a lost node, an unreachable store, a full disk."""
 
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
-    """Attempts a stage has. Disruptions (eviction, preemption, drain) do not count; a permanent failure uses them up at once."""
+    """Maximum attempts per stage. Disruptions (eviction, preemption, drain) do not count. A permanent failure is not retried."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """Pause before the second attempt; it doubles with each failure."""
     max_backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
@@ -168,17 +168,17 @@ class EvolutionRunSpec(Document):
     evaluation: EvaluationStage = EvaluationStage()
     """Figures for every Mt."""
     pod: PodSettings = PodSettings()
-    """Pod settings for every stage; a stage's own override them. Changed, they hold for Pods that do not run yet."""
+    """Pod settings for every stage; a stage's own override them. A change applies to Pods that have not started."""
     retry: Retry = Retry()
     """Retries of failed stages."""
     suspend: bool = False
-    """True stops the run where it is (checkpoints are kept); false goes on."""
+    """True pauses the run (checkpoints are kept); false continues it."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """The run fails if it has not finished this long after it started."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
     """The resource is deleted this long after the run has finished; unset keeps it."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
-    """What happens to artifacts in storage when the resource is deleted. Delete spares what other runs share."""
+    """What happens to artifacts in storage when the resource is deleted. Delete keeps what other runs share."""
     queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Kueue LocalQueue: Jobs carry its label and are created suspended, for Kueue to admit."""
 

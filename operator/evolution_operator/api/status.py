@@ -29,7 +29,7 @@ class StageProgress(StatusDocument):
     unit: str
     """`rows`, `steps`, or `parts` of prepare: each source, the model, the files."""
     eta_seconds: int | None = None
-    """Estimated seconds left; unset until rows were observed to finish, and when the estimated time is over."""
+    """Estimated seconds left; unset until some rows have finished, and after the estimated time has passed."""
 
 
 class StageStatus(StatusDocument):

@@ -44,7 +44,7 @@ def read_status(document: dict[str, Any]) -> RunStatus:
         fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_url=False))
         raise PermanentError(
             "StatusUnreadable",
-            f"the operator is of another version than this command, which cannot read {fields}: use -o json",
+            f"the operator has another version than this command, which cannot read {fields}: use -o json",
         ) from error
 
 
@@ -117,5 +117,5 @@ def _answers(api: Any, name: str, namespace: str) -> Iterator[None]:
         cause = error.reason if isinstance(error, MaxRetryError) else error
         host = api.api_client.configuration.host
         raise PermanentError(
-            "ClusterUnreachable", f"{host} does not answer ({cause}); is it the cluster that you mean, and is it up?"
+            "ClusterUnreachable", f"{host} does not answer ({cause}); check its address and that the server is up"
         ) from error

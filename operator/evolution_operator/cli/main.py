@@ -164,7 +164,7 @@ def main() -> None:
 
 
 def _fail_validation(error: RunFileError) -> None:
-    """Every fault on a line of its own, `PATH: message`, or the file's name where it is about the whole; exit 2."""
+    """Print each fault on its own line as `PATH: message`, or with the file's name if it has no path; exit with 2."""
     if "json" in sys.argv[1:] or "--output=json" in sys.argv[1:]:
         faults = [{"path": fault.path, "message": fault.message} for fault in error.faults]
         print(json.dumps({"valid": False, "faults": faults}, ensure_ascii=False))

@@ -91,7 +91,7 @@ class Deletion:
             if not error.terminating:
                 self._warn(run, spec, f"the API server refuses the Job that would delete them: {error}", now)
                 return self._settings.held_retry_seconds
-            # Nothing can be created any more, and the namespace waits for this run to go.
+            # Nothing can be created in this namespace any more, and its deletion waits for this run.
             log.warning(
                 "the namespace is being deleted: artifacts stay in %s",
                 spec.storage.uri,
@@ -129,7 +129,7 @@ class Deletion:
     def _warn(self, run: Mapping[str, Any], spec: EvolutionRunSpec, why: str, now: datetime) -> None:
         message = (
             f"artifacts in {spec.storage.uri} could not be deleted: {why.removesuffix('.')}. The operator tries again; "
-            "to keep them and let the run go, set spec.deletionPolicy to Retain"
+            "to keep them and delete only the run, set spec.deletionPolicy to Retain"
         )
         self._record_events(run, [Event("Warning", "CleanupFailed", message)], now)
 

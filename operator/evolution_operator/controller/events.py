@@ -112,7 +112,7 @@ class EventRecorder:
 
 
 def joined(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The events, with each stage's start named by the event that let it start: one call fewer a stage."""
+    """Merges each StageStarted event into the event that caused it: one API call fewer per stage."""
     merged = list(events)
     cause = next((place for place, event in reversed(list(enumerate(merged))) if event.reason in CAUSES), None)
     started = [event.message for event in merged if event.reason == "StageStarted"]

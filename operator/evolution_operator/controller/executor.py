@@ -61,7 +61,7 @@ class Executor:
         )
 
     def _start(self, key: RunKey, owner: RunRef, spec: EvolutionRunSpec, start: Start) -> Attempt | None:
-        """The attempt: with its Job's name if created, without if held up. None if its Job existed already."""
+        """Creates the attempt's Job. The result has a name if the Job was created; None if it existed already."""
         job = build_job(owner, spec, start, self._settings)
         seen = self._cache.seen(key)
         blocking = alive_stages(owner, seen.jobs, seen.pods).get(start.spec.stage)

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     )
 
     stage_image: str = "evolution-operator/train:latest"
-    """Image of a stage whose run names none."""
+    """Image of a stage if its run sets none."""
     stage_pod: Annotated[PodSettings, NoDecode] = PodSettings()
     """Pod settings (JSON) for every stage; `spec.pod` and a stage's own override them field by field."""
     critical_priority_class: str = ""
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     request_timeout_seconds: Seconds = 5.0
     """Time an API call may take."""
     lease_namespace: str = Field(default_factory=_own_namespace)
-    """Namespace of the Lease by which one replica leads."""
+    """Namespace of the Lease that elects the leader."""
     lease_name: str = "evolution-operator"
     """Name of that Lease."""
     lease_seconds: Seconds = 10.0

@@ -163,7 +163,7 @@ def run_directory(storage_uri: str, namespace: str, name: str) -> Iterator[Path]
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PermanentError(
-                "RunBusy", f"another `evolution run` drives {namespace}/{name} in {storage_uri}; wait for it or end it"
+                "RunBusy", f"another `evolution run` works on {namespace}/{name} in {storage_uri}; wait or stop it"
             ) from None
         clear(directory)
         yield directory

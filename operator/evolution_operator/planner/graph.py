@@ -1,4 +1,4 @@
-"""The graph of a run: prepare, sft, evaluate-0, then generate, reflect, dpo and evaluate a round (arXiv 2505.16610, section 3)."""
+"""The graph of a run: prepare, sft, evaluate-0, then per round generate, reflect, dpo, evaluate (arXiv 2505.16610, section 3)."""
 
 from __future__ import annotations
 

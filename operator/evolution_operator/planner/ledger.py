@@ -1,4 +1,4 @@
-"""Folds memory, published results and live attempts into one StageStatus a stage."""
+"""Folds memory, published results and live attempts into one StageStatus per stage."""
 
 from __future__ import annotations
 

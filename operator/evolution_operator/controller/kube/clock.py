@@ -1,4 +1,4 @@
-"""The API server's clock, by which all decisions about runs are made."""
+"""The API server's clock. All decisions about runs use it."""
 
 from __future__ import annotations
 
@@ -51,4 +51,4 @@ class ServerClock:
             if abs(measured - self._ahead) <= TOLERANCE:
                 return
             self._ahead = timedelta(0) if abs(measured) <= TOLERANCE else measured
-        log.warning("this machine's clock differs from the API server's, which is used: ahead by %.0f s", self.ahead)
+        log.warning("this machine is %.0f s ahead of the API server's clock; the server's clock is used", self.ahead)

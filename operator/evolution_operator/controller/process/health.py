@@ -1,4 +1,4 @@
-"""/healthz and /metrics, from a thread of their own: they answer even where the rest is stuck, and say so."""
+"""/healthz and /metrics. A separate thread serves them, so they answer even if the rest of the process is stuck."""
 
 from __future__ import annotations
 

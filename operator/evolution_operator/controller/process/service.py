@@ -123,5 +123,5 @@ class Service:
         if self._queue.longest_pass() > limit:
             return f"a pass over a run has taken more than {limit:.0f} s"
         if not self._election.alive():
-            return "the election has ended"
+            return "the leader election thread has ended"
         return None

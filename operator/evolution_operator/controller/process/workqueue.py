@@ -1,4 +1,4 @@
-"""Which run gets the next pass: one pass a run at a time, one for a burst of nudges, longer pauses after each failure.
+"""Decides which run gets the next pass: one at a time per run, one per burst of nudges, longer pauses after failures.
 
 A nudge after a quiet time starts a pass at once. So does a decisive nudge, such as a Job's end, at any time. All other
 nudges within `interval` of a run's last pass (its Pods starting, its own status coming back) cost one more pass.
@@ -24,7 +24,7 @@ Pass = Callable[[RunKey], float | None]
 FIRST_BACKOFF = 0.5
 LAST_BACKOFF = 60.0
 OUTDATED_ENTRIES = 64
-"""Entries of the heap beyond two a run from which on outdated ones are removed."""
+"""Outdated entries are removed if the heap has this many entries more than two per run."""
 
 
 class WorkQueue:
@@ -122,7 +122,7 @@ class WorkQueue:
             self._done(key, again, failures)
 
     def _next(self) -> RunKey | None:
-        """The run whose turn it is, None at the end. Waits for it."""
+        """Waits for the next run that is due and returns it; None once the queue is stopped."""
         with self._changed:
             while not self._stopped:
                 now = time.monotonic()

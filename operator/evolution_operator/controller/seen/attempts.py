@@ -167,7 +167,7 @@ def _failure(job: JobView) -> Failure:
     if (found := pods_failure(job.pods)) is not None:
         return found
     condition = job.conditions["Failed"]
-    lost = f"{condition.message or condition.reason}; its Pod is gone, and its message with it"
+    lost = f"{condition.message or condition.reason}; its Pod and its termination message are gone"
     if condition.reason == "PodFailurePolicy":
         return Failure("permanent", "StageFailed", lost)
     return Failure("transient", "PodLost", lost)
@@ -183,7 +183,7 @@ def _pod_failure(pod: PodView) -> Failure:
     if report and report.message:
         return Failure(kind, report.reason, report.message, report.corrupt)
     if kind == "transient" and pod.exit_code in EXIT_KILLED:
-        message = f"Pod {pod.meta.name} was killed (SIGKILL), and its node does not say why"
+        message = f"Pod {pod.meta.name} was killed (SIGKILL), and its node gives no reason"
         return Failure(kind, "Killed", message, more_memory=more_memory)
     code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
     message = f"Pod {pod.meta.name} ended{code}: {pod.message.strip()[-500:] or 'it left no message; see its log'}"

@@ -329,6 +329,17 @@ def test_jobs_that_are_no_attempts_of_this_run_are_ignored(change: dict[str, Any
     assert observe(OWNER, [job_view(job)], {}, {}, {}) == ()
 
 
+def test_common_labels_are_for_people_and_may_be_changed() -> None:
+    """An admission policy of the cluster may set them, so nothing is decided by them."""
+    job = job_object(SPEC, start())
+    job["metadata"]["labels"] = {
+        name: "changed" if name.startswith("app.kubernetes.io/") else value
+        for name, value in job["metadata"]["labels"].items()
+    }
+    (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {})
+    assert attempt.stage == "sft"
+
+
 def test_stages_that_may_still_write_without_an_attempt() -> None:
     job = job_object(SPEC, start())
     running, over = pod_object(job, "Running"), pod_object(job, "Failed", code=143)

@@ -1,4 +1,4 @@
-"""From a manifest on disk to a run of this machine, and what `evolution` says where there is none."""
+"""From a run file to a run on this machine, and what `evolution` prints if there is none."""
 
 from __future__ import annotations
 
@@ -101,6 +101,16 @@ def test_a_changed_object_makes_prepare_look_again(tmp_path: Path, moto: str) ->
         client.put_object(Bucket=bucket, Key="a.jsonl", Body=content)
         keys += [prepare_key(local_run(path)), prepare_key(local_run(path))]
     assert keys[0] == keys[1] != keys[2] == keys[3]
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_an_object_that_has_not_changed_is_not_read_again_by_another_run(tmp_path: Path, moto: str) -> None:
+    bucket = f"data-{secrets.token_hex(4)}"
+    make_bucket(moto, bucket)
+    boto3.client("s3", endpoint_url=moto, region_name="us-east-1").put_object(Bucket=bucket, Key="a.jsonl", Body=b"one")
+    data = {"seed": [{"uri": f"s3://{bucket}/a.jsonl", "format": "esconv", "endpoint": moto}]}
+    first, second = (manifest(tmp_path, name=name, data=data) for name in ("first", "second"))
+    assert prepare_key(local_run(first)) == prepare_key(local_run(second))
 
 
 def test_each_run_looks_at_the_hub_for_itself(tmp_path: Path) -> None:

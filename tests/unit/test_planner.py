@@ -301,7 +301,11 @@ def test_a_retry_request_counts_once():
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("prepare", "raise spec.prepare.pod.resources.limits.memory, or take fewer records (data.*.samples)"),
+        (
+            "prepare",
+            "raise spec.prepare.pod.resources.limits.memory, or convert JSON documents to JSON Lines, which are streamed, "
+            "or take fewer records (data.*.samples)",
+        ),
         ("generate", "raise spec.generation.pod.resources.limits.memory, or lower generation.tokenBudget"),
         ("reflect", "raise spec.reflection.pod.resources.limits.memory, or lower reflection.tokenBudget"),
     ],

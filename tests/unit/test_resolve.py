@@ -8,9 +8,9 @@ from typing import Any
 
 import boto3
 import pytest
+from evolution_jobs.contract import volumes
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
 from evolution_jobs.contract.locations import BaseModelSource, Storage
-from evolution_jobs.models import resolve as module
 from evolution_jobs.models.resolve import DIGESTS, resolve
 
 from tests.support.stages.model_directory import model_directory
@@ -61,7 +61,7 @@ def test_a_directory_is_stored_where_the_storage_is_elsewhere(model: Path, tmp_p
 
 
 def test_a_claim_is_referred_to(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PVC_ROOT", tmp_path)
+    monkeypatch.setattr(volumes, "PVC_ROOT", tmp_path)
     (tmp_path / "claim").mkdir()
     model.rename(tmp_path / "claim" / "llama")
     found = resolve(BaseModelSource(uri="pvc://claim/llama"), S3, tmp_path)

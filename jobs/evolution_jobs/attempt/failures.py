@@ -46,8 +46,8 @@ def explain(error: BaseException, kind: str | None) -> StageError:
         if "No space left on device" in str(cause):
             return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free space, or set TMPDIR")
         if _is_out_of_memory(cause):
-            lever = MEMORY_LEVERS[kind] if kind else "give it more"
-            return TransientError("OutOfMemory", f"out of memory: {lever}, or give the stage more memory")
+            remedy = f"{MEMORY_LEVERS[kind]}, or give the stage more memory" if kind else "give the process more memory"
+            return TransientError("OutOfMemory", f"out of memory: {remedy}")
     return TransientError("InternalError", f"{type(error).__name__}: {error}")
 
 

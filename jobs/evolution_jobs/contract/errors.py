@@ -14,7 +14,7 @@ EXIT_KILLED = (137, -9)
 """SIGKILL, as a shell and the kubelet report it, and as Python does."""
 
 MEMORY_LEVERS: dict[str, str] = {
-    "prepare": "take fewer records (data.*.samples)",
+    "prepare": "convert JSON documents to JSON Lines, which are streamed, or take fewer records (data.*.samples)",
     "sft": "lower sft.batchSize (and raise sft.gradientAccumulation to match) or sft.maxLength",
     "dpo": "lower dpo.batchSize (and raise dpo.gradientAccumulation to match) or dpo.maxLength",
     "generate": "lower generation.tokenBudget",

@@ -222,4 +222,7 @@ def _of_its_kind(value: Any, _any_kind: ValidatorFunctionWrapHandler, document: 
 
 
 SettingsOfKind = Annotated[Settings, WrapValidator(_of_its_kind)]
-"""A document's settings, of the type that its `kind` says. The field `kind` must come before this one."""
+"""A document's settings, of the type that its `kind` says. The field `kind` must come before this one.
+
+Unknown settings are refused, also by `Document.stored`: they could decide the result.
+"""

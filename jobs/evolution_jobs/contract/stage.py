@@ -18,6 +18,11 @@ SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
 STAGE_VERSION: Literal["evolution.run/stage/v1"] = "evolution.run/stage/v1"
 
 
+def kind_of(stage: str) -> str:
+    """The kind in a stage's id: `dpo` of `dpo-2`."""
+    return stage.partition("-")[0]
+
+
 class RunRef(Document):
     """The run that a stage belongs to."""
 

@@ -6,3 +6,9 @@ from pathlib import Path
 
 PVC_ROOT = Path("/mnt/pvc")
 """`pvc://claim/path` lies at `<root>/<claim>/<path>`."""
+
+
+def mounted_path(uri: str) -> Path | None:
+    """The directory of a `pvc://claim/path`; None if the path points outside its volume or the claim has no name."""
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    return PVC_ROOT / claim / path if claim and ".." not in (claim, *path.split("/")) else None

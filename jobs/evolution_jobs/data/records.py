@@ -113,12 +113,15 @@ def _document(path: Path, name: str) -> Any:
         hint = "convert it to JSON Lines, for example with jq -c '.[]'"
         raise _malformed(name, f"is a JSON document of more than {JSON_LIMIT >> 20} MiB: {hint}")
     data = path.read_bytes()
-    content = data.removeprefix(codecs.BOM_UTF8)
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     try:
-        return parse(content.decode())
+        text = str(memoryview(data)[start:], "utf-8")
     except UnicodeDecodeError as error:
-        position = len(data) - len(content) + error.start
-        raise _malformed(name, f"not UTF-8 at byte {position}: save the file as UTF-8") from error
+        raise _malformed(name, f"not UTF-8 at byte {start + error.start}: save the file as UTF-8") from error
+    # Parsing needs several times the text's size; the bytes must not stay in memory meanwhile.
+    del data
+    try:
+        return parse(text)
     except json.JSONDecodeError as error:
         if _runs_out(error):
             raise _malformed(

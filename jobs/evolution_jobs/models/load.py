@@ -19,13 +19,12 @@ from ..cgroup import allowed_cores
 from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
 from ..contract.variables import GPUS_VARIABLE
-from ..contract.volumes import PVC_ROOT
+from ..contract.volumes import mounted_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _HUB = re.compile(r"^hf://([\w.-]+/[\w.-]+)@([\w.-]+)$")
-_PVC = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(?:/(.*))?$")
 
 
 class Location(NamedTuple):
@@ -50,11 +49,10 @@ def locate(reference: Path | str) -> Location:
         return Location(match[1], match[2])
     if text.startswith("hf://"):
         raise PermanentError("ModelReference", f"{text} names no commit; write hf://owner/model@commit")
-    if match := _PVC.match(text):
-        path = match[3] or ""
-        if ".." in path.split("/"):
+    if text.startswith("pvc://"):
+        if (mounted := mounted_path(text)) is None:
             raise PermanentError("ModelReference", f"{text} points outside its volume; remove the '..'")
-        return Location(str(PVC_ROOT / match[1] / path), None)
+        return Location(str(mounted), None)
     if text.startswith("file:///"):
         return Location(unquote(urlsplit(text).path), None)
     if "://" in text:

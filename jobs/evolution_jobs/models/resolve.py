@@ -16,7 +16,7 @@ from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.locations import BaseModelSource, Storage
-from ..contract.volumes import PVC_ROOT
+from ..contract.volumes import mounted_path
 from ..store.base import file_sha256
 from ..store.data_sources import blamed_on, local_path, open_bucket
 from .architectures import language_model_types
@@ -138,10 +138,9 @@ def _downloaded(uri: str, storage: Storage, directory: Path) -> Path:
 
 
 def _mounted(uri: str) -> Path:
-    claim, _, path = uri.removeprefix("pvc://").partition("/")
-    if ".." in path.split("/"):
+    if (path := mounted_path(uri)) is None:
         raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri} points outside its volume: remove the '..'")
-    return PVC_ROOT / claim / path
+    return path
 
 
 def _referred(path: Path, reference: str, directory: Path) -> Resolved:

@@ -237,7 +237,7 @@ def _add_rule(node: dict[str, Any], rule: dict[str, str]) -> None:
 
 
 def _without_defaults(node: Any) -> Any:
-    """The schema without defaults and requirements: a status says what is known, no more."""
+    """The schema without defaults: a status contains only what is known."""
     if isinstance(node, list):
         return [_without_defaults(item) for item in node]
     if not isinstance(node, dict):

@@ -34,21 +34,14 @@ def load_run(path: Path) -> EvolutionRun:
 
     Raises RunFileError if the file cannot be read or is no valid run.
     """
-    return _as_written(read_run(path))
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The run in a file as it is written, without defaults.
-
-    Raises RunFileError if the file cannot be read or is no valid run.
-    """
     document, found = read_document(path)
+    run = None
     if document is not None or not found:
-        found = [*found, *faults(document)]
-    if found:
+        run, invalid = _validated(document)
+        found = [*found, *invalid]
+    if run is None or found:
         raise RunFileError(str(path), found)
-    assert isinstance(document, dict)
-    return document
+    return run
 
 
 def faults(document: object) -> list[Fault]:
@@ -57,17 +50,21 @@ def faults(document: object) -> list[Fault]:
     Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is checked
     even if other fields are wrong, as long as the fields that it reads are valid.
     """
+    return _validated(document)[1]
+
+
+def _validated(document: object) -> tuple[EvolutionRun | None, list[Fault]]:
+    """The run, or None and what is wrong with it."""
     if not isinstance(document, dict):
-        return [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
+        return None, [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
     try:
-        _as_written(document)
+        return _as_written(document), []
     except ValidationError as error:
         plain: Any = _without_nulls(EvolutionRun, document)
         found = list(_field_faults(plain, error.errors(include_url=False)))
         broken: list[Fault] = []
         _readable(EvolutionRun, plain, "", {fault.path for fault in found}, broken)
-        return [*found, *broken]
-    return []
+        return None, [*found, *broken]
 
 
 def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:

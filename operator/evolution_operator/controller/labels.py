@@ -22,8 +22,6 @@ FINALIZER = f"{GROUP}/artifacts"
 QUEUE = "kueue.x-k8s.io/queue-name"
 """Kueue's label: the LocalQueue that admits a Job."""
 
-COMPONENT = "app.kubernetes.io/component"
-"""Kind of the stage, or CLEANUP."""
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "evolution-operator"
 CLEANUP = "cleanup"

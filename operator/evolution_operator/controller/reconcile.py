@@ -140,8 +140,8 @@ class Reconciler:
         progress, notes = self._probe.progress(key, seen.jobs), self._probe.notes(key)
         return observe(owner, seen.jobs, progress, notes, spec.templates)
 
-    def _again(self, decided: Plan, now: datetime, inquiry: float | None, held: bool) -> float | None:
-        waits = [inquiry] if inquiry is not None else []
+    def _again(self, decided: Plan, now: datetime, probe_again: float | None, held: bool) -> float | None:
+        waits = [probe_again] if probe_again is not None else []
         if decided.wake_at is not None:
             waits.append(max(0.0, (decided.wake_at - now).total_seconds()))
         if held:

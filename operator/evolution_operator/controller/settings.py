@@ -15,7 +15,7 @@ from ..api.pod import PodSettings
 PREFIX = "EVOLUTION_"
 IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class SettingsError(Exception):
@@ -34,9 +34,7 @@ class Settings(BaseSettings):
     `--log-format json` or `KOPF_RUN_LOG_FORMAT=json`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     stage_image: str = "evolution-operator/train:latest"
     """Image of a stage if its run sets none."""
@@ -48,7 +46,7 @@ class Settings(BaseSettings):
     """Priority class of evaluations that set none, so that they never keep the next iteration from a GPU."""
     workers: Annotated[int, Field(ge=1)] = 4
     """Runs that are reconciled at one time (docs/performance.md)."""
-    pass_interval_seconds: Annotated[float, Field(ge=0)] = 0.5
+    pass_interval_seconds: Seconds = 0.5
     """Least time between two passes over one run: a burst of events costs one pass. A Job's end does not wait for it."""
     progress_interval_seconds: Seconds = 15.0
     """Least time between two log reads for one run, and from a stage's start to the first."""
@@ -56,13 +54,13 @@ class Settings(BaseSettings):
     """How often an unfinished run's Jobs and Pods are listed, against events that a broken watch has lost."""
     held_retry_seconds: Seconds = 20.0
     """Pause before a Job that the API server refused (quota, say) is created again."""
-    request_timeout_seconds: Seconds = 5.0
+    request_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Time an API call may take."""
     lease_namespace: str = Field(default_factory=_own_namespace)
     """Namespace of the Lease that elects the leader."""
     lease_name: str = "evolution-operator"
     """Name of that Lease."""
-    lease_seconds: Seconds = 10.0
+    lease_seconds: Annotated[float, Field(gt=0)] = 10.0
     """If the leader has not renewed the Lease for this long, another replica takes over."""
     identity: str = Field(default_factory=socket.gethostname)
     """Name of this replica: the Pod's. A random suffix is added, because a process may be restarted in its Pod."""

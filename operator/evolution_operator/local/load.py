@@ -52,6 +52,7 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
                 continue
             if place.uri.startswith("s3://") and isinstance(place, Source):
                 found[place.uri] = _tag(place, spec.storage)
+                continue
         except (OSError, StageError):
             # prepare reports the fault with a better message.
             continue

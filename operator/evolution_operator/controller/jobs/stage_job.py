@@ -80,7 +80,7 @@ def common_labels(run: str, component: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "evolution-run",
         "app.kubernetes.io/instance": run,
-        labels.COMPONENT: component,
+        "app.kubernetes.io/component": component,
         labels.MANAGED_BY: labels.OPERATOR,
         labels.RUN: run,
     }

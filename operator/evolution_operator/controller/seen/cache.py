@@ -6,6 +6,7 @@ that relied on them would create an attempt twice, or wait for ever for one that
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -76,9 +77,12 @@ class Cache:
     def seen(self, key: RunKey) -> Seen:
         """What is known about a run now."""
         with self._lock:
-            pods = self._pods.of(key)
-            jobs = tuple(job.with_pods(pods) for job in self._jobs.of(key))
-            return Seen(self._runs.get(key), jobs, pods, self._lost.get(key, 0))
+            run, jobs, pods, lost = self._runs.get(key), self._jobs.of(key), self._pods.of(key), self._lost.get(key, 0)
+        # Outside the lock, which all runs and kopf's event loop share.
+        by_job: dict[str | None, list[PodView]] = defaultdict(list)
+        for pod in pods:
+            by_job[pod.meta.owner].append(pod)
+        return Seen(run, tuple(replace(job, pods=tuple(by_job[job.meta.uid])) for job in jobs), pods, lost)
 
     def runs(self) -> dict[RunKey, Mapping[str, Any]]:
         """All runs."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from evolution_jobs.contract.stage import kind_of
+
 from .. import labels
 from ..jobs.pods import CONTAINER, gpus_of
 
@@ -22,11 +24,14 @@ class Meta:
     """resourceVersion: comparable among versions of one object (KEP-5504)."""
     run: str
     stage: str
-    kind: str
-    """Kind of the stage; `labels.CLEANUP` for the Job that deletes a run's artifacts."""
     owner: str | None
     """Uid of the controlling owner."""
     deleting: bool
+
+    @property
+    def kind(self) -> str:
+        """Kind of the stage; `labels.CLEANUP` for the Job that deletes a run's artifacts."""
+        return kind_of(self.stage)
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,6 @@ def _meta(body: Mapping[str, Any]) -> Meta:
         version=_number(metadata.get("resourceVersion")),
         run=tags.get(labels.RUN, ""),
         stage=tags.get(labels.STAGE, ""),
-        kind=tags.get(labels.COMPONENT, ""),
         owner=next((owner["uid"] for owner in owners if owner.get("controller")), None),
         deleting=bool(metadata.get("deletionTimestamp")),
     )

@@ -26,7 +26,7 @@ class Rule:
 
 
 class Document(BaseModel):
-    """A frozen model that refuses unknown fields (except in `stored`): camelCase in JSON and YAML, snake_case in Python."""
+    """A frozen model that refuses unknown fields (except in `stored`): camelCase on the wire, snake_case in Python."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -33,12 +33,12 @@ CURVE_POINTS = 200
 class Resumable:
     """Mixed into a trl trainer: it saves through the workspace, and a resumed training ends as an uninterrupted one does.
 
-    Rows come in the order of the data set, and every step seeds its own random numbers, so the step alone is the state of
-    the data. Methods that trl or transformers call have the names from there.
+    Rows come in the order of the data set, and every step seeds its own random numbers, so the step alone says
+    where training continues. Methods that trl or transformers call have the names from there.
     """
 
     def attach(self: Any, workspace: Workspace, row_tokens: Sequence[int]) -> None:
-        """Report and save through `workspace`. To be called before `train`. `row_tokens` are the rows' lengths, in order."""
+        """Report and save through `workspace`. Call it before `train`. `row_tokens` are the rows' lengths, in order."""
         self.workspace = workspace
         self.row_tokens = row_tokens
         self.best: Tensors | None = None

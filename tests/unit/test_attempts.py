@@ -162,7 +162,7 @@ def test_a_failure_without_its_pod_is_classified_by_the_job(reason: str, kind: s
     failure = look(job).failure
     assert failure is not None
     assert failure.kind == kind
-    assert failure.message == "the Job's message; its Pod is gone, and its message with it"
+    assert failure.message == "the Job's message; its Pod and its termination message are gone"
 
 
 def test_without_its_pods_a_complete_job_reports_nothing() -> None:

@@ -150,7 +150,7 @@ def test_the_event_about_a_failed_cleanup_has_the_cleanups_own_message(code: int
     name = job["metadata"]["name"]
     assert event["message"] == (
         f"artifacts in s3://bucket/runs could not be deleted: {cause.format(pod=f'{name}-0-0')} (Job {name}). "
-        "The operator tries again; to keep them and let the run go, set spec.deletionPolicy to Retain"
+        "The operator tries again; to keep them and delete only the run, set spec.deletionPolicy to Retain"
     )
 
 

@@ -59,11 +59,11 @@ def test_a_list_below_a_path(path: Path) -> None:
     ("line", "reason"),
     [
         (b'{"a": 1,}', "not JSON"),
-        (b'{"a": NaN}', "NaN is no JSON value"),
+        (b'{"a": NaN}', "NaN is not a JSON value"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 16"),
-        (b"{", "goes on over several lines"),
+        (b"{", "spans several lines"),
     ],
 )
 def test_a_broken_line_is_named_and_the_next_is_read(path: Path, line: bytes, reason: str) -> None:
@@ -88,7 +88,7 @@ def test_a_last_line_without_end_is_said_to_be_cut_off(path: Path) -> None:
         ('[{"a": 1},\n\n {"a": }]', ["line 3, column 8: not JSON: Expecting value"]),
         ('[{"a": 1}\n {"a": 2}]', ["line 2, column 2: not JSON: Expecting ',' delimiter"]),
         ('[{"a": 1}]\n{"a": 2}\n', ["line 2, column 1: not JSON: Extra data"]),
-        ('[{"a": Infinity}]', ["Infinity is no JSON value"]),
+        ('[{"a": Infinity}]', ["Infinity is not a JSON value"]),
         ("[" * 100_000, ["nested too deeply"]),
         (b'\xef\xbb\xbf[{"a": "\xe9"}]', ["not UTF-8 at byte 11"]),
         (b'[{"a": "\xe2\x82', ["not UTF-8 at byte 8"]),

@@ -122,7 +122,7 @@ WRONG = [
     (
         ("spec", "data", "seed", 0),
         source(format="mapping", mapping=MAPPING | {"supporter": ["a", "u"]}),
-        "spec.data.seed[0].mapping.supporter: shares a value with seeker: each value of the speaker means one of them",
+        "spec.data.seed[0].mapping.supporter: shares a value with seeker: each speaker value must mean only one of them",
     ),
     (
         ("spec", "data", "seed", 0),
@@ -145,7 +145,7 @@ WRONG = [
     (
         ("spec", "data", "test"),
         [source(), source(format="alpaca")],
-        "spec.data.test: takes dialogues: format alpaca holds none, move the source to replay",
+        "spec.data.test: takes dialogues: format alpaca has none, so move the source to replay",
     ),
 ]
 
@@ -284,7 +284,7 @@ def test_a_file_that_cannot_be_used(tmp_path, data, expected):
 def test_a_number_too_long_to_be_read_is_a_fault_of_its_field(tmp_path):
     text = TEXT + f"  seed: {'9' * 5000}\n  retry: {{maxAttempts: 0}}\n"
     assert refused(tmp_path, text) == [
-        "spec.seed: line 14: no number has so many digits",
+        "spec.seed: line 14: the number has too many digits",
         "spec.retry.maxAttempts: must be at least 1, not 0",
     ]
 

@@ -51,12 +51,7 @@ def run(workspace: Workspace) -> Result:
     test = loader.dialogues("test", settings.test) if settings.test else []
 
     train, validation = _split(seed_data, settings, spec.seed, counts)
-    others: dict[str, Sequence[Dialogue]] = {CONTEXTS: context_data, REPLAY: [_exchange(sample) for sample in replay]}
-    if test:
-        _refuse_leaks(TEST, test, {SEED: [*train, *validation], **others})
-    else:
-        # `split` keeps near-duplicates of one set together, so only other sets can have them.
-        _refuse_leaks(f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, others)
+    _check_held_out(train, validation, context_data, replay, test)
     least = settings.min_history_turns
     asked = contexts(
         _long_enough(CONTEXTS if context_data else SEED, context_data or train, least, counts),
@@ -116,6 +111,22 @@ def _split(
         return split(dialogues, settings.validation_fraction, seed, group)
     except ValueError as error:
         raise PermanentError("DataEmpty", f"{SEED}: {error}, one to train on and one to validate with") from error
+
+
+def _check_held_out(
+    train: Sequence[Dialogue],
+    validation: Sequence[Dialogue],
+    context_data: Sequence[Dialogue],
+    replay: Sequence[Instruction],
+    test: Sequence[Dialogue],
+) -> None:
+    """Raise PermanentError `DataLeak` if the dialogues that Mt is tested on are also trained on."""
+    others: dict[str, Sequence[Dialogue]] = {CONTEXTS: context_data, REPLAY: [_exchange(sample) for sample in replay]}
+    if test:
+        _refuse_leaks(TEST, test, {SEED: [*train, *validation], **others})
+    else:
+        # `split` keeps near-duplicates of one set together, so only other sets can have them.
+        _refuse_leaks(f"the validation dialogues of {SEED}, which stand in for {TEST},", validation, others)
 
 
 def _refuse_leaks(held: str, test: Sequence[Dialogue], training: dict[str, Sequence[Dialogue]]) -> None:

@@ -175,7 +175,7 @@ class Controlling(RuleBasedStateMachine):
         self.pending = [event for event in self.pending if event.kind != kind]
         self.operator.list(kind)
         self.react(reaction)
-        self.operator.reconciler.distrust()
+        self.operator.reconciler.relist_all()
 
     @rule(reaction=REACTION)
     def restart_the_operator(self, reaction):
@@ -315,7 +315,7 @@ class Controlling(RuleBasedStateMachine):
         if not hasattr(self, "operator"):
             return
         self.server.quota = None
-        self.operator.reconciler.distrust()
+        self.operator.reconciler.relist_all()
         if (run := self.run()) and deleting(run):
             self.check_deletion(run)
         self.remove_obstacles()

@@ -48,7 +48,7 @@ def test_a_run_is_listed_once_after_a_watch_was_broken() -> None:
     scenario.ensure()
     scenario.cache.put_job(job(2))
     assert scenario.ensure() == (1, 0)
-    scenario.relist.distrust()
+    scenario.relist.request_all()
     assert scenario.ensure() == (0, 1)
     assert scenario.ensure() == (0, 1)
 
@@ -57,7 +57,7 @@ def test_a_new_run_is_listed_if_a_job_of_an_earlier_run_exists_and_the_watch_bro
     scenario = Scenario()
     scenario.cache.put_job(job(2))
     scenario.now += 1
-    scenario.relist.distrust()
+    scenario.relist.request_all()
     assert scenario.ensure() == (0, 1)
     assert scenario.ensure() == (0, 1)
 
@@ -66,7 +66,7 @@ def test_a_finished_run_is_not_listed() -> None:
     scenario = Scenario()
     scenario.ensure()
     scenario.cache.put_run(run(3) | {"status": {"phase": "Complete"}})
-    scenario.relist.distrust()
+    scenario.relist.request_all()
     assert scenario.ensure(after=1000) == (0, 0)
 
 
@@ -89,5 +89,5 @@ def test_a_finished_run_that_is_being_deleted_is_listed_after_a_watch_was_broken
     scenario.cache.put_job(job(2, deleting=True))
     scenario.cache.put_run(run(3, deletionTimestamp="2026-01-01T00:00:00Z") | {"status": {"phase": "Complete"}})
     assert scenario.ensure() == (1, 0)
-    scenario.relist.distrust()
+    scenario.relist.request_all()
     assert scenario.ensure() == (0, 1)

@@ -73,9 +73,9 @@ class Reconciler:
         self._probe = Probe(client, settings.progress_interval_seconds)
         self._specs: dict[RunKey, _Spec] = {}
 
-    def distrust(self) -> None:
+    def relist_all(self) -> None:
         """A watch was broken and may have missed changes: list each unfinished run again."""
-        self._relist.distrust()
+        self._relist.request_all()
 
     def reconcile(self, key: RunKey) -> float | None:
         """One pass. Returns the seconds until the next one is wanted even if nothing happens. Raises ClusterError."""
@@ -97,7 +97,7 @@ class Reconciler:
                 # Another client changed the run first: read it again and start over.
                 return self._read_again(key, seen)
             except UnreachableError:
-                self._relist.doubt(key)
+                self._relist.request(key)
                 raise
 
     def _read_again(self, key: RunKey, seen: Seen) -> float | None:

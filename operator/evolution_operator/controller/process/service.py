@@ -110,7 +110,7 @@ class Service:
             if self._listed_again is not None and self._beat - self._listed_again >= QUIET_SECONDS:
                 self._listed_again = None
                 log.info("a watch was broken: listing unfinished runs again")
-                self._reconciler.distrust()
+                self._reconciler.relist_all()
                 for key in self.cache.runs():
                     self._queue.nudge(key)
             await asyncio.sleep(BEAT_SECONDS)

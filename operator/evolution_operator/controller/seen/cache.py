@@ -135,7 +135,7 @@ class Cache:
         """Mark a Pod as gone. Its exit code, report and GPU time are kept as long as its Job exists."""
         view = pod_view(body)
         with self._lock:
-            self._bury(view)
+            self._mark_gone(view)
 
     def replace_jobs(self, key: RunKey, listed: Listing) -> None:
         """Store a full list of a run's Jobs. Jobs missing from it are gone, unless they are newer than the list."""
@@ -153,7 +153,7 @@ class Cache:
         with self._lock:
             for pod in self._pods.of(key):
                 if pod.meta.uid not in views and pod.meta.version <= listed.version:
-                    self._bury(pod)
+                    self._mark_gone(pod)
             for pod in views.values():
                 self._pods.put(pod)
 
@@ -163,7 +163,7 @@ class Cache:
             if pod.meta.owner == job.meta.uid and pod.gone:
                 self._pods.drop(pod)
 
-    def _bury(self, pod: PodView) -> None:
+    def _mark_gone(self, pod: PodView) -> None:
         if any(job.meta.uid == pod.meta.owner for job in self._jobs.of(_key(pod))):
             self._pods.put(replace(pod, gone=True))
         else:

@@ -29,16 +29,16 @@ class Relist:
         self._interval = interval
         self._clock = clock
         self._begun = clock()
-        self._distrusted = float("-inf")
+        self._all_requested = float("-inf")
         self._since: dict[RunKey, float] = {}
         self._looked_up: dict[RunKey, tuple[frozenset[str], int]] = {}
         """What the last list was made for: Jobs that had ended without known Pods, and the number of deleted Jobs."""
 
-    def distrust(self) -> None:
+    def request_all(self) -> None:
         """List each unfinished run at its next pass, because a watch was broken."""
-        self._distrusted = self._clock()
+        self._all_requested = self._clock()
 
-    def doubt(self, key: RunKey) -> None:
+    def request(self, key: RunKey) -> None:
         """List this run at its next pass, because a failed call may have taken effect."""
         self._since[key] = float("-inf")
 
@@ -55,7 +55,7 @@ class Relist:
         finished = seen.run is not None and _at_rest(seen.run)
         # Nothing of a new run can be missing. Objects of an earlier run of the same name may be gone meanwhile.
         since = self._since.setdefault(key, self._begun if seen.jobs or seen.pods else now)
-        overdue = not finished and (since <= self._distrusted or now - since >= self._interval)
+        overdue = not finished and (since <= self._all_requested or now - since >= self._interval)
         if not overdue and unseen <= looked_up and seen.lost <= lost:
             return seen
         listed = self.list(key)

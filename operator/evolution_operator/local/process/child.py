@@ -39,11 +39,11 @@ def main(request: int, channel: int) -> None:
     process ends too.
     """
     stream = socket.socket(fileno=channel)
-    threading.Thread(target=_die_with, args=(stream,), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(stream,), daemon=True).start()
     with os.fdopen(request, "rb") as file:
         asked = Request.model_validate_json(file.read())
     _redirect(stream, asked.log)
-    _prefer_as_victim()
+    _raise_oom_score()
     variables = {"OMP_NUM_THREADS": str(asked.threads), TERMINATION_LOG_VARIABLE: asked.report}
     os.environ.update(asked.environment, **variables)
 
@@ -71,7 +71,7 @@ def _redirect(channel: socket.socket, log: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
-def _die_with(channel: socket.socket) -> None:
+def _exit_with(channel: socket.socket) -> None:
     channel.recv(1)
     scratch = sys.modules.get("evolution_jobs.attempt.scratch")
     if scratch is not None:
@@ -79,7 +79,7 @@ def _die_with(channel: socket.socket) -> None:
     os._exit(137)
 
 
-def _prefer_as_victim() -> None:
+def _raise_oom_score() -> None:
     """If memory runs out, let the kernel end this stage before the driver or the warm server."""
     try:
         Path("/proc/self/oom_score_adj").write_text("500")

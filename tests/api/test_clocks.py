@@ -66,7 +66,9 @@ def test_the_times_of_a_run_are_right(
     assert [event.reason for event in events if not before <= event.last_timestamp <= after] == []
     (ahead,) = re.findall(r"^evolution_clock_ahead_seconds (\S+)$", operator.get("/metrics"), re.MULTILINE)
     assert abs(float(ahead) - {"fast": HOUR, "slow": -HOUR}[which]) <= 6
-    assert [line for line in operator.lines() if "clock differs" in line["message"]], "the log says so"
+    assert [line for line in operator.lines() if "ahead of the API server's clock" in line["message"]], (
+        "the log says so"
+    )
 
     runs.patch("timed", {"spec": {"ttlSecondsAfterFinished": 1}})
     runs.wait_gone("timed")

@@ -118,7 +118,7 @@ def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
             Failure(
                 "transient",
                 "Killed",
-                "Pod pod was killed (SIGKILL), and its node does not say why",
+                "Pod pod was killed (SIGKILL), and its node gives no reason",
                 more_memory="raise spec.sft.pod.resources.limits.memory",
             ),
         ),

@@ -92,8 +92,12 @@ class World:
 
     def save_status(self, status):
         self.previous = status
+        # A stop that no saved status records leaves an attempt that has vanished: it starts again under its old number.
+        settled = {stage.id: stage.settled for stage in status.stages}
         self.ended |= {
-            (job.attempt.stage, job.attempt.key, job.start.spec.attempt) for job in self.jobs if job.stopping
+            (job.attempt.stage, job.attempt.key, job.start.spec.attempt)
+            for job in self.jobs
+            if job.stopping and job.attempt.number <= settled.get(job.attempt.stage, 0)
         }
 
     def named(self, stage, number):

@@ -153,7 +153,7 @@ def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
         ("mapping", {"meta": {}}, ["mapping.turns 'meta.turns' is not there"]),
         ("mapping", {"meta": {"turns": [{"who": 2, "said": {"text": "x"}}]}}, ["mapping.speaker 'who' holds '2'"]),
         ("mapping", {"meta": {"turns": [{"who": 0, "said": {}}]}}, ["turn 1", "mapping.text 'said.text' is not there"]),
-        ("alpaca", {"instruction": "x"}, ["format alpaca holds no dialogues"]),
+        ("alpaca", {"instruction": "x"}, ["format alpaca has no dialogues"]),
     ],
 )
 def test_what_is_no_dialogue_is_refused_by_the_name_of_its_field(format_: str, record: Any, words: list[str]) -> None:

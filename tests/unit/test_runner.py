@@ -841,7 +841,7 @@ def test_a_storage_that_other_stages_have_used_is_waited_for(
     contents = dict.fromkeys(("model", "train", "contexts"), "a" * 64)
     code, report = run(fake_stages.spec(storage, "sft", contents))
     assert (code, report.reason) == (EXIT_TRANSIENT, "StorageUnreachable")
-    assert "waiting for the storage" in caplog.text
+    assert "no answer from the storage" in caplog.text
 
 
 def test_a_directory_that_cannot_be_made_is_said_at_once(run: Runner, caplog: pytest.LogCaptureFixture) -> None:

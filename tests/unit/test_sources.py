@@ -73,7 +73,7 @@ def test_a_file_name_may_hold_what_has_a_meaning_in_a_url(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("s3_environment")
 def test_an_address_in_s3_that_names_no_object_is_refused(tmp_path: Path) -> None:
     for uri in ("s3://bucket", "s3://bucket/"):
-        assert "names no object" in str(refusal(source(uri), tmp_path))
+        assert "has no object key" in str(refusal(source(uri), tmp_path))
     assert refusal(source("s3://[x/y"), tmp_path).reason == "StorageInvalid"
     wrong = refusal(source("s3://bucket/key", endpoint="http://[::1"), tmp_path)
     assert "data.test[1].endpoint" in str(wrong)

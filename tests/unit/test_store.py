@@ -476,7 +476,7 @@ def test_a_redirect_and_a_web_page_are_said(header: tuple[str, str]) -> None:
             pass
 
     with serving(Handler) as endpoint:
-        with pytest.raises(PermanentError, match="redirects or is no S3 service") as caught:
+        with pytest.raises(PermanentError, match="redirects or is not an S3 service") as caught:
             open_store(Storage(uri="s3://some-bucket", endpoint=endpoint)).read("a")
         assert caught.value.reason == "StorageInvalid"
         assert endpoint in str(caught.value)

@@ -1,1 +1,1 @@
-"""The operator's process: kopf's handlers, the work queue, health and logs."""
+"""The operator's process: kopf's handlers, the work queue and health."""

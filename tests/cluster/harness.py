@@ -94,7 +94,7 @@ class Bucket:
     """The chart's MinIO, through a port-forward like a user's."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._cluster = client
+        self._cluster = cluster
         self.keys = credentials(cluster)
 
     @contextlib.contextmanager

@@ -46,7 +46,7 @@ quickstart: setup ## Run examples/quickstart to its end: M0, M1 and M2 in minute
 test: setup lint types ## Lint, types, import contracts, and all unit tests
 	$(BIN)/pytest tests/unit
 
-test-local: setup ## evolution run on the real small model, killed and resumed in every stage (20 minutes)
+test-local: setup ## evolution run on the real small model, killed and resumed in every stage, and the tutorial (40 minutes)
 	$(BIN)/pytest tests/local
 
 test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)

@@ -183,7 +183,7 @@ def job_of(run: str, node: Node) -> dict[str, Any]:
     spec = EvolutionRunSpec.model_validate(run_spec())
     ref = RunRef(namespace=NAMESPACE, name=run, uid=run)
     key = hashlib.sha256(f"{run}/{node.id}".encode()).hexdigest()
-    told = StageSpec(
+    stage = StageSpec(
         run=ref,
         stage=node.id,
         kind=node.kind,
@@ -194,7 +194,7 @@ def job_of(run: str, node: Node) -> dict[str, Any]:
         seed=node.seed,
         storage=spec.storage,
     )
-    job = build_job(RunRef(namespace=NAMESPACE, name=run, uid=run), spec, Start(told, 1, 1, True), Settings())
+    job = build_job(ref, spec, Start(stage, 1, 1, True), Settings())
     del job["metadata"]["ownerReferences"]
     job["metadata"]["labels"] = {"bench/run": run, "bench/stage": node.id}
     return job

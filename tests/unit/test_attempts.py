@@ -7,50 +7,30 @@ from typing import Any
 
 import pytest
 from evolution_jobs.contract.manifest import Report
-from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.pods import template_digests
 from evolution_operator.controller.seen.attempts import alive_stages, observe
 from evolution_operator.controller.seen.views import job_view, pod_view
-from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Attempt, Failure
 
-from tests.support.cluster.objects import OWNER, SETTINGS, job_object, pod_object
+from tests.support.cluster.objects import KEY, OWNER, SETTINGS, job_object, pod_object, stage_start, with_pods
 from tests.support.run_document import minimal_spec
-from tests.support.stages.least_settings import least_settings
 
-KEY = "ab" * 32
 SPEC = EvolutionRunSpec.model_validate(
     minimal_spec(pod={"resources": {"limits": {"nvidia.com/gpu": 2}}}),
 )
 REPORT = {"reason": "Completed", "seconds": 90.0, "metrics": {"distinct2": 0.5}, "contents": {"model": "m"}}
 
 
-def start(kind: str = "sft", iteration: int | None = 0, shards: int = 1) -> Start:
-    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
-    spec = StageSpec(
-        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
-        stage=stage,
-        kind=kind,  # type: ignore[arg-type]
-        iteration=iteration,
-        key=KEY,
-        attempt="a-1",
-        settings=least_settings(kind),
-        seed=0,
-        storage=SPEC.storage,
-    )
-    return Start(spec=spec, number=1, shards=shards, critical=True)
-
-
 def look(job: dict[str, Any], *pods: dict[str, Any], notes: dict[str, tuple[str, str]] | None = None) -> Attempt:
-    (attempt,) = observe(OWNER, [job_view(job).with_pods(map(pod_view, pods))], {}, notes or {}, {})
+    (attempt,) = observe(OWNER, [with_pods(job_view(job), map(pod_view, pods))], {}, notes or {}, {})
     return attempt
 
 
 def test_a_finished_attempt_has_its_report_and_gpu_time() -> None:
-    job = job_object(SPEC, start(), "SuccessCriteriaMet", "Complete", succeeded=1)
+    job = job_object(SPEC, stage_start(), "SuccessCriteriaMet", "Complete", succeeded=1)
     attempt = look(job, pod_object(job, "Succeeded", code=0, message=REPORT))
     assert (attempt.stage, attempt.number, attempt.key, attempt.state) == ("sft", 1, KEY, "succeeded")
     assert attempt.report is not None
@@ -60,7 +40,7 @@ def test_a_finished_attempt_has_its_report_and_gpu_time() -> None:
 
 
 def test_gpu_time_of_replaced_pods_counts() -> None:
-    job = job_object(SPEC, start(), "Complete", succeeded=1)
+    job = job_object(SPEC, stage_start(), "Complete", succeeded=1)
     pods = [
         pod_object(job, "Failed", name="a", code=143, disrupted=True),
         pod_object(job, "Succeeded", name="b", code=0, message=REPORT),
@@ -69,7 +49,7 @@ def test_gpu_time_of_replaced_pods_counts() -> None:
 
 
 def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
-    job = job_object(SPEC, start("generate", 1, 3), "Complete", succeeded=3)
+    job = job_object(SPEC, stage_start("generate", 1, 3), "Complete", succeeded=3)
     reasons = ["ShardCompleted", "Completed", "ShardCompleted"]
     pods = [
         pod_object(job, "Succeeded", name=f"p{n}", code=0, message={**REPORT, "reason": reason})
@@ -136,14 +116,14 @@ def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
     ],
 )
 def test_a_failed_attempt_says_why(pod: dict[str, Any], expected: Failure | str) -> None:
-    job = job_object(SPEC, start(), "FailureTarget", "Failed", reason="BackoffLimitExceeded")
+    job = job_object(SPEC, stage_start(), "FailureTarget", "Failed", reason="BackoffLimitExceeded")
     failure = look(job, pod_object(job, "Failed", **pod)).failure
     assert failure is not None
     assert failure == expected if isinstance(expected, Failure) else failure.kind == expected
 
 
 def test_of_several_failures_the_most_serious_is_reported() -> None:
-    job = job_object(SPEC, start("generate", 1, 3), "Failed")
+    job = job_object(SPEC, stage_start("generate", 1, 3), "Failed")
     pods = [
         pod_object(job, "Failed", name="a", code=143),
         pod_object(job, "Failed", name="b", code=65, message={"reason": "DataInvalid", "message": "row 3"}),
@@ -158,7 +138,7 @@ def test_of_several_failures_the_most_serious_is_reported() -> None:
     ("reason", "kind"), [("PodFailurePolicy", "permanent"), ("BackoffLimitExceeded", "transient"), ("", "transient")]
 )
 def test_a_failure_without_its_pod_is_classified_by_the_job(reason: str, kind: str) -> None:
-    job = job_object(SPEC, start(), "Failed", reason=reason, message="the Job's message")
+    job = job_object(SPEC, stage_start(), "Failed", reason=reason, message="the Job's message")
     failure = look(job).failure
     assert failure is not None
     assert failure.kind == kind
@@ -166,20 +146,20 @@ def test_a_failure_without_its_pod_is_classified_by_the_job(reason: str, kind: s
 
 
 def test_without_its_pods_a_complete_job_reports_nothing() -> None:
-    attempt = look(job_object(SPEC, start("dpo", 1), "Complete"))
+    attempt = look(job_object(SPEC, stage_start("dpo", 1), "Complete"))
     assert (attempt.state, attempt.report) == ("succeeded", None)
 
 
 @pytest.mark.parametrize("words", ["not json", {"message": "without a reason"}])
 def test_a_report_that_cannot_be_read_says_only_that_its_pod_has_ended(words: Any) -> None:
-    job = job_object(SPEC, start("evaluate", 0), "Complete")
+    job = job_object(SPEC, stage_start("evaluate", 0), "Complete")
     attempt = look(job, pod_object(job, "Succeeded", code=0, message=words))
     assert (attempt.state, attempt.report) == ("succeeded", Report(reason="Completed"))
 
 
 @pytest.mark.parametrize("condition", ["Complete", "Failed"])
 def test_an_attempt_is_running_while_a_pod_may_write(condition: str) -> None:
-    job = job_object(SPEC, start(), condition)
+    job = job_object(SPEC, stage_start(), condition)
     assert look(job, pod_object(job, "Running")).state == "running"
 
 
@@ -219,7 +199,7 @@ def test_an_attempt_is_running_while_a_pod_may_write(condition: str) -> None:
 def test_the_note_says_what_holds_an_attempt_up(
     pods: list[dict[str, Any]], state: str, reason: str | None, text: str
 ) -> None:
-    job = job_object(SPEC, start("generate", 1, 2))
+    job = job_object(SPEC, stage_start("generate", 1, 2))
     attempt = look(job, *(pod_object(job, name=f"p{n}", **pod) for n, pod in enumerate(pods)))
     assert attempt.state == state
     assert (attempt.note[0] if attempt.note else None) == reason
@@ -227,14 +207,14 @@ def test_the_note_says_what_holds_an_attempt_up(
 
 
 def test_a_job_without_pods_has_the_note_from_events() -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     note = ("QuotaExceeded", "exceeded quota")
     attempt = look(job, notes={job["metadata"]["uid"]: note})
     assert (attempt.state, attempt.note) == ("queued", note)
 
 
 def test_a_suspended_job_is_suspended_once_its_pods_are_gone() -> None:
-    job = job_object(SPEC, start(), suspend=True)
+    job = job_object(SPEC, stage_start(), suspend=True)
     assert look(job, pod_object(job, "Running", deleting=True)).state == "running"
     assert look(job, pod_object(job, "Failed", code=143)).state == "suspended"
     assert look(job).state == "suspended"
@@ -242,7 +222,7 @@ def test_a_suspended_job_is_suspended_once_its_pods_are_gone() -> None:
 
 def test_an_attempt_that_kueue_suspends_is_queued() -> None:
     queued = SPEC.model_copy(update={"queue_name": "gpus"})
-    attempt = look(job_object(queued, start()))
+    attempt = look(job_object(queued, stage_start()))
     assert (attempt.state, attempt.note) == (
         "queued",
         ("AwaitingAdmission", "waits for Kueue's queue gpus to admit it"),
@@ -268,43 +248,43 @@ def test_an_attempt_that_kueue_suspends_is_queued() -> None:
 def test_an_attempt_is_outdated_if_its_template_has_changed_and_no_pod_runs(
     pods: list[dict[str, Any]], today: str | None, outdated: bool
 ) -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     digests = {"sft": today} if today != "the same" else template_digests(SPEC, SETTINGS)
     views = [pod_view(pod_object(job, name=str(number), **pod)) for number, pod in enumerate(pods)]
-    (attempt,) = observe(OWNER, [job_view(job).with_pods(views)], {}, {}, {k: v for k, v in digests.items() if v})
+    (attempt,) = observe(OWNER, [with_pods(job_view(job), views)], {}, {}, {k: v for k, v in digests.items() if v})
     assert attempt.outdated == outdated
 
 
 def test_a_suspended_attempt_is_outdated_once_its_pods_have_ended() -> None:
-    job = job_object(SPEC, start(), suspend=True)
+    job = job_object(SPEC, stage_start(), suspend=True)
     for phase, code, outdated in (("Running", None, False), ("Failed", 143, True)):
         pods = [pod_view(pod_object(job, phase, code=code, deleting=code is None))]
-        (attempt,) = observe(OWNER, [job_view(job).with_pods(pods)], {}, {}, {"sft": "other"})
+        (attempt,) = observe(OWNER, [with_pods(job_view(job), pods)], {}, {}, {"sft": "other"})
         assert attempt.outdated == outdated
 
 
 @pytest.mark.parametrize("condition", ["Complete", "Failed"])
 def test_an_attempt_that_has_ended_is_never_outdated(condition: str) -> None:
     """Its Pods may be gone, and each outdated attempt costs two lists."""
-    job = job_object(SPEC, start(), condition, succeeded=1)
+    job = job_object(SPEC, stage_start(), condition, succeeded=1)
     (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {"sft": "other"})
     assert not attempt.outdated
 
 
 def test_a_job_without_a_template_digest_is_not_outdated() -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     del job["metadata"]["annotations"][labels.TEMPLATE]
     (attempt,) = observe(OWNER, [job_view(job)], {}, {}, {"sft": "other"})
     assert not attempt.outdated
 
 
 def test_progress_is_that_of_the_job() -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     progress = StageProgress(done=1, total=2, unit="steps")
     uid = job["metadata"]["uid"]
     (attempt,) = observe(OWNER, [job_view(job)], {uid: progress}, {}, {})
     assert attempt.progress == progress
-    (ended,) = observe(OWNER, [job_view(job_object(SPEC, start(), "Failed"))], {uid: progress}, {}, {})
+    (ended,) = observe(OWNER, [job_view(job_object(SPEC, stage_start(), "Failed"))], {uid: progress}, {}, {})
     assert ended.progress is None
 
 
@@ -322,7 +302,7 @@ def test_progress_is_that_of_the_job() -> None:
     ],
 )
 def test_jobs_that_are_no_attempts_of_this_run_are_ignored(change: dict[str, Any]) -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     for name, value in change.items():
         known = job["metadata"].get(name)
         job["metadata"][name] = {**known, **value} if isinstance(known, dict) else value
@@ -331,7 +311,7 @@ def test_jobs_that_are_no_attempts_of_this_run_are_ignored(change: dict[str, Any
 
 def test_common_labels_are_for_people_and_may_be_changed() -> None:
     """An admission policy of the cluster may set them, so nothing is decided by them."""
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     job["metadata"]["labels"] = {
         name: "changed" if name.startswith("app.kubernetes.io/") else value
         for name, value in job["metadata"]["labels"].items()
@@ -341,28 +321,28 @@ def test_common_labels_are_for_people_and_may_be_changed() -> None:
 
 
 def test_stages_that_may_still_write_without_an_attempt() -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     running, over = pod_object(job, "Running"), pod_object(job, "Failed", code=143)
     jobs, pods = [job_view(job)], [pod_view(running)]
     assert alive_stages(OWNER, jobs, pods) == {}
     assert alive_stages(OWNER, [], pods) == {"sft": "Pod pod"}
     assert alive_stages(OWNER, [], [pod_view(over)]) == {}
-    ending = job_view(job_object(SPEC, start(), deleting=True))
+    ending = job_view(job_object(SPEC, stage_start(), deleting=True))
     assert alive_stages(OWNER, [ending], []) == {"sft": f"Job {ending.meta.name}"}
     assert alive_stages(OWNER, [ending], pods) == {"sft": "Pod pod"}
 
 
 def test_an_ended_job_without_all_its_pods_is_looked_up() -> None:
-    done = job_object(SPEC, start("generate", 1, 2), "Complete")
+    done = job_object(SPEC, stage_start("generate", 1, 2), "Complete")
     one = pod_view(pod_object(done, "Succeeded", name="a", code=0))
     two = pod_view(pod_object(done, "Succeeded", name="b", code=0))
-    assert job_view(done).with_pods([one]).ended_unseen
-    assert not job_view(done).with_pods([one, two]).ended_unseen
-    assert not job_view(done).with_pods([one, pod_view(pod_object(done, "Running", name="b"))]).ended_unseen
-    failed = job_object(SPEC, start(), "Failed")
+    assert with_pods(job_view(done), [one]).ended_unseen
+    assert not with_pods(job_view(done), [one, two]).ended_unseen
+    assert not with_pods(job_view(done), [one, pod_view(pod_object(done, "Running", name="b"))]).ended_unseen
+    failed = job_object(SPEC, stage_start(), "Failed")
     assert job_view(failed).ended_unseen
-    assert not job_view(failed).with_pods([pod_view(pod_object(failed, "Failed", code=1))]).ended_unseen
-    assert not job_view(job_object(SPEC, start())).ended_unseen
+    assert not with_pods(job_view(failed), [pod_view(pod_object(failed, "Failed", code=1))]).ended_unseen
+    assert not job_view(job_object(SPEC, stage_start())).ended_unseen
 
 
 @pytest.mark.parametrize(
@@ -377,7 +357,7 @@ def test_an_ended_job_without_all_its_pods_is_looked_up() -> None:
     ],
 )
 def test_gpus_of_every_vendor_are_counted(limits: dict[str, Any], gpus: int) -> None:
-    job = job_object(SPEC, start())
+    job = job_object(SPEC, stage_start())
     pod = pod_object(job)
     pod["spec"]["containers"][0]["resources"] = {"limits": limits}
     assert pod_view(pod).gpus == gpus
@@ -398,7 +378,7 @@ def test_a_stage_starts_when_its_job_is_created_or_resumed(
     suspend: bool, conditions: list[dict[str, str]], started: str | None
 ) -> None:
     """The Job controller's startTime comes a moment later, and would change the status for nothing."""
-    job = job_object(SPEC, start(), suspend=suspend)
+    job = job_object(SPEC, stage_start(), suspend=suspend)
     job["metadata"]["creationTimestamp"] = CREATED
     job["status"] = {"conditions": conditions} | ({} if suspend else {"startTime": RESUMED})
     seen = job_view(job).started_at

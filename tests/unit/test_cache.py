@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.kube.client import Listing, RunKey
 from evolution_operator.controller.seen.cache import Cache
-from evolution_operator.planner.actions import Start
 
-from tests.support.cluster.objects import OWNER, job_object, pod_object
+from tests.support.cluster.objects import OWNER, job_object, pod_object, stage_start
 from tests.support.run_document import minimal_spec
 
 KEY = RunKey(OWNER.namespace, OWNER.name)
@@ -20,18 +18,7 @@ SPEC = EvolutionRunSpec.model_validate(minimal_spec())
 
 
 def job(version: int, uid: str = "job", **settings: Any) -> dict[str, Any]:
-    spec = StageSpec(
-        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
-        stage="sft",
-        kind="sft",
-        iteration=0,
-        key="ab" * 32,
-        attempt="a-1",
-        settings={},
-        seed=0,
-        storage=SPEC.storage,
-    )
-    return job_object(SPEC, Start(spec, 1, 1, True), uid=uid, version=version, **settings)
+    return job_object(SPEC, stage_start(), uid=uid, version=version, **settings)
 
 
 def run(version: int, uid: str = "run-uid", **metadata: Any) -> dict[str, Any]:

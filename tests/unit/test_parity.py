@@ -17,7 +17,7 @@ from evolution_operator.planner.actions import Plan, Resume, Start, Stop, Suspen
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Run
 from evolution_operator.planner.plan import plan
 
-from tests.support.cluster.objects import ENDED, OWNER, STARTED, job_object, pod_object
+from tests.support.cluster.objects import ENDED, OWNER, STARTED, job_object, pod_object, with_pods
 from tests.support.run_document import minimal_spec
 
 DOCUMENT = minimal_spec(iterations=1, generation={"shards": 2}, retry={"maxAttempts": 3, "backoffSeconds": 10})
@@ -67,7 +67,7 @@ class Cluster:
                 elif entry.state == "suspended":
                     settings |= {"phase": "Failed", "code": 143}
                 pods.append(pod_view(pod_object(job, **settings)))
-        return observe(OWNER, [job.with_pods(pods) for job in jobs], {}, {}, {})
+        return observe(OWNER, [with_pods(job, pods) for job in jobs], {}, {}, {})
 
 
 class Driver:

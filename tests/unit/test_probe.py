@@ -8,16 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller.kube.apiserver import UnreachableError
 from evolution_operator.controller.kube.client import RunKey
 from evolution_operator.controller.seen.probe import EVENTS_SPACING, Probe
 from evolution_operator.controller.seen.views import JobView, PodView, job_view, pod_view
-from evolution_operator.planner.actions import Start
 from evolution_operator.planner.progress import Reading, last_line
 
-from tests.support.cluster.objects import OWNER, job_object, pod_object
+from tests.support.cluster.objects import OWNER, job_object, pod_object, stage_start, with_pods
 from tests.support.run_document import minimal_spec
 
 KEY = RunKey(OWNER.namespace, OWNER.name)
@@ -57,7 +55,7 @@ class Scenario:
 
     def ask(self, job: JobView, *pods: PodView, after: float = 0.0, key: RunKey = KEY) -> float | None:
         self.now += after
-        return self.probe.ask(key, [job.with_pods(pods)])
+        return self.probe.ask(key, [with_pods(job, pods)])
 
     def progress(self, job: JobView, *pods: PodView) -> tuple[int, int, int | None] | None:
         """Progress as a pass reads it, after asking."""
@@ -73,18 +71,7 @@ def scenario() -> Scenario:
 
 
 def attempt(*conditions: str, shards: int = 1, **settings: Any) -> dict[str, Any]:
-    spec = StageSpec(
-        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
-        stage="generate-1",
-        kind="generate",
-        iteration=1,
-        key="ab" * 32,
-        attempt="a-1",
-        settings={},
-        seed=0,
-        storage=SPEC.storage,
-    )
-    return job_object(SPEC, Start(spec, 1, shards, True), *conditions, **settings)
+    return job_object(SPEC, stage_start("generate", 1, shards), *conditions, **settings)
 
 
 def test_a_stage_that_is_over_within_the_interval_costs_no_call(scenario: Scenario) -> None:

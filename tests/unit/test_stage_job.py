@@ -22,15 +22,14 @@ from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
 
+from tests.support.cluster.objects import KEY, stage_start
 from tests.support.run_document import minimal_spec
-from tests.support.stages.least_settings import least_settings
 
 GOLDEN = Path(__file__).parent / "golden"
 OWNER = RunRef(namespace="team", name="support", uid="6d7e4f0a-0000-4000-8000-000000000001")
 SETTINGS = Settings(
     stage_image="registry/train:1", evaluation_priority_class="spare", lease_namespace="system", identity="pod"
 )
-KEY = "ab" * 32
 
 LEAST = minimal_spec()
 RICH: dict[str, Any] = {
@@ -84,19 +83,7 @@ def parsed(spec: dict[str, Any]) -> EvolutionRunSpec:
 
 
 def start(kind: str, iteration: int | None = None, shards: int = 1) -> Start:
-    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
-    spec = StageSpec(
-        run=RunRef(namespace=OWNER.namespace, name=OWNER.name, uid=OWNER.uid),
-        stage=stage,
-        kind=kind,  # type: ignore[arg-type]
-        iteration=iteration,
-        key=KEY,
-        attempt=f"{OWNER.uid}-1",
-        settings=least_settings(kind),
-        seed=0,
-        storage=parsed(LEAST).storage,
-    )
-    return Start(spec=spec, number=1, shards=shards, critical=kind != "evaluate")
+    return stage_start(kind, iteration, shards, run=OWNER, attempt=f"{OWNER.uid}-1")
 
 
 CASES = {

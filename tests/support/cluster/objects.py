@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.contract.stage import RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.stage_job import build_job
+from evolution_operator.controller.seen.views import JobView, PodView
 from evolution_operator.controller.settings import Settings
 from evolution_operator.planner.actions import Start
 
+from tests.support.run_document import minimal_spec
+from tests.support.stages.least_settings import least_settings
+
 OWNER = RunRef(namespace="team", name="support", uid="run-uid")
 SETTINGS = Settings(stage_image="train:1", lease_namespace="system", identity="pod")
+KEY = "ab" * 32
+"""Key of the stages of `stage_start`."""
 STARTED = "2026-01-01T00:00:00Z"
 ENDED = "2026-01-01T00:01:40Z"
+
+
+def stage_start(
+    kind: str = "sft",
+    iteration: int | None = 0,
+    shards: int = 1,
+    *,
+    run: RunRef = OWNER,
+    attempt: str = "a-1",
+) -> Start:
+    """The first attempt at a stage of the smallest run."""
+    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
+    spec = StageSpec(
+        run=run,
+        stage=stage,
+        kind=kind,  # type: ignore[arg-type]
+        iteration=iteration,
+        key=KEY,
+        attempt=attempt,
+        settings=least_settings(kind),
+        seed=0,
+        storage=EvolutionRunSpec.model_validate(minimal_spec()).storage,
+    )
+    return Start(spec=spec, number=1, shards=shards, critical=kind != "evaluate")
 
 
 def job_object(
@@ -109,3 +140,8 @@ def pod_object(
             "containerStatuses": [{"name": "stage", "state": state}],
         },
     }
+
+
+def with_pods(job: JobView, pods: Iterable[PodView]) -> JobView:
+    """The Job with those of these Pods that it owns, as the cache gives it."""
+    return dataclasses.replace(job, pods=tuple(pod for pod in pods if pod.meta.owner == job.meta.uid))

@@ -87,7 +87,7 @@ def prepared(storage: Storage, stage: str) -> dict[str, str]:
     assert in_child(lambda: run_stage(first, fake_stages.stages())) == 0
     manifest = read_manifest(open_store(storage), first.key)
     assert manifest is not None
-    contents = {name: output.digest for name, output in manifest.outputs.items()}
+    contents = manifest.contents
     if stage != "sft":
         second = fake_stages.spec(storage, "sft", contents)
         assert in_child(lambda: run_stage(second, fake_stages.stages())) == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -73,10 +73,6 @@ class JobView:
         if "Complete" in self.conditions:
             return sum(pod.phase == "Succeeded" for pod in self.pods) < self.shards
         return "Failed" in self.conditions and not any(pod.phase == "Failed" for pod in self.pods)
-
-    def with_pods(self, pods: Iterable[PodView]) -> JobView:
-        """The Job with those of these Pods that it owns."""
-        return replace(self, pods=tuple(pod for pod in pods if pod.meta.owner == self.meta.uid))
 
 
 @dataclass(frozen=True)

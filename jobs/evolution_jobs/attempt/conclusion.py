@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, resolve_keys, rows_prefix
+from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, rows_prefix
 from ..contract.manifest import Manifest, Report
 from ..contract.stage import StageSpec
 from ..store.base import Store
-from ..store.manifests import copied_models, published
-from ..store.record import record_graph, record_model
+from ..store.manifests import published
+from ..store.record import record_run
 
 
 def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float) -> Report:
@@ -23,7 +23,7 @@ def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mes
         metrics=manifest.metrics,
         counts=manifest.counts,
         seconds=seconds,
-        digest=next((output.digest for output in manifest.outputs.values()), None),
+        digest=manifest.main_digest,
     )
     return _with_the_runs_stages(store, spec, manifest, report) if spec.kind == "prepare" else report
 
@@ -42,17 +42,13 @@ def clear_leftovers(store: Store, manifest: Manifest) -> None:
 
 def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, report: Report) -> Report:
     """Prepare's report with its digests, from which every key follows, and the stages that are published already."""
-    for output in copied_models(prepare):
-        record_model(store, spec.run, spec.stage, output.digest)
-    contents = {name: output.digest for name, output in prepare.outputs.items()}
-    keys = resolve_keys(spec.graph, contents)
     # Recorded before it is looked up: what is found then is known to be shared, and no cleanup deletes it.
-    record_graph(store, spec.run, spec.graph, keys)
+    keys = record_run(store, spec.run, spec.graph, prepare)
     found = published(store, keys.values())
     evaluations = [node.id for node in spec.graph if node.kind == "evaluate" and keys.get(node.id) in found]
     return report.model_copy(
         update={
-            "contents": contents,
+            "contents": prepare.contents,
             "published": [stage for stage, key in keys.items() if key in found],
             "figures": {stage: found[keys[stage]].metrics for stage in evaluations},
         }

@@ -66,6 +66,16 @@ class Manifest(Document):
     gpus: int = 0
     """GPUs that process held."""
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """Output name to content digest."""
+        return {name: output.digest for name, output in self.outputs.items()}
+
+    @property
+    def main_digest(self) -> str | None:
+        """Digest of the stage's main output: its first."""
+        return next(iter(self.contents.values()), None)
+
 
 class Report(Document):
     """How a stage's process ended: its termination message, at most 4096 bytes (Kubernetes' limit)."""

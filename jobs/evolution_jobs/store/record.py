@@ -7,12 +7,13 @@ stage before it uses the result, and several processes of one run do not need to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
-from ..contract.keys import model_record_path, stage_record_path
-from ..contract.manifest import Record
+from ..contract.keys import model_record_path, resolve_keys, stage_record_path
+from ..contract.manifest import Manifest, Record
 from ..contract.stage import Node, RunRef, StageSpec
 from .base import Store
+from .manifests import copied_models
 
 
 def record_stage(store: Store, spec: StageSpec) -> None:
@@ -21,12 +22,19 @@ def record_stage(store: Store, spec: StageSpec) -> None:
     _put(store, record, stage_record_path(spec.run, spec.stage, spec.key))
 
 
-def record_graph(store: Store, run: RunRef, graph: Iterable[Node], keys: Mapping[str, str]) -> None:
-    """Record every stage of a run that has a key. Raises StageError."""
+def record_run(store: Store, run: RunRef, graph: Sequence[Node], prepare: Manifest) -> dict[str, str]:
+    """Record what follows from a run's finished prepare stage: the models that it copied, and every stage with its key.
+
+    Returns the keys by stage id. Raises StageError.
+    """
+    for output in copied_models(prepare):
+        record_model(store, run, prepare.stage, output.digest)
+    keys = resolve_keys(graph, prepare.contents)
     for node in graph:
         if node.id in keys:
             record = Record(run=run, stage=node.id, kind=node.kind, iteration=node.iteration)
             _put(store, record, stage_record_path(run, node.id, keys[node.id]))
+    return keys
 
 
 def record_model(store: Store, run: RunRef, stage: str, digest: str) -> None:

@@ -9,8 +9,8 @@ from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import Node, RunRef
 from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import copied_models, corrupt_files, retract, sound_manifest
-from evolution_jobs.store.record import record_graph, record_model
+from evolution_jobs.store.manifests import corrupt_files, retract, sound_manifest
+from evolution_jobs.store.record import record_run
 
 from ..planner.observed import Published
 
@@ -25,18 +25,13 @@ class Finished:
     def published(self) -> dict[str, Published]:
         """As the planner sees them."""
         return {
-            key: Published(metrics=manifest.metrics, digest=main_digest(manifest))
+            key: Published(metrics=manifest.metrics, digest=manifest.main_digest)
             for key, manifest in self.manifests.items()
         }
 
     def without(self, keys: Set[str | None]) -> Finished:
         """The finished stages except these keys, which were withdrawn in the meantime."""
         return replace(self, manifests={key: found for key, found in self.manifests.items() if key not in keys})
-
-
-def main_digest(manifest: Manifest) -> str | None:
-    """Digest of the stage's main output: its first."""
-    return next((output.digest for output in manifest.outputs.values()), None)
 
 
 def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdraw: bool = True) -> Finished:
@@ -60,7 +55,7 @@ def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdr
     prepare = finished("prepare", first)
     if prepare is not None:
         manifests[first] = prepare
-        contents = {name: output.digest for name, output in prepare.outputs.items()}
+        contents = prepare.contents
         for stage, key in resolve_keys(graph, contents).items():
             if stage != "prepare" and (manifest := finished(stage, key)) is not None:
                 manifests[key] = manifest
@@ -69,9 +64,6 @@ def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdr
 
 def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> None:
     """Record what the run found finished, before it builds on it. No stage process of this run records it."""
-    if finished.contents is None:
-        return
-    keys = resolve_keys(graph, finished.contents)
-    record_graph(store, run, graph, keys)
-    for output in copied_models(finished.manifests[keys["prepare"]]):
-        record_model(store, run, "prepare", output.digest)
+    prepare = finished.manifests.get(resolve_keys(graph, None)["prepare"])
+    if prepare is not None:
+        record_run(store, run, graph, prepare)

@@ -32,6 +32,8 @@ class Turn(Document):
     role: Role
     text: str
     strategy: str | None = None
+    learnt: bool | None = None
+    """False for a supporter's turn that is only history: it has no loss and is no context. Not written if unset."""
 
 
 class Dialogue(Document):

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
 from evolution_jobs.contract.settings import GenerationSettings
 from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
 from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.engines.base import Request, Sampling, row_seed
-from evolution_jobs.engines.chat import encode
 from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model, load_tokenizer
@@ -63,11 +63,12 @@ def requests() -> list[Request]:
 
 def with_generate(model: torch.nn.Module, tokenizer: object, engine: TransformersEngine) -> Sample:
     """transformers' `generate` on the batches that our engine would form."""
+    chats = Chats.of(tokenizer)
 
     def sample(asked: list[Request]) -> dict[str, tuple[str, int]]:
         found = {}
         for batch in engine.batches(asked):
-            prompts = [encode(tokenizer, request.messages) for request in batch]
+            prompts = [chats.prompt(request.messages) for request in batch]
             given = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
             drawing = batch[0].sampling
             output = model.generate(

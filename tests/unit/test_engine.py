@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.engines.base import Request, Sampling, row_seed
-from evolution_jobs.engines.chat import encode, prompt_tokens, stop_tokens
+from evolution_jobs.engines.chat import prompt_tokens, stop_tokens
 from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.preference.reflection import SCHEMA, parse_profile
@@ -31,6 +32,11 @@ OTHERS = ["My cat died.", "I cannot talk to my father any more since we quarrell
 @pytest.fixture(scope="module")
 def tokenizer(small_model):
     return load_tokenizer(small_model)
+
+
+@pytest.fixture(scope="module")
+def chats(tokenizer):
+    return Chats.of(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +86,11 @@ def test_another_seed_says_something_else(engine):
     assert said["a"] != said["b"]
 
 
-def test_greedy_is_what_generate_says(model, tokenizer, engine):
+def test_greedy_is_what_generate_says(model, tokenizer, engine, chats):
     rows = [request(str(place), messages, GREEDY) for place, messages in enumerate(CHATS)]
     said = texts(engine, rows)
     for row in rows:
-        prompt = torch.tensor([encode(tokenizer, row.messages)])
+        prompt = torch.tensor([chats.prompt(row.messages)])
         output = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=16, do_sample=False
         )
@@ -92,7 +98,7 @@ def test_greedy_is_what_generate_says(model, tokenizer, engine):
         assert said[row.id] == expected
 
 
-def test_a_prompt_that_extends_an_earlier_one_is_computed_from_there_on(model, tokenizer, engine):
+def test_a_prompt_that_extends_an_earlier_one_is_computed_from_there_on(model, tokenizer, engine, chats):
     columns = []
     watch = model.register_forward_pre_hook(
         lambda _, __, inputs: columns.append(inputs["input_ids"].shape[1]), with_kwargs=True
@@ -108,8 +114,8 @@ def test_a_prompt_that_extends_an_earlier_one_is_computed_from_there_on(model, t
         fresh = texts(TransformersEngine(model, tokenizer, 4096), [longer])
     finally:
         watch.remove()
-    assert columns[0] == len(encode(tokenizer, longer.messages))
-    assert computed <= columns[0] - len(encode(tokenizer, first.messages))
+    assert columns[0] == len(chats.prompt(longer.messages))
+    assert computed <= columns[0] - len(chats.prompt(first.messages))
     assert reused == fresh
 
 
@@ -129,13 +135,13 @@ def test_rows_that_end_leave_the_batch(model, engine):
     assert (responses[0].finish, responses[0].tokens) == ("length", 2)
 
 
-def test_batches_keep_the_budget_and_hold_every_request_once(model, tokenizer):
+def test_batches_keep_the_budget_and_hold_every_request_once(model, tokenizer, chats):
     engine = TransformersEngine(model, tokenizer, token_budget=300)
     batches = list(engine.batches(REQUESTS))
     assert len(batches) > 1
     assert sorted(row.id for batch in batches for row in batch) == [row.id for row in REQUESTS]
     for batch in batches:
-        longest = max(len(encode(tokenizer, row.messages)) for row in batch)
+        longest = max(len(chats.prompt(row.messages)) for row in batch)
         assert len(batch) * (longest + 16) <= 300
 
 
@@ -175,51 +181,44 @@ def test_a_profile_parses_under_the_paper_s_sampling(engine):
         assert parse_profile(response.text)
 
 
-def test_a_long_history_loses_its_oldest_exchanges(tokenizer, engine):
-    whole = len(encode(tokenizer, CHATS[0]))
+def test_a_long_history_loses_its_oldest_exchanges(engine, chats):
+    whole = len(chats.prompt(CHATS[0]))
     row = request("long", CHATS[0], max_prompt_tokens=whole - 1)
-    tokens, dropped = prompt_tokens(tokenizer, row, positions=8192)
+    tokens, dropped = prompt_tokens(chats, row, positions=8192)
     assert dropped == 2
-    assert tokens == encode(tokenizer, [SYSTEM, *CHATS[0][3:]])
+    assert tokens == chats.prompt([SYSTEM, *CHATS[0][3:]])
     [response] = engine.generate([row])
     assert response.truncated_turns == 2
-    assert prompt_tokens(tokenizer, request("fits", CHATS[0], max_prompt_tokens=whole), 8192)[1] == 0
+    assert prompt_tokens(chats, request("fits", CHATS[0], max_prompt_tokens=whole), 8192)[1] == 0
 
 
-def test_prompt_and_answer_fit_the_model_s_positions(tokenizer):
-    whole = len(encode(tokenizer, CHATS[0]))
-    assert prompt_tokens(tokenizer, request("fits", CHATS[0]), positions=whole + 16)[1] == 0
-    assert prompt_tokens(tokenizer, request("long", CHATS[0]), positions=whole + 15)[1] == 2
+def test_prompt_and_answer_fit_the_model_s_positions(chats):
+    whole = len(chats.prompt(CHATS[0]))
+    assert prompt_tokens(chats, request("fits", CHATS[0]), positions=whole + 16)[1] == 0
+    assert prompt_tokens(chats, request("long", CHATS[0]), positions=whole + 15)[1] == 2
 
 
-def test_no_more_is_left_out_than_must_be(tokenizer):
+def test_no_more_is_left_out_than_must_be(chats):
     messages = chat(*(f"Turn {place} of a long talk." for place in range(101)))
     for limit in (60, 200, 500, 900):
-        tokens, dropped = prompt_tokens(tokenizer, request("long", messages, max_prompt_tokens=limit), 8192)
+        tokens, dropped = prompt_tokens(chats, request("long", messages, max_prompt_tokens=limit), 8192)
         assert dropped % 2 == 0
         assert len(tokens) <= limit
-        assert len(encode(tokenizer, [SYSTEM, *messages[1 + dropped - 2 :]])) > limit
+        assert len(chats.prompt([SYSTEM, *messages[1 + dropped - 2 :]])) > limit
 
 
-def test_the_last_messages_are_never_left_out(tokenizer):
+def test_the_last_messages_are_never_left_out(chats):
     row = request("a-7", CHATS[0], max_prompt_tokens=60, keep=3)
     with pytest.raises(PermanentError, match=r"row a-7: .* maxPromptTokens") as refused:
-        prompt_tokens(tokenizer, row, 8192)
+        prompt_tokens(chats, row, 8192)
     assert refused.value.reason == "PromptTooLong"
 
 
-def test_a_template_that_refuses_the_chat_is_named(small_model):
-    tokenizer = load_tokenizer(small_model)
-    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(PermanentError, match="System role not supported"):
-        encode(tokenizer, CHATS[0])
-
-
-def test_every_token_that_ends_a_turn_stops(small_model, tokenizer):
+def test_every_token_that_ends_a_turn_stops(small_model, tokenizer, chats):
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert stop_tokens(tokenizer, None) == {end}
-    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=[5, 6])) == {end, 5, 6}
+    assert stop_tokens(chats, tokenizer, None) == {end}
+    assert stop_tokens(chats, tokenizer, GenerationConfig(eos_token_id=[5, 6])) == {end, 5, 6}
     # A base model's end of sequence need not be what its template ends a turn with.
     base = load_tokenizer(small_model)
     base.eos_token = "<|endoftext|>"
-    assert stop_tokens(base, None) == {end, tokenizer.convert_tokens_to_ids("<|endoftext|>")}
+    assert stop_tokens(chats, base, None) == {end, tokenizer.convert_tokens_to_ids("<|endoftext|>")}

@@ -47,16 +47,16 @@ def test_without_a_profile_no_profile_is_spoken_of():
 
 @pytest.mark.model
 def test_the_tokens_of_each_prompt_begin_with_those_of_the_one_before(small_model):
-    from evolution_jobs.engines.chat import encode
+    from evolution_jobs.chat.chats import Chats
     from evolution_jobs.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(small_model)
+    chats = Chats.of(load_tokenizer(small_model))
 
     @settings(max_examples=60, deadline=None)
     @given(HISTORY, TEXT)
     def check(history, draft):
         answer, reflection, refinement = (
-            encode(tokenizer, messages)
+            chats.prompt(messages)
             for messages in (
                 answer_messages(history),
                 reflection_messages(history, draft),

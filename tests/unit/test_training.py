@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Context, Instruction, Pair, Turn
 from evolution_jobs.metrics.perplexity import Passage
@@ -25,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.support.stages.chat_families import FAMILIES, save_tokenizer
 from tests.support.stages.tiny_model import DIALOGUES, dialogue, tiny_model, write_rows
 from tests.support.stages.workspace import LocalWorkspace
 
@@ -182,54 +184,6 @@ class TestAnswers:
             for id_, human in (("a", "word " * 200), ("b", "OK."))
         ]
         assert list(ChatEncoder(tokenizer, 128).answers(contexts)) == ["b"]
-
-
-class TestTemplates:
-    """Templates that one sequence a dialogue cannot follow are refused with a word of advice."""
-
-    def refused(self, small_model: Path, template: str) -> PermanentError:
-        tokenizer = load_tokenizer(small_model)
-        tokenizer.chat_template = template
-        with pytest.raises(PermanentError) as caught:
-            ChatEncoder(tokenizer, 2048).dialogues([DIALOGUES[0]])
-        return caught.value
-
-    def test_earlier_turns_that_change_once_later_ones_follow(self, small_model: Path) -> None:
-        template = (
-            "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-            "{% if loop.last %}<think></think>{% endif %}{{ message['content'] }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-        )
-        error = self.refused(small_model, template)
-        assert error.reason == "ChatTemplate"
-        assert f"dialogue {DIALOGUES[0].id}" in str(error)
-
-    def test_a_turn_without_an_end(self, small_model: Path) -> None:
-        template = (
-            "{% for message in messages %}{{ message['role'] }}\n{{ message['content'] }}\n\n{% endfor %}"
-            "{% if add_generation_prompt %}assistant\n{% endif %}"
-        )
-        assert "cannot learn to stop" in str(self.refused(small_model, template))
-
-    def test_a_prompt_whose_last_token_grows_into_the_answer(self, small_model: Path) -> None:
-        # "An" + "xiety" is one token: generation would never see the prompt that training shows.
-        template = (
-            "{% for message in messages %}{% if message['role'] == 'assistant' %}An{{ message['content'] }}<|im_end|>"
-            "{% else %}{{ message['content'] }}<|im_end|>{% endif %}{% endfor %}"
-            "{% if add_generation_prompt %}An{% endif %}"
-        )
-        tokenizer = load_tokenizer(small_model)
-        tokenizer.chat_template = template
-        assert len(tokenizer("Anxiety", add_special_tokens=False)["input_ids"]) < len(
-            tokenizer("An", add_special_tokens=False)["input_ids"]
-            + tokenizer("xiety", add_special_tokens=False)["input_ids"]
-        )
-        with pytest.raises(PermanentError, match="one sequence"):
-            ChatEncoder(tokenizer, 2048).dialogues([dialogue("What is it?", "xiety")])
-
-    def test_a_template_that_refuses_the_system_prompt(self, small_model: Path) -> None:
-        template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
-        assert "No system role" in str(self.refused(small_model, template))
 
 
 class TestOrder:
@@ -425,3 +379,49 @@ class TestRows:
         with pytest.raises(PermanentError, match=r"input pairs: pairs\.jsonl cannot be read: No such file") as caught:
             read_rows(workspace, "pairs", Pair)
         assert caught.value.reason == "RowsMalformed"
+
+
+class TestSplitDialogues:
+    """Where one sequence cannot stand for a dialogue, each answer has its own."""
+
+    @pytest.fixture(scope="class")
+    def thinker(self, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+        directory = tmp_path_factory.mktemp("qwen3")
+        save_tokenizer(FAMILIES["qwen3"], directory)
+        return load_tokenizer(directory)
+
+    def test_each_answer_is_learnt_behind_its_own_prompt(self, thinker: PreTrainedTokenizerBase) -> None:
+        encoded = ChatEncoder(thinker, 2048).dialogues([DIALOGUES[0]])
+        assert [learnt(thinker, row) for row in encoded.rows] == [["That must hurt." + END], ["What happened?" + END]]
+        assert (encoded.dialogues, encoded.split) == (1, 1)
+        assert encoded.whole_tokens < sum(row.tokens for row in encoded.rows)
+        chats = Chats.of(thinker)
+        for row, place in zip(encoded.rows, (1, 3), strict=True):
+            prompt = chats.prompt(answer_messages(DIALOGUES[0].turns[:place]))
+            assert row.input_ids[: len(prompt)] == prompt
+            assert set(row.labels[: len(prompt)]) == {IGNORED}
+
+    def test_a_turn_that_is_history_only_is_not_learnt(
+        self, tokenizer: PreTrainedTokenizerBase, thinker: PreTrainedTokenizerBase
+    ) -> None:
+        turns = [*DIALOGUES[0].turns]
+        turns[1] = turns[1].model_copy(update={"learnt": False})
+        cruel = DIALOGUES[0].model_copy(update={"turns": turns})
+        for each in (tokenizer, thinker):
+            encoded = ChatEncoder(each, 2048).dialogues([cruel])
+            assert [said for row in encoded.rows for said in learnt(each, row)] == ["What happened?" + END]
+            assert (sum(row.turns for row in encoded.rows), encoded.unlearnt) == (1, 1)
+            assert all("That must hurt." in each.decode(row.input_ids) for row in encoded.rows)
+        turns[3] = turns[3].model_copy(update={"learnt": False})
+        assert ChatEncoder(tokenizer, 2048).dialogues([cruel.model_copy(update={"turns": turns})]).silent == 1
+
+    def test_a_chat_of_thousands_of_turns_keeps_its_last_ones(
+        self, tokenizer: PreTrainedTokenizerBase, thinker: PreTrainedTokenizerBase
+    ) -> None:
+        endless = dialogue(*(f"Words number {number}." for number in range(3000)))
+        whole = ChatEncoder(tokenizer, 256).dialogues([endless]).rows
+        split = ChatEncoder(thinker, 1024).dialogues([endless]).rows
+        assert learnt(tokenizer, whole[0])[-1] == learnt(thinker, split[-1])[0] == "Words number 2999." + END
+        assert len(whole) == 1
+        assert whole[0].tokens <= 256
+        assert all(0 < row.tokens <= 1024 for row in split)

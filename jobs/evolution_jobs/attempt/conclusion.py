@@ -19,6 +19,7 @@ def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, mes
     report = Report(
         reason=reason,
         message=message,
+        notes=manifest.notes,
         key=manifest.key,
         metrics=manifest.metrics,
         counts=manifest.counts,

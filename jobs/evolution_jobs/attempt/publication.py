@@ -56,6 +56,7 @@ def publish_result(
         counts=counts,
         metrics=metrics,
         details={name: _finite(value) for name, value in result.details.items()},
+        notes=list(result.notes),
         seconds=round(seconds(), 3),
         tokens=result.tokens,
         gpus=visible_gpus(),

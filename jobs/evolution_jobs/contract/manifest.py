@@ -59,6 +59,8 @@ class Manifest(Document):
     metrics: dict[str, float] = {}
     details: dict[str, Any] = {}
     """More for readers: loss curve, metric signatures, reference digest."""
+    notes: list[str] = []
+    """What a user should know of a stage that succeeded, one sentence each. The run's status shows them."""
     seconds: float
     """Wall time of the process that published, from the moment its inputs were there."""
     tokens: int = 0
@@ -83,6 +85,8 @@ class Report(Document):
     reason: str
     """`Completed`, `Cached`, `ShardCompleted`, or the error's reason."""
     message: str = ""
+    notes: list[str] = []
+    """The manifest's."""
     key: str | None = None
     metrics: dict[str, float] = {}
     counts: dict[str, int] = {}

@@ -81,6 +81,8 @@ class Response(Document):
     """Tokens sampled, the end-of-turn token included."""
     truncated_turns: int = Field(default=0, exclude=True)
     """Oldest turns that were left out so that the prompt fits. Stages count it; responses.jsonl does not have it."""
+    thought: bool = Field(default=False, exclude=True)
+    """Whether a think block was left out of the text. Stages count it; responses.jsonl does not have it."""
 
 
 class Pair(Document):

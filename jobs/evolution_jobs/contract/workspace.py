@@ -13,7 +13,7 @@ shard merges. Two shards may both find all rows finished: the first to publish w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,8 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 0
+    notes: Sequence[str] = ()
+    """What a user should know of a stage that succeeded, one sentence each, such as text that was left out."""
     references: Mapping[str, str] = field(default_factory=dict)
     """Output name to the location of content that is not copied (a pinned hub model). Such an output may have no files."""
     copied_models: frozenset[str] = frozenset()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..chat.chats import Chats
+from ..chat.thoughts import Thoughts, without_thoughts
 from ..contract.rows import Response
 from ..contract.settings import Precision
 from ..models.load import load_model, load_tokenizer
@@ -58,7 +60,9 @@ class TransformersEngine:
         self._budget = token_budget
         config = model.config.get_text_config(decoder=True)
         self._positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
-        self._stops = stop_tokens(tokenizer, model.generation_config)
+        self._chats = Chats.of(tokenizer)
+        self._thoughts = Thoughts(tokenizer.backend_tokenizer)
+        self._stops = stop_tokens(self._chats, tokenizer, model.generation_config)
         self._vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._exempt = self._tensor(sorted(self._stops))
         self._grammars: Grammars | None = None
@@ -82,7 +86,7 @@ class TransformersEngine:
             yield from self._complete(rows)
 
     def _batched(self, requests: Iterable[Request]) -> Iterator[list[_BatchRow]]:
-        rows = [_BatchRow(r, *prompt_tokens(self._tokenizer, r, self._positions)) for r in requests]
+        rows = [_BatchRow(r, *prompt_tokens(self._chats, r, self._positions)) for r in requests]
         # All rows of a batch are sampled in the same way, and either all or none follow a schema.
         rows.sort(key=lambda row: (*_way(row), -row.room))
         for _, alike in groupby(rows, key=_way):
@@ -147,13 +151,16 @@ class TransformersEngine:
 
     def _response(self, row: _BatchRow) -> Response:
         stopped = row.sampled[-1] in self._stops
-        text = self._tokenizer.decode(row.sampled[:-1] if stopped else row.sampled, skip_special_tokens=True)
+        sampled = row.sampled[:-1] if stopped else row.sampled
+        said = self._thoughts.left_out(sampled)
+        text = without_thoughts(self._tokenizer.decode(said, skip_special_tokens=True))
         return Response(
             id=row.request.id,
-            text=text.strip(),
+            text=text.rest.strip(),
             finish="stop" if stopped else "length",
             tokens=len(row.sampled),
             truncated_turns=row.truncated_turns,
+            thought=text.thought or len(said) < len(sampled),
         )
 
     def _ended(self, row: _BatchRow) -> bool:

@@ -34,7 +34,7 @@ def run(workspace: Workspace) -> Result:
     reference, before = base_model(workspace), workspace.input("adapter")
     tokenizer = load_tokenizer(reference)
     pairs = read_rows(workspace, "pairs", Pair)
-    encoded = ChatEncoder(tokenizer, settings.max_length).pairs(pairs.values())
+    encoded = ChatEncoder(tokenizer, settings.max_length, workspace.check_stop).pairs(pairs.values())
     if not encoded.rows:
         raise PermanentError(
             "DataEmpty",

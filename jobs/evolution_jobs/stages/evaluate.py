@@ -86,7 +86,8 @@ def run(workspace: Workspace) -> Result | None:
     if _unfinished(drawn, finished, "answer") or _unfinished(drawn, finished, "likelihood"):
         return None
     answers = [_answer(context, finished) for context in drawn]
-    return _result(workspace.scratch, answers, read=len(contexts))
+    thoughts = sum(finished[f"{context.id}/answer"].get("thought", False) for context in drawn)
+    return _result(workspace.scratch, answers, {"read": len(contexts), **({"thoughts": thoughts} if thoughts else {})})
 
 
 def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: Sequence[Context]) -> None:
@@ -154,7 +155,7 @@ def _likelihoods(
     return rows.values()
 
 
-def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
+def _result(directory: Path, answers: Sequence[Answer], counts: Mapping[str, int]) -> Result:
     scores = _scores(answers)
     answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
     write_rows(answers_file, answers)
@@ -162,7 +163,7 @@ def _result(directory: Path, answers: Sequence[Answer], read: int) -> Result:
     return Result(
         outputs={"answers": answers_file, "metrics": metrics_file},
         counts={
-            "read": read,
+            **counts,
             "kept": len(answers),
             "truncated": sum(answer.truncated_turns > 0 for answer in answers),
             "perplexity.tooLong": sum(answer.nll is None for answer in answers),

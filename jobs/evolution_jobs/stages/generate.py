@@ -33,7 +33,8 @@ def run(workspace: Workspace) -> Result | None:
         finished = workspace.rows.finished()
     if not contexts.keys() <= finished.keys():
         return None
-    responses = [Response.stored(finished[id_]) for id_ in contexts]
+    rows = [finished[id_] for id_ in contexts]
+    responses = [Response.stored(row) for row in rows]
     output = workspace.scratch / "responses.jsonl"
     write_rows(output, responses)
     return Result(
@@ -43,6 +44,7 @@ def run(workspace: Workspace) -> Result | None:
             "responses": len(responses),
             "truncated": sum(response.truncated_turns > 0 for response in responses),
             "cut": sum(response.finish == "length" for response in responses),
+            **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
         metrics={"words": round(sum(words(response.text) for response in responses) / len(responses), 2)},
         tokens=sum(response.tokens for response in responses),

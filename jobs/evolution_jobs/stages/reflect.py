@@ -84,6 +84,8 @@ def _outcome(candidate: Candidate, settings: ReflectionSettings) -> dict[str, An
     """The row that is made durable: the candidate's pair or reject, and what it cost."""
     context, profile = candidate.context, candidate.profile.wire() if candidate.profile else None
     cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}
+    if candidate.thought:
+        cost["thought"] = True
     verdict = _verdict(candidate, settings)
     if isinstance(verdict, Reject):
         known = {
@@ -138,6 +140,7 @@ def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Resu
             **{f"dropped.{reason}": count for reason, count in sorted(dropped.items())},
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
             "truncated": sum(row["truncated"] for row in outcomes),
+            **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in outcomes)) else {}),
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
         tokens=sum(row["tokens"] for row in outcomes),

@@ -33,12 +33,15 @@ class Candidate:
     """Tokens sampled for this candidate, failed attempts included."""
     truncated: bool = False
     """Whether a prompt lost its oldest turns."""
+    thought: bool = False
+    """Whether the model wrote a think block before its answer."""
     reject: Reject | None = None
 
     def count(self, response: Response) -> None:
         """Add the cost of a response to this candidate."""
         self.tokens += response.tokens
         self.truncated |= response.truncated_turns > 0
+        self.thought |= response.thought
 
 
 class Rewriter:

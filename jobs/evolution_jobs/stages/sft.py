@@ -32,7 +32,7 @@ def run(workspace: Workspace) -> Result:
     quiet()
     reference = base_model(workspace)
     tokenizer = load_tokenizer(reference)
-    encoder = ChatEncoder(tokenizer, settings.max_length)
+    encoder = ChatEncoder(tokenizer, settings.max_length, workspace.check_stop)
     train = encoder.dialogues(read_rows(workspace, "train", Dialogue).values())
     validation = encoder.dialogues(read_rows(workspace, "validation", Dialogue).values())
     replayed = read_rows(workspace, "replay", Instruction) if workspace.has_input("replay") else {}
@@ -53,19 +53,33 @@ def run(workspace: Workspace) -> Result:
         metrics=_metrics(trainer),
         details=_details(trainer),
         tokens=trainer.trained_tokens,
+        notes=_notes(train),
     )
 
 
 def _counts(train: Encoded[Example], validation: Encoded[Example], replay: Encoded[Example]) -> dict[str, int]:
     return {
-        "dialogues": len(train.rows),
+        "dialogues": train.dialogues,
         "supporterTurns": sum(example.turns for example in train.rows),
         "validation": len(validation.rows),
         "replay": len(replay.rows),
+        **({"unlearnt": train.unlearnt} if train.unlearnt else {}),
+        **({"sequences": len(train.rows)} if train.split else {}),
         "truncated": train.truncated + validation.truncated,
         "dropped.silent": train.silent + validation.silent,
         "dropped.too_long": train.too_long + validation.too_long + replay.too_long,
     }
+
+
+def _notes(train: Encoded[Example]) -> list[str]:
+    if not train.split:
+        return []
+    tokens = sum(example.tokens for example in train.rows)
+    return [
+        "the model's chat template writes an answer in another way once later turns follow, so each answer is a "
+        f"sequence of its own: {len(train.rows)} sequences with {tokens / train.whole_tokens:.1f} times the tokens of "
+        f"{train.dialogues} whole dialogues"
+    ]
 
 
 def _metrics(trainer: SupervisedTrainer) -> dict[str, float]:

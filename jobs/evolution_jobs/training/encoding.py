@@ -1,16 +1,14 @@
-"""Chats as token ids and labels: exactly what the chat template gives, with a loss on the assistant's turns only."""
+"""Dialogues and pairs as token ids and labels, with a loss on the supporter's turns only."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from jinja2 import TemplateError
-
-from ..contract.errors import PermanentError
+from ..chat.chats import Answered, Chats
 from ..contract.rows import Context, Dialogue, Instruction, Message, Pair, Turn
 from ..metrics.perplexity import Passage
 from ..preference.prompts import answer_messages
@@ -68,6 +66,14 @@ class Encoded(Generic[Encoding]):
     """The rows of one file as token ids, and how many rows were truncated or dropped."""
 
     rows: list[Encoding] = field(default_factory=list)
+    dialogues: int = 0
+    """Dialogues among the rows."""
+    split: int = 0
+    """Dialogues that became one sequence an answer, because one sequence cannot stand for all their answers."""
+    whole_tokens: int = 0
+    """Tokens of the dialogues, each counted once."""
+    unlearnt: int = 0
+    """Supporter turns that are only history."""
     truncated: int = 0
     """Rows that lost their oldest turns."""
     too_long: int = 0
@@ -75,48 +81,51 @@ class Encoded(Generic[Encoding]):
     silent: int = 0
     """Dialogues dropped because the supporter says nothing in them."""
 
-    def add(self, fitted: tuple[Encoding, bool] | None) -> None:
-        """Add an encoding and whether it was truncated; None is a row that is too long."""
-        if fitted is None:
-            self.too_long += 1
-        else:
-            self.rows.append(fitted[0])
-            self.truncated += fitted[1]
-
 
 class ChatEncoder:
-    """Turns chats into token ids by the tokenizer's own template.
+    """Turns dialogues, pairs and contexts into token ids, as the model's chats have them.
 
-    Every method raises PermanentError (`ChatTemplate`) if the template refuses a chat, renders earlier turns differently
-    once later ones follow (so one sequence cannot represent all turns of a dialogue), or ends the assistant's turn
-    without a special token (so the model cannot learn to stop).
+    Every method raises PermanentError (`ChatTemplate`) if the template refuses a chat.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        if not tokenizer.is_fast:
-            raise PermanentError("ChatTemplate", "the model has no tokenizer.json; add one (it maps tokens to text)")
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, check_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check_stop` is called for each row and may raise."""
+        self._chats = Chats.of(tokenizer)
         self._max_length = max_length
-        self._special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._check_stop = check_stop
 
     def dialogues(self, dialogues: Iterable[Dialogue]) -> Encoded[Example]:
-        """One sequence a dialogue, up to the supporter's last turn; the supporter's turns are learnt."""
+        """The supporter's turns are learnt, up to the last one: one sequence a dialogue, or else one an answer."""
         encoded: Encoded[Example] = Encoded()
         for dialogue in dialogues:
-            last = max((place for place, turn in enumerate(dialogue.turns) if turn.role == "supporter"), default=None)
+            self._check_stop()
+            last = max((place for place, turn in enumerate(dialogue.turns) if _is_learnt(turn)), default=None)
             if last is None:
                 encoded.silent += 1
-            else:
-                encode = partial(self._example, name=f"dialogue {dialogue.id}")
-                encoded.add(self._fitted(dialogue.turns[: last + 1], encode))
+                continue
+            turns = dialogue.turns[: last + 1]
+            if (start := self._first_that_fits(turns, self._length)) is None:
+                encoded.too_long += 1
+                continue
+            examples = self._examples(turns[start:])
+            encoded.rows += examples
+            encoded.dialogues += 1
+            encoded.split += len(examples) > 1
+            encoded.whole_tokens += self._length(turns[start:]) if len(examples) > 1 else examples[0].tokens
+            encoded.unlearnt += sum(turn.learnt is False for turn in turns[start:])
+            encoded.truncated += start > 0
         return encoded
 
     def instructions(self, instructions: Iterable[Instruction]) -> Encoded[Example]:
         """One sequence an instruction sample; the response is learnt."""
         encoded: Encoded[Example] = Encoded()
         for sample in instructions:
+            self._check_stop()
             chat = [{"role": "user", "content": sample.prompt}, {"role": "assistant", "content": sample.response}]
-            example = self._learnt(chat, f"instruction {sample.id}")
+            answered = self._chats.sequence(chat)
+            example = _learnt(answered, {0}) if answered else self._answer(chat[:1], sample.response)
             if example.tokens > self._max_length:
                 encoded.too_long += 1
             else:
@@ -127,96 +136,72 @@ class ChatEncoder:
         """Prompt, chosen and rejected of each pair; the longer of the two sequences decides what fits."""
         encoded: Encoded[Preference] = Encoded()
         for pair in pairs:
-            encoded.add(self._fitted(pair.turns, partial(self._preference, pair=pair)))
+            self._check_stop()
+            start = self._first_that_fits(pair.turns, partial(self._longest, answers=(pair.chosen, pair.rejected)))
+            if start is None:
+                encoded.too_long += 1
+            else:
+                encoded.rows.append(self._preference(pair.turns[start:], pair))
+                encoded.truncated += start > 0
         return encoded
 
     def answers(self, contexts: Iterable[Context]) -> dict[str, Passage]:
         """Prompt and human answer of each context, by the context's id; without those whose last exchange is too long."""
-        fitted = {
-            context.id: self._fitted(
-                context.turns, partial(self._passage, answer=context.human, name=f"context {context.id}")
-            )
-            for context in contexts
-        }
-        return {id_: found[0] for id_, found in fitted.items() if found}
+        found = {}
+        for context in contexts:
+            self._check_stop()
+            start = self._first_that_fits(context.turns, partial(self._longest, answers=(context.human,)))
+            if start is not None:
+                found[context.id] = self._passage(context.turns[start:], context.human)
+        return found
 
-    def _fitted(
-        self, turns: Sequence[Turn], encode: Callable[[Sequence[Turn]], Encoding]
-    ) -> tuple[Encoding, bool] | None:
-        """The encoding of the turns without the oldest exchanges, so that it fits, and whether any were left out.
-
-        None if even the last exchange alone is too long.
+    def _first_that_fits(self, turns: Sequence[Turn], length: Callable[[Sequence[Turn]], int]) -> int | None:
+        """Where the turns begin once the oldest exchanges are left out, so that the rest fits; None if the last alone
+        is too long. Each try costs as much as the turns are long, so the place is found by bisection.
         """
-        for start, turn in enumerate(turns):
-            if turn.role == "seeker" and (encoding := encode(turns[start:])).length <= self._max_length:
-                return encoding, start > 0
-        return None
+        starts = [place for place, turn in enumerate(turns) if turn.role == "seeker"]
+        if not starts or length(turns[starts[0] :]) <= self._max_length:
+            return starts[0] if starts else None
+        first = bisect_left(starts, True, lo=1, key=lambda start: length(turns[start:]) <= self._max_length)
+        return starts[first] if first < len(starts) else None
 
-    def _example(self, turns: Sequence[Turn], name: str) -> Example:
-        return self._learnt(answer_messages(turns), name)
+    def _length(self, turns: Sequence[Turn]) -> int:
+        return self._chats.length(answer_messages(turns))
 
-    def _learnt(self, chat: Sequence[Message], name: str) -> Example:
-        spoken = [place for place, message in enumerate(chat) if message["role"] == "assistant"]
-        ids, spans = self._sequence(chat, spoken, name)
-        labels = [IGNORED] * len(ids)
-        for start, end in spans:
-            labels[start:end] = ids[start:end]
-        return Example(ids, labels, len(spoken))
+    def _longest(self, turns: Sequence[Turn], answers: Iterable[str]) -> int:
+        return max(self._passage(turns, answer).length for answer in answers)
+
+    def _examples(self, turns: Sequence[Turn]) -> list[Example]:
+        chat = answer_messages(turns)
+        places = [place for place, turn in enumerate(turns) if turn.role == "supporter"]
+        if answered := self._chats.sequence(chat):
+            return [_learnt(answered, {n for n, place in enumerate(places) if _is_learnt(turns[place])})]
+        return [
+            self._answer(answer_messages(turns[:place]), turns[place].text)
+            for place in places
+            if _is_learnt(turns[place])
+        ]
+
+    def _answer(self, chat: Sequence[Message], answer: str) -> Example:
+        prompt, ids = self._chats.passage(chat, answer)
+        return Example([*prompt, *ids], [IGNORED] * len(prompt) + ids, 1)
 
     def _preference(self, turns: Sequence[Turn], pair: Pair) -> Preference:
-        name = f"pair {pair.id}"
-        chosen, rejected = (self._passage(turns, answer, name) for answer in (pair.chosen, pair.rejected))
-        if chosen.prompt != rejected.prompt:
-            raise _unsteady(name)
+        chosen, rejected = (self._passage(turns, answer) for answer in (pair.chosen, pair.rejected))
         return Preference(chosen.prompt, chosen.answer, rejected.answer)
 
-    def _passage(self, turns: Sequence[Turn], answer: str, name: str) -> Passage:
-        chat = answer_messages(turns)
-        whole = [*chat, {"role": "assistant", "content": answer.strip()}]
-        ids, [(start, end)] = self._sequence(whole, [len(chat)], name)
-        return Passage(ids[:start], ids[start:end])
-
-    def _sequence(
-        self, chat: Sequence[Message], places: Iterable[int], name: str
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The chat's token ids, and the spans of the assistant's turns at `places`, end-of-turn token included."""
-        text = self._text(chat)
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(encoding["input_ids"]), encoding["offset_mapping"]
-        starts = [start for start, _ in offsets]
-        spans = []
-        for place in places:
-            prompt, until = self._text(chat[:place], answer=True), self._text(chat[: place + 1])
-            if not (until.startswith(prompt) and text.startswith(until)):
-                raise _unsteady(name)
-            first, end = bisect_left(starts, len(prompt)), bisect_left(starts, len(until))
-            # A token across the boundary would be learnt only in part, and generation would not have it in its prompt.
-            if offsets[first - 1][1] > len(prompt):
-                raise _unsteady(name)
-            spans.append((first, self._end_of_turn(ids, first, end, name)))
-        return ids, spans
-
-    def _end_of_turn(self, ids: Sequence[int], first: int, end: int, name: str) -> int:
-        for place in range(end, first, -1):
-            if ids[place - 1] in self._special:
-                return place
-        raise PermanentError(
-            "ChatTemplate",
-            f"{name}: the model's chat template ends the assistant's turn without a special token, so the model cannot "
-            "learn to stop; take a model whose template does",
-        )
-
-    def _text(self, chat: Sequence[Message], *, answer: bool = False) -> str:
-        """The rendered chat; with `answer`, the assistant's next turn is opened."""
-        try:
-            return str(self._tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=answer))
-        except TemplateError as error:
-            raise PermanentError("ChatTemplate", f"the model's chat template refuses a chat: {error}") from error
+    def _passage(self, turns: Sequence[Turn], answer: str) -> Passage:
+        return Passage(*self._chats.passage(answer_messages(turns), answer.strip()))
 
 
-def _unsteady(name: str) -> PermanentError:
-    return PermanentError(
-        "ChatTemplate",
-        f"{name}: the model's chat template renders earlier turns differently once later ones follow, so a dialogue "
-        "cannot be trained on as one sequence; take a model or a template that does not",
-    )
+def _learnt(answered: Answered, which: Container[int]) -> Example:
+    """A sequence in which these of its answers are learnt."""
+    labels = [IGNORED] * len(answered.ids)
+    spans = [span for number, span in enumerate(answered.spans) if number in which]
+    for start, end in spans:
+        labels[start:end] = answered.ids[start:end]
+    return Example(answered.ids, labels, len(spans))
+
+
+def _is_learnt(turn: Turn) -> bool:
+    return turn.role == "supporter" and turn.learnt is not False

@@ -28,6 +28,9 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
     if summary["metrics"]:
         console.print(_table(summary))
     _print_pairs(console, summary)
+    for stage in summary["stages"]:
+        for note in stage["notes"]:
+            console.print(f"{stage['id']}: {note}", highlight=False, markup=False, soft_wrap=True)
     if summary["artifacts"]:
         console.print("\n[bold]Artifacts[/bold]")
         for label, uri in summary["artifacts"].items():

@@ -48,6 +48,7 @@ def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:
         "key": stage.key,
         "manifest": stage.artifact,
         "counts": dict(manifest.counts) if manifest else {},
+        "notes": list(manifest.notes) if manifest else [],
         "reason": stage.reason,
         "message": stage.message,
     }

@@ -219,7 +219,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
                 "shards": f"{attempt.shards}/{attempt.shards}" if attempt.shards > 1 else None,
                 "progress": None,
                 "reason": "Completed",
-                "message": None,
+                "message": "; ".join(report.notes) or None if report else None,
             }
         )
     if attempt.state == "failed":

@@ -1,0 +1,179 @@
+"""Chats of one model as token ids. SFT, generation, DPO and evaluation all use this, so they agree token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Message
+from .template import MARK, ChatTemplate, Roles
+from .tokens import TextTokens
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+
+TRIED = 16
+"""In longer chats, at least this many answers are compared with how they are written as the last message."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A chat with answers as token ids."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    """Where each answer stands, its end-of-turn token included."""
+
+
+class Chats:
+    """A model's chats.
+
+    Text is cut into tokens at the beginning of each answer, so an answer's tokens never depend on whether it was
+    sampled or read. If the template takes no system message, its words come first in the user's first message.
+
+    Methods raise PermanentError (`ChatTemplate`) if the template refuses a chat.
+    """
+
+    def __init__(self, template: str, special_tokens: Mapping[str, str], tokenizer: Tokenizer) -> None:
+        """Raises PermanentError (`ChatTemplate`) if the template is not valid, refuses even a question and its answer,
+        or ends an answer without a control token (so the model cannot learn to stop).
+        """
+        self.template = ChatTemplate(template, special_tokens)
+        self.tokens = TextTokens(tokenizer, self.template.literals)
+        self._gap = self.template.frame(("user",)).gap
+        self._ending(("user",))
+        self.folds_system = self._refuses_system()
+        """Whether the system message becomes the beginning of the user's first one."""
+        self.one_sequence = lru_cache(maxsize=1024)(self._one_sequence)
+        """Whether every answer in a chat of these roles stands there as it does where it is the last message."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Chats:
+        """The chats of a loaded tokenizer. Raises as the constructor does, and if the tokenizer has no tokenizer.json."""
+        if not tokenizer.is_fast:
+            raise PermanentError("ChatTemplate", "the model has no tokenizer.json; add one (it maps tokens to text)")
+        names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+        return cls(chosen_template(tokenizer.chat_template), names, tokenizer.backend_tokenizer)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The control token that ends an answer."""
+        return self.tokens.encode([self._ending(("user",))])[0][-1]
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids up to the point where the assistant's next answer begins."""
+        messages = self._arranged(messages)
+        return self._filled(self.template.frame(_roles(messages)).prompt, messages)[0]
+
+    def length(self, messages: Sequence[Message]) -> int:
+        """Tokens of the whole chat, answers included."""
+        messages = self._arranged(messages)
+        return len(self._filled(self.template.marked(_roles(messages), False), messages)[0])
+
+    def passage(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+        """Token ids of the prompt and of the answer to it, its end-of-turn token included."""
+        messages = self._arranged(messages)
+        roles = _roles(messages)
+        frame = self.template.frame(roles)
+        text = f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}"
+        ids, starts = self._filled(text, [*messages, {"role": "assistant", "content": answer}])
+        return ids[: starts[-1]], ids[starts[-1] :]
+
+    def sequence(self, messages: Sequence[Message]) -> Answered | None:
+        """The whole chat as one sequence, or None if it cannot stand for all answers in it."""
+        messages = self._arranged(messages)
+        roles = _roles(messages)
+        if not self.one_sequence(roles):
+            return None
+        ids, starts = self._filled(self.template.marked(roles, False), messages)
+        control = self.tokens.control_ids
+        return Answered(ids, [(start, _after(ids, start, control)) for start in starts])
+
+    def _arranged(self, messages: Sequence[Message]) -> Sequence[Message]:
+        if not self.folds_system or messages[0]["role"] != "system":
+            return messages
+        system, *rest = messages
+        if not rest or rest[0]["role"] != "user":
+            return [{"role": "user", "content": system["content"]}, *rest]
+        return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+    def _filled(self, marked: str, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """The ids of a text with its marks filled in, and where each of its answers begins."""
+        pieces, answers = [""], []
+        parts = MARK.split(marked)
+        for part, text in enumerate(parts):
+            if part % 2 == 0:
+                pieces[-1] += text
+                continue
+            message = messages[int(text)]
+            if message["role"] == "assistant":
+                gap = self._gap if self._gap and pieces[-1].endswith(self._gap) else ""
+                pieces[-1] = pieces[-1].removesuffix(gap)
+                answers.append(len(pieces))
+                pieces.append(gap)
+            first, *others = self.tokens.as_words(message["content"])
+            pieces[-1] += first
+            pieces += others
+        encoded = self.tokens.encode(pieces)
+        starts = [0]
+        for ids in encoded:
+            starts.append(starts[-1] + len(ids))
+        return [id_ for ids in encoded for id_ in ids], [starts[place] for place in answers]
+
+    def _one_sequence(self, roles: Roles) -> bool:
+        whole = self.template.marked(roles, False)
+        answers = [place for place, role in enumerate(roles) if role == "assistant"]
+        # A template repeats itself. Trying thousands of answers, each in a chat as long, would take minutes.
+        step = max(1, len(answers) // TRIED)
+        return all(self._stands(whole, roles[:place]) for place in {*answers[::step], *answers[-TRIED:]})
+
+    def _stands(self, whole: str, roles: Roles) -> bool:
+        frame = self.template.frame(roles)
+        return whole.startswith(f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}")
+
+    def _ending(self, roles: Roles) -> str:
+        """What follows the words of the answer to these messages, up to its end-of-turn token."""
+        if ending := self.tokens.first_control(self.template.frame(roles).closing):
+            return ending
+        raise PermanentError(
+            "ChatTemplate",
+            "the model's chat template ends the assistant's turn without a special token, so the model cannot learn to "
+            "stop; take a model whose template does",
+        )
+
+    def _refuses_system(self) -> bool:
+        try:
+            self.template.frame(("system", "user"))
+        except PermanentError:
+            return True
+        return False
+
+
+def chosen_template(template: str | Mapping[str, str] | None) -> str:
+    """The template for plain chats: the only one, or of several the one named `default`, as transformers chooses.
+
+    Raises PermanentError (`ChatTemplate`) if there is none.
+    """
+    if isinstance(template, str):
+        return template
+    named = template or {}
+    if "default" not in named:
+        found = f"only those named {', '.join(sorted(named))}" if named else "none"
+        raise PermanentError(
+            "ChatTemplate", f"the model has no default chat template ({found}): add chat_template.jinja to it"
+        )
+    return named["default"]
+
+
+def _roles(messages: Sequence[Message]) -> Roles:
+    return tuple(message["role"] for message in messages)
+
+
+def _after(ids: Sequence[int], start: int, control: frozenset[int]) -> int:
+    """The position after the first control token from `start` on."""
+    return next(place for place in range(start, len(ids)) if ids[place] in control) + 1

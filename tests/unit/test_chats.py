@@ -112,7 +112,7 @@ def test_an_equal_chat_has_the_tokens_that_transformers_gives_it() -> None:
 )
 def test_what_a_user_should_know_of_a_template_is_said(name: str, said: list[str], tmp_path: Path) -> None:
     save_tokenizer(FAMILIES[name], tmp_path)
-    chats = read_chats(tmp_path)
+    chats = read_chats(lambda name: path.read_text() if (path := tmp_path / name).exists() else "")
     assert chats is not None
     notes = try_chats(chats)
     assert len(notes) == len(said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Message
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
 TRIED = 16
 """In longer chats, at least this many answers are compared with how they are written as the last message."""
+
+
+class Passage(NamedTuple):
+    """A prompt and its answer, both as token ids; neither is empty."""
+
+    prompt: list[int]
+    answer: list[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and answer."""
+        return self.prompt + self.answer
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -75,14 +92,14 @@ class Chats:
         messages = self._arranged(messages)
         return len(self._filled(self.template.marked(_roles(messages), False), messages)[0])
 
-    def passage(self, messages: Sequence[Message], answer: str) -> tuple[list[int], list[int]]:
+    def passage(self, messages: Sequence[Message], answer: str) -> Passage:
         """Token ids of the prompt and of the answer to it, its end-of-turn token included."""
         messages = self._arranged(messages)
         roles = _roles(messages)
         frame = self.template.frame(roles)
         text = f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}"
         ids, starts = self._filled(text, [*messages, {"role": "assistant", "content": answer}])
-        return ids[: starts[-1]], ids[starts[-1] :]
+        return Passage(ids[: starts[-1]], ids[starts[-1] :])
 
     def sequence(self, messages: Sequence[Message]) -> Answered | None:
         """The whole chat as one sequence, or None if it cannot stand for all answers in it."""

@@ -13,28 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
+from ..chat.chats import Passage
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGIT_BYTES = 256 * 2**20
 """Approximate limit for the logits of a batch in float32: a vocabulary of 49,152 takes 192 KiB a token."""
-
-
-class Passage(NamedTuple):
-    """A prompt and its answer, both as token ids; neither is empty."""
-
-    prompt: list[int]
-    answer: list[int]
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and answer."""
-        return self.prompt + self.answer
-
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return len(self.prompt) + len(self.answer)
 
 
 class _Sequence(NamedTuple):

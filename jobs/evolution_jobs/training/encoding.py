@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ..chat.chats import Answered, Chats
+from ..chat.chats import Answered, Chats, Passage
 from ..contract.rows import Context, Dialogue, Instruction, Message, Pair, Turn
-from ..metrics.perplexity import Passage
 from ..preference.prompts import answer_messages
 
 if TYPE_CHECKING:
@@ -89,10 +88,13 @@ class ChatEncoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, check_stop: Callable[[], None] = lambda: None
+        self,
+        tokenizer: PreTrainedTokenizerBase | Chats,
+        max_length: int,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """`check_stop` is called for each row and may raise."""
-        self._chats = Chats.of(tokenizer)
+        self._chats = tokenizer if isinstance(tokenizer, Chats) else Chats.of(tokenizer)
         self._max_length = max_length
         self._check_stop = check_stop
 
@@ -191,7 +193,7 @@ class ChatEncoder:
         return Preference(chosen.prompt, chosen.answer, rejected.answer)
 
     def _passage(self, turns: Sequence[Turn], answer: str) -> Passage:
-        return Passage(*self._chats.passage(answer_messages(turns), answer.strip()))
+        return self._chats.passage(answer_messages(turns), answer.strip())
 
 
 def _learnt(answered: Answered, which: Container[int]) -> Example:

@@ -54,6 +54,7 @@ RIGHT = [
     (("spec", "data", "seed", 0), source(format="mapping", mapping=MAPPING)),
     (("spec", "data", "test"), [{"uri": "hf://o/d", "format": "esconv", "split": "test", "revision": "main"}]),
     (("spec", "data", "replay"), [source(format="alpaca", samples=500)]),
+    (("spec", "storage"), {"uri": "s3://bucket/runs", "endpoint": "http://[fd00::1]:9000"}),
     (("metadata", "labels"), {"app.kubernetes.io/part-of": "study"}),
     (("status",), {"phase": "Running"}),
 ]

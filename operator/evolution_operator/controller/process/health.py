@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -16,9 +18,37 @@ Check = Callable[[], str | None]
 
 TEXT = "text/plain; charset=utf-8"
 
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+class _AllAddresses(ThreadingHTTPServer):
+    """Listens on one socket for IPv4 and IPv6, and for IPv4 alone where the kernel has no IPv6.
+
+    The kubelet and Prometheus use the Pod's first address, which is an IPv6 one on some clusters.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        try:
+            super().__init__(("", port), handler)
+        except OSError as error:
+            # IPv6 may be compiled in and still have no address (sysctl net.ipv6.conf.all.disable_ipv6).
+            if self.address_family == socket.AF_INET or error.errno not in _NO_IPV6:
+                raise
+            self.address_family = socket.AF_INET
+            super().__init__(("", port), handler)
+
+    def server_bind(self) -> None:
+        """Bind the socket. Its IPv6 form takes IPv4 connections as well, whatever the kernel's default is."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
 
 class HealthServer:
-    """Serves on all addresses until `stop`.
+    """Serves on all addresses, of both IP versions, until `stop`.
 
     Args:
         port: 0 takes a free one.
@@ -50,8 +80,7 @@ class HealthServer:
             def log_message(self, *_: Any) -> None:
                 """Log nothing: the kubelet asks every few seconds."""
 
-        self._server = ThreadingHTTPServer(("", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _AllAddresses(port, Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
     @property

@@ -89,8 +89,8 @@ def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
             Failure(
                 "out-of-memory",
                 "OOMKilled",
-                "Pod pod was killed because it reached its memory limit",
-                more_memory="raise spec.sft.pod.resources.limits.memory",
+                "Pod pod was killed because memory ran out; it has no memory limit, so its node was short",
+                more_memory="set spec.sft.pod.resources.limits.memory",
             ),
         ),
         (
@@ -99,7 +99,7 @@ def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
                 "transient",
                 "Killed",
                 "Pod pod was killed (SIGKILL), and its node gives no reason",
-                more_memory="raise spec.sft.pod.resources.limits.memory",
+                more_memory="set spec.sft.pod.resources.limits.memory",
             ),
         ),
         (

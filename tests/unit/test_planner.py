@@ -262,6 +262,25 @@ def test_the_next_attempt_comes_when_the_pause_is_over():
     assert answer.actions[0].spec.attempt == "uid-2"
 
 
+def test_an_attempt_that_is_over_is_ended_if_it_lingers():
+    scenario = Scenario().after("prepare")
+    seen = scenario.done("prepare")
+    note = ("SidecarRunning", "container proxy kept its Pod")
+    answer = scenario.observe(*seen, scenario.attempt("sft", "succeeded", lingering=True, note=note))
+    assert actions(answer)[0] == ("Stop", "sft", 1)
+    assert ("Start", "generate-1", 1) in actions(answer)
+    assert ("StageSucceeded", f"sft finished in 9 s; {note[1]}") in events(answer)
+    gone = scenario.observe(*seen)
+    assert gone.status.stage_by_id()["sft"].state == "Succeeded"
+    assert not [action for action in actions(gone) if action[1] == "sft"]
+
+
+def test_a_failed_attempt_that_lingers_is_ended_before_the_next_one():
+    scenario = Scenario(retry={"backoffSeconds": 0}).after()
+    answer = scenario.observe(scenario.attempt("prepare", "failed", failure=LOST, lingering=True))
+    assert actions(answer) == [("Stop", "prepare", 1), ("Start", "prepare", 2)]
+
+
 def test_a_failed_run_stops_its_other_attempts_and_says_why():
     scenario = Scenario().after("prepare", "sft")
     seen = [*scenario.done("prepare", "sft"), scenario.attempt("evaluate-0")]
@@ -315,6 +334,24 @@ def test_a_process_killed_for_memory_cannot_give_advice_so_the_planner_does(kind
     advice = policies.advice(kind, Failure("out-of-memory", "OOMKilled", "it reached its limit", more_memory=limit))
     assert advice == f"it reached its limit: {message}"
     assert policies.advice(kind, LOST) == LOST.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "given", "expected"),
+    [
+        ("dpo", "Pod usage exceeds 1Gi", True, 'raise spec.dpo.pod.resources.limits["ephemeral-storage"], or mount'),
+        ("dpo", "Pod usage exceeds 1Gi", False, 'set spec.dpo.pod.resources.limits["ephemeral-storage"], or mount'),
+        ("cleanup", "Pod usage exceeds 1Gi", True, 'raise spec.pod.resources.limits["ephemeral-storage"]'),
+        (
+            "generate",
+            'Usage of EmptyDir volume "big" exceeds',
+            False,
+            "raise emptyDir.sizeLimit of volume big in spec.gen",
+        ),
+    ],
+)
+def test_the_field_that_gives_more_local_storage_is_named(kind, words, given, expected):
+    assert policies.storage_limit(kind, words, given).startswith(expected)
 
 
 def test_a_process_killed_for_an_unknown_cause_is_not_reported_as_out_of_memory():

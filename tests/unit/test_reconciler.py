@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from evolution_operator.controller import labels
 from evolution_operator.controller.kube.apiserver import UnreachableError
 
 from tests.support.cluster.fake_api_server import ApiServer, WatchEvent
-from tests.support.cluster.fake_controllers import World, deleting, stage
+from tests.support.cluster.fake_controllers import World, deleting, stage, work
 from tests.support.cluster.operator_in_process import KEY, RUNS, Operator
 from tests.support.run_document import minimal_spec, run_document
 
@@ -205,6 +206,58 @@ def test_events_of_a_status_that_was_not_written_are_recorded_with_the_next_one(
     for _ in range(3):
         scenario.reconcile()
     assert [event["message"] for event in scenario.server.all("events")] == ["11 stages; started: prepare"]
+
+
+EVICTED = "Pod ephemeral local storage usage exceeds the total limit of containers 20Mi. "
+
+
+def running_pod(scenario: Scenario) -> dict[str, Any]:
+    """The only Pod that may run, which runs now."""
+    scenario.controllers_work()
+    (pod,) = scenario.world.pods("Pending")
+    scenario.world.run_pod(pod)
+    return next(each for each in scenario.world.pods("Running") if each["metadata"]["uid"] == pod["metadata"]["uid"])
+
+
+def test_a_run_goes_on_if_a_sidecar_keeps_the_pod_of_a_stage_that_has_ended() -> None:
+    scenario = Scenario(iterations=0)
+    scenario.reconcile()
+    pod = running_pod(scenario)
+    code, report = work(scenario.world.results, pod)
+    proxy = {"name": "proxy", "state": {"running": {"startedAt": STAMP}}}
+    ended = {"exitCode": code, "message": json.dumps(report), "startedAt": STAMP, "finishedAt": STAMP}
+    states = [{"name": "stage", "state": {"terminated": ended}}, proxy]
+    scenario.server.patch("pods", KEY.namespace, pod["metadata"]["name"], {"status": {"containerStatuses": states}})
+    for kind in ("jobs", "pods", RUNS):
+        scenario.deliver(kind)
+    scenario.reconcile()
+    assert {stage(job): deleting(job) for job in scenario.world.jobs()} == {"prepare": True, "sft": False}
+    (run,) = scenario.server.all(RUNS)
+    (prepare,) = [each for each in run["status"]["stages"] if each["id"] == "prepare"]
+    assert (prepare["state"], "container proxy kept its Pod" in prepare["message"]) == ("Succeeded", True)
+
+
+@pytest.mark.parametrize("code", [137, 143])
+def test_a_stage_that_exceeds_its_own_limit_each_time_fails_in_the_end(code: int) -> None:
+    """With code 143 the Job controller would replace its Pod for ever."""
+    scenario = Scenario(retry={"maxAttempts": 3, "backoffSeconds": 0})
+    scenario.reconcile()
+    for _ in range(3):
+        pod = running_pod(scenario)
+        evicted = {"reason": "Evicted", "message": EVICTED}
+        scenario.server.patch("pods", KEY.namespace, pod["metadata"]["name"], {"status": evicted})
+        scenario.world.end(next(iter(scenario.world.pods("Running"))), code, {})
+        for _ in range(3):
+            for kind in ("jobs", "pods", RUNS):
+                scenario.deliver(kind)
+            scenario.events.clear()
+            scenario.reconcile()
+            scenario.world.collect_garbage()
+    (run,) = scenario.server.all(RUNS)
+    assert run["status"]["phase"] == "Failed"
+    (failed,) = [each for each in run["status"]["conditions"] if each["type"] == "Failed"]
+    assert failed["reason"] == "RetriesExhausted"
+    assert 'limits["ephemeral-storage"]' in failed["message"]
 
 
 class RecordedCalls:

@@ -133,7 +133,7 @@ class Retry(Document):
     """Retries after a temporary failure of a stage: a lost node, an unreachable store, a full disk."""
 
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 4
-    """Maximum attempts per stage. Disruptions (eviction, preemption, drain) do not count. A permanent failure is not retried."""
+    """Maximum attempts per stage. Disruptions (eviction by the node, preemption, drain) do not count. A permanent failure is not retried."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """Pause before the second attempt; it doubles with each failure."""
     max_backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 300

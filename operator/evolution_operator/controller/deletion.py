@@ -17,8 +17,9 @@ from .executor import Executor
 from .jobs.cleanup_job import build_cleanup_job, cleanup_name
 from .kube.apiserver import AlreadyExistsError, RefusedError
 from .kube.client import KubeClient, RunKey
-from .seen.attempts import holds_up, pods_failure, reports_of
+from .seen.attempts import holds_up
 from .seen.cache import Cache, Seen
+from .seen.endings import ended_at, ending, job_failure, pods_failure, reports_of
 from .seen.relist import Relist
 from .seen.views import JobView
 from .settings import Settings
@@ -109,19 +110,22 @@ class Deletion:
         spec: EvolutionRunSpec,
         now: datetime,
     ) -> float | None:
-        if "Complete" in job.conditions:
+        end = ending(job)
+        if end == "succeeded":
             if (kept := reports_of(job.pods).get("RecordsUnknown")) is not None:
                 self._record_events(run, [Event("Warning", "ArtifactsKept", kept.message)], now)
+            if not job.ended:
+                # Another container keeps its Pod, so its ttlSecondsAfterFinished would never begin.
+                self._executor.delete(key, job)
             self._set_finalizer(key, run, False)
             return None
-        failed = job.conditions.get("Failed")
-        if failed is None or job.meta.deleting:
+        if end is None or job.meta.deleting:
             if (why := _hindrance(job)) is not None:
                 self._warn(run, spec, why, now)
             return self._settings.held_retry_seconds
-        wait = (failed.since or now) + PAUSE - now
+        wait = (ended_at(job) or now) + PAUSE - now
         if wait > timedelta(0):
-            self._warn(run, spec, _hindrance(job) or f"{failed.message or failed.reason}; its Pod is gone", now)
+            self._warn(run, spec, _hindrance(job) or job_failure(job).message, now)
             return wait.total_seconds()
         self._executor.delete(key, job)
         return self._settings.held_retry_seconds
@@ -158,7 +162,7 @@ def _hindrance(job: JobView) -> str | None:
     """What is wrong with a cleanup, in its own words if it left any; None if nothing is known to be wrong."""
     if (trouble := holds_up(job.pods)) is not None:
         return f"Job {job.meta.name} does not start: {trouble[1]}"
-    if (failure := pods_failure(job.pods)) is not None:
+    if (failure := pods_failure(job)) is not None:
         return f"{failure.reason}: {failure.message} (Job {job.meta.name})"
     return None
 

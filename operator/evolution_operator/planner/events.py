@@ -32,8 +32,8 @@ def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None
         case "Succeeded" if before is None or before.state != "Succeeded":
             if stage.cached:
                 return Event("Normal", "StageCached", f"{stage.id}: an earlier run had computed it")
-            notes = f"; {stage.message}" if stage.message else ""
-            return Event("Normal", "StageSucceeded", f"{name} finished in {stage.seconds or 0:.0f} s{notes}")
+            note = f"; {stage.message}" if stage.message else ""
+            return Event("Normal", "StageSucceeded", f"{name} finished in {stage.seconds or 0:.0f} s{note}")
         case "Failed" if before is None or before.state != "Failed":
             brief = f"{_attempt(stage, stage.settled)}: {stage.reason}"
             return Event("Warning", "StageFailed", f"{brief}: {stage.message}", brief)

@@ -28,7 +28,7 @@ class Ledger:
     live: dict[str, Attempt]
     """Attempts that are not over and whose result the run wants, by stage id."""
     stale: tuple[Attempt, ...]
-    """Attempts that are not over and must end: of an old key, given up, or with outdated Pod settings."""
+    """Attempts that must be ended: of an old key, given up, with outdated Pod settings, or over but lingering."""
 
 
 def prepare_report(observed: Observed, key: str, settled: int) -> Report | None:
@@ -109,7 +109,7 @@ _IDLE: dict[str, Any] = {"state": "Waiting", "progress": None, "shards": None, "
 
 
 def _active(attempt: Attempt) -> bool:
-    return attempt.state in ("queued", "running", "suspended")
+    return attempt.lingering or attempt.state in ("queued", "running", "suspended")
 
 
 def _corrupt(observed: Observed, memory: Mapping[str, StageStatus]) -> frozenset[str]:
@@ -219,7 +219,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
                 "shards": f"{attempt.shards}/{attempt.shards}" if attempt.shards > 1 else None,
                 "progress": None,
                 "reason": "Completed",
-                "message": "; ".join(report.notes) or None if report else None,
+                "message": _notes(attempt),
             }
         )
     if attempt.state == "failed":
@@ -235,6 +235,12 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
             "message": message,
         }
     )
+
+
+def _notes(attempt: Attempt) -> str | None:
+    """What a user should know of an attempt that succeeded."""
+    seen = [attempt.note[1]] if attempt.note else []
+    return "; ".join([*seen, *(attempt.report.notes if attempt.report else [])]) or None
 
 
 def _report_lost(stage: StageStatus, report: Report | None) -> bool:

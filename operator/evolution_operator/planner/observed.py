@@ -65,6 +65,8 @@ class Attempt:
     shards_done: int = 0
     shards: int = 1
     gpu_seconds: float = 0
+    lingering: bool = False
+    """True if it has ended but what ran it goes on by itself: a Job whose Pod another container keeps."""
     outdated: bool = False
     """True if nothing of it runs and its Pod settings have changed since: another image, other resources."""
     note: tuple[str, str] | None = None

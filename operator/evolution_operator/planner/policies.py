@@ -1,7 +1,8 @@
-"""Small policies: retry, memory advice, deadlines, the champion."""
+"""Small policies: retry, advice on memory and local storage, deadlines, the champion."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -41,10 +42,25 @@ BLOCKS = {
 """Stage kind to the spec's block that configures it."""
 
 
-def memory_limit(kind: str) -> str:
-    """Which field of the run gives this kind of stage, or another Job of the run, more memory on a cluster."""
-    block = f"{BLOCKS[kind]}." if kind in BLOCKS else ""
-    return f"raise spec.{block}pod.resources.limits.memory"
+def memory_limit(kind: str, given: bool = True) -> str:
+    """Which field of the run gives this kind of stage, or another Job of the run, more memory on a cluster.
+
+    `given`: whether the run sets the field already.
+    """
+    return f"{'raise' if given else 'set'} {_pod_block(kind)}.resources.limits.memory"
+
+
+def storage_limit(kind: str, words: str, given: bool = True) -> str:
+    """Which field of the run gives this kind of stage more local storage. `words` are the kubelet's, which name a volume."""
+    block = _pod_block(kind)
+    if (volume := re.search(r'EmptyDir volume "([^"]+)"', words)) is not None:
+        return f"raise emptyDir.sizeLimit of volume {volume[1]} in {block}.volumes or spec.pod.volumes"
+    field = f'{block}.resources.limits["ephemeral-storage"]'
+    return f"{'raise' if given else 'set'} {field}, or mount a larger volume at /scratch"
+
+
+def _pod_block(kind: str) -> str:
+    return f"spec.{BLOCKS[kind]}.pod" if kind in BLOCKS else "spec.pod"
 
 
 def advice(kind: str, failure: Failure) -> str:

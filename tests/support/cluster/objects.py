@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
@@ -90,13 +91,22 @@ def pod_object(
     reason: str = "",
     message: Mapping[str, Any] | str = "",
     pod_reason: str = "",
+    pod_message: str = "",
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
+    limits: Mapping[str, Any] | None = None,
     disrupted: bool = False,
     unschedulable: str = "",
     waiting: tuple[str, str] | None = None,
     deleting: bool = False,
 ) -> dict[str, Any]:
-    """A Pod of that Job; `code` is its container's exit code."""
-    template = job["spec"]["template"]
+    """A Pod of that Job; `code` is its container's exit code.
+
+    `beside` are the states of injected containers by name; `limits` were added by a LimitRange.
+    """
+    template = copy.deepcopy(job["spec"]["template"])
+    if limits:
+        own = template["spec"]["containers"][0].setdefault("resources", {}).setdefault("limits", {})
+        own |= limits
     conditions = []
     if disrupted:
         conditions.append({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"})
@@ -136,8 +146,12 @@ def pod_object(
         "status": {
             "phase": phase,
             "reason": pod_reason,
+            "message": pod_message,
             "conditions": conditions,
-            "containerStatuses": [{"name": "stage", "state": state}],
+            "containerStatuses": [
+                *({"name": name, "state": other} for name, other in (beside or {}).items()),
+                {"name": "stage", "state": state},
+            ],
         },
     }
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from evolution_jobs.contract.errors import EXIT_KILLED, FailureKind, failure_kind
-from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import RunRef
-from pydantic import ValidationError
 
 from ...api.status import StageProgress
-from ...planner.observed import UNSCHEDULABLE, Attempt, AttemptState, Failure
-from ...planner.policies import memory_limit
+from ...planner.observed import UNSCHEDULABLE, Attempt, AttemptState
 from ..jobs.stage_job import job_name
+from .endings import attempt_report, ended_at, ending, has_finished, job_failure
 from .views import JobView, PodView
 
 Note = tuple[str, str]
@@ -23,25 +20,6 @@ PULL_REASONS = frozenset(
     {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}
 )
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-NODE_REASONS = frozenset(
-    {
-        "Evicted",
-        "NodeAffinity",
-        "NodeLost",
-        "NodeShutdown",
-        "OutOfcpu",
-        "OutOfephemeral-storage",
-        "OutOfmemory",
-        "OutOfpods",
-        "Preempting",
-        "Shutdown",
-        "Terminated",
-        "UnexpectedAdmissionError",
-    }
-)
-"""Reasons with which a kubelet fails a whole Pod because of the node (k8s.io/kubernetes/pkg/kubelet)."""
-SEVERITY: tuple[FailureKind, ...] = ("permanent", "out-of-memory", "transient", "disruption")
-"""If several Pods have failed, the most severe failure is the attempt's: the other Pods ended because of it."""
 
 
 def observe(
@@ -111,26 +89,25 @@ def _attempt(
         state=state,
         name=job.meta.name,
         started_at=job.started_at,
-        shards_done=job.shards_done,
+        shards_done=max(job.shards_done, sum(map(has_finished, job.pods))),
         shards=job.shards,
         gpu_seconds=sum(_gpu_seconds(pod) for pod in job.pods),
+        lingering=state in ("succeeded", "failed") and not job.ended,
         outdated=_outdated(job, templates),
         note=trouble or (note if state == "running" else None),
         progress=progress if state == "running" else None,
     )
     if state == "failed":
-        return replace(attempt, finished_at=job.conditions["Failed"].since, failure=_failure(job))
+        return replace(attempt, finished_at=ended_at(job), failure=job_failure(job))
     if state == "succeeded":
-        return _succeeded(replace(attempt, finished_at=job.conditions["Complete"].since), job)
+        return replace(attempt, finished_at=ended_at(job), report=attempt_report(job.pods))
     return attempt
 
 
 def _state(job: JobView, note: Note | None) -> tuple[AttemptState, Note | None]:
+    if (end := ending(job)) is not None:
+        return end, _kept(job.pods)
     alive = [pod for pod in job.pods if pod.alive]
-    if not alive and "Complete" in job.conditions:
-        return "succeeded", None
-    if not alive and "Failed" in job.conditions:
-        return "failed", None
     if job.suspended and job.queue is not None:
         return "queued", ("AwaitingAdmission", f"waits for Kueue's queue {job.queue} to admit it")
     if job.suspended and not alive:
@@ -139,6 +116,18 @@ def _state(job: JobView, note: Note | None) -> tuple[AttemptState, Note | None]:
         return "queued", note
     unschedulable = bool(alive) and all(pod.unschedulable is not None for pod in alive)
     return "queued" if unschedulable else "running", holds_up(job.pods)
+
+
+def _kept(pods: Sequence[PodView]) -> Note | None:
+    """Says that other containers keep Pods whose stage has ended."""
+    names = sorted({name for pod in pods for name in pod.kept_by})
+    if not names:
+        return None
+    remedy = 'set spec.pod.annotations (for Istio sidecar.istio.io/inject: "false"), or use native sidecars'
+    return "SidecarRunning", (
+        f"the stage had ended, but container {', '.join(names)} kept its Pod, so the operator deleted its Job; "
+        f"to keep Job and log, {remedy}"
+    )
 
 
 def holds_up(pods: Sequence[PodView]) -> Note | None:
@@ -155,74 +144,6 @@ def holds_up(pods: Sequence[PodView]) -> Note | None:
     if unschedulable:
         return UNSCHEDULABLE, f"{len(unschedulable)} of {len(alive)} Pods find no node: {unschedulable[0]}"
     return None
-
-
-def pods_failure(pods: Sequence[PodView]) -> Failure | None:
-    """The most severe failure among Pods, in the stage's own words if it left any; None if none failed."""
-    failures = [_pod_failure(pod) for pod in pods if pod.phase == "Failed" or pod.exit_code]
-    return min(failures, key=lambda failure: SEVERITY.index(failure.kind), default=None)
-
-
-def _failure(job: JobView) -> Failure:
-    if (found := pods_failure(job.pods)) is not None:
-        return found
-    condition = job.conditions["Failed"]
-    lost = f"{condition.message or condition.reason}; its Pod and its termination message are gone"
-    if condition.reason == "PodFailurePolicy":
-        return Failure("permanent", "StageFailed", lost)
-    return Failure("transient", "PodLost", lost)
-
-
-def _pod_failure(pod: PodView) -> Failure:
-    report = _report(pod)
-    kind = _kind(pod)
-    more_memory = memory_limit(pod.meta.kind)
-    if kind == "out-of-memory":
-        message = f"Pod {pod.meta.name} was killed because it reached its memory limit"
-        return Failure(kind, "OOMKilled", message, more_memory=more_memory)
-    if report and report.message:
-        return Failure(kind, report.reason, report.message, report.corrupt)
-    if kind == "transient" and pod.exit_code in EXIT_KILLED:
-        message = f"Pod {pod.meta.name} was killed (SIGKILL), and its node gives no reason"
-        return Failure(kind, "Killed", message, more_memory=more_memory)
-    code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
-    message = f"Pod {pod.meta.name} ended{code}: {pod.message.strip()[-500:] or 'it left no message; see its log'}"
-    reason, corrupt = (report.reason, report.corrupt) if report else (pod.reason or "PodFailed", None)
-    return Failure(kind, reason, message, corrupt)
-
-
-def _kind(pod: PodView) -> FailureKind:
-    if pod.disrupted or pod.reason in NODE_REASONS:
-        return "disruption"
-    if pod.reason == "OOMKilled":
-        return "out-of-memory"
-    if pod.exit_code is None:
-        return "transient"
-    if pod.exit_code in EXIT_KILLED and (pod.meta.deleting or pod.gone):
-        # It was asked to end, and killed because it took longer than its grace period.
-        return "disruption"
-    return failure_kind(pod.exit_code)
-
-
-def _succeeded(attempt: Attempt, job: JobView) -> Attempt:
-    reports = reports_of(job.pods)
-    report = reports.get("Completed") or reports.get("Cached")
-    if report is None and any(pod.phase == "Succeeded" for pod in job.pods):
-        # A message that cannot be read once cannot be read again: the Pod's end is all that it reports.
-        report = Report(reason="Completed")
-    return replace(attempt, report=report)
-
-
-def reports_of(pods: Sequence[PodView]) -> dict[str, Report]:
-    """Reports of the Pods that ended with exit code 0, by reason."""
-    return {report.reason: report for pod in pods if pod.exit_code == 0 and (report := _report(pod)) is not None}
-
-
-def _report(pod: PodView) -> Report | None:
-    try:
-        return Report.stored(pod.message)
-    except ValidationError:
-        return None
 
 
 def _gpu_seconds(pod: PodView) -> float:

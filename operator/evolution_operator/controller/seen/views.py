@@ -50,6 +50,8 @@ class JobView:
     """When it was allowed to run."""
     template: str = ""
     """Digest of its Pod template; empty if its operator wrote none."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Resource limits in its Pod template."""
     conditions: Mapping[str, JobCondition] = field(default_factory=dict)
     """Conditions that are True, by type."""
     pods: tuple[PodView, ...] = ()
@@ -92,6 +94,8 @@ class PodView:
     phase: str
     image: str
     gpus: int
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """Resource limits of the container as the Pod was made: a LimitRange or a webhook may have set some."""
     node: str | None = None
     disrupted: bool = False
     """Whether the cluster disrupted it: eviction, preemption, drain, a lost node."""
@@ -106,13 +110,17 @@ class PodView:
     """Why the container, or the Pod as a whole, ended: OOMKilled, Error, Evicted."""
     message: str = ""
     """Termination message of the container, else the Pod's own."""
+    evicted: str | None = None
+    """The kubelet's message, if it evicted the Pod: the node was short, or the Pod exceeded a limit of its own."""
+    kept_by: tuple[str, ...] = ()
+    """Containers that go on after the stage has ended: an injected proxy, for example. The Pod does not end by itself."""
     gone: bool = False
     """True once the Pod is deleted. Its exit code and report are kept as long as its Job exists."""
 
     @property
     def alive(self) -> bool:
         """Whether its process may still write."""
-        return not self.gone and self.phase not in ("Succeeded", "Failed")
+        return not self.gone and not self.kept_by and self.phase not in ("Succeeded", "Failed")
 
 
 def job_view(body: Mapping[str, Any]) -> JobView:
@@ -137,6 +145,7 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         shards_done=status.get("succeeded") or 0,
         started_at=_began(body),
         template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),
+        limits=_limits((spec.get("template") or {}).get("spec") or {}),
         conditions=conditions,
     )
 
@@ -152,11 +161,13 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
     state = (statuses[0].get("state") or {}) if statuses else {}
     ended, waiting = state.get("terminated") or {}, state.get("waiting")
     began = ended.get("startedAt") or (state.get("running") or {}).get("startedAt")
+    evicted = status.get("reason") == "Evicted"
     return PodView(
         meta=_meta(body),
         phase=status.get("phase") or "Pending",
         image=container.get("image") or "",
         gpus=gpus_of(container.get("resources") or {}),
+        limits=_limits(spec),
         node=spec.get("nodeName"),
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         unschedulable=(scheduled.get("message") or "") if unschedulable else None,
@@ -166,7 +177,24 @@ def pod_view(body: Mapping[str, Any]) -> PodView:
         exit_code=ended.get("exitCode"),
         reason=ended.get("reason") or status.get("reason") or "",
         message=ended.get("message") or status.get("message") or "",
+        evicted=status.get("message") or "" if evicted else None,
+        kept_by=_kept_by(body) if ended else (),
     )
+
+
+def _kept_by(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Containers beside the stage's that still run, unless the Pod is asked to end. Native sidecars are not among them."""
+    status = body["status"]
+    if body["metadata"].get("deletionTimestamp") or status.get("phase") != "Running":
+        return ()
+    others = [c for c in status["containerStatuses"] if c["name"] != CONTAINER]
+    return tuple(c["name"] for c in others if "terminated" not in (c.get("state") or {}))
+
+
+def _limits(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stage's resource limits in a Pod's spec."""
+    container: Mapping[str, Any] = next((c for c in spec.get("containers") or [] if c["name"] == CONTAINER), {})
+    return (container.get("resources") or {}).get("limits") or {}
 
 
 def _began(body: Mapping[str, Any]) -> datetime | None:

@@ -220,6 +220,11 @@ def test_a_suspended_job_is_suspended_once_its_pods_are_gone() -> None:
     assert look(job).state == "suspended"
 
 
+def test_an_attempt_that_something_else_suspends_waits_for_it() -> None:
+    attempt = look(job_object(SPEC, stage_start(), suspend=True, by_us=False))
+    assert (attempt.state, attempt.note is not None and attempt.note[0]) == ("queued", "JobSuspended")
+
+
 def test_an_attempt_that_kueue_suspends_is_queued() -> None:
     queued = SPEC.model_copy(update={"queue_name": "gpus"})
     attempt = look(job_object(queued, stage_start()))

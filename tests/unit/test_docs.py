@@ -37,7 +37,7 @@ DECIDING = [
     *sorted((ROOT / "operator/evolution_operator/planner").glob("*.py")),
     *(
         ROOT / f"operator/evolution_operator/controller/{name}.py"
-        for name in ("seen/attempts", "seen/endings", "executor", "seen/probe", "deletion")
+        for name in ("seen/attempts", "seen/endings", "seen/refusals", "executor", "seen/probe", "deletion")
     ),
 ]
 """Modules in which every CamelCase word is a reason, but for those of Kubernetes and of the status' enums below."""

@@ -260,6 +260,63 @@ def test_a_stage_that_exceeds_its_own_limit_each_time_fails_in_the_end(code: int
     assert 'limits["ephemeral-storage"]' in failed["message"]
 
 
+def suspends_jobs(scenario: Scenario) -> None:
+    """An admission webhook suspends each Job that is created or changed."""
+
+    def mutate(method: str, kind: str, _name: str, body: Any) -> Callable[[], None]:
+        if kind == "jobs" and method in ("POST", "PATCH"):
+            body["spec"] = {**body.get("spec", {}), "suspend": True}
+        return lambda: None
+
+    scenario.server.before = mutate
+
+
+def test_a_job_that_something_else_suspends_is_left_alone_until_that_resumes_it() -> None:
+    scenario = Scenario(iterations=0)
+    suspends_jobs(scenario)
+
+    def passes() -> dict[str, Any]:
+        for _ in range(5):
+            for kind in ("jobs", "pods", RUNS):
+                scenario.deliver(kind)
+            scenario.events.clear()
+            scenario.reconcile()
+        (run,) = scenario.server.all(RUNS)
+        return dict(run["status"]["stages"][0])
+
+    assert [passes()[field] for field in ("state", "reason", "attempts")] == ["Queued", "JobSuspended", 1]
+    writes = scenario.server.writes
+    assert passes()["state"] == "Queued"
+    assert scenario.server.writes == writes, "nothing is written while it waits"
+    # A user suspends the run and resumes it.
+    for suspend in (True, False):
+        scenario.server.patch(RUNS, KEY.namespace, KEY.name, {"spec": {"suspend": suspend}})
+        passes()
+    assert passes()["reason"] == "JobSuspended", "it was resumed once"
+    (job,) = scenario.world.jobs()
+    scenario.server.patch("jobs", KEY.namespace, job["metadata"]["name"], {"spec": {"suspend": False}})
+    scenario.controllers_work()
+    assert (passes()["state"], len(scenario.world.jobs())) == ("Running", 1)
+
+
+def test_labels_that_something_else_removes_are_put_back_once_in_a_while() -> None:
+    scenario = Scenario(iterations=0)
+
+    def strip(method: str, kind: str, _name: str, body: Any) -> Callable[[], None]:
+        if kind == "jobs" and method in ("POST", "PATCH"):
+            body["metadata"]["labels"] = {**body["metadata"]["labels"], labels.ATTEMPT: "0"}
+        return lambda: None
+
+    scenario.server.before = strip
+    for _ in range(4):
+        scenario.reconcile()
+        scenario.deliver("jobs")
+        scenario.deliver(RUNS)
+    (run,) = scenario.server.all(RUNS)
+    assert run["status"]["stages"][0]["reason"] == "JobEdited"
+    assert len(scenario.world.jobs()) == 1
+
+
 class RecordedCalls:
     """Records the calls of the operator, in order."""
 

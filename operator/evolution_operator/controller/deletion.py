@@ -17,7 +17,7 @@ from .executor import Executor
 from .jobs.cleanup_job import build_cleanup_job, cleanup_name
 from .kube.apiserver import AlreadyExistsError, RefusedError
 from .kube.client import KubeClient, RunKey
-from .seen.attempts import holds_up
+from .seen.attempts import holds_up, suspended_elsewhere
 from .seen.cache import Cache, Seen
 from .seen.endings import ended_at, ending, job_failure, pods_failure, reports_of
 from .seen.relist import Relist
@@ -160,6 +160,8 @@ def _at_work(owner: RunRef, seen: Seen) -> bool:
 
 def _hindrance(job: JobView) -> str | None:
     """What is wrong with a cleanup, in its own words if it left any; None if nothing is known to be wrong."""
+    if job.suspended:
+        return suspended_elsewhere(job)[1]
     if (trouble := holds_up(job.pods)) is not None:
         return f"Job {job.meta.name} does not start: {trouble[1]}"
     if (failure := pods_failure(job)) is not None:

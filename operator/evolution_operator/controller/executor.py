@@ -11,11 +11,13 @@ from evolution_jobs.contract.stage import RunRef
 from ..api.spec import EvolutionRunSpec
 from ..planner.actions import Action, Resume, Start, Stop, Suspend
 from ..planner.observed import Attempt, Failure
+from . import labels
 from .jobs.stage_job import build_job
 from .kube.apiserver import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object, RefusedError
 from .kube.client import KubeClient, RunKey
 from .seen.attempts import Note, alive_stages, is_attempt, observe
 from .seen.cache import Cache
+from .seen.refusals import invalid_job, refused_job
 from .seen.views import JobView
 from .settings import Settings
 
@@ -72,10 +74,9 @@ class Executor:
         except AlreadyExistsError:
             return self._found(key, owner, start, job, f"Job {job['metadata']['name']}")
         except RefusedError as error:
-            return _held(start, _refusal(error))
+            return _held(start, refused_job(str(error), error.terminating))
         except InvalidError as error:
-            message = f"the API server refuses the Job; correct spec.pod or the stage's pod: {error}"
-            return _attempt(start, failure=Failure("permanent", "PodInvalid", message))
+            return _attempt(start, failure=Failure("permanent", "PodInvalid", invalid_job(str(error), job)))
         extra = {"run": f"{key.namespace}/{key.name}", "stage": start.spec.stage}
         log.info("created Job %s, attempt %d", job["metadata"]["name"], start.number, extra=extra)
         return next(iter(observe(owner, [created], {}, {}, {})), None)
@@ -95,7 +96,11 @@ class Executor:
             # Its labels, annotations or owner were edited: put them back.
             names = ("labels", "annotations", "ownerReferences")
             patch = {"metadata": {name: metadata[name] for name in names}}
-            self._cache.put_job(self._client.patch_job(key, metadata["name"], patch))
+            view = self._cache.put_job(self._client.patch_job(key, metadata["name"], patch))
+            if not is_attempt(owner, view):
+                return _held(
+                    start, ("JobEdited", f"something else removes the operator's labels of Job {view.meta.name}")
+                )
         return None
 
     def delete(self, key: RunKey, job: JobView) -> None:
@@ -115,7 +120,7 @@ class Executor:
                 # Kueue would start a suspended Job again. Rows and checkpoints survive deletion, and resuming queues
                 # a new Job.
                 self.delete(key, job)
-            elif not job.suspended:
+            elif not job.suspended or job.held:
                 self._patch_suspend(key, job, True)
 
     def _resume(self, key: RunKey, jobs: Iterable[JobView]) -> None:
@@ -124,22 +129,18 @@ class Executor:
                 self._patch_suspend(key, job, False)
 
     def _patch_suspend(self, key: RunKey, job: JobView, suspend: bool) -> None:
+        # The annotation tells our suspension from that of a webhook or a queue. If a Job is suspended although we have
+        # resumed it, a second try would only begin a fight.
+        annotations = {labels.SUSPENDED: str(suspend).lower()}
+        patch = {"metadata": {"annotations": annotations}, "spec": {"suspend": suspend}}
         try:
-            self._cache.put_job(self._client.patch_job(key, job.meta.name, {"spec": {"suspend": suspend}}))
+            self._cache.put_job(self._client.patch_job(key, job.meta.name, patch))
         except NotFoundError:
             self._cache.forget_job(job)
 
 
 def _of(jobs: Iterable[JobView], action: Stop | Suspend | Resume) -> list[JobView]:
     return [job for job in jobs if (job.meta.stage, job.number) == (action.stage, action.number)]
-
-
-def _refusal(error: RefusedError) -> Note:
-    if error.quota:
-        return "QuotaExceeded", f"{error}: raise the quota or delete finished runs"
-    if error.terminating:
-        return "NamespaceTerminating", str(error)
-    return "JobRefused", str(error)
 
 
 def _held(start: Start, note: Note) -> Attempt:

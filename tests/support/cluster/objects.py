@@ -59,17 +59,20 @@ def job_object(
     version: int = 1,
     succeeded: int = 0,
     suspend: bool | None = None,
+    by_us: bool = True,
     deleting: bool = False,
     reason: str = "",
     message: str = "",
 ) -> dict[str, Any]:
-    """The Job that the operator would create, with conditions that hold."""
+    """The Job that the operator would create, with conditions that hold; `by_us`: the operator has suspended it."""
     body = build_job(OWNER, spec, start, SETTINGS)
     body["metadata"] |= {"uid": uid or f"uid-of-{body['metadata']['name']}", "resourceVersion": str(version)}
     if deleting:
         body["metadata"]["deletionTimestamp"] = ENDED
     if suspend is not None:
         body["spec"]["suspend"] = suspend
+        if suspend and by_us:
+            body["metadata"]["annotations"][labels.SUSPENDED] = "true"
     body["status"] = {
         "startTime": STARTED,
         "succeeded": succeeded,

@@ -49,11 +49,6 @@ class RefusedError(ClusterError):
         self.terminating = terminating
         """True where the namespace is being deleted."""
 
-    @property
-    def quota(self) -> bool:
-        """Whether a ResourceQuota is used up."""
-        return "exceeded quota" in str(self)
-
 
 class InvalidError(ClusterError):
     """The object is invalid (400, 422)."""

@@ -68,8 +68,12 @@ class KubeClient:
         return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
 
     def create_job(self, job: Object) -> Object:
-        """Create a Job. Raises AlreadyExistsError, RefusedError, InvalidError."""
-        return self._server.call("POST", f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs", job)
+        """Create a Job. A field that the API server does not know is an error, and not dropped.
+
+        Raises AlreadyExistsError, RefusedError, InvalidError.
+        """
+        path = f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs"
+        return self._server.call("POST", path, job, {"fieldValidation": "Strict"})
 
     def read_job(self, key: RunKey, name: str) -> Object:
         """A Job. Raises NotFoundError."""

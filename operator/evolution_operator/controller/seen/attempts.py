@@ -111,7 +111,7 @@ def _state(job: JobView, note: Note | None) -> tuple[AttemptState, Note | None]:
     if job.suspended and job.queue is not None:
         return "queued", ("AwaitingAdmission", f"waits for Kueue's queue {job.queue} to admit it")
     if job.suspended and not alive:
-        return "suspended", None
+        return ("queued", suspended_elsewhere(job)) if job.held else ("suspended", None)
     if note is not None and not alive:
         return "queued", note
     unschedulable = bool(alive) and all(pod.unschedulable is not None for pod in alive)
@@ -127,6 +127,14 @@ def _kept(pods: Sequence[PodView]) -> Note | None:
     return "SidecarRunning", (
         f"the stage had ended, but container {', '.join(names)} kept its Pod, so the operator deleted its Job; "
         f"to keep Job and log, {remedy}"
+    )
+
+
+def suspended_elsewhere(job: JobView) -> Note:
+    """Says that a Job waits for whatever has suspended it. The operator does not resume it: the other would win again."""
+    return "JobSuspended", (
+        f"something other than this operator has suspended Job {job.meta.name} and must resume it: a webhook, or Kueue "
+        "with manageJobsWithoutQueueName (then set spec.queueName)"
     )
 
 

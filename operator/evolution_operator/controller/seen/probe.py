@@ -20,6 +20,7 @@ from ..kube.apiserver import ClusterError
 from ..kube.client import KubeClient, RunKey
 from .attempts import Note
 from .budget import Budget
+from .refusals import refused_pods
 from .views import JobView, PodView
 
 log = logging.getLogger(__name__)
@@ -195,11 +196,7 @@ class Probe:
         if not refusals:
             return None
         newest = max(refusals, key=lambda event: int(event["metadata"]["resourceVersion"]))
-        # The message starts with the Pod's name, which differs each time.
-        message = str(newest.get("message", "")).rpartition(" is forbidden: ")[2]
-        if "exceeded quota" in message:
-            return "QuotaExceeded", f"{message}: raise the quota or lower the stage's pod.resources"
-        return "PodsRefused", message
+        return refused_pods(str(newest.get("message", "")))
 
 
 def _runs(pod: PodView) -> bool:

@@ -48,6 +48,8 @@ class JobView:
     shards_done: int
     started_at: datetime | None
     """When it was allowed to run."""
+    held: bool = False
+    """Whether something else keeps it suspended: since its creation, or although the operator has resumed it."""
     template: str = ""
     """Digest of its Pod template; empty if its operator wrote none."""
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +146,7 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         shards=spec.get("completions") or 1,
         shards_done=status.get("succeeded") or 0,
         started_at=_began(body),
+        held=bool(spec.get("suspend")) and _suspended_elsewhere(metadata),
         template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),
         limits=_limits((spec.get("template") or {}).get("spec") or {}),
         conditions=conditions,
@@ -195,6 +198,12 @@ def _limits(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The stage's resource limits in a Pod's spec."""
     container: Mapping[str, Any] = next((c for c in spec.get("containers") or [] if c["name"] == CONTAINER), {})
     return (container.get("resources") or {}).get("limits") or {}
+
+
+def _suspended_elsewhere(metadata: Mapping[str, Any]) -> bool:
+    """Whether a suspended Job waits for someone else. A user's change of a Job that runs is undone once."""
+    ours = (metadata.get("annotations") or {}).get(labels.SUSPENDED)
+    return ours == "false" or (ours is None and metadata.get("generation", 1) == 1)
 
 
 def _began(body: Mapping[str, Any]) -> datetime | None:

@@ -61,6 +61,26 @@ def test_every_pod_is_restricted_and_bounded(values: dict[str, Any]) -> None:
             assert "memory" in container["resources"]["limits"], name
 
 
+def test_on_openshift_no_pod_asks_for_a_user_or_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render({"openshift": True, "minio.enabled": True})
+    templates = pod_templates(objects)
+    assert len(templates) == 4
+    for name, template in templates.items():
+        containers = template["spec"]["containers"]
+        contexts = [template["spec"]["securityContext"], *(each["securityContext"] for each in containers)]
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & {field for context in contexts for field in context}, name
+    assert _settings(_environment(objects), monkeypatch).openshift is True
+
+
+@pytest.mark.parametrize("form", ["registry", {"name": "registry"}])
+def test_pull_secrets_are_names_or_objects(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"imagePullSecrets": [form], "stages.pod": {"imagePullSecrets": [form]}, "minio.enabled": True}
+    objects = render(values)
+    for name, template in pod_templates(objects).items():
+        assert template["spec"]["imagePullSecrets"] == [{"name": "registry"}], name
+    assert _settings(_environment(objects), monkeypatch).stage_pod.image_pull_secrets == ["registry"]
+
+
 def test_no_secret_has_a_fixed_value() -> None:
     first, second = (one(render({"minio.enabled": True}), "Secret")["data"] for _ in range(2))
     assert set(first) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -182,6 +202,9 @@ def test_the_pod_of_helm_test_may_read_restricted_metrics() -> None:
         ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
         ({"settings": {"leaseNamespace": "x"}}, "leaseNamespace"),
         ({"rbac.scope": "galaxy"}, "/rbac/scope"),
+        ({"imagePullSecrets": [{"secret": "x"}]}, "/imagePullSecrets/0"),
+        ({"stages.pod": {"imagePullSecrets": [7]}}, "/imagePullSecrets/0"),
+        ({"openshift": "yes"}, "/openshift"),
         ({"minio.bucket": "Not A Bucket"}, "/minio/bucket"),
         ({"stages.pod": {"image": "x"}}, "image"),
         ({"networkPolicies.operator.apiServer.cidrs": ["everywhere"]}, "/networkPolicies/operator/apiServer/cidrs"),

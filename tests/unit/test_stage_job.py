@@ -140,6 +140,17 @@ def test_a_pod_gets_the_planners_stage_spec() -> None:
     assert given.model_copy(update={"shard": start("generate", 1).spec.shard}) == start("generate", 1).spec
 
 
+@pytest.mark.parametrize("build", ["stage", "cleanup"])
+def test_on_openshift_pods_ask_for_no_user_and_no_group(build: str) -> None:
+    settings = SETTINGS.model_copy(update={"openshift": True})
+    job = (
+        build_job(OWNER, parsed(LEAST), start("prepare"), settings)
+        if build == "stage"
+        else build_cleanup_job(OWNER, parsed(LEAST), [], settings)
+    )
+    assert pod(job)["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_secrets_are_referenced_and_never_read() -> None:
     job = build_job(OWNER, parsed(RICH), start("prepare"), SETTINGS)
     (container,) = pod(job)["containers"]

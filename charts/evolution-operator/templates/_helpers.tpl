@@ -91,14 +91,26 @@ app.kubernetes.io/component: bucket
 {{- end }}
 {{- end }}
 
-{{/* Stricter than Pod Security's level "restricted". */}}
+{{/* Stricter than Pod Security's level "restricted". OpenShift chooses user and groups from the namespace's range. */}}
 {{- define "evolution.podSecurity" -}}
 runAsNonRoot: true
+{{- if not .Values.openshift }}
 runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Pull Secrets, each given by its name or as {name: NAME}. */}}
+{{- define "evolution.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ kindIs "string" . | ternary . (get (kindIs "string" . | ternary dict .) "name") }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "evolution.containerSecurity" -}}

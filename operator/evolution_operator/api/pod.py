@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from evolution_jobs.contract.document import Document
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
+def _secret_name(value: Any) -> Any:
+    """The name in `{name: NAME}`, which is how a Pod names a pull Secret."""
+    return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
+
+
+PullSecret = Annotated[
+    Name, BeforeValidator(_secret_name), WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
+]
 Labels = Annotated[dict[str, str], Field(max_length=64)]
 Objects = Annotated[list[dict[str, Any]], Field(max_length=64)]
 
@@ -28,8 +38,8 @@ class PodSettings(Document):
     """Image of the stage; unset takes the operator's default."""
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] | None = None
     """When the kubelet pulls the image."""
-    image_pull_secrets: Annotated[list[Name], Field(max_length=16)] | None = None
-    """Secrets for a private registry."""
+    image_pull_secrets: Annotated[list[PullSecret], Field(max_length=16)] | None = None
+    """Secrets for a private registry: names, or `{name: NAME}` as in a Pod."""
     resources: Resources | None = None
     """Requests and limits: GPUs and memory."""
     node_selector: Labels | None = None

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Image of a stage if its run sets none."""
     stage_pod: Annotated[PodSettings, NoDecode] = PodSettings()
     """Pod settings (JSON) for every stage; `spec.pod` and a stage's own override them field by field."""
+    openshift: bool = False
+    """True: Pods ask for no user and no group, and OpenShift chooses them from the namespace's range."""
     critical_priority_class: str = ""
     """Priority class of the other stages that set none."""
     evaluation_priority_class: str = ""

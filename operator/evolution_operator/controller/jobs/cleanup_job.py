@@ -69,7 +69,7 @@ def build_cleanup_job(owner: RunRef, spec: EvolutionRunSpec, keys: Iterable[str]
                         labels.SPEC: json.dumps(cleanup.wire(), separators=(",", ":")),
                     },
                 },
-                "spec": {**pod_basics(pod), "containers": [present(container)], "volumes": volumes},
+                "spec": {**pod_basics(pod, settings), "containers": [present(container)], "volumes": volumes},
             },
         },
     }

@@ -33,6 +33,15 @@ GPU = re.compile(r"(^|[./])gpu$|^nvidia\.com/mig-")
 
 Object = dict[str, Any]
 
+OUR_USER: Object = {
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    # Makes the user's own volumes (a model cache, file:// storage) writable, without walking unchanged ones.
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+}
+"""User and groups of a Pod, unless the cluster chooses them."""
+
 
 def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
     """The Pod template of a kind of stage, as the run's spec gives it now, without the StageSpec of a single stage."""
@@ -73,14 +82,14 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         "volumeMounts": mounts,
     }
     return {
-        **pod_basics(pod),
+        **pod_basics(pod, settings),
         **present({"priorityClassName": priority}),
         "containers": [present(container)],
         "volumes": volumes,
     }
 
 
-def pod_basics(pod: PodSettings) -> Object:
+def pod_basics(pod: PodSettings, settings: Settings) -> Object:
     """The Pod's rights and placement: no Kubernetes API, no root, no capability."""
     grace = pod.termination_grace_period_seconds
     return {
@@ -90,11 +99,7 @@ def pod_basics(pod: PodSettings) -> Object:
         "terminationGracePeriodSeconds": GRACE_SECONDS if grace is None else grace,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            # Makes the user's own volumes (a model cache, file:// storage) writable, without walking unchanged ones.
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
+            **({} if settings.openshift else OUR_USER),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         **present(

@@ -190,7 +190,7 @@ def test_a_model_of_the_hub_is_pinned_and_its_weights_are_not_fetched(
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     for source in (
         BaseModelSource(uri="hf://owner/model"),
-        BaseModelSource(uri="hf://owner/model@main"),
+        BaseModelSource(uri="hf://owner/model", revision="main"),
         BaseModelSource(uri="hf://owner/model", revision=COMMIT),
     ):
         found = resolve(source, FILES, tmp_path)
@@ -207,7 +207,6 @@ def test_a_model_of_the_hub_is_refused_before_any_weight_is_fetched(hub: Hub, mo
     assert "no chat template" in str(refusal("hf://owner/model", tmp_path))
     assert refusal("hf://owner/gated", tmp_path).reason == "HubDenied"
     assert refusal("hf://owner/none", tmp_path).reason == "HubMissing"
-    assert refusal("hf://model", tmp_path).reason == "HubInvalid"
     hub.broken = True
     assert isinstance(refusal("hf://owner/model", tmp_path), TransientError)
 
@@ -216,7 +215,6 @@ def test_the_hub_offline(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert refusal("hf://owner/model", tmp_path).reason == "HubOffline"
-    assert refusal(f"hf://owner/model@{COMMIT}", tmp_path).reason == "HubOffline"
     assert not hub.tokens
 
 

@@ -23,6 +23,13 @@ class Rule:
     """The same rule in Kubernetes' Common Expression Language."""
     holds: Callable[[Any], bool]
     """The rule on the Python model."""
+    advice: Callable[[Any], str | None] = lambda document: None
+    """What to do for this document in particular, which only the offline check says."""
+
+    def told(self, document: object) -> str:
+        """The message for a document that breaks the rule."""
+        advised = self.advice(document)
+        return f"{self.message}; {advised}" if advised else self.message
 
 
 class Document(BaseModel):
@@ -43,7 +50,7 @@ class Document(BaseModel):
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        faults = [(rule.field, rule.message) for rule in self.rules if not rule.holds(self)]
+        faults = [(rule.field, rule.told(self)) for rule in self.rules if not rule.holds(self)]
         if faults:
             raise PydanticCustomError(
                 "rule",

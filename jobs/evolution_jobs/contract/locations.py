@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from .addresses import HUB_ADDRESS, HUB_KINDS, S3_OBJECT, SHELL_PATH, Kind, advice, proper
 from .document import Document, Rule
 
 
@@ -21,6 +22,30 @@ def only_with_scheme(field: str, scheme: str) -> Rule:
         f"applies to {scheme}:// only; remove it",
         f"!has(self.{field}) || self.uri.startsWith('{scheme}://')",
         holds,
+    )
+
+
+def _addressed(scheme: str, message: str, cel: str, kind: Kind) -> Rule:
+    """The rule that a `uri` of this scheme can name something."""
+    return Rule(
+        "uri",
+        message,
+        f"!self.uri.startsWith('{scheme}://') || {cel}",
+        lambda document: not document.uri.startswith(f"{scheme}://") or proper(document.uri, kind),
+        lambda document: advice(document.uri, kind),
+    )
+
+
+def _addresses(kind: Kind) -> tuple[Rule, ...]:
+    """The rules of every `uri` that names a data set or a model."""
+    return (
+        _addressed(
+            "hf",
+            "must be hf://owner/name, with a revision in a field of its own",
+            f"self.uri.matches('{HUB_ADDRESS}') && !self.uri.matches('{HUB_KINDS}')",
+            kind,
+        ),
+        _addressed("file", "must be a path as the stages' system has it", f"!self.uri.matches('{SHELL_PATH}')", kind),
     )
 
 
@@ -59,6 +84,8 @@ class Source(Document):
     """One data set."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        *_addresses("dataset"),
+        _addressed("s3", "must name an object or a folder of a bucket", f"self.uri.matches('{S3_OBJECT}')", "dataset"),
         Rule(
             "mapping",
             "is needed with format: mapping, and only then; say where turns, speaker and text are, or remove it",
@@ -99,7 +126,7 @@ class Source(Document):
 class BaseModelSource(Document):
     """The model that the run starts from."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (only_with_scheme("revision", "hf"),)
+    rules: ClassVar[tuple[Rule, ...]] = (*_addresses("model"), only_with_scheme("revision", "hf"))
 
     uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(hf|s3|file|pvc|package)://.+")]
     """`hf://owner/model`, `s3://bucket/prefix`, `file:///directory`, `pvc://claim/path` or `package://python_package` (a model that an installed Python package ships)."""

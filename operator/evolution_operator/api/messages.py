@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from evolution_jobs.contract.addresses import Kind, advice
 from pydantic_core import ErrorDetails
 
 _EXPECTED = {
@@ -31,9 +33,11 @@ _EXPECTED = {
 }
 """pydantic's error type to what was expected instead, with the error's context filled in."""
 
+SOURCE_URI = r"^(file|s3|hf)://.+"
+MODEL_URI = r"^(hf|s3|file|pvc|package)://.+"
 PATTERNS = {
-    r"^(file|s3|hf)://.+": "must start with file://, s3:// or hf://",
-    r"^(hf|s3|file|pvc|package)://.+": "must start with hf://, s3://, file://, pvc:// or package://",
+    SOURCE_URI: "must start with file://, s3:// or hf://",
+    MODEL_URI: "must start with hf://, s3://, file://, pvc:// or package://",
     r"^(file|s3)://.+": "must start with file:// or s3://",
     r"^https?://.+": "must start with http:// or https://",
     r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
@@ -42,6 +46,11 @@ PATTERNS = {
     r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and start and end with a letter or digit",
 }
 """The resource's patterns in words."""
+
+_ADDRESSES: dict[str, Kind] = {SOURCE_URI: "dataset", MODEL_URI: "model"}
+"""Patterns of addresses, with what the address is of."""
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\?).*", re.DOTALL)
+"""The parts of a web address that may hold a password or a signature."""
 
 _SILENT = frozenset({"string_too_long", "string_too_short", "too_short", "too_long"})
 """Errors that need no value in their message."""
@@ -59,7 +68,7 @@ def explain(errors: list[ErrorDetails], secret: bool = False) -> str:
     text = " or ".join([expected[0], *(more.removeprefix("must be ") for more in expected[1:])])
     if secret or first["type"] in _SILENT:
         return text
-    return f"{text}, not {_shown(first['input'])}"
+    return f"{text}, not {_shown(first['input'])}{_advised(first)}"
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
@@ -69,6 +78,13 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     if close:
         return f"unknown field; did you mean {plain[close[0]]}?"
     return f"unknown field; remove it (known here: {', '.join(plain.values())})"
+
+
+def _advised(error: ErrorDetails) -> str:
+    """What to write instead of an address of another tool."""
+    kind = _ADDRESSES.get(error.get("ctx", {}).get("pattern", ""))
+    advised = advice(error["input"], kind) if kind and isinstance(error["input"], str) else None
+    return f": {advised}" if advised else ""
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -88,5 +104,5 @@ def _shown(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = repr(_CREDENTIALS.sub("...", value) if isinstance(value, str) and "://" in value else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -196,7 +196,7 @@ def _readable(
         # Reading it raises AttributeError, so a rule about it is skipped.
         document.__dict__.pop(name, None)
     rules: tuple[Rule, ...] = getattr(model, "rules", ())
-    broken.extend(Fault(at(path, rule.field), rule.message) for rule in rules if not _holds(rule, document))
+    broken.extend(Fault(at(path, rule.field), rule.told(document)) for rule in rules if not _holds(rule, document))
     return document
 
 

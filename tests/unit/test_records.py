@@ -1,13 +1,13 @@
 """Records of JSON and JSON Lines: every fault has its place."""
 
-import gzip
 import json
 from pathlib import Path
 
 import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.data import records
-from evolution_jobs.data.records import Record, read_records
+from evolution_jobs.data.record import Record
+from evolution_jobs.data.records import read_records
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,7 +63,8 @@ def test_a_list_below_a_path(path: Path) -> None:
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 16"),
-        (b"{", "spans several lines"),
+        (b'{"a": 2, "a": 3}', "the key 'a' occurs twice"),
+        (b'{"a": [1e999]}', "too large"),
     ],
 )
 def test_a_broken_line_is_named_and_the_next_is_read(path: Path, line: bytes, reason: str) -> None:
@@ -85,10 +86,10 @@ def test_a_last_line_without_end_is_said_to_be_cut_off(path: Path) -> None:
         ('[{"a": 1},\n {"a": 2', ["line 2", "cut off"]),
         ('[{"a": 1},\n {"a": "tw', ["line 2", "cut off"]),
         ('[{"a": 1}\n', ["cut off"]),
-        ('[{"a": 1},\n\n {"a": }]', ["line 3, column 8: not JSON: Expecting value"]),
-        ('[{"a": 1}\n {"a": 2}]', ["line 2, column 2: not JSON: Expecting ',' delimiter"]),
-        ('[{"a": 1}]\n{"a": 2}\n', ["line 2, column 1: not JSON: Extra data"]),
-        ('[{"a": Infinity}]', ["Infinity is not a JSON value"]),
+        ('[{"a": 1},\n\n {"a": }]', ["line 3, column 8: not JSON: something is missing before '}'"]),
+        ('[{"a": 1}\n {"a": 2}]', ["line 2, column 2: not JSON: a comma is missing"]),
+        ('[{"a": 1}]\n{"a": 2}\n', ["line 2, column 1: not JSON: a second value behind the first"]),
+        ('[{"a": 1},\n {"a": 2},\n]', ["line 3, column 1: not JSON: a comma too many before the list's end"]),
         ("[" * 100_000, ["nested too deeply"]),
         (b'\xef\xbb\xbf[{"a": "\xe9"}]', ["not UTF-8 at byte 11"]),
         (b'[{"a": "\xe2\x82', ["not UTF-8 at byte 8"]),
@@ -106,8 +107,9 @@ def test_a_broken_list_is_refused_with_its_place(path: Path, content: str | byte
     [
         ('{"rows": [1', "line 1: the file ends inside the JSON document: it was cut off"),
         ('{"other": []}', "mapping.records 'rows': the file has no 'rows' there"),
-        ('{"rows": {"a": 1}}', "mapping.records 'rows' leads to dict, not to a list"),
+        ('{"rows": {"a": 1}}', "mapping.records 'rows' leads to an object, not to a list"),
         ("[]", "mapping.records 'rows'"),
+        ('{"rows": [], "rows": []}', "the key 'rows' occurs twice"),
     ],
 )
 def test_a_path_that_leads_to_no_list_is_refused(path: Path, content: str, reason: str) -> None:
@@ -154,11 +156,37 @@ def test_a_list_that_is_cut_off_anywhere_is_refused(
         list(read_records(path, "x"))
 
 
-@pytest.mark.parametrize("root", [None, "rows"])
+@pytest.mark.parametrize("extra", ['"a": 2, "a": 3', '"a": NaN', '"a": ' + "9" * 5000, '"a": -1e999'])
+def test_a_record_of_a_list_that_holds_no_json_value_is_named_and_the_next_is_read(path: Path, extra: str) -> None:
+    found = read(path, f'[{{"a": 1}}, {{"b": [{{{extra}}}]}}, {{"a": 3}}]')
+    assert [record.value for record in found] == [{"a": 1}, None, {"a": 3}]
+    assert found[1].place == "record 2"
+    assert str(found[1].error).startswith("not JSON: ")
+
+
 @pytest.mark.parametrize(
-    ("content", "kind"), [(gzip.compress(b"{}"), "gzip"), (b"PK\x03\x04rest", "zip"), (b"PAR1rest", "Parquet")]
+    ("content", "words"),
+    [
+        ('{\n "messages": []\n}\n{\n "messages": []\n}\n', "line 1: a JSON object that spans several lines"),
+        ('{"messages": [\n{}]}\n{"messages": [\n{}]}\n', "line 1: a JSON object that spans several lines"),
+        ('{"messages": []}\n{\n "messages": []\n}\n', "line 2: a JSON object that spans several lines"),
+        ('{\n "messages": [{"role": "user"}]\n}\n', "one JSON object over several lines: put [ and ] around it"),
+        ('{\n "rows": [{"messages": [{}]}]\n}\n', "for example records: rows"),
+        ('{"version": 1, "rows": [{"messages": [{}]}]}', "for example records: rows"),
+        ('{\n "d0": {"messages": []},\n "d1": {"messages": []}}', "with the keys d0, d1: make it a list"),
+        ('{"d0": {"messages": []}, "d1": {"messages": []}}', "make it a list"),
+    ],
 )
-def test_a_packed_file_is_refused_by_what_it_is(path: Path, content: bytes, kind: str, root: str | None) -> None:
-    message = refusal(path, content, root)
-    assert kind in message
-    assert "unpack or convert it" in message
+def test_an_object_around_records_or_over_several_lines_is_refused_as_a_whole(
+    path: Path, content: str, words: str
+) -> None:
+    assert words in refusal(path, content)
+
+
+def test_one_line_of_json_may_be_one_record(path: Path) -> None:
+    for content in (
+        '{"messages": [{"role": "user"}]}',
+        '{"text": "{}"}',
+        '{"dialogue": [{"who": "a", "words": ["b"]}]}',
+    ):
+        assert read(path, content) == [Record("line 1", json.loads(content))]

@@ -77,6 +77,14 @@ def test_a_bucket_or_an_endpoint_that_cannot_be_is_refused(tmp_path: Path) -> No
     assert "data.test[1].endpoint" in str(wrong)
 
 
+def test_a_file_of_any_kind_is_read_under_the_names_of_its_format(tmp_path: Path) -> None:
+    path = tmp_path / "talks.csv"
+    path.write_text('dialog\n"[{""text"": ""I am sad."", ""speaker"": ""usr""}]"\n')
+    (record,) = fetch(source(path.as_uri()), "data.seed[0]", FILES, tmp_path).records()
+    turns, _ = read_dialogue(record.value, source(path.as_uri()))
+    assert [turn.text for turn in turns] == ["I am sad."]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"

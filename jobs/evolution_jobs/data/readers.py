@@ -67,6 +67,13 @@ def _read(record: dict[str, Any], source: Source) -> tuple[list[Turn], int]:
             raise BadRow(f"format {source.format} has no dialogues")
 
 
+def turns_key(source: Source) -> str:
+    """The key of a record that holds its turns, or of an instruction: a table of the format must have it as a column."""
+    if source.mapping is not None:
+        return source.mapping.turns.partition(".")[0]
+    return {"esconv": "dialog", "extes": "content", "alpaca": "instruction"}.get(source.format, "messages")
+
+
 def _unwrap(record: dict[str, Any]) -> dict[str, Any]:
     # thu-coai/esconv on the hub is a plain text data set: each row's only column is one line of JSON.
     text = record.get("text")

@@ -1,140 +1,151 @@
-"""Records of a JSON or JSON Lines file, one at a time, each with its place for messages."""
+"""Records of a file of any kind, one at a time, each with its place for messages."""
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ..contract.errors import PermanentError
+from .json_text import Fault, JsonReader, NotJson, kind
+from .opening import PARQUET, DataFile, not_utf8
+from .record import Record
+from .tables import delimited_records, is_delimited, parquet_records, with_turns
 
 JSON_LIMIT = 1 << 30
 """Bytes of a JSON document, which is read as a whole; JSON Lines may be of any length."""
-PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "a zip archive",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
-    b"PAR1": "Parquet",
-}
-"""First bytes of files in which data sets are often shipped, and which are neither JSON nor JSON Lines."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """One record, or the reason why it cannot be read."""
+def read_records(
+    path: Path, name: str, root: str | None = None, turns: str = "messages", title: str | None = None
+) -> Iterator[Record]:
+    """Records of a JSON list, JSON Lines, CSV, TSV or Parquet; what the file holds tells which. Each may be gzipped.
 
-    place: str
-    """`line 12` of JSON Lines, `record 12` of a JSON list; both count from 1."""
-    value: Any = None
-    error: str | None = None
-
-
-def read_records(path: Path, name: str, root: str | None = None) -> Iterator[Record]:
-    """Records of a file in UTF-8: a JSON list, or JSON Lines; the first character tells which.
-
-    JSON Lines are streamed. A line that cannot be read becomes a Record with an error, because the next one can be.
+    All but a JSON list are streamed. A record that cannot be read becomes a Record with an error if the next one can be.
 
     Args:
         path: the file.
         name: what messages call the file.
         root: the dotted path from a JSON object to its list of records; None if the file is that list, or JSON Lines.
+        turns: the key of a record that holds its turns, or of an instruction; a table must have it as a column.
+        title: the file's own name, if `path` is a download under another one.
 
-    Raises PermanentError (`DataMalformed`) if no record can be read: JSON that is broken, cut off, not UTF-8 or larger
-    than `JSON_LIMIT`, a compressed file, or no list at `root`.
+    Raises PermanentError (`DataMalformed`, `DataUnreadable`) if the file as a whole cannot be read: JSON that is broken,
+    cut off or larger than `JSON_LIMIT`, an unknown kind of file, or no list at `root`.
     """
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-    if packed := next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None):
-        raise _malformed(name, f"is {packed}, not JSON or JSON Lines: unpack or convert it first")
-    if root is None and head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] != b"[":
-        return _line_records(path)
-    return _document_records(path, name, root)
+    file = DataFile(path, name, title)
+    json = JsonReader()
+    if file.head.startswith(PARQUET):
+        return (with_turns(record, turns, json) for record in parquet_records(file))
+    if root is not None or _first(file) == "[":
+        return _document_records(file, json, root)
+    if is_delimited(file, turns):
+        return (with_turns(record, turns, json) for record in delimited_records(file, turns))
+    return _line_records(file, json, turns)
 
 
-def parse(text: str) -> Any:
-    """Any JSON value. Raises ValueError with a short reason, also if the text is nested too deeply."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+def _first(file: DataFile) -> str:
+    return file.head.decode(file.encoding or "utf-8", "replace").removeprefix("\ufeff").lstrip()[:1]
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _line_records(path: Path) -> Iterator[Record]:
+def _line_records(file: DataFile, json: JsonReader, turns: str) -> Iterator[Record]:
     offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if content.strip():
-                yield _line_record(f"line {number}", content, offset + len(line) - len(content))
-            offset += len(line)
+    found: Record | None = None
+    first_place = ""
+    for number, line in enumerate(file.lines(), start=1):
+        if line.strip():
+            if found:
+                yield found
+            first_place = first_place or f"line {number}"
+            found = _line_record(file, json, turns, number, line, offset, first=found is None)
+        offset += len(line)
+    if found:
+        # A file of one object may be the object around the records.
+        alone = first_place == found.place and isinstance(found.value, dict) and turns not in found.value
+        if alone and (around := _around_records(found.value)):
+            file.refuse(around)
+        yield found
 
 
-def _line_record(place: str, line: bytes, offset: int) -> Record:
+def _line_record(
+    file: DataFile, json: JsonReader, turns: str, number: int, line: bytes, offset: int, first: bool
+) -> Record:
+    place = f"line {number}"
     try:
-        return Record(place, parse(line.decode("utf-8")))
+        value = json.read(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Record(place, error=f"not UTF-8 at byte {offset + error.start}: save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        if line.strip() == b"{":
-            hint = "write one JSON object a line or one JSON list, or name the list inside an object by mapping.records"
-            return Record(place, error=f"a JSON object that spans several lines: {hint}")
-        if not line.endswith(b"\n") and _runs_out(error):
+        return Record(place, error=not_utf8(line, error.start, offset))
+    except NotJson as error:
+        whole = line.endswith((b"\n", b"\r"))
+        if error.cut and not whole:
             return Record(place, error="the file ends inside this record: it was cut off")
-        return Record(place, error=f"not JSON: {error.msg} at column {error.colno}")
-    except ValueError as error:
-        return Record(place, error=f"not JSON: {error}")
+        if error.cut and (line.strip() in (b"{", b"[") or (first and line.rstrip().endswith((b"{", b"[", b",", b":")))):
+            _refuse_spread(file, json, turns, number)
+        return Record(place, error=f"not JSON: {error} (column {error.column})")
+    fault = json.fault(value)
+    return Record(place, error=f"not JSON: {fault}") if fault else Record(place, value)
 
 
-def _document_records(path: Path, name: str, root: str | None) -> Iterator[Record]:
-    value = _document(path, name)
+def _refuse_spread(file: DataFile, json: JsonReader, turns: str, number: int) -> NoReturn:
+    """Refuse a file whose objects span several lines: one object around all records, or one after the other."""
+    try:
+        value = json.read(file.text(JSON_LIMIT))
+    except NotJson:
+        value = None
+    if isinstance(value, dict):
+        if turns in value:
+            file.refuse("one JSON object over several lines: put [ and ] around it, or write it on one line")
+        if around := _around_records(value):
+            file.refuse(around)
+    file.refuse(
+        f"line {number}: a JSON object that spans several lines: write one object a line (jq -c . FILE) or one JSON list"
+    )
+
+
+def _around_records(value: dict[str, Any]) -> str | None:
+    """What is wrong with an object that holds all records, or None if it looks like a record itself."""
+    lists = [key for key, inner in value.items() if _is_list_of_objects(inner)]
+    inside = [key for key in lists if any(_is_list_of_objects(deeper) for deeper in value[key][0].values())]
+    if inside:
+        hint = f"name the list inside it by mapping.records, for example records: {inside[0][:80]}, or save that list alone"
+    elif len(value) > 1 and all(isinstance(inner, dict) for inner in value.values()):
+        hint = "make it a list (jq '[.[]]' FILE), or name a list inside it by mapping.records"
+    else:
+        return None
+    return f"one JSON object where a list of records is wanted, with the keys {', '.join(value)[:80]}: {hint}"
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _document_records(file: DataFile, json: JsonReader, root: str | None) -> Iterator[Record]:
+    value = _document(file, json)
     for key in root.split(".") if root else ():
         if not isinstance(value, dict) or key not in value:
-            raise _malformed(name, f"mapping.records {root!r}: the file has no {key!r} there")
+            file.refuse(f"mapping.records {root!r}: the file has no {key!r} there")
         value = value[key]
+        _refuse_fault(file, value)
     if not isinstance(value, list):
-        raise _malformed(name, f"mapping.records {root!r} leads to {type(value).__name__}, not to a list")
+        file.refuse(f"mapping.records {root!r} leads to {kind(value)}, not to a list")
     # pop frees each record once it is read, so a large list and its dialogues are never in memory together.
     value.reverse()
     for number in range(1, len(value) + 1):
-        yield Record(f"record {number}", value.pop())
+        record = value.pop()
+        fault = json.fault(record)
+        yield Record(f"record {number}", error=f"not JSON: {fault}") if fault else Record(f"record {number}", record)
 
 
-def _document(path: Path, name: str) -> Any:
-    if path.stat().st_size > JSON_LIMIT:
-        hint = "convert it to JSON Lines, for example with jq -c '.[]'"
-        raise _malformed(name, f"is a JSON document of more than {JSON_LIMIT >> 20} MiB: {hint}")
-    data = path.read_bytes()
-    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+def _document(file: DataFile, json: JsonReader) -> Any:
     try:
-        text = str(memoryview(data)[start:], "utf-8")
-    except UnicodeDecodeError as error:
-        raise _malformed(name, f"not UTF-8 at byte {start + error.start}: save the file as UTF-8") from error
-    # Parsing needs several times the text's size; the bytes must not stay in memory meanwhile.
-    del data
-    try:
-        return parse(text)
-    except json.JSONDecodeError as error:
-        if _runs_out(error):
-            raise _malformed(
-                name, f"line {error.lineno}: the file ends inside the JSON document: it was cut off"
-            ) from error
-        raise _malformed(name, f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from error
-    except ValueError as error:
-        raise _malformed(name, f"not JSON: {error}") from error
+        value = json.read(file.text(JSON_LIMIT))
+    except NotJson as error:
+        if error.cut:
+            file.refuse(f"line {error.line}: the file ends inside the JSON document: it was cut off")
+        file.refuse(f"line {error.line}, column {error.column}: not JSON: {error}")
+    _refuse_fault(file, value)
+    return value
 
 
-def _runs_out(error: json.JSONDecodeError) -> bool:
-    return error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
-
-
-def _malformed(name: str, message: str) -> PermanentError:
-    return PermanentError("DataMalformed", f"{name}: {message}")
+def _refuse_fault(file: DataFile, value: Any) -> None:
+    if isinstance(value, Fault):
+        file.refuse(f"not JSON: {value.reason}")

@@ -13,7 +13,9 @@ from ..contract.manifest import canonical_digest
 from ..models.hub import Pinned, explained, pin
 from ..store.base import disk_error, file_sha256
 from ..store.data_sources import blamed_on, credential, local_path, open_bucket
-from .records import Record, read_records
+from .readers import turns_key
+from .record import Record
+from .records import read_records
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ def fetch(source: Source, field: str, storage: Storage, directory: Path) -> Fetc
     digest = _checked(path, source, field)
     root = source.mapping.records if source.mapping else None
     where = f"{field}: {source.uri}"
-    return Fetched(name, lambda: read_records(path, where, root), {"sha256": digest, "bytes": path.stat().st_size})
+    turns = turns_key(source)
+    return Fetched(
+        name, lambda: read_records(path, where, root, turns, name), {"sha256": digest, "bytes": path.stat().st_size}
+    )
 
 
 def _checked(path: Path, source: Source, field: str) -> str:

@@ -20,6 +20,14 @@ def conversation(number: int, length: int) -> Dialogue:
     )
 
 
+def test_a_turn_that_is_history_only_is_no_context() -> None:
+    whole = conversation(1, 8)
+    marked = [turn.model_copy(update={"learnt": False}) if at == 5 else turn for at, turn in enumerate(whole.turns)]
+    found = list(contexts([whole.model_copy(update={"turns": marked})], 3))
+    assert [len(context.turns) for context in found] == [3, 7]
+    assert found[1].turns[5].text == whole.turns[5].text
+
+
 collections = st.lists(st.integers(1, 14), min_size=1, max_size=8).map(
     lambda lengths: [conversation(number, length) for number, length in enumerate(lengths)]
 )

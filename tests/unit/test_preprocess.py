@@ -17,6 +17,7 @@ turns = st.builds(
     role=st.sampled_from(["seeker", "supporter"]),
     text=texts,
     strategy=st.none() | st.sampled_from(["Question", "Others"]),
+    learnt=st.sampled_from([None, False]),
 )
 
 
@@ -37,6 +38,25 @@ def test_turns_alternate_open_with_the_seeker_and_are_clean(raw: list[Turn]) -> 
 
 
 @given(st.lists(turns, max_size=12))
+def test_no_word_that_is_history_only_is_learnt(raw: list[Turn]) -> None:
+    numbered = [turn.model_copy(update={"text": f"{turn.text} w{at}"}) for at, turn in enumerate(raw)]
+    found, counts = preprocess(numbered)
+    history = {f"w{at}" for at, turn in enumerate(numbered) if turn.learnt is False}
+    learnt = {word for turn in found if turn.learnt is not False for word in turn.text.split()}
+    assert not learnt & history
+    # Of the others, only those in a merge are lost.
+    kept = {word for turn in found for word in turn.text.split() if word.startswith("w")}
+    assert len((kept & {f"w{at}" for at in range(len(raw))}) - history - learnt) <= counts["unlearnt_by_merge"]
+
+
+def test_a_turn_that_is_repeated_as_history_only_is_history_only() -> None:
+    said = [seeker("a"), supporter("b"), supporter("b").model_copy(update={"learnt": False}), seeker("c")]
+    found, counts = preprocess(said)
+    assert [turn.learnt for turn in found] == [None, False, None]
+    assert counts == {"repeated": 1}
+
+
+@given(st.lists(turns, max_size=12))
 def test_twice_is_once(raw: list[Turn]) -> None:
     once, _ = preprocess(raw)
     assert preprocess(once) == (once, Counter())
@@ -45,7 +65,7 @@ def test_twice_is_once(raw: list[Turn]) -> None:
 @given(st.lists(turns, max_size=12))
 def test_every_turn_is_kept_merged_or_counted_as_left_out(raw: list[Turn]) -> None:
     found, counts = preprocess(raw)
-    assert len(raw) == len(found) + counts.total()
+    assert len(raw) == len(found) + counts.total() - counts["unlearnt_by_merge"]
     # What is left is the end of what was said: only greetings and the supporter's opening go, and what is said twice.
     said = [(turn.role, word) for turn in raw for word in turn.text.split()]
     kept = [(turn.role, word) for turn in found for word in turn.text.split()]

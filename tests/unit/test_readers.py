@@ -89,9 +89,9 @@ TWO = [("seeker", "I am sad.", None), ("supporter", "Why?", "Question")]
     ],
 )
 def test_every_layout_gives_the_same_turns(format_: str, record: dict[str, Any]) -> None:
-    turns, system = read_dialogue(record, source(format_, MAPPING if format_ == "mapping" else None))
+    turns, left_out = read_dialogue(record, source(format_, MAPPING if format_ == "mapping" else None))
     assert brief(turns) == TWO
-    assert system == 0
+    assert not left_out
 
 
 def test_chat_messages_without_their_system_turns() -> None:
@@ -103,9 +103,9 @@ def test_chat_messages_without_their_system_turns() -> None:
             {"role": "developer", "content": "Be brief."},
         ]
     }
-    turns, system = read_dialogue(record, source("messages"))
+    turns, left_out = read_dialogue(record, source("messages"))
     assert brief(turns) == [("seeker", "I am sad.", None), ("supporter", "Why?", None)]
-    assert system == 2
+    assert left_out == {"system": 2}
 
 
 def test_chat_messages_in_text_parts() -> None:
@@ -138,11 +138,15 @@ def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
             {"dialog": [{"text": "a", "speaker": "usr"}, {"text": "b", "speaker": "sys", "strategy": "\ud800"}]},
             ["turn 2", "strategy", "surrogate"],
         ),
-        ("esconv", {"dialog": [7]}, ["turn 1", "speaker 'speaker' is not there"]),
+        ("esconv", {"dialog": [7]}, ["turn 1 is a number, not an object"]),
         ("extes", {"content": [{"Narrator": "x"}]}, ["turn 1", "neither User nor AI", "Narrator"]),
         ("extes", {"content": ["x"]}, ["turn 1", "text"]),
         ("extes", {}, ["content is missing"]),
-        ("messages", {"messages": [{"role": "tool", "content": "x"}]}, ["turn 1", "'tool'", "user, assistant"]),
+        (
+            "messages",
+            {"messages": [{"role": "tool", "content": "x"}]},
+            ["turn 1", "'tool'", "none of user, human", "ignore: [tool]"],
+        ),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ["is a list, not text"]),
         (
             "messages",
@@ -195,7 +199,23 @@ json_values = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["dialog", "messages", "content", "text", "speaker", "role", "User", "AI", "meta", "turns"]
+                [
+                    "dialog",
+                    "messages",
+                    "conversations",
+                    "content",
+                    "text",
+                    "speaker",
+                    "role",
+                    "from",
+                    "value",
+                    "weight",
+                    "User",
+                    "AI",
+                    "meta",
+                    "turns",
+                    "\ud800",
+                ]
             ),
             inner,
             max_size=3,
@@ -205,7 +225,7 @@ json_values = st.recursive(
 )
 
 
-@given(json_values, st.sampled_from(["esconv", "extes", "messages", "mapping", "alpaca"]))
+@given(json_values, st.sampled_from(["esconv", "extes", "messages", "sharegpt", "mapping", "alpaca"]))
 def test_hostile_records_are_read_or_refused_and_never_crash(record: Any, format_: str) -> None:
     read = read_instruction if format_ == "alpaca" else lambda value: read_dialogue(value, source(format_, mapping))
     mapping = MAPPING if format_ == "mapping" else None

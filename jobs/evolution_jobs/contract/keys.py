@@ -19,7 +19,7 @@ from .manifest import canonical_digest
 from .settings import Settings, deciding
 from .stage import Node, RunRef
 
-CODE_VERSIONS: dict[str, int] = {"prepare": 2, "sft": 3, "generate": 2, "reflect": 3, "dpo": 2, "evaluate": 2}
+CODE_VERSIONS: dict[str, int] = {"prepare": 3, "sft": 3, "generate": 2, "reflect": 3, "dpo": 2, "evaluate": 2}
 """Raise a stage's number if a code change changes its result. Otherwise cached results of the old code are reused."""
 
 

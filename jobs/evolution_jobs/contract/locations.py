@@ -80,6 +80,11 @@ class DialogueMapping(Document):
     """Path from the file's root to its list of records, where the root is not that list."""
 
 
+def _ignores_no_other(source: Source) -> bool:
+    mapping = source.mapping
+    return not (source.ignore and mapping and set(source.ignore) & {*mapping.seeker, *mapping.supporter})
+
+
 class Source(Document):
     """One data set."""
 
@@ -92,6 +97,20 @@ class Source(Document):
             "(self.format == 'mapping') == has(self.mapping)",
             lambda source: (source.format == "mapping") == (source.mapping is not None),
         ),
+        Rule(
+            "ignore",
+            "shares a value with mapping.seeker or mapping.supporter: a speaker is either read or left out",
+            "!has(self.ignore) || !has(self.mapping) || "
+            "!self.ignore.exists(value, value in self.mapping.seeker || value in self.mapping.supporter)",
+            _ignores_no_other,
+        ),
+        Rule(
+            "ignore",
+            "applies to dialogues only; remove it",
+            "!has(self.ignore) || self.format != 'alpaca'",
+            lambda source: source.ignore is None or source.format != "alpaca",
+        ),
+        only_with_scheme("config", "hf"),
         only_with_scheme("split", "hf"),
         only_with_scheme("revision", "hf"),
         Rule(
@@ -104,13 +123,17 @@ class Source(Document):
     )
 
     uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3|hf)://.+")]
-    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the run file."""
-    format: Literal["esconv", "extes", "messages", "alpaca", "mapping"]
-    """Layout of the file."""
+    """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the run file. A directory, or `s3://bucket/folder/`, is read as its files in the order of their names."""
+    format: Literal["esconv", "extes", "messages", "sharegpt", "alpaca", "mapping"]
+    """Layout of the records. `messages` has `role` and `content`, `sharegpt` has `conversations` of `from` and `value`."""
     mapping: DialogueMapping | None = None
     """Where turns, speaker and text are: with `format: mapping`, and only then."""
+    ignore: Speakers | None = None
+    """Speakers that are left out, for example `[tool, observation]`; their turns are counted. `messages` and `sharegpt` leave out system turns without it."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Digest that the file must have (`file://` and `s3://`)."""
+    """Digest that the file must have (`file://` and `s3://`, not a folder)."""
+    config: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Configuration (subset) of an `hf://` data set; needed if it has several and none is its default."""
     split: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Split of an `hf://` data set; unset takes `train`."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None

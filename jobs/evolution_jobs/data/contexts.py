@@ -35,9 +35,14 @@ def contexts(
 
 
 def positions(dialogue: Dialogue, min_history: int) -> list[int]:
-    """Positions of the supporter's turns after at least `min_history` turns (paper: 3), counted from 0."""
+    """Positions of the supporter's turns after at least `min_history` turns (paper: 3), counted from 0.
+
+    A turn that is history only is no context: its text must be no one's example.
+    """
     return [
-        position for position, turn in enumerate(dialogue.turns) if turn.role == "supporter" and position >= min_history
+        position
+        for position, turn in enumerate(dialogue.turns)
+        if turn.role == "supporter" and turn.learnt is not False and position >= min_history
     ]
 
 

@@ -40,7 +40,7 @@ class Loader:
     loaded: Callable[[], None]
     """Called after each source."""
     counts: Tally = field(default_factory=Counter)
-    """Rows read (`<role>.read`), rows dropped (`dropped.<reason>`), and turns left out or merged (`turns.<reason>`)."""
+    """Rows read (`<role>.read`), rows dropped (`dropped.<reason>`), and turns left out, merged or not learnt (`turns.<reason>`)."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     """Each source with its pin and its own counts."""
     bad_rows: list[str] = field(default_factory=list)
@@ -126,13 +126,15 @@ def _instruction(value: Any, source: Source, place: str, tally: Tally) -> Instru
 
 
 def _dialogue(value: Any, source: Source, place: str, tally: Tally) -> Dialogue | str:
-    read, system = read_dialogue(value, source)
-    turns, left_out = preprocess(read)
-    tally.update({f"turns.{reason}": count for reason, count in left_out.items()})
-    if system:
-        tally["turns.system"] += system
+    read = read_dialogue(value, source)
+    turns, counts = preprocess(read.turns)
+    history = sum(turn.learnt is False for turn in turns)
+    counts += read.left_out + Counter(unlearnt=history)
+    tally.update({f"turns.{reason}": count for reason, count in counts.items()})
     if not turns:
         return "only_greetings"
     if len(turns) < 2:
         return "no_answer"
+    if history and all(turn.learnt is False for turn in turns if turn.role == "supporter"):
+        return "nothing_learnt"
     return dialogue(turns, place)

@@ -8,20 +8,27 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Dialogue, Turn
 
 
-def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
+class Preprocessed(NamedTuple):
+    """A conversation's turns, and what happened to the others."""
+
+    turns: list[Turn]
+    """They alternate and begin with the seeker's; empty if nothing is left to learn from."""
+    counts: Counter[str]
+    """Turns merged into the one before (`merged`), left out (`empty`, `repeated`, `greeting`, `leading_supporter`), or
+    learnt no more because they are now part of a turn that is history only (`unlearnt_by_merge`)."""
+
+
+def preprocess(turns: Iterable[Turn]) -> Preprocessed:
     """Normalise white space, merge, drop repeated turns, leading greetings and turns before the seeker's first one.
 
-    Applying it twice changes nothing.
-
-    Returns:
-        the turns, which alternate and begin with the seeker's; empty if nothing is left to learn from
-        how many turns were merged into the one before (`merged`) or left out (`empty`, `repeated`, `greeting`,
-        `leading_supporter`)
+    A turn that holds words of a turn marked as history only (`learnt: false`) is history only. Applying it twice changes
+    nothing.
     """
     counts: Counter[str] = Counter()
     spoken: list[Turn] = []
@@ -32,9 +39,11 @@ def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
         elif spoken and (spoken[-1].role, spoken[-1].text) == (turn.role, text):
             # Sent twice by mistake: merged, the model would learn to say the sentence twice.
             counts["repeated"] += 1
+            if turn.learnt is False:
+                spoken[-1] = spoken[-1].model_copy(update={"learnt": False})
         else:
-            spoken.append(turn if text == turn.text else Turn(role=turn.role, text=text, strategy=turn.strategy))
-    merged = [_merge(list(group)) for _, group in groupby(spoken, key=lambda turn: turn.role)]
+            spoken.append(turn if text == turn.text else turn.model_copy(update={"text": text}))
+    merged = [_merge(list(group), counts) for _, group in groupby(spoken, key=lambda turn: turn.role)]
     counts["merged"] = len(spoken) - len(merged)
     start = 0
     while start < len(merged):
@@ -45,7 +54,7 @@ def preprocess(turns: Iterable[Turn]) -> tuple[list[Turn], Counter[str]]:
         else:
             break
         start += 1
-    return merged[start:], +counts
+    return Preprocessed(merged[start:], +counts)
 
 
 def dialogue(turns: Sequence[Turn], source: str) -> Dialogue:
@@ -54,14 +63,18 @@ def dialogue(turns: Sequence[Turn], source: str) -> Dialogue:
     return Dialogue(id=name, source=source, turns=list(turns))
 
 
-def _merge(turns: Sequence[Turn]) -> Turn:
+def _merge(turns: Sequence[Turn], counts: Counter[str]) -> Turn:
     if len(turns) == 1:
         return turns[0]
+    learnt = [turn for turn in turns if turn.learnt is not False]
+    if len(learnt) < len(turns):
+        counts["unlearnt_by_merge"] += len(learnt)
     strategies = dict.fromkeys(turn.strategy for turn in turns if turn.strategy)
     return Turn(
         role=turns[0].role,
         text=" ".join(turn.text for turn in turns),
         strategy="; ".join(strategies) or None,
+        learnt=None if len(learnt) == len(turns) else False,
     )
 
 

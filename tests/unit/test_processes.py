@@ -24,7 +24,7 @@ from evolution_jobs.contract.keys import stage_key
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import PrepareSettings, SftSettings
 from evolution_jobs.contract.stage import RunRef, StageSpec
-from evolution_jobs.models.architectures import language_model_types
+from evolution_jobs.models.architectures import language_models
 from evolution_jobs.models.gguf import convert_gguf
 from evolution_operator.local.process.launcher import LocalLauncher
 from evolution_operator.local.process.stage_process import StageProcess
@@ -152,7 +152,7 @@ def test_prepare_of_a_set_like_esconv_fits_256_mebibytes_and_imports_nothing_hea
 def test_the_model_types_are_those_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    assert language_model_types() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert language_models() == dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def test_an_invalid_file_is_refused_without_importing_the_libraries(tmp_path: Path) -> None:

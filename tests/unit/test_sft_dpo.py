@@ -224,11 +224,27 @@ class TestSft:
         base = AutoModelForCausalLM.from_pretrained(sft_inputs["model"])
         PeftModel.from_pretrained(base, result.outputs["adapter"])
 
-    @pytest.mark.parametrize("target", [["no_such_layer"], ["lm_head"]])
+    @pytest.mark.parametrize(
+        "target",
+        [
+            ["no_such_layer"],
+            ["lm_head"],
+            ["q_proj", "v_porj"],
+            ["q_proj", "norm"],
+            ["embed_tokens"],
+            ["self_attn"],
+            ["base_model.model.model.layers.0.self_attn.q_proj"],
+        ],
+    )
     def test_layers_that_cannot_be_adapted(self, tmp_path: Path, sft_inputs: Inputs, target: list[str]) -> None:
         with pytest.raises(PermanentError, match=r"sft\.lora\.targetModules") as caught:
             run_sft(tmp_path, sft_inputs, lora={"targetModules": target})
         assert caught.value.reason == "LoraSettings"
+
+    def test_sequences_longer_than_the_positions(self, tmp_path: Path, sft_inputs: Inputs) -> None:
+        with pytest.raises(PermanentError, match="sft.maxLength 4097 exceeds the 4096 positions") as caught:
+            run_sft(tmp_path, sft_inputs, maxLength=4097)
+        assert caught.value.reason == "LengthSettings"
 
     def test_layers_by_name(self, tmp_path: Path, sft_inputs: Inputs) -> None:
         result = run_sft(tmp_path, sft_inputs, lora={"targetModules": ["q_proj", "v_proj"]}, epochs=1)

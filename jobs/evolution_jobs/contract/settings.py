@@ -191,6 +191,23 @@ class DataSettings(Document):
     """A record that cannot be read: refuse the run, or skip and count it."""
 
 
+class ModelUse(Document):
+    """What later stages ask of the base model. prepare checks it, so that it is refused before a GPU is asked for."""
+
+    target_modules: list[str] = [ALL_LINEAR]
+    """As in `LoraSettings`."""
+    sequences: dict[str, int] = {}
+    """Longest sequence in tokens that a stage trains on, by field of the spec."""
+    answers: dict[str, int] = {}
+    """Longest answer in tokens that a stage samples, by field of the spec."""
+    rounds: Annotated[bool, NotInKey] = True
+    """Whether the run has rounds. Without them, only what sft and evaluate ask for is checked. Not in the key: raising `iterations` on a finished run must not repeat prepare."""
+
+    def of(self, field: str) -> bool:
+        """Whether the run has the stage to which a field of the spec belongs."""
+        return self.rounds or field.partition(".")[0] in ("sft", "evaluation")
+
+
 class PrepareSettings(DataSettings):
     """The run's data and the model it starts from."""
 
@@ -198,6 +215,8 @@ class PrepareSettings(DataSettings):
     """As in `DataSettings`, under the name that prepare's keys have had from the beginning."""
     base_model: BaseModelSource
     """The model the run starts from."""
+    model_use: ModelUse = ModelUse()
+    """What the run asks of that model."""
     pins: dict[str, str] = {}
     """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 

@@ -1,9 +1,10 @@
-"""Model types that the installed transformers can load as a language model, found without importing transformers."""
+"""Language models that the installed transformers can load, found without importing transformers."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,8 @@ TABLE = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 
 
 @cache
-def language_model_types() -> frozenset[str]:
-    """Values of `model_type` in a config.json. Raises ModuleNotFoundError if transformers is not installed.
+def language_models() -> Mapping[str, str]:
+    """The class of the language model by `model_type` in a config.json. Raises ModuleNotFoundError if transformers is not installed.
 
     The table is read from its source code: importing it imports torch, which takes seconds and 600 MiB.
     """
@@ -27,13 +28,13 @@ def language_model_types() -> frozenset[str]:
         # Another version may keep the table elsewhere or compute it: then only an import helps.
         from transformers.models.auto import modeling_auto
 
-        return frozenset(getattr(modeling_auto, TABLE))
+        return dict(getattr(modeling_auto, TABLE))
 
 
-def _read(source: str) -> frozenset[str]:
+def _read(source: str) -> dict[str, str]:
     """The first items of `TABLE = OrderedDict([("llama", "LlamaForCausalLM"), ...])`."""
     assigned = (each for each in ast.parse(source).body if isinstance(each, ast.Assign))
     table = next(each.value for each in assigned if ast.unparse(each.targets[0]) == TABLE)
     if not isinstance(table, ast.Call):
         raise TypeError(f"{TABLE} is no call")
-    return frozenset(name for name, _ in ast.literal_eval(table.args[0]))
+    return dict(ast.literal_eval(table.args[0]))

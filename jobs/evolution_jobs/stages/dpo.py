@@ -13,6 +13,7 @@ from ..contract.rows import Pair
 from ..contract.settings import DpoSettings
 from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
+from ..models.positions import longest, require_positions
 from ..store.base import file_sha256
 from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
 from ..training.encoding import ChatEncoder
@@ -25,8 +26,8 @@ from .models import base_model
 def run(workspace: Workspace) -> Result:
     """Output `adapter`, from inputs `model`, `adapter` (M(t-1)) and `pairs`.
 
-    Raises PermanentError `DataEmpty` if there is no pair, `WrongReference`, and those of models.load, `ChatEncoder`
-    and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    Raises PermanentError `DataEmpty` if there is no pair, `WrongReference`, and those of models.load,
+    `require_positions`, `ChatEncoder` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, DpoSettings)
@@ -41,6 +42,7 @@ def run(workspace: Workspace) -> Result:
             f"input pairs: none of {len(pairs)} pairs fits; see why reflect dropped its rows, or raise dpo.maxLength",
         )
     model = load_model(reference, before, settings.precision, trainable=True)
+    require_positions("dpo.maxLength", settings.max_length, longest(model.config.to_dict()))
     trainer = preference_trainer(
         model, tokenizer, settings, workspace.spec.seed, encoded.rows, load_file(before / WEIGHTS), workspace
     )

@@ -27,6 +27,7 @@ from ..metrics.bootstrap import interval, ratio
 from ..metrics.perplexity import answer_losses, perplexity
 from ..metrics.score import Scores, score
 from ..models.load import load_model, load_tokenizer
+from ..models.positions import longest
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .jsonl import read_rows, write_rows
@@ -135,7 +136,9 @@ def _likelihoods(
     contexts: Sequence[Context],
 ) -> Iterable[dict[str, Any]]:
     """A row for each context: negative log-likelihood and tokens of its human answer, encoded as for training."""
-    encoder = ChatEncoder(tokenizer, settings.max_prompt_tokens + settings.max_new_tokens)
+    asked = settings.max_prompt_tokens + settings.max_new_tokens
+    # The model's positions bound this as they bound prompts: a table of positions has no entry beyond them.
+    encoder = ChatEncoder(tokenizer, min(asked, longest(model.config.to_dict()) or asked))
     passages = encoder.answers(contexts)
     ids = list(passages)
     rows: dict[str, dict[str, Any]] = {

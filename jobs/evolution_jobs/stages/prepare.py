@@ -28,7 +28,7 @@ def run(workspace: Workspace) -> Result:
     steps = _Steps(workspace, settings)
     data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done)
     steps.done()
-    model = resolve(settings.base_model, spec.storage, workspace.scratch)
+    model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
     workspace.check_stop()
 
     rows: dict[str, Iterable[Document]] = {"train": data.train, "validation": data.validation}

@@ -13,6 +13,7 @@ from ..contract.rows import Dialogue, Instruction
 from ..contract.settings import SftSettings
 from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
+from ..models.positions import longest, require_positions
 from ..training.adapter import new_adapter, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
@@ -25,7 +26,7 @@ def run(workspace: Workspace) -> Result:
     """Output `adapter`, from inputs `model`, `train`, `validation` and, if the run has any, `replay`.
 
     Raises PermanentError `DataEmpty` if nothing is left to train on or to validate with, and those of models.load,
-    `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    `require_positions`, `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, SftSettings)
@@ -41,7 +42,9 @@ def run(workspace: Workspace) -> Result:
         if not encoded.rows:
             raise PermanentError("DataEmpty", _nothing_left(name, encoded))
 
-    model = new_adapter(load_model(reference, None, settings.precision), settings.lora, workspace.spec.seed)
+    base = load_model(reference, None, settings.precision)
+    require_positions("sft.maxLength", settings.max_length, longest(base.config.to_dict()))
+    model = new_adapter(base, settings.lora, workspace.spec.seed)
     trainer = supervised_trainer(
         model, tokenizer, settings, workspace.spec.seed, [*train.rows, *replay.rows], validation.rows, workspace
     )

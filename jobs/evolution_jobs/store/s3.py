@@ -125,6 +125,13 @@ class S3Store(Store):
                     raise PermanentError("DocumentTooLarge", f"{self.uri}/{location} is larger than {limit} bytes")
                 return body.read()
 
+    def start(self, location: str, count: int) -> bytes:
+        """The first `count` bytes of an object that has at least that many; `count` is not 0."""
+        with self._explained("reading", location):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(location), Range=f"bytes=0-{count - 1}")
+            with closing(answer["Body"]) as body:
+                return body.read(count)
+
     def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
         key = self._key(location)
         partial = local.with_name(f".{local.name}.{secrets.token_hex(4)}")

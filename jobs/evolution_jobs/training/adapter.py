@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Embedding
 from transformers import PreTrainedModel
 
 from ..contract.errors import PermanentError
 from ..contract.settings import ALL_LINEAR, LoraSettings
+from ..models.layers import FIELD, Layers, target_fault
 from ..models.load import locate
 
 WEIGHTS = "adapter_model.safetensors"
@@ -24,21 +25,41 @@ Tensors = dict[str, Tensor]
 def new_adapter(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
     """The model with a fresh adapter, `default`, which changes nothing yet; initialised from `seed`.
 
-    Raises PermanentError (`LoraSettings`) where the model has no such layer, or the output head is asked for: trl
-    multiplies by the head's own weights, so an adapter on it would never be trained.
+    Raises PermanentError (`LoraSettings`) where the model lacks one of the layers, or the output head is asked for: trl
+    multiplies by the head's own weights, so an adapter on it would never be trained. prepare has looked the layers up in
+    the checkpoint; the loaded model may have others.
     """
+    layers = _layers(model)
+    if fault := target_fault(lora.target_modules, layers):
+        raise PermanentError("LoraSettings", fault)
     target = ALL_LINEAR if lora.target_modules == [ALL_LINEAR] else lora.target_modules
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=target, task_type="CAUSAL_LM"
     )
     torch.manual_seed(seed)
     try:
-        wrapped = get_peft_model(model, config)
+        return get_peft_model(model, config)
     except ValueError as error:
-        raise PermanentError("LoraSettings", f"sft.lora.targetModules: {error}") from error
-    if isinstance(wrapped.get_output_embeddings(), BaseTunerLayer):
-        raise PermanentError("LoraSettings", "sft.lora.targetModules: the output head cannot be adapted; leave it out")
-    return wrapped
+        named = ", ".join(lora.target_modules)
+        raise PermanentError(
+            "LoraSettings", f"{FIELD}: LoRA cannot adapt {named} of this model (it has {', '.join(layers.linear)})"
+        ) from error
+
+
+def _layers(model: PreTrainedModel) -> Layers:
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    modules = list(model.named_modules())
+    shapes = {
+        path: tuple(weight.shape)
+        for path, module in modules
+        if isinstance(weight := getattr(module, "weight", None), Tensor)
+    }
+    return Layers(
+        shapes,
+        heads=[path for path, module in modules if module is head],
+        embeddings=[path for path, module in modules if isinstance(module, Embedding)],
+        tied=head.weight is embedding.weight,
+    )
 
 
 def adapter_tensors(model: PeftModel, name: str = "default") -> Tensors:

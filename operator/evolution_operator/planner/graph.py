@@ -6,6 +6,7 @@ from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
+    ModelUse,
     PrepareSettings,
     ReflectionSettings,
     SftSettings,
@@ -46,8 +47,22 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
-    settings = PrepareSettings.taken_from(spec.data, base_model=spec.base_model, pins=pins)
+    settings = PrepareSettings.taken_from(spec.data, base_model=spec.base_model, model_use=_model_use(spec), pins=pins)
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
+
+
+def _model_use(spec: EvolutionRunSpec) -> ModelUse:
+    return ModelUse(
+        target_modules=spec.sft.lora.target_modules,
+        sequences={"sft.maxLength": spec.sft.max_length, "dpo.maxLength": spec.dpo.max_length},
+        answers={
+            "generation.maxNewTokens": spec.generation.max_new_tokens,
+            "reflection.maxNewTokens": spec.reflection.max_new_tokens,
+            "reflection.maxProfileTokens": spec.reflection.max_profile_tokens,
+            "evaluation.maxNewTokens": spec.evaluation.max_new_tokens,
+        },
+        rounds=spec.iterations > 0,
+    )
 
 
 def _sft(spec: EvolutionRunSpec) -> Node:

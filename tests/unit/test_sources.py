@@ -1,5 +1,6 @@
 """Where records come from: files, S3 and the hub's data sets, and what is said where they cannot be had."""
 
+import gzip
 import hashlib
 import os
 import secrets
@@ -54,7 +55,7 @@ def test_a_file_that_is_not_as_named_is_refused(tmp_path: Path) -> None:
     missing = refusal(source(path.as_uri()), tmp_path)
     assert (missing.reason, type(missing)) == ("DataMissing", PermanentError)
     assert str(path) in str(missing)
-    assert refusal(source(tmp_path.as_uri()), tmp_path).reason == "DataMissing"
+    assert "folder without data files" in str(refusal(source(tmp_path.as_uri()), tmp_path))
     path.write_bytes(CONTENT)
     other = refusal(source(path.as_uri(), sha256="0" * 64), tmp_path)
     assert (other.reason, type(other)) == ("ChecksumMismatch", PermanentError)
@@ -83,6 +84,64 @@ def test_a_file_of_any_kind_is_read_under_the_names_of_its_format(tmp_path: Path
     (record,) = fetch(source(path.as_uri()), "data.seed[0]", FILES, tmp_path).records()
     turns, _ = read_dialogue(record.value, source(path.as_uri()))
     assert [turn.text for turn in turns] == ["I am sad."]
+
+
+def parts(folder: Path) -> None:
+    """A folder as Spark leaves it, with rows numbered in the order of the names."""
+    (folder / "day=2").mkdir(parents=True)
+    (folder / "_temporary").mkdir()
+    (folder / "part-00000.jsonl").write_bytes(ROWS)
+    (folder / "part-00001.jsonl.gz").write_bytes(gzip.compress(ROWS * 2))
+    (folder / "day=2" / "part-00000.csv").write_text('dialog\n"[]"\n')
+    for name in ("_SUCCESS", ".part-00000.jsonl.crc", "README.md", "_temporary/part-9.jsonl", ".hidden.jsonl"):
+        (folder / name).write_text("not data")
+
+
+PLACES = [
+    "day=2/part-00000.csv line 2",
+    "part-00000.jsonl line 1",
+    "part-00001.jsonl.gz line 1",
+    "part-00001.jsonl.gz line 2",
+]
+
+
+def test_a_folder_is_read_as_its_parts_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "talks"
+    parts(folder)
+    for uri in (folder.as_uri(), f"{folder.as_uri()}/"):
+        fetched = fetch(source(uri), "data.seed[0]", FILES, tmp_path)
+        assert [record.place for record in fetched.records()] == PLACES
+        assert (fetched.name, fetched.pin["files"]) == ("talks", 3)
+    before = fetched.pin["sha256"]
+    (folder / "part-00002.jsonl").write_bytes(b"{broken\n[")
+    again = fetch(source(folder.as_uri()), "data.seed[0]", FILES, tmp_path)
+    assert again.pin["sha256"] != before
+    assert [record.place for record in again.records() if record.error] == [
+        "part-00002.jsonl line 1",
+        "part-00002.jsonl line 2",
+    ]
+    (folder / "part-00002.jsonl").write_bytes(b"PK\x03\x04")
+    with pytest.raises(PermanentError, match=r"talks/part-00002\.jsonl: is a zip archive"):
+        list(again.records())
+    assert "pins one file" in str(refusal(source(folder.as_uri(), sha256="0" * 64), tmp_path))
+
+
+def test_a_folder_of_s3_is_read_as_its_parts(bucket: tuple[str, str], tmp_path: Path) -> None:
+    name, endpoint = bucket
+    parts(tmp_path / "talks")
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    for path in (tmp_path / "talks").rglob("*"):
+        if path.is_file():
+            client.put_object(Bucket=name, Key=path.relative_to(tmp_path).as_posix(), Body=path.read_bytes())
+    client.put_object(Bucket=name, Key="talks/day=2/", Body=b"")
+    uri = f"s3://{name}/talks/"
+    fetched = fetch(source(uri, endpoint=endpoint), "data.seed[0]", FILES, tmp_path)
+    assert [record.place for record in fetched.records()] == PLACES
+    local = fetch(source((tmp_path / "talks").as_uri()), "data.seed[0]", FILES, tmp_path)
+    assert (fetched.name, fetched.pin) == (uri, local.pin)
+    missing = refusal(source(uri.rstrip("/"), endpoint=endpoint), tmp_path)
+    assert (missing.reason, f"write {uri}" in str(missing)) == ("DataMissing", True)
+    assert "without data files" in str(refusal(source(f"s3://{name}/none/", endpoint=endpoint), tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -252,6 +311,56 @@ def test_a_split_that_is_not_there_is_named(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=r"data\.seed\[0\]\.split: .*validation") as caught:
         list(fetched.records())
     assert caught.value.reason == "DataMissing"
+
+
+CARD = b"""---
+configs:
+- config_name: english
+  data_files: [{split: train, path: english/train.jsonl}, {split: test, path: english/test.jsonl}]
+- config_name: german
+  data_files: german/train.jsonl
+---
+"""
+
+
+def test_a_data_set_of_several_configurations_needs_one(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["datasets/owner/data"] = {
+        "README.md": CARD,
+        "english/train.jsonl": ROWS,
+        "english/test.jsonl": ROWS * 2,
+        "german/train.jsonl": ROWS * 3,
+    }
+
+    def read(**fields: str) -> int:
+        return len(list(fetch(source("hf://owner/data", **fields), "data.seed[0]", FILES, tmp_path).records()))
+
+    assert (read(config="german"), read(config="english", split="test")) == (3, 2)
+    expected = {
+        "data.seed[0].uri: hf://owner/data@0123456789abcdef0123456789abcdef01234567 has several configurations": {},
+        "name one by config: (english, german)": {},
+        "data.seed[0].config: ": {"config": "french"},
+        "has no 'french'; it has english, german": {"config": "french"},
+        "data.seed[0].split: ": {"config": "english", "split": "dev"},
+        "has no 'dev'; it has train, test": {"config": "english", "split": "dev"},
+    }
+    for words, fields in expected.items():
+        with pytest.raises(PermanentError) as caught:
+            read(**fields)
+        assert caught.value.reason == "DataMissing"
+        assert words in str(caught.value)
+        assert "load_dataset" not in str(caught.value)
+    named = fetch(source("hf://owner/data", config="german"), "data.seed[0]", FILES, tmp_path)
+    assert named.name == f"hf://owner/data@{COMMIT}/german/train"
+
+
+def test_a_data_set_without_data_files_or_with_a_script_is_refused_in_our_words(hub: Hub, tmp_path: Path) -> None:
+    for files, words in (
+        ({"README.md": b"words"}, "holds no data files"),
+        ({"data.py": b"import os"}, "cannot be read as data files|holds no data files"),
+    ):
+        hub.repositories["datasets/owner/data"] = files
+        with pytest.raises(PermanentError, match=words):
+            list(fetch(source("hf://owner/data"), "data.seed[0]", FILES, tmp_path).records())
 
 
 def test_data_files_that_cannot_be_read_are_named(hub: Hub, tmp_path: Path) -> None:

@@ -1,18 +1,21 @@
-"""Sources of records: a file, an S3 object or a data set of the hub, each pinned by digest or commit."""
+"""Sources of records: a file, a folder, an S3 object or a data set of the hub, each pinned by digest or commit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contract.errors import PermanentError
+from ..contract.errors import PermanentError, StageError
 from ..contract.locations import Source, Storage
 from ..contract.manifest import canonical_digest
-from ..models.hub import Pinned, explained, pin
-from ..store.base import disk_error, file_sha256
+from ..models.hub import pin
+from ..store.base import MissingObjectError, Store, disk_error, file_sha256
 from ..store.data_sources import blamed_on, credential, local_path, open_bucket
+from .folders import folder_records, part_names
+from .hub_sets import data_set_records
 from .readers import turns_key
 from .record import Record
 from .records import read_records
@@ -26,11 +29,11 @@ class Fetched:
     """The source's name in rows: its URI, or only a file's name, so that rows do not change when the file is moved."""
     records: Callable[[], Iterator[Record]]
     pin: dict[str, Any]
-    """`sha256` and `bytes` of a file, `commit` of a data set."""
+    """`sha256` and `bytes` of a file, also `files` of a folder, `commit` of a data set."""
 
 
 def fetch(source: Source, field: str, storage: Storage, directory: Path) -> Fetched:
-    """Make a source readable. An S3 object is downloaded to `directory`, unless it is there already.
+    """Make a source readable. S3 objects are downloaded to `directory`, unless they are there already.
 
     `field` names the source in messages: `data.seed[0]`. Raises PermanentError (`DataMissing`, `DataUnreadable`,
     `ChecksumMismatch`, those of the store and the hub) or TransientError.
@@ -39,48 +42,106 @@ def fetch(source: Source, field: str, storage: Storage, directory: Path) -> Fetc
     if scheme == "hf":
         return _data_set(source, field)
     if scheme == "s3":
-        path, name = _download(source, field, storage, directory), source.uri
-    else:
-        path = local_path(source.uri, field)
-        name = path.name
-    digest = _checked(path, source, field)
-    root = source.mapping.records if source.mapping else None
-    where = f"{field}: {source.uri}"
-    turns = turns_key(source)
+        if source.uri.endswith("/"):
+            return _folder(source, field, _downloaded_parts(source, field, storage, directory), source.uri)
+        return _file(source, field, _download(source, field, storage, directory), source.uri)
+    path = local_path(source.uri, field)
+    if path.is_dir():
+        names = (part.relative_to(path).as_posix() for part in path.rglob("*") if part.is_file())
+        return _folder(source, field, [(name, path / name) for name in part_names(names)], path.name)
+    return _file(source, field, path, path.name)
+
+
+def _file(source: Source, field: str, path: Path, name: str) -> Fetched:
+    digest = _digest(path, field)
+    if source.sha256 is not None and digest != source.sha256:
+        raise PermanentError(
+            "ChecksumMismatch", f"{field}.sha256: {source.uri} has {digest}, not {source.sha256}: it is another file"
+        )
+    root, turns = _root(source), turns_key(source)
     return Fetched(
-        name, lambda: read_records(path, where, root, turns, name), {"sha256": digest, "bytes": path.stat().st_size}
+        name,
+        lambda: read_records(path, f"{field}: {source.uri}", root, turns, name),
+        {"sha256": digest, "bytes": path.stat().st_size},
     )
 
 
-def _checked(path: Path, source: Source, field: str) -> str:
-    """The file's digest. Raises if the file cannot be read or does not have the digest that the source pins."""
+def _folder(source: Source, field: str, parts: list[tuple[str, Path]], name: str) -> Fetched:
+    if source.sha256 is not None:
+        raise PermanentError("DataInvalid", f"{field}.sha256: pins one file, and {source.uri} is a folder: remove it")
+    if not parts:
+        raise PermanentError("DataMissing", f"{field}.uri: {source.uri} is a folder without data files")
+    digests = [(title, _digest(path, field)) for title, path in parts]
+    root, turns = _root(source), turns_key(source)
+    return Fetched(
+        name,
+        lambda: folder_records(parts, f"{field}: {source.uri.rstrip('/')}/", root, turns),
+        {
+            "sha256": canonical_digest(digests),
+            "bytes": sum(path.stat().st_size for _, path in parts),
+            "files": len(parts),
+        },
+    )
+
+
+def _root(source: Source) -> str | None:
+    return source.mapping.records if source.mapping else None
+
+
+def _digest(path: Path, field: str) -> str:
+    """A file's digest. Raises if it cannot be read."""
     if not path.exists():
         raise PermanentError("DataMissing", f"{field}.uri: {path} does not exist")
     if not path.is_file():
-        raise PermanentError("DataMissing", f"{field}.uri: {path} is not a file: give one JSON or JSON Lines file")
+        raise PermanentError("DataMissing", f"{field}.uri: {path} is neither a file nor a folder")
     try:
-        found = file_sha256(path)
+        return file_sha256(path)
     except PermissionError as error:
         raise PermanentError("DataUnreadable", f"{field}.uri: {path} may not be read by this user") from error
     except OSError as error:
         raise disk_error(error, path) from error
-    if source.sha256 is not None and found != source.sha256:
-        raise PermanentError(
-            "ChecksumMismatch", f"{field}.sha256: {source.uri} has {found}, not {source.sha256}: it is another file"
-        )
-    return found
 
 
 def _download(source: Source, field: str, storage: Storage, directory: Path) -> Path:
-    place = [source.uri, source.endpoint, source.credentials_secret]
-    path = directory / f"{canonical_digest(place)[:16]}.data"
+    path = directory / f"{_place(source)}.data"
     if not path.exists():
         with blamed_on(field):
             store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
-            if not key:
-                raise PermanentError("DataInvalid", f"{source.uri} has no object key: write s3://bucket/key")
-            store.get_file(key, path)
+            try:
+                store.get_file(key, path)
+            except MissingObjectError:
+                if _is_prefix(store, f"{key}/"):
+                    raise PermanentError(
+                        "DataMissing", f"{source.uri} is a folder, not an object: write {source.uri}/"
+                    ) from None
+                raise
     return path
+
+
+def _is_prefix(store: Store, prefix: str) -> bool:
+    with suppress(StageError):
+        return any(store.list(prefix))
+    return False
+
+
+def _downloaded_parts(source: Source, field: str, storage: Storage, directory: Path) -> list[tuple[str, Path]]:
+    """The parts below `s3://bucket/folder/`, by their names in the folder."""
+    target = directory / _place(source)
+    with blamed_on(field):
+        store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+        prefix = f"{key.rstrip('/')}/"
+        found = [name.removeprefix(prefix) for name, _ in store.list(prefix) if not name.endswith("/")]
+        # Numbered, because a key may be no file name.
+        parts = [(name, target / f"{number:06d}.data") for number, name in enumerate(part_names(found))]
+        target.mkdir(exist_ok=True)
+        for name, path in parts:
+            if not path.exists():
+                store.get_file(prefix + name, path)
+    return parts
+
+
+def _place(source: Source) -> str:
+    return canonical_digest([source.uri, source.endpoint, source.credentials_secret])[:16]
 
 
 def _data_set(source: Source, field: str) -> Fetched:
@@ -95,27 +156,9 @@ def _data_set(source: Source, field: str) -> Fetched:
         raise PermanentError(
             "HubInvalid", f"{field}.uri: a local directory {pinned.name} hides {source.uri}: run from another directory"
         )
-    split = source.split or "train"
+    part = f"{source.config}/" if source.config else ""
     return Fetched(
-        f"{pinned.uri}/{split}", lambda: data_set_records(pinned, split, token, field), {"commit": pinned.commit}
+        f"{pinned.uri}/{part}{source.split or 'train'}",
+        lambda: data_set_records(pinned, source, token, field, turns_key(source)),
+        {"commit": pinned.commit},
     )
-
-
-def data_set_records(pinned: Pinned, split: str, token: str | None, field: str) -> Iterator[Record]:
-    """Rows of one split. No code of the data set is run: `datasets` reads only data files.
-
-    Raises PermanentError (`DataMissing`, `DataMalformed`, those of the hub) or TransientError.
-    """
-    import datasets
-
-    where = f"{field}.uri: {pinned.uri}"
-    try:
-        with explained(where):
-            rows = datasets.load_dataset(pinned.name, revision=pinned.commit, split=split, token=token)
-    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        words = " ".join(str(error).split())[:300]
-        if "split" in words.lower():
-            raise PermanentError("DataMissing", f"{field}.split: {pinned.uri}: {words}") from error
-        raise PermanentError("DataMalformed", f"{where} cannot be read as data files: {words}") from error
-    for number, row in enumerate(rows, start=1):
-        yield Record(f"row {number}", row)

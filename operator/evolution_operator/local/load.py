@@ -40,7 +40,8 @@ def local_run(path: Path, storage: str | None = None) -> Run:
 def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
     """Values that differ once a source has changed: size and time of local files, the tag of an object in S3.
 
-    Prepare runs again if one of them differs. For a source without such a value, prepare runs once for each run (`uid`).
+    Prepare runs again if one of them differs. For a source without such a value (the hub, a folder in S3), prepare runs once
+    for each run (`uid`).
     """
     data = spec.data
     places: list[BaseModelSource | Source] = [spec.base_model, *data.seed, *data.replay, *data.contexts, *data.test]
@@ -50,7 +51,7 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
             if place.uri.startswith("file://"):
                 found[place.uri] = _stamp(local_path(place.uri, "source"))
                 continue
-            if place.uri.startswith("s3://") and isinstance(place, Source):
+            if place.uri.startswith("s3://") and isinstance(place, Source) and not place.uri.endswith("/"):
                 found[place.uri] = _tag(place, spec.storage)
                 continue
         except (OSError, StageError):

@@ -24,8 +24,8 @@ MAPPING = DialogueMapping(
 )
 
 
-def source(format_: str, mapping: DialogueMapping | None = None) -> Source:
-    return Source.model_validate({"uri": "file:///x.json", "format": format_, "mapping": mapping})
+def source(format_: str, mapping: DialogueMapping | None = None, **fields: Any) -> Source:
+    return Source.model_validate({"uri": "file:///x.json", "format": format_, "mapping": mapping, **fields})
 
 
 def brief(turns: list[Turn]) -> list[tuple[str, str, str | None]]:
@@ -92,6 +92,46 @@ def test_every_layout_gives_the_same_turns(format_: str, record: dict[str, Any])
     turns, left_out = read_dialogue(record, source(format_, MAPPING if format_ == "mapping" else None))
     assert brief(turns) == TWO
     assert not left_out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"user": "I am sad."}, {"ai": "Why?", "ai strategy": "Question"}],
+        [{"User ": "I am sad."}, {"AI ": "Why?", "AI Strategy ": "Question"}],
+        [{" USER": "I am sad.", "AI": None}, {"User": None, "Ai": "Why?", "AI strategy": "Question"}],
+        [{"User": "I am sad.", "emotion": "sad"}, {"AI": "Why?", "AI Strategy": "Question"}],
+    ],
+)
+def test_extes_is_read_in_the_spellings_that_occur(content: list[dict[str, Any]]) -> None:
+    turns, _ = read_dialogue({"scene": "s", "description": "d", "content": content}, source("extes"))
+    assert brief(turns) == TWO
+
+
+def test_turns_of_extes_that_say_nothing_are_left_to_be_counted_as_empty() -> None:
+    content = [{"User": "I am sad."}, {"AI": "", "AI Strategy": "Question"}, {"User": None, "AI": None}, {"AI": "Why?"}]
+    turns, _ = read_dialogue({"content": content}, source("extes"))
+    assert [turn.text for turn in turns] == ["I am sad.", "", "", "Why?"]
+    for odd, words in (
+        (None, "turn 2 is null"),
+        ({}, "turn 2: neither User nor AI"),
+        ({"AI": 3}, "turn 2: AI is a number"),
+    ):
+        with pytest.raises(BadRow) as caught:
+            read_dialogue({"content": [{"User": "I am sad."}, odd]}, source("extes"))
+        assert words in str(caught.value)
+    narrated = [{"User": "I am sad."}, {"Narrator": "She sighs."}, {"AI": "Why?"}]
+    reading = read_dialogue({"content": narrated}, source("extes", ignore=["narrator"]))
+    assert ([turn.text for turn in reading.turns], dict(reading.left_out)) == (
+        ["I am sad.", "Why?"],
+        {"ignored.narrator": 1},
+    )
+
+
+def test_esconv_is_read_in_any_capitals() -> None:
+    record = {"dialog": [{"speaker": "Seeker", "content": "I am sad."}, {"speaker": "SYS ", "content": "Why?"}]}
+    turns, _ = read_dialogue(record, source("esconv"))
+    assert [turn.role for turn in turns] == ["seeker", "supporter"]
 
 
 def test_chat_messages_without_their_system_turns() -> None:

@@ -119,6 +119,22 @@ def test_each_run_looks_at_the_hub_for_itself(tmp_path: Path) -> None:
     assert prepare_key(local_run(first)) == prepare_key(local_run(first)) != prepare_key(local_run(second))
 
 
+def test_each_run_looks_at_a_folder_of_s3_for_itself(tmp_path: Path) -> None:
+    data = {"seed": [{"uri": "s3://bucket/talks/", "format": "esconv"}]}
+    one, other = (local_run(manifest(tmp_path, name=name, data=data)) for name in ("one", "other"))
+    assert prepare_key(one) != prepare_key(other)
+
+
+def test_a_changed_part_of_a_folder_makes_prepare_look_again(tmp_path: Path) -> None:
+    (tmp_path / "talks").mkdir()
+    path = manifest(tmp_path, data={"seed": [{"uri": "file://talks", "format": "esconv"}]})
+    keys = set()
+    for name in ("part-0.jsonl", "part-1.jsonl"):
+        (tmp_path / "talks" / name).write_text("{}")
+        keys.add(prepare_key(local_run(path)))
+    assert len(keys) == 2
+
+
 def test_a_storage_that_is_none_ends_with_the_code_of_a_faulty_manifest(tmp_path: Path) -> None:
     answer = evolution("plan", "-f", str(manifest(tmp_path)), "--storage", "ftp://x", "--output", "json")
     assert answer.returncode == 2

@@ -96,6 +96,10 @@ def test_a_gzip_file_that_is_cut_off_or_damaged_is_refused(path: Path) -> None:
     assert "gzip file is damaged" in refusal(path, content[:20] + bytes(20) + content[40:])
 
 
+def test_a_file_that_is_packed_twice_is_refused(path: Path) -> None:
+    assert "packed by gzip twice" in refusal(path, gzip.compress(gzip.compress(LINES.encode())))
+
+
 def test_a_gzip_bomb_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "UNPACKED_LIMIT", 1 << 16)
     bomb = gzip.compress(b'{"a": 1}\n' + b" \n" * (8 << 20))

@@ -161,6 +161,11 @@ def test_a_row_of_a_text_data_set_is_one_line_of_json() -> None:
     assert len(turns) == 2
 
 
+def test_a_key_that_occurs_twice_in_a_line_of_a_text_data_set_is_refused() -> None:
+    with pytest.raises(BadRow, match="the key 'text' occurs twice"):
+        read_dialogue({"text": '{"dialog": [{"text": "a", "text": "b", "speaker": "usr"}]}'}, source("esconv"))
+
+
 @pytest.mark.parametrize(
     ("format_", "record", "words"),
     [

@@ -33,6 +33,7 @@ _OTHER_FILES: tuple[tuple[bytes, str], ...] = (
     (rb"PK\x03\x04(?s:.*)word/", "a Word document: save the data as JSON Lines or CSV"),
     (rb"PK\x03\x04", "a zip archive: unpack it"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file: save it as CSV in UTF-8"),
+    (rb"\x1f\x8b", "packed by gzip twice: unpack it once"),
     (rb"BZh[1-9]", "packed by bzip2: unpack it, or pack it with gzip"),
     (rb"\xfd7zXZ\x00", "packed by xz: unpack it, or pack it with gzip"),
     (rb"\x28\xb5\x2f\xfd", "packed by Zstandard (zst): unpack it, or pack it with gzip"),

@@ -6,7 +6,6 @@ layouts need a mapping.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ..contract.locations import DialogueMapping, Source
@@ -14,12 +13,15 @@ from ..contract.manifest import canonical_digest
 from ..contract.rows import Instruction, Role, Turn
 from .chats import read_chat
 from .fields import BadRow, as_text, as_turns, at, optional
-from .json_text import kind
+from .json_text import JsonReader, NotJson, kind
 from .marks import unlearnt
 from .proposals import proposal
 from .speakers import Reading, Speakers
 
 __all__ = ["BadRow", "Reading", "read_dialogue", "read_instruction", "turns_key"]
+
+
+_JSON = JsonReader()
 
 
 def read_dialogue(value: Any, source: Source) -> Reading:
@@ -31,9 +33,16 @@ def read_dialogue(value: Any, source: Source) -> Reading:
     try:
         return _checked(value, source)
     except BadRow as error:
-        record = _unwrap(value) if isinstance(value, dict) else {}
+        record = _unwrapped(value)
         proposed = proposal(record, source, lambda other: _reads(record, other))
         raise BadRow(f"{error}; {proposed}" if proposed else str(error)) from None
+
+
+def _unwrapped(value: Any) -> dict[str, Any]:
+    try:
+        return _unwrap(value) if isinstance(value, dict) else {}
+    except BadRow:
+        return {}
 
 
 def _checked(value: Any, source: Source) -> Reading:
@@ -99,9 +108,11 @@ def _unwrap(record: dict[str, Any]) -> dict[str, Any]:
     text = record.get("text")
     if len(record) == 1 and isinstance(text, str):
         try:
-            inner = json.loads(text)
-        except (ValueError, RecursionError):
+            inner = _JSON.read(text)
+        except NotJson:
             return record
+        if fault := _JSON.fault(inner):
+            raise BadRow(f"text: not JSON: {fault}")
         return inner if isinstance(inner, dict) else record
     return record
 

@@ -173,12 +173,13 @@ class Kubelet:
 
 
 class Proxy:
-    """A TCP proxy to the API server that can be cut off."""
+    """A TCP proxy to the API server that can be cut off, or fall silent as a load balancer that forgets connections."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._target = (control_plane.address, control_plane.ports.apiserver)
         self._listener = socket.create_server((control_plane.address, 0))
         self._pairs: list[socket.socket] = []
+        self._silent: set[socket.socket] = set()
         self._open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -200,6 +201,10 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
         self._pairs.clear()
 
+    def silence(self) -> None:
+        """Carry nothing more over the connections that are open, and keep them open. New ones work."""
+        self._silent.update(self._pairs)
+
     def restore(self) -> None:
         """Accept new connections."""
         self._open = True
@@ -219,11 +224,11 @@ class Proxy:
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                sink.sendall(data)
+                if source not in self._silent:
+                    sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

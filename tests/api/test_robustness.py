@@ -186,6 +186,44 @@ def test_it_waits_for_an_api_server_that_is_down_for_a_minute(
     _events_once(runs, "patient")
 
 
+def test_changes_during_a_silent_watch_are_noticed(
+    control_plane: ControlPlane,
+    installed: ControlPlane,
+    kube: client.ApiClient,
+    namespace: str,
+    tmp_path: Path,
+    script: Script,
+) -> None:
+    """Connections stay open and carry nothing. A run is created, one is changed, and one is deleted."""
+    proxy = Proxy(installed)
+    kubeconfig = proxy.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), tmp_path)
+    operator = OperatorProcess(
+        installed, tmp_path, namespaces=(namespace,), kubeconfig=kubeconfig, watch_silence_seconds="4"
+    )
+    runs = Runs(kube, namespace)
+    script.will(namespace, "prepare", STAYS, STAYS)
+    operator.start()
+    try:
+        for name in ("changed", "deleted"):
+            runs.create(name)
+            runs.wait(name, lambda run: stage(run, "prepare").get("state") == "Running", f"prepare of {name} runs")
+        proxy.silence()
+        runs.patch("changed", {"spec": {"suspend": True}})
+        runs.delete("deleted")
+        runs.create("created")
+        runs.wait_phase("changed", "Suspended")
+        runs.wait_phase("created", "Complete")
+        wait_for(lambda: operator.get("/metrics"), lambda text: "evolution_runs{" in text, "it serves metrics")
+        metrics = operator.get("/metrics")
+    finally:
+        operator.stop()
+    assert 'evolution_runs{phase="Complete"} 1.0' in metrics
+    assert 'evolution_runs{phase="Running"} 0.0' in metrics
+    assert 'evolution_watch_silent_seconds{kind="evolutionruns"}' in metrics
+    created = [times for (_, code), times in _creates(control_plane, namespace).items() if code == 201]
+    assert sum(created) == 2 + 3, "no work is doubled"
+
+
 def test_changes_during_a_broken_watch_are_noticed(
     installed: ControlPlane,
     kube: client.ApiClient,

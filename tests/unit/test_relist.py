@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from evolution_operator.controller.kube.apiserver import NotFoundError
 from evolution_operator.controller.kube.client import Listing, RunKey
 from evolution_operator.controller.seen.cache import Cache
 from evolution_operator.controller.seen.relist import Relist
+from evolution_operator.controller.seen.silence import Silence
 
 from tests.support.cluster.objects import OWNER
 from tests.unit.test_cache import job, run
@@ -17,6 +21,12 @@ class KubeClient:
 
     def __init__(self) -> None:
         self.lists = 0
+        self.run: dict[str, Any] | None = run(1)
+
+    def read_run(self, key: RunKey) -> dict[str, Any]:
+        if self.run is None:
+            raise NotFoundError(key.name)
+        return self.run
 
     def list_jobs(self, _key: RunKey) -> Listing:
         self.lists += 1
@@ -29,7 +39,14 @@ class KubeClient:
 class Scenario:
     def __init__(self) -> None:
         self.client, self.cache, self.now = KubeClient(), Cache(), 0.0
-        self.relist = Relist(self.client, self.cache, 300.0, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.missed: list[int] = []
+        self.relist = Relist(
+            self.client,  # type: ignore[arg-type]
+            self.cache,
+            300.0,
+            lambda: self.missed.append(1),
+            clock=lambda: self.now,
+        )
         self.cache.put_run(run(1))
 
     def ensure(self, after: float = 1.0) -> tuple[int, int]:
@@ -91,3 +108,33 @@ def test_a_finished_run_that_is_being_deleted_is_listed_after_a_watch_was_broken
     assert scenario.ensure() == (1, 0)
     scenario.relist.request_all()
     assert scenario.ensure() == (0, 1)
+
+
+def test_a_change_that_a_silent_watch_has_not_delivered_is_read() -> None:
+    scenario = Scenario()
+    scenario.ensure()
+    scenario.client.run = run(7) | {"spec": {"suspend": True}}
+    assert scenario.ensure(after=200) == (0, 0)
+    scenario.ensure(after=200)
+    seen = scenario.cache.seen(KEY).run
+    assert seen is not None
+    assert (seen["spec"], len(scenario.missed)) == ({"suspend": True}, 1)
+    scenario.ensure(after=400)
+    assert len(scenario.missed) == 1
+
+
+def test_a_deletion_that_a_silent_watch_has_not_delivered_is_noticed() -> None:
+    scenario = Scenario()
+    scenario.ensure()
+    scenario.client.run = None
+    scenario.ensure(after=400)
+    assert (scenario.cache.seen(KEY).run, len(scenario.missed)) == (None, 1)
+
+
+def test_the_silence_of_each_watch_is_measured() -> None:
+    now = [0.0]
+    silence = Silence(["jobs", "pods"], clock=lambda: now[0])
+    now[0] = 5.0
+    silence.heard("jobs")
+    now[0] = 7.0
+    assert silence.seconds() == {"jobs": 2.0, "pods": 7.0}

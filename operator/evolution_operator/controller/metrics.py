@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -30,14 +30,33 @@ class _Runs(Collector):
         yield family
 
 
+class _Silence(Collector):
+    def __init__(self, silence: Callable[[], Mapping[str, float]]) -> None:
+        self._silence = silence
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Silence of each watch, as of now."""
+        text = "Time since a watch last delivered an event"
+        family = GaugeMetricFamily("evolution_watch_silent_seconds", text, labels=["kind"])
+        for kind, seconds in self._silence().items():
+            family.add_metric([kind], seconds)
+        yield family
+
+
 class Metrics:
     """Counters and gauges. The number of series is bounded: no label holds a run's name."""
 
     def __init__(
-        self, cache: Cache, depth: Callable[[], int], leads: Callable[[], bool], ahead: Callable[[], float]
+        self,
+        cache: Cache,
+        depth: Callable[[], int],
+        leads: Callable[[], bool],
+        ahead: Callable[[], float],
+        silence: Callable[[], Mapping[str, float]],
     ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Runs(cache))
+        self.registry.register(_Silence(silence))
         self.passes = Histogram(
             "evolution_reconcile_seconds", "Time a pass over a run takes", buckets=PASS_BUCKETS, registry=self.registry
         )
@@ -46,6 +65,11 @@ class Metrics:
         )
         self._events_lost = Counter(
             "evolution_events_lost", "Events about runs that were not sent", ["reason"], registry=self.registry
+        )
+        self.watch_missed = Counter(
+            "evolution_watch_missed",
+            "Changes and deletions of runs that no watch had delivered when the run was read again",
+            registry=self.registry,
         )
         queue = Gauge("evolution_queue_depth", "Runs that wait for a pass", registry=self.registry)
         queue.set_function(depth)

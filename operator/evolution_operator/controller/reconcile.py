@@ -67,7 +67,7 @@ class Reconciler:
         self._metrics = metrics
         self._clock = clock
         self._executor = Executor(client, cache, settings)
-        self._relist = Relist(client, cache, settings.resync_interval_seconds)
+        self._relist = Relist(client, cache, settings.resync_interval_seconds, metrics.watch_missed.inc)
         self._deletion = Deletion(client, cache, self._executor, self._relist, settings, record)
         self._writer = StatusWriter(client, cache, metrics, record)
         self._probe = Probe(client, settings.progress_interval_seconds)
@@ -85,10 +85,10 @@ class Reconciler:
             return None
         with self._metrics.passes.time():
             try:
-                spec = self._spec(key, seen.run)
                 seen = self._relist.ensure(key, seen)
                 if seen.run is None:
                     return 0.0
+                spec = self._spec(key, seen.run)
                 if seen.run["metadata"].get("deletionTimestamp"):
                     return self._deletion.proceed(key, seen, spec.read, self._clock())
                 run = self._deletion.guard(key, seen.run, spec.read)

@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     progress_interval_seconds: Seconds = 15.0
     """Least time between two log reads for one run, and from a stage's start to the first."""
     resync_interval_seconds: Seconds = 300.0
-    """How often an unfinished run's Jobs and Pods are listed, against events that a broken watch has lost."""
+    """How often an unfinished run, its Jobs and Pods are read, against events that a broken watch has lost."""
+    watch_silence_seconds: Annotated[float, Field(gt=0)] = 70.0
+    """A watch is opened again if it delivers nothing for this long: the API server sends a bookmark every minute."""
     held_retry_seconds: Seconds = 20.0
     """Pause before a Job that the API server refused (quota, say) is created again."""
     request_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0

@@ -47,7 +47,7 @@ class Operator:
         self._server = server
         self.cache = Cache()
         cluster = KubeClient(server)  # type: ignore[arg-type]
-        metrics = Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0)
+        metrics = Metrics(self.cache, lambda: 0, lambda: True, lambda: 0.0, dict)
         self._events = EventRecorder(cluster, metrics.event_lost)
         self.reconciler = Reconciler(
             cluster,

@@ -49,6 +49,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.networking.error_backoffs = Pauses()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = own.request_timeout_seconds
+    # A load balancer may forget a connection without closing it: nothing arrives any more, and no error either.
+    settings.watching.inactivity_timeout = own.watch_silence_seconds
     settings.watching.label_selectors[JOBS] = labels.RUN
     settings.watching.label_selectors[PODS] = labels.RUN
     settings.process.ultimate_exiting_timeout = 30
@@ -83,6 +85,7 @@ async def cache_pod(body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
 @kopf.on.event(*RUNS)
 async def nudge_by_run(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
     """A run was created, changed or deleted."""
+    memo.service.silence.heard(RUNS[-1])
     key = RunKey(body["metadata"]["namespace"], body["metadata"]["name"])
     if event["type"] == "DELETED":
         memo.service.cache.drop_run(key, body["metadata"]["uid"])
@@ -92,6 +95,7 @@ async def nudge_by_run(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, *
 @kopf.on.event(*JOBS, labels=OURS)
 async def nudge_by_job(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
     """A Job of a run was created, changed or deleted."""
+    memo.service.silence.heard(JOBS[-1])
     if event["type"] == "DELETED":
         memo.service.cache.drop_job(body)
     # The next stage waits for the end of this one.
@@ -101,6 +105,7 @@ async def nudge_by_job(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, *
 @kopf.on.event(*PODS, labels=OURS)
 async def nudge_by_pod(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
     """A Pod of a run was created, changed or deleted."""
+    memo.service.silence.heard(PODS[-1])
     if event["type"] == "DELETED":
         memo.service.cache.drop_pod(body)
     memo.service.nudge(_run_of(body), _listed_again(event, memo))

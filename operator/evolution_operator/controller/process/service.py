@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 
+from ...api.spec import PLURAL
 from ..events import EventRecorder
 from ..kube.apiserver import ApiServer, load_configuration
 from ..kube.client import KubeClient, RunKey
@@ -15,6 +16,7 @@ from ..kube.lease import Election
 from ..metrics import Metrics
 from ..reconcile import Reconciler
 from ..seen.cache import Cache
+from ..seen.silence import Silence
 from ..settings import Settings
 from .health import HealthServer
 from .workqueue import WorkQueue
@@ -35,6 +37,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.cache = Cache()
+        self.silence = Silence((PLURAL, "jobs", "pods"))
         configuration = load_configuration(settings.workers + 3)
         call_timeout = min(settings.request_timeout_seconds, settings.lease_seconds / 2)
         clock = ServerClock()
@@ -48,7 +51,9 @@ class Service:
             self._on_election,
         )
         leads = self._election.leads
-        self.metrics = Metrics(self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead)
+        self.metrics = Metrics(
+            self.cache, lambda: self._queue.depth(), leads, lambda: clock.ahead, self.silence.seconds
+        )
         client = KubeClient(ApiServer(configuration, call_timeout, leads, clock))
         self._events = EventRecorder(client, self.metrics.event_lost)
         self._reconciler = Reconciler(client, self.cache, settings, self.metrics, self._events.record, clock.now)

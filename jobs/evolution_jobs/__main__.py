@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from .attempt.failures import failure_report, invalid_fields
 from .attempt.report import write_report
+from .contract.credentials import tidy_environment
 from .contract.errors import EXIT_PERMANENT, PermanentError
 from .contract.settings import SETTINGS
 from .contract.stage import StageSpec
 from .contract.variables import STAGE_SPEC_VARIABLE
 from .libraries import set_library_defaults
+from .redaction import redact_output
 from .runner import run_stage
 
 SPEC_LIMIT = 16 << 20
@@ -60,6 +62,8 @@ def main() -> int:
     # A stage uses one GPU. If it saw several, the trainer would split every batch among all of them.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     set_library_defaults()
+    tidy_environment()
+    redact_output()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("evolution_jobs").setLevel(logging.INFO)
     parser = _Parser(prog="python -m evolution_jobs", description=__doc__)

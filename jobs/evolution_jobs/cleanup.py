@@ -21,9 +21,11 @@ from pydantic import ValidationError
 from .attempt.failures import failure_report, invalid_fields
 from .attempt.report import write_report
 from .contract.cleanup import CleanupSpec
+from .contract.credentials import tidy_environment
 from .contract.errors import PermanentError
 from .contract.keys import MANIFEST, RUNS_PREFIX, recorded_prefix, run_prefix, stage_prefix
 from .contract.manifest import Report
+from .redaction import redact_output
 from .store.base import Store
 from .store.open import open_store
 
@@ -100,6 +102,8 @@ def read_spec(path: Path) -> CleanupSpec:
 
 def main() -> int:
     """Clean up after the run that the spec names. The exit code says whether a retry may help."""
+    tidy_environment()
+    redact_output()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m evolution_jobs.cleanup", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, metavar="FILE")

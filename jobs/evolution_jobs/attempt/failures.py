@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import tempfile
+import traceback
 from collections.abc import Iterator
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from ..contract.errors import MEMORY_LEVERS, StageError, Terminated, TransientError
 from ..contract.manifest import Report
 from ..contract.stage import StageSpec
+from ..redaction import redacted, words_of
 from ..store.base import disk_error
 from .inputs import InputError
 from .report import one_line
@@ -22,11 +24,13 @@ log = logging.getLogger(__name__)
 def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report, int]:
     """The report and exit code of a stage that failed with `error`. Logs it, with its traceback if it is unexpected."""
     found = explain(error, spec.kind if spec else None)
-    unexpected = found.reason == "InternalError"
-    log.error("%s: %s", found.reason, one_line(str(found)), exc_info=error if unexpected else None)
+    message = redacted(one_line(str(found)))
+    # Not with exc_info: a traceback quotes what a library has refused, which may be a credential.
+    trace = "".join(["\n", *traceback.format_exception(error)]) if found.reason == "InternalError" else ""
+    log.error("%s: %s%s", found.reason, message, redacted(trace))
     report = Report(
         reason=found.reason,
-        message=one_line(str(found)),
+        message=message,
         key=spec.key if spec else None,
         corrupt=found.stage if isinstance(found, InputError) else None,
     )
@@ -48,7 +52,7 @@ def explain(error: BaseException, kind: str | None) -> StageError:
         if _is_out_of_memory(cause):
             remedy = f"{MEMORY_LEVERS[kind]}, or give the stage more memory" if kind else "give the process more memory"
             return TransientError("OutOfMemory", f"out of memory: {remedy}")
-    return TransientError("InternalError", f"{type(error).__name__}: {error}")
+    return TransientError("InternalError", f"{type(error).__name__}: {words_of(error)}")
 
 
 def invalid_fields(error: ValidationError, prefix: str = "") -> str:

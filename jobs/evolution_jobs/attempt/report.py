@@ -11,6 +11,7 @@ from typing import Any
 
 from ..contract.manifest import Report
 from ..contract.variables import TERMINATION_LOG_VARIABLE
+from ..redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
 
 
 def write_report(report: Report) -> None:
-    """Write the report to the termination log, and as one JSON line to stdout."""
+    """Write the report without credentials to the termination log, and as one JSON line to stdout."""
+    report = report.model_copy(update={"message": redacted(report.message)})
     write_termination_message(report)
     try:
         sys.stdout.write(json.dumps(report.wire(), ensure_ascii=False) + "\n")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from evolution_jobs.contract.credentials import tidy_environment
 from evolution_jobs.contract.errors import StageError, TransientError
+from evolution_jobs.redaction import redact_output
 
 from ..api.validation import RunFileError, load_run
 from .console import open_console
@@ -150,6 +152,9 @@ def score(
 
 def main() -> None:
     """Entry point: a user's mistake becomes one message and an exit code, never a stack trace."""
+    # The stages' processes inherit this environment.
+    tidy_environment()
+    redact_output()
     try:
         app()
     except RunFileError as error:

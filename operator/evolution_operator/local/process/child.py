@@ -49,9 +49,11 @@ def main(request: int, channel: int) -> None:
 
     from evolution_jobs.contract.stage import StageSpec
     from evolution_jobs.libraries import set_library_defaults
+    from evolution_jobs.redaction import redact_output
     from evolution_jobs.runner import run_stage
 
     set_library_defaults()
+    redact_output()
     # torch read the variable when the server imported it, so a forked process has to set it again.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(asked.threads)

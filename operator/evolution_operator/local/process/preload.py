@@ -8,8 +8,11 @@ import importlib
 import threading
 
 from evolution_jobs.libraries import set_library_defaults
+from evolution_jobs.redaction import redact_output
 
 set_library_defaults()
+# Before the libraries keep the stream for their own logs.
+redact_output()
 
 _HEAVY = {
     "torch": (),

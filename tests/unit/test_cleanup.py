@@ -144,7 +144,7 @@ def test_an_object_that_stands_for_a_folder_is_no_record(moto: str) -> None:
     storage = s3_storage(moto)
     store = open_store(storage)
     assert isinstance(store, S3Store)
-    store.client.put_object(Bucket=store.bucket, Key=f"{store.prefix}runs/", Body=b"")
+    store.bucket.client.put_object(Bucket=store.bucket.name, Key=f"{store.prefix}runs/", Body=b"")
     publish(store, OWN)
     record(store, MINE, OWN)
     assert clean_up(store, CleanupSpec(run=MINE, storage=storage)).counts == {"deleted": 1, "shared": 0}

@@ -164,7 +164,7 @@ def test_the_policy_allows_what_the_store_calls_and_the_table_names_it(moto: str
     store = open_store(storage)
     assert isinstance(store, S3Store)
     called: set[str] = set()
-    store.client.meta.events.register("before-call.s3", lambda model, **_: called.add(model.name))
+    store.bucket.client.meta.events.register("before-call.s3", lambda model, **_: called.add(model.name))
     (tmp_path / "large").write_bytes(bytes(17 << 20))
     store.put_file(tmp_path / "large", "stages/large")
     assert store.put_if_absent(b"1", "stages/small")

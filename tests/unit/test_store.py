@@ -23,7 +23,7 @@ from evolution_jobs.store.base import CorruptObjectError, MissingObjectError, St
 from evolution_jobs.store.file import PRIVATE, FileStore
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.patient import PatientStore
-from evolution_jobs.store.s3 import client_config
+from evolution_jobs.store.s3_client import client_config
 from evolution_jobs.store.s3_errors import shown_endpoint
 
 from hack.cluster.processes import wait_until
@@ -490,8 +490,9 @@ def test_a_silent_endpoint_is_given_up_on_in_about_a_minute() -> None:
 @pytest.mark.parametrize("endpoint", ["http://[::1", "http://user:secret@a b:xx/"])
 @pytest.mark.usefixtures("s3_environment")
 def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
+    storage = Storage(uri="s3://some-bucket").model_copy(update={"endpoint": endpoint})
     with pytest.raises(PermanentError, match=r"storage\.endpoint") as caught:
-        open_store(Storage(uri="s3://some-bucket", endpoint=endpoint))
+        open_store(storage)
     assert caught.value.reason == "StorageInvalid"
     assert "secret" not in str(caught.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -159,6 +160,33 @@ class BaseModelSource(Document):
     """Secret with `HF_TOKEN` for a gated model."""
 
 
+HOST_BELOW_A_SERVICE = (
+    "^https?://[^./:@]+[.](s3[.-]|oss-|cos[.]|localhost|storage[.]googleapis[.]com|"
+    "[^/:]+[.](r2[.]cloudflarestorage|digitaloceanspaces|linodeobjects)[.]com)"
+)
+"""URLs with one more label before the host of an S3 service: that label may be a bucket.
+
+Only known services: `minio.minio` may be the host of a service, and `minio` a bucket in it.
+"""
+
+
+def contains_bucket(endpoint: str, bucket: str) -> bool:
+    """Whether an endpoint ends with the bucket, or has it before the service's host."""
+    last = re.match("^https?://[^/]*/*$", endpoint) is None and endpoint.endswith((f"/{bucket}", f"/{bucket}/"))
+    first = f"://{bucket}." in endpoint and re.match(HOST_BELOW_A_SERVICE, endpoint) is not None
+    return last or first
+
+
+def _has_plain_endpoint(storage: Document) -> bool:
+    values = storage.wire()
+    return not contains_bucket(values.get("endpoint", ""), values["uri"].split("/")[2])
+
+
+def _has_plain_uri(storage: Document) -> bool:
+    uri = storage.wire()["uri"]
+    return not uri.startswith("s3://") or re.match("^s3://[^/ ]+(/|/[^/].*)?$", uri) is not None
+
+
 class Storage(Document):
     """Where artifacts go."""
 
@@ -166,13 +194,40 @@ class Storage(Document):
         only_with_scheme("endpoint", "s3"),
         only_with_scheme("region", "s3"),
         only_with_scheme("credentialsSecret", "s3"),
+        only_with_scheme("encryption", "s3"),
+        Rule(
+            "uri",
+            "must be s3://bucket or s3://bucket/prefix, without a blank in the bucket and without // after it",
+            "!self.uri.startsWith('s3://') || self.uri.matches('^s3://[^/ ]+(/|/[^/].*)?$')",
+            _has_plain_uri,
+        ),
+        Rule(
+            "endpoint",
+            "contains the bucket of uri: write only the address of the service, for example https://host:port",
+            "!has(self.endpoint) || !("
+            "(!self.endpoint.matches('^https?://[^/]*/*$') && (self.endpoint.endsWith('/' + self.uri.split('/')[2]) || "
+            "self.endpoint.endsWith('/' + self.uri.split('/')[2] + '/'))) || "
+            "(self.endpoint.contains('://' + self.uri.split('/')[2] + '.') && "
+            f"self.endpoint.matches('{HOST_BELOW_A_SERVICE}')))",
+            _has_plain_endpoint,
+        ),
+        Rule(
+            "kmsKeyId",
+            "applies to encryption: aws:kms and aws:kms:dsse only; remove it, or set one of these",
+            "!has(self.kmsKeyId) || (has(self.encryption) && self.encryption.startsWith('aws:kms'))",
+            lambda storage: storage.kms_key_id is None or (storage.encryption or "").startswith("aws:kms"),
+        ),
     )
 
     uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(file|s3)://.+")]
     """`s3://bucket/prefix` or `file:///directory`."""
-    endpoint: Annotated[str, Field(pattern=r"^https?://.+", max_length=2048)] | None = None
-    """S3 endpoint; unset is AWS."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$", max_length=2048)] | None = None
+    """URL of the S3 service, without the bucket; unset is AWS."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """S3 region; if unset, the region of the credentials, else us-east-1."""
     credentials_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`; unset uses the Pod's own identity (IRSA, workload identity). Without a cluster the environment's credentials are used."""
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    """Encryption header (`x-amz-server-side-encryption`) of every write, for buckets whose policy demands it; unset leaves it to the bucket."""
+    kms_key_id: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """KMS key of `encryption: aws:kms` and `aws:kms:dsse`: id or ARN; unset is the bucket's default key."""

@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import PermanentError, StageError
 from ..contract.locations import Source, Storage
 from ..contract.manifest import canonical_digest
 from ..models.hub import pin
-from ..store.base import MissingObjectError, Store, disk_error, file_sha256
-from ..store.data_sources import blamed_on, credential, local_path, open_bucket
+from ..store.base import MissingObjectError, disk_error, file_sha256
+from ..store.data_sources import blamed_on, local_path, open_bucket, secret_credential
 from .folders import folder_records, part_names
 from .hub_sets import data_set_records
 from .readers import turns_key
 from .record import Record
 from .records import read_records
+
+if TYPE_CHECKING:
+    from ..store.s3_bucket import Bucket
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,13 @@ def _download(source: Source, field: str, storage: Storage, directory: Path) -> 
     path = directory / f"{_place(source)}.data"
     if not path.exists():
         with blamed_on(field):
-            store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+            bucket, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+            if not key or key == "/":
+                raise PermanentError("DataInvalid", f"{source.uri} has no object key: write s3://bucket/key")
             try:
-                store.get_file(key, path)
+                bucket.download(key, path)
             except MissingObjectError:
-                if _is_prefix(store, f"{key}/"):
+                if _is_prefix(bucket, f"{key}/"):
                     raise PermanentError(
                         "DataMissing", f"{source.uri} is a folder, not an object: write {source.uri}/"
                     ) from None
@@ -118,9 +123,9 @@ def _download(source: Source, field: str, storage: Storage, directory: Path) -> 
     return path
 
 
-def _is_prefix(store: Store, prefix: str) -> bool:
+def _is_prefix(bucket: Bucket, prefix: str) -> bool:
     with suppress(StageError):
-        return any(store.list(prefix))
+        return any(bucket.list(prefix))
     return False
 
 
@@ -128,15 +133,14 @@ def _downloaded_parts(source: Source, field: str, storage: Storage, directory: P
     """The parts below `s3://bucket/folder/`, by their names in the folder."""
     target = directory / _place(source)
     with blamed_on(field):
-        store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
-        prefix = f"{key.rstrip('/')}/"
-        found = [name.removeprefix(prefix) for name, _ in store.list(prefix) if not name.endswith("/")]
+        bucket, prefix = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+        found = [name.removeprefix(prefix) for name, _ in bucket.list(prefix) if not name.endswith("/")]
         # Numbered, because a key may be no file name.
         parts = [(name, target / f"{number:06d}.data") for number, name in enumerate(part_names(found))]
         target.mkdir(exist_ok=True)
         for name, path in parts:
             if not path.exists():
-                store.get_file(prefix + name, path)
+                bucket.download(prefix + name, path)
     return parts
 
 
@@ -149,7 +153,7 @@ def _data_set(source: Source, field: str) -> Fetched:
         raise PermanentError(
             "DataMalformed", f"{field}.mapping.records: a data set of the hub is a list of rows already: remove it"
         )
-    token = credential(source.credentials_secret, "HF_TOKEN")
+    token = secret_credential(source.credentials_secret, "HF_TOKEN")
     pinned = pin(source.uri, source.revision, "dataset", token, field)
     if Path(pinned.name).exists():
         # datasets would read that directory instead, without a warning.

@@ -17,7 +17,7 @@ from .hub import Pinned, explained
 from .weights import LENGTH, Tensor, header_end, read_header
 
 if TYPE_CHECKING:
-    from ..store.s3 import S3Store
+    from ..store.s3_bucket import Bucket
 
 FIELD = "baseModel"
 
@@ -160,23 +160,23 @@ class DirectoryFiles(ModelFiles):
 class BucketFiles(ModelFiles):
     """A model below a prefix of a bucket."""
 
-    def __init__(self, uri: str, store: S3Store, prefix: str) -> None:
-        with blamed_on(FIELD):
-            found = {location.removeprefix(prefix): size for location, size in store.list(prefix)}
+    def __init__(self, uri: str, bucket: Bucket, prefix: str) -> None:
+        with blamed_on(FIELD, own_fields=False):
+            found = {location.removeprefix(prefix): size for location, size in bucket.list(prefix)}
         super().__init__(uri, {name: size for name, size in found.items() if name and "/" not in name})
-        self._store = store
+        self._bucket = bucket
         self._prefix = prefix
 
     def start(self, name: str, count: int) -> bytes:
         if not count:
             return b""
-        with blamed_on(FIELD):
-            return self._store.start(self._prefix + name, count)
+        with blamed_on(FIELD, own_fields=False):
+            return self._bucket.start(self._prefix + name, count)
 
     def fetch(self, name: str, directory: Path) -> None:
         """Copy a file into a directory."""
-        with blamed_on(FIELD):
-            self._store.get_file(self._prefix + name, directory / name)
+        with blamed_on(FIELD, own_fields=False):
+            self._bucket.download(self._prefix + name, directory / name)
 
 
 class HubFiles(ModelFiles):

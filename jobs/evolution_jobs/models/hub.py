@@ -1,15 +1,17 @@
-"""The Hugging Face Hub: pins models and data sets to a commit, and explains errors to the user."""
+"""The Hugging Face Hub: pins models and data sets to a commit."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.credentials import HUB_CREDENTIALS, credential
+from ..contract.errors import PermanentError
+from .hub_errors import explain
 
 _URI = re.compile(r"^hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -31,12 +33,15 @@ def pin(uri: str, revision: str | None, kind: Literal["model", "dataset"], token
     """The commit of `hf://owner/name[@revision]`; `revision` takes precedence over the URI's.
 
     Offline (`HF_HUB_OFFLINE`), it is the commit in the cache. Raises PermanentError (`HubMissing`, `HubDenied`,
-    `HubOffline`, `HubInvalid`) or TransientError `HubUnreachable`, naming `field`.
+    `HubOffline`, `HubInvalid`, `HubUntrusted`, `ProxyDenied`, `CredentialsInvalid`) or TransientError `HubUnreachable`,
+    naming `field`.
     """
     match = _URI.match(uri)
     if match is None:
         raise PermanentError("HubInvalid", f"{field}.uri: {uri} is not of the form hf://owner/name")
     name, wanted = match[1], revision or match[2]
+    for variable in HUB_CREDENTIALS:
+        credential(variable)
     if wanted and _COMMIT.match(wanted):
         return Pinned(name, wanted)
     import huggingface_hub
@@ -52,38 +57,10 @@ def pin(uri: str, revision: str | None, kind: Literal["model", "dataset"], token
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn errors of the hub into one line for the user."""
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     try:
         yield
-    except (OSError, HTTPError, HfHubHTTPError, HFValidationError) as error:
-        raise _explain(error, what) from error
-
-
-def _explain(error: Exception, what: str) -> StageError:
-    from huggingface_hub import errors
-
-    words = " ".join(str(error).split())[:300]
-    if isinstance(error, errors.GatedRepoError):
-        return PermanentError(
-            "HubDenied", f"{what} is gated: accept its terms on the hub and give its token (HF_TOKEN)"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return PermanentError("HubMissing", f"{what} has no such revision: correct it")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        hint = "does not exist, or is private and the token (HF_TOKEN) may not read it"
-        return PermanentError("HubMissing", f"{what} {hint}")
-    if isinstance(error, errors.HFValidationError):
-        return PermanentError("HubInvalid", f"{what}: {words}")
-    if os.environ.get("HF_HUB_OFFLINE") and not isinstance(error, errors.HfHubHTTPError):
-        hint = "fetch it once while online, or unset HF_HUB_OFFLINE"
-        return PermanentError("HubOffline", f"{what} is not in this machine's cache and HF_HUB_OFFLINE is set: {hint}")
-    # LocalEntryNotFoundError ("not in the cache") means that the hub could not be reached.
-    if isinstance(error, FileNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-        return PermanentError("HubMissing", f"{what}: {words}")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return PermanentError("HubDenied", f"{what}: the hub refuses the token (HF_TOKEN): HTTP {status}")
-    if status is not None and 400 <= status < 500 and status not in (408, 429):
-        return PermanentError("HubInvalid", f"{what}: the hub refuses the request: {words}")
-    return TransientError("HubUnreachable", f"{what}: cannot reach the hub: {words}")
+    except (OSError, HTTPError, HfHubHTTPError, HFValidationError, UnicodeEncodeError, JSONDecodeError) as error:
+        raise explain(error, what, huggingface_hub.is_offline_mode()) from error

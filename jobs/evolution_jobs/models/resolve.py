@@ -18,7 +18,7 @@ from ..contract.locations import BaseModelSource, Storage
 from ..contract.settings import ModelUse
 from ..contract.volumes import mounted_path
 from ..store.base import file_sha256
-from ..store.data_sources import local_path, open_bucket
+from ..store.data_sources import blamed_on, local_path, open_bucket
 from .architectures import language_models
 from .files import FIELD, INDEX, SINGLE, BucketFiles, DirectoryFiles, HubFiles, ModelFiles
 from .fitness import KINDS, Model, require_fit
@@ -161,8 +161,9 @@ def _on_hub(source: BaseModelSource, use: ModelUse) -> Resolved:
 
 
 def _downloaded(uri: str, storage: Storage, use: ModelUse, directory: Path) -> Path:
-    store, prefix = open_bucket(uri, storage, None, None)
-    files = BucketFiles(uri, store, f"{prefix}/" if prefix else "")
+    with blamed_on(FIELD, own_fields=False):
+        bucket, prefix = open_bucket(uri, storage, None, None)
+    files = BucketFiles(uri, bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/")
     if not files.sizes:
         raise PermanentError("ModelMissing", f"{FIELD}.uri: there are no files below {uri}/")
     require_usable(files, use)

@@ -25,6 +25,19 @@ def open_store(storage: Storage) -> Store:
     if scheme == "s3" and bucket:
         # botocore takes 0.3 s to import, which a run on files does not need.
         from .s3 import S3Store
+        from .s3_bucket import Bucket
 
-        return S3Store(bucket, prefix.strip("/"), storage.endpoint, storage.region)
+        if prefix.startswith("/") or {".", ".."} & set(prefix.split("/")):
+            raise PermanentError(
+                "StorageInvalid", f"storage.uri {storage.uri}: the prefix must not begin with / or contain . or .."
+            )
+        return S3Store(
+            Bucket(bucket, storage.endpoint, storage.region, encryption=encryption(storage)), prefix.rstrip("/")
+        )
     raise PermanentError("StorageInvalid", f"storage.uri {storage.uri}: use file:///directory or s3://bucket/prefix")
+
+
+def encryption(storage: Storage) -> dict[str, str]:
+    """The encryption of every write, as boto3's parameters."""
+    wanted = {"ServerSideEncryption": storage.encryption, "SSEKMSKeyId": storage.kms_key_id}
+    return {name: value for name, value in wanted.items() if value is not None}

@@ -40,6 +40,7 @@ PATTERNS = {
     MODEL_URI: "must start with hf://, s3://, file://, pvc:// or package://",
     r"^(file|s3)://.+": "must start with file:// or s3://",
     r"^https?://.+": "must start with http:// or https://",
+    r"^https?://[^\s?#]+$": "must start with http:// or https:// and have no blank, ? or #",
     r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
     r"^(Always|IfNotPresent|Never)$": "must be Always, IfNotPresent or Never",
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and start and end with a letter or digit",

@@ -69,8 +69,8 @@ def _stamp(path: Path) -> str:
 
 
 def _tag(source: Source, storage: Storage) -> str:
-    store, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
-    return store.tag(key) or ""
+    bucket, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
+    return bucket.tag(key) or ""
 
 
 def _stored_at(run: EvolutionRun, storage: str) -> EvolutionRun:

@@ -90,7 +90,7 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
         return sound_manifest(store, spec.key, missing_files, withdraw)
 
     def cached(manifest: Manifest, message: str) -> Report:
-        return conclude(store, spec, manifest, "Cached", message, round(time.monotonic() - began, 3))
+        return conclude(store, bare, spec, manifest, "Cached", message, round(time.monotonic() - began, 3))
 
     if (earlier := published()) is not None:
         return cached(earlier, f"{manifest_path(spec.key)} is published already")
@@ -106,7 +106,7 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
         return mine
     if mine.attempt != attempt:
         return cached(mine, f"attempt {mine.attempt} published first")
-    return conclude(store, spec, mine, "Completed", "", mine.seconds)
+    return conclude(store, bare, spec, mine, "Completed", "", mine.seconds)
 
 
 def _computed(

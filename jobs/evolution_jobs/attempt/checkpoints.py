@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from ..contract.document import Document
-from ..contract.errors import PermanentError
+from ..contract.errors import PermanentError, StageError, Terminated
 from ..contract.keys import checkpoints_prefix
 from ..contract.manifest import Digest
 from ..store.base import CorruptObjectError, MissingObjectError, Store, file_sha256, inside
@@ -63,17 +63,25 @@ class StoredCheckpoints:
     def save(self, directory: Path, step: int) -> None:
         """Make a checkpoint directory durable, then remove those of earlier steps."""
         name = f"{step:08d}-{self._attempt}"
-        self._store.delete(f"{self._prefix}{name}/{INDEX}")
-        older = [other for other in self._names() if other != name and _order(other)[0] <= step]
+        names = self._names()
+        if name in names:
+            self._store.delete(f"{self._prefix}{name}/{INDEX}")
+        older = [other for other in names if other != name and _order(other)[0] <= step]
         files: list[CheckpointFile] = []
         for path in sorted(found for found in directory.rglob("*") if found.is_file()):
             relative = path.relative_to(directory).as_posix()
             files.append(CheckpointFile(path=relative, sha256=file_sha256(path), size=path.stat().st_size))
             self._store.put_file(path, f"{self._prefix}{name}/files/{relative}")
         self._store.put_bytes(FILES.dump_json(files, by_alias=True), f"{self._prefix}{name}/{INDEX}")
-        for other in older:
-            self._store.delete(f"{self._prefix}{other}/{INDEX}")
-            self._store.delete(f"{self._prefix}{other}/")
+        try:
+            for other in older:
+                self._store.delete(f"{self._prefix}{other}/{INDEX}")
+                self._store.delete(f"{self._prefix}{other}/")
+        except Terminated:
+            raise
+        except StageError as error:
+            # Training goes on from the newest checkpoint; older ones only take space.
+            log.warning("an earlier checkpoint stays in the storage: %s: %s", error.reason, error)
 
     def _names(self) -> set[str]:
         below = (location.removeprefix(self._prefix) for location, _ in self._store.list(self._prefix))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+from ..contract.errors import StageError
 from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, rows_prefix
 from ..contract.manifest import Manifest, Report
 from ..contract.stage import StageSpec
@@ -9,36 +12,53 @@ from ..store.base import Store
 from ..store.manifests import published
 from ..store.record import record_run
 
+log = logging.getLogger(__name__)
 
-def conclude(store: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float) -> Report:
+
+def conclude(
+    store: Store, bare: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float
+) -> Report:
     """Delete what is no longer needed and return the report. prepare also records the stages that its run uses.
 
-    Raises StageError.
+    `bare` is the store without patience: nobody should wait for a deletion. Raises StageError, but never because
+    something cannot be deleted.
     """
-    clear_leftovers(store, manifest)
+    kept = clear_leftovers(bare, manifest)
     report = Report(
         reason=reason,
         message=message,
-        notes=manifest.notes,
+        notes=[*manifest.notes, *([kept] if kept else [])],
         key=manifest.key,
         metrics=manifest.metrics,
-        counts=manifest.counts,
+        counts={**manifest.counts, **({"cleanup.failed": 1} if kept else {})},
         seconds=seconds,
         digest=manifest.main_digest,
     )
     return _with_the_runs_stages(store, spec, manifest, report) if spec.kind == "prepare" else report
 
 
-def clear_leftovers(store: Store, manifest: Manifest) -> None:
-    """Remove a finished stage's rows, checkpoints, claims, and the files of other attempts."""
-    store.delete(claims_prefix(manifest.key))
-    store.delete(rows_prefix(manifest.key))
-    store.delete(checkpoints_prefix(manifest.key))
-    kept = attempt_prefix(manifest.key, manifest.attempt)
-    everyone = kept.removesuffix(f"{manifest.attempt}/")
-    others = {location[len(everyone) :].partition("/")[0] for location, _ in store.list(everyone)}
-    for attempt in others - {manifest.attempt}:
-        store.delete(f"{everyone}{attempt}/")
+def clear_leftovers(store: Store, manifest: Manifest) -> str | None:
+    """Remove a finished stage's rows, checkpoints, claims, and the files of other attempts.
+
+    Returns why something stays, or None. The stage is finished all the same: the next attempt at its key tries again,
+    and so does the cleanup of its run.
+    """
+    prefixes = (claims_prefix(manifest.key), rows_prefix(manifest.key), checkpoints_prefix(manifest.key))
+    try:
+        for prefix in prefixes:
+            store.delete(prefix)
+        kept = attempt_prefix(manifest.key, manifest.attempt)
+        everyone = kept.removesuffix(f"{manifest.attempt}/")
+        others = {location[len(everyone) :].partition("/")[0] for location, _ in store.list(everyone)}
+        for attempt in others - {manifest.attempt}:
+            store.delete(f"{everyone}{attempt}/")
+    except StageError as error:
+        message = (
+            f"cleanup: some rows, checkpoints or files of other attempts stay in the storage: {error.reason}: {error}"
+        )
+        log.warning("%s", message)
+        return message
+    return None
 
 
 def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, report: Report) -> Report:

@@ -33,7 +33,8 @@ def publish_result(
 ) -> Manifest:
     """Upload a result's files under this attempt and publish its manifest.
 
-    Returns the manifest in force. If another attempt was first, it is that one's, and this attempt's files are removed.
+    Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
+    removes this attempt's files.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
     outputs = {name: _upload(store, spec, attempt, name, result) for name in names}
@@ -61,10 +62,7 @@ def publish_result(
         tokens=result.tokens,
         gpus=visible_gpus(),
     )
-    manifest = publish(store, mine)
-    if manifest.attempt != attempt:
-        store.delete(attempt_prefix(spec.key, attempt))
-    return manifest
+    return publish(store, mine)
 
 
 def code_versions(kind: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..contract.errors import StageError, Terminated
 from ..contract.keys import rows_prefix
 from ..store.base import Store
 
@@ -55,7 +56,13 @@ class StoredRows:
         name = location.rpartition("/")[2]
         if name != f"{hashlib.sha256(stored).hexdigest()}.jsonl":
             self.corrupt_chunks += 1
-            log.warning("%s is corrupt: it is removed, and its rows are computed again", location)
-            self._store.delete(location)
+            self._chunks[location] = []
+            log.warning("%s is corrupt: it is not used, and its rows are computed again", location)
+            try:
+                self._store.delete(location)
+            except Terminated:
+                raise
+            except StageError as error:
+                log.warning("it stays in the storage: %s: %s", error.reason, error)
             return
         self._chunks[location] = [json.loads(line) for line in stored.splitlines()]

@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.stages.model_directory import model_directory
 
 ROUNDS = 3
 EXAMPLE = Path(__file__).parents[1] / "examples/quickstart/data/seed.jsonl"
@@ -36,19 +36,9 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) >
 """
 
 
-def tiny_model(path: Path) -> Path:
-    """A complete model directory that is too small to compute with."""
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (path / "tokenizer.json").write_text("{}")
-    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    save_file({"weight": np.ones((4, 4), np.float32)}, path / "model.safetensors")
-    return path
-
-
 def manifest(directory: Path, data: Path) -> Path:
     """A run file for this data set."""
-    model = tiny_model(directory / "model")
+    model = model_directory(directory / "model")
     document = {
         "apiVersion": "evolution.run/v1alpha1",
         "kind": "EvolutionRun",

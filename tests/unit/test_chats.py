@@ -33,7 +33,7 @@ def chat(*texts: str) -> list[dict[str, str]]:
 
 
 def decoded(chats: Chats, ids: list[int]) -> str:
-    return chats.tokens._tokenizer.decode(ids, skip_special_tokens=False)
+    return chats.tokens.decode(ids)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

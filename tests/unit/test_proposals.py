@@ -84,6 +84,20 @@ def test_another_format_that_would_read_the_record_is_named(
     assert proposed in refusal(record, format_)
 
 
+def test_a_mapping_is_extended_so_that_it_still_reads_other_records() -> None:
+    own = {
+        "turns": "t",
+        "speaker": "who",
+        "text": "said",
+        "seeker": ["guest"],
+        "supporter": ["host"],
+        "records": "rows",
+    }
+    record = {"t": [{"who": name, "said": f"{name} says this"} for name in ("guest", "bot", "guest")]}
+    pasted = yaml.safe_load("{" + refusal(record, "mapping", mapping=own).partition("format: mapping, ")[2] + "}")
+    assert pasted["mapping"] == own | {"supporter": ["host", "bot"]}
+
+
 def test_nothing_is_proposed_where_leaving_out_a_speaker_is_enough() -> None:
     record = {"dialog": [{"speaker": name, "text": f"{name} says this"} for name in ("usr", "sys", "narrator", "usr")]}
     message = refusal(record)

@@ -14,6 +14,7 @@ from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.contract.settings import ModelUse
 from evolution_jobs.models.resolve import DIGESTS, resolve
 
+from tests.support.stages.chat_families import FAMILIES
 from tests.support.stages.model_directory import model_directory
 from tests.support.storage.fake_hub import COMMIT, Hub, hub_in_place
 from tests.support.storage.servers import make_bucket
@@ -178,8 +179,15 @@ def test_a_model_that_is_not_whole_is_refused_by_what_it_lacks(
 
 def test_a_template_of_its_own_file_will_do(model: Path, tmp_path: Path) -> None:
     (model / "tokenizer_config.json").unlink()
-    (model / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
+    (model / "chat_template.jinja").write_text(FAMILIES["chatml"].template, "utf-8")
     assert resolve(BaseModelSource(uri=model.as_uri()), FILES, tmp_path, USE).reference
+
+
+def test_a_template_that_writes_no_chats_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ raise_exception('only tools') }}", "utf-8")
+    error = refusal(model.as_uri(), tmp_path)
+    assert (error.reason, type(error)) == ("ChatTemplate", PermanentError)
+    assert "only tools" in str(error)
 
 
 def test_what_is_no_directory_is_refused(model: Path, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ class TestSft:
         assert caught.value.reason == "LoraSettings"
 
     def test_sequences_longer_than_the_positions(self, tmp_path: Path, sft_inputs: Inputs) -> None:
-        with pytest.raises(PermanentError, match="sft.maxLength 4097 exceeds the 4096 positions") as caught:
+        with pytest.raises(PermanentError, match=r"sft\.maxLength 4097 exceeds the 4096 positions") as caught:
             run_sft(tmp_path, sft_inputs, maxLength=4097)
         assert caught.value.reason == "LengthSettings"
 

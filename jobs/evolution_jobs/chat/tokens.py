@@ -56,6 +56,10 @@ class TextTokens:
             for place, piece in enumerate(pieces)
         ]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..contract.rows import Message
 from .chats import Chats
 from .template import PINNED_DATE
@@ -39,3 +41,12 @@ def try_chats(chats: Chats) -> list[str]:
             f"the model's chat template asks for today's date: it is {PINNED_DATE:%d %b %Y} in every stage, on every day"
         )
     return notes
+
+
+def spelled_note(chats: Chats, texts: Iterable[str]) -> list[str]:
+    """How many control tokens of the model the words of the data spell, as one sentence; none if they spell none."""
+    if not (count := sum(map(chats.tokens.spelled, texts))):
+        return []
+    return [
+        f"words of the data spell control tokens of the model {count} times: they stay words, in training and in prompts"
+    ]

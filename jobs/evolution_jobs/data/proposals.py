@@ -88,6 +88,8 @@ def _other_mapping(record: dict[str, Any], source: Source, reads: Callable[[Sour
             continue
         mapping, others, sure = found
         ignore = sorted({*others, *(source.ignore or ())} - {*mapping.seeker, *mapping.supporter})
+        if source.mapping is not None:
+            mapping = _extended(source.mapping, mapping)
         if others and reads(source.model_copy(update={"ignore": ignore})):
             return f"ignore: {_flow(ignore)} would read this record" if len(others) > 1 else None
         if reads(Source(uri=source.uri, format="mapping", mapping=mapping, ignore=ignore or None)):
@@ -95,6 +97,15 @@ def _other_mapping(record: dict[str, Any], source: Source, reads: Callable[[Sour
             left_out = f", ignore: {_flow(ignore)}" if ignore else ""
             return f"this would read it{hint}: format: mapping, mapping: {_flow(mapping.wire())}{left_out}"
     return None
+
+
+def _extended(own: DialogueMapping, found: DialogueMapping) -> DialogueMapping:
+    """The source's own mapping with the speakers found, if it finds the same turns: it must still read other records."""
+    if (own.turns, own.speaker, own.text) != (found.turns, found.speaker, found.text):
+        return found.model_copy(update={"records": own.records})
+    seeker = [*own.seeker, *(name for name in found.seeker if name not in (*own.seeker, *own.supporter))]
+    supporter = [*own.supporter, *(name for name in found.supporter if name not in (*own.supporter, *seeker))]
+    return own.model_copy(update={"seeker": seeker, "supporter": supporter})
 
 
 def _lists(value: Any, path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -9,28 +9,26 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..chat.chats import Chats
+from ..chat.files import read_chats
+from ..chat.trial import try_chats
 from ..contract.errors import PermanentError
 from ..contract.locations import BaseModelSource, Storage
 from ..contract.settings import ModelUse
 from ..contract.volumes import mounted_path
 from ..store.base import file_sha256
 from ..store.data_sources import blamed_on, local_path, open_bucket
-from .architectures import language_models
-from .files import FIELD, INDEX, SINGLE, BucketFiles, DirectoryFiles, HubFiles, ModelFiles
-from .fitness import KINDS, Model, require_fit
+from .files import FIELD, BucketFiles, DirectoryFiles, HubFiles, ModelFiles
 from .gguf import convert_gguf
 from .hub import explained, pin
-from .vocabulary import TEMPLATES, read_vocabulary
+from .usable import require_usable
 
 DIGESTS = "digests.json"
 """The only stored file of a referenced model: name, sha256 and bytes of each of its files."""
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,21 @@ class Resolved:
 
     files: Path | None
     """A directory to store: the model itself, or the digests of a referenced model. None if a commit pins it."""
+    chats: Chats
+    """The model's chats, as every stage has them."""
     reference: str | None = None
     """The reference to a model that is not copied."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a model lies."""
+
+    files: ModelFiles
+    directory: Path | None = None
+    """Its directory on this machine."""
+    commit: str | None = None
+    """The pinned URI of a model on the hub."""
 
 
 def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Resolved:
@@ -49,128 +60,82 @@ def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: Mod
     Raises PermanentError (`ModelMissing`, those of `require_usable`, of the store and of the hub), which says what is
     wrong and what to do, or TransientError.
     """
+    found = _find(source, storage, directory)
+    chats = _usable(found, use, directory)
+    target = directory / "model"
+    if found.commit:
+        return Resolved(None, chats, found.commit)
+    if found.directory is None or found.directory == target:
+        target.mkdir(parents=True, exist_ok=True)
+        return Resolved(_fetched(found, target), chats)
+    if source.uri.startswith("pvc://"):
+        return Resolved(_digests(found, target), chats, source.uri)
+    if source.uri.startswith("file://") and storage.uri.startswith("file://"):
+        return Resolved(_digests(found, target), chats, found.directory.absolute().as_uri())
+    return Resolved(_linked(found.files.read, found.directory, target), chats)
+
+
+def examine(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Chats:
+    """The model's chats, once it is checked as `resolve` does. Only a model in GGUF is copied, because it is converted."""
+    return _usable(_find(source, storage, directory), use, directory)
+
+
+def _usable(found: _Found, use: ModelUse, directory: Path) -> Chats:
+    """The chats of a model that the run can train. Raises as `require_usable` does, and PermanentError (`ChatTemplate`) if
+    its template does not write the chats that the stages have.
+    """
+    require_usable(found.files, use)
+    try:
+        if (chats := read_chats(found.files.text)) is None:
+            # Without tokenizer.json, transformers makes one from the other files. That takes torch, and seconds.
+            from .load import load_tokenizer
+
+            chats = Chats.of(load_tokenizer(found.commit or found.directory or _small_files(found.files, directory)))
+        try_chats(chats)
+    except PermanentError as error:
+        raise PermanentError(error.reason, f"{FIELD}.uri: {found.files.uri}: {error}") from error
+    return chats
+
+
+def _find(source: BaseModelSource, storage: Storage, directory: Path) -> _Found:
     match source.uri.partition("://")[0]:
         case "package":
-            return Resolved(_packaged(source.uri, use, directory / "model"))
+            return _packaged(source.uri, directory / "model")
         case "hf":
-            return _on_hub(source, use)
+            return _on_hub(source)
         case "s3":
-            return Resolved(_downloaded(source.uri, storage, use, directory / "model"))
+            return _in_bucket(source.uri, storage)
         case "pvc":
-            return _referred(_mounted(source.uri), source.uri, use, directory)
+            return _in_directory(_mounted(source.uri), source.uri)
         case _:
-            path = local_path(source.uri, FIELD)
-            if storage.uri.startswith("file://"):
-                return _referred(path, path.absolute().as_uri(), use, directory)
-            return Resolved(_linked(path, source.uri, use, directory / "model"))
+            return _in_directory(local_path(source.uri, FIELD), source.uri)
 
 
-def require_usable(files: ModelFiles, use: ModelUse) -> None:
-    """Raise PermanentError unless these files are a model that the run can train. Reads no weights, only their headers.
-
-    `ModelIncomplete`: a file or tensor is missing. `ModelMalformed`: a file holds something else. `ModelUnsupported`:
-    the model is of a kind that cannot be trained, or its parts do not fit together. `LoraSettings`, `LengthSettings`: the
-    run's settings do not fit the model.
-    """
-    _refuse_adapter(files)
-    config = files.optional("config.json")
-    if "config.json" in files.sizes:
-        # A message about the kind of model comes before one about a file that this kind does not have.
-        require_fit(Model(config, _language_model(config, files.uri)), use, files.uri, KINDS)
-    _require_complete(files)
-    files.require_fetched()
-    model = Model(
-        config,
-        _language_model(config, files.uri),
-        tensors=files.tensors(),
-        indexed=frozenset(files.weight_map),
-        generation=files.optional("generation_config.json"),
-        vocabulary=read_vocabulary(files),
-    )
-    require_fit(model, use, files.uri)
-
-
-def _refuse_adapter(files: ModelFiles) -> None:
-    """With an adapter in the directory, transformers loads it and the base model that it names, not the model beside it."""
-    if ADAPTER not in files.sizes:
-        return
-    base = str(files.document(ADAPTER).get("base_model_name_or_path") or "its base model")
-    if "config.json" in files.sizes:
-        advice = f"it would be loaded on {base}: merge it (merge_and_unload), or move {ADAPTER} away"
-        fault = f"{ADAPTER} lies beside the model, and {advice}"
-    else:
-        fault = f"this is an adapter and no model: name {base}, or merge it first (merge_and_unload)"
-    raise PermanentError("ModelUnsupported", f"{FIELD}.uri: {files.uri}: {fault}")
-
-
-def _require_complete(files: ModelFiles) -> None:
-    names, faults = files.sizes.keys(), []
-    if "config.json" not in names:
-        faults.append("no config.json: name a directory in the Hugging Face layout")
-    if not names & set(TOKENIZERS):
-        faults.append(f"no tokenizer ({', '.join(TOKENIZERS)}): save it beside the model with save_pretrained")
-    if not names & set(TEMPLATES) and not files.optional("tokenizer_config.json").get("chat_template"):
-        faults.append("no chat template: take an instruction-tuned model, or add chat_template.jinja")
-    faults += _faults_of_weights(files)
-    if faults:
-        raise PermanentError("ModelIncomplete", f"{FIELD}.uri: {files.uri}: {'; '.join(faults)}")
-
-
-def _faults_of_weights(files: ModelFiles) -> list[str]:
-    names, shards = files.sizes.keys(), set(files.weight_map.values())
-    if SINGLE in names and shards - {SINGLE} and not shards - names:
-        return [f"weights: both {SINGLE} and the {len(shards)} files of {INDEX}: remove the set that is not the model"]
-    if absent := sorted(shards - names):
-        return [f"{len(absent)} of {len(shards)} weight files are missing, first {absent[0]}: fetch it again"]
-    if files.weights:
-        return []
-    others = sorted(name for name in names if name.endswith(".safetensors"))
-    pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
-    if others:
-        kind = f"{others[0]} is not read, only {SINGLE} or the files of {INDEX}"
-    elif pickled:
-        kind = f"only pickled ones ({pickled[0]}), which are never read"
-    else:
-        kind = "none"
-    return [f"weights: {kind}; convert with save_pretrained, which writes safetensors"]
-
-
-def _language_model(config: Mapping[str, object], uri: str) -> str:
-    """The class of the model. Raises PermanentError `ModelUnsupported` if transformers has none."""
-    kind = config.get("model_type")
-    if isinstance(kind, str) and (found := language_models().get(kind)):
-        return found
-    hint = "it brings code of its own, which is never run" if config.get("auto_map") else "update transformers"
-    raise PermanentError(
-        "ModelUnsupported", f"{FIELD}.uri: {uri}: transformers has no language model of type {kind!r}: {hint}"
-    )
-
-
-def _on_hub(source: BaseModelSource, use: ModelUse) -> Resolved:
+def _on_hub(source: BaseModelSource) -> _Found:
     import huggingface_hub
 
     # baseModel.tokenSecret is HF_TOKEN in every stage, because every stage loads this model.
     pinned = pin(source.uri, source.revision, "model", None, FIELD)
-    if huggingface_hub.is_offline_mode():
-        with explained(f"{FIELD}.uri: {source.uri}"):
-            root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
-        require_usable(DirectoryFiles(source.uri, Path(root)), use)
-    else:
-        require_usable(HubFiles(source.uri, pinned), use)
-    return Resolved(None, pinned.uri)
+    if not huggingface_hub.is_offline_mode():
+        return _Found(HubFiles(source.uri, pinned), commit=pinned.uri)
+    with explained(f"{FIELD}.uri: {source.uri}"):
+        root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
+    return _Found(DirectoryFiles(source.uri, Path(root)), commit=pinned.uri)
 
 
-def _downloaded(uri: str, storage: Storage, use: ModelUse, directory: Path) -> Path:
+def _in_bucket(uri: str, storage: Storage) -> _Found:
     with blamed_on(FIELD, own_fields=False):
         bucket, prefix = open_bucket(uri, storage, None, None)
     files = BucketFiles(uri, bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/")
     if not files.sizes:
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: there are no files below {uri}/")
-    require_usable(files, use)
-    directory.mkdir(parents=True)
-    for name in files.read:
-        files.fetch(name, directory)
-    return directory
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: there are no files below {uri.rstrip('/')}/")
+    return _Found(files)
+
+
+def _in_directory(path: Path, uri: str) -> _Found:
+    if not path.is_dir():
+        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri}: {path} is no directory")
+    return _Found(DirectoryFiles(uri, path), path)
 
 
 def _mounted(uri: str) -> Path:
@@ -179,25 +144,7 @@ def _mounted(uri: str) -> Path:
     return path
 
 
-def _referred(path: Path, reference: str, use: ModelUse, directory: Path) -> Resolved:
-    """A model that is not copied. Its digests are stored instead and pin it."""
-    names = _checked(path, reference, use)
-    digests = {name: {"sha256": file_sha256(path / name), "bytes": (path / name).stat().st_size} for name in names}
-    target = directory / "model"
-    target.mkdir(parents=True)
-    (target / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", "utf-8")
-    return Resolved(target, reference)
-
-
-def _linked(path: Path, uri: str, use: ModelUse, directory: Path) -> Path:
-    """A directory of links to the files that stages read."""
-    directory.mkdir(parents=True)
-    for name in _checked(path, uri, use):
-        (directory / name).symlink_to((path / name).resolve())
-    return directory
-
-
-def _packaged(uri: str, use: ModelUse, directory: Path) -> Path:
+def _packaged(uri: str, target: Path) -> _Found:
     """The model in an installed package: a directory, or one GGUF file, converted. The package is not imported."""
     name = uri.removeprefix("package://")
     found = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
@@ -206,22 +153,49 @@ def _packaged(uri: str, use: ModelUse, directory: Path) -> Path:
         raise PermanentError("ModelMissing", f"{FIELD}.uri: no package {name} is installed here: pip install it")
     models = sorted(path.parent for root in roots for path in root.rglob("config.json"))
     if len(models) == 1:
-        return _linked(models[0], uri, use, directory)
+        return _in_directory(models[0], uri)
     ggufs = sorted(path for root in roots for path in root.rglob("*.gguf"))
     if len(models) or len(ggufs) != 1:
         raise PermanentError(
             "ModelMissing",
             f"{FIELD}.uri: {uri} holds {len(models)} model directories and {len(ggufs)} GGUF files; it must hold one",
         )
-    convert_gguf(ggufs[0], directory, f"{FIELD}.uri: {uri}")
-    _checked(directory, uri, use)
-    return directory
+    convert_gguf(ggufs[0], target, f"{FIELD}.uri: {uri}")
+    return _in_directory(target, uri)
 
 
-def _checked(path: Path, uri: str, use: ModelUse) -> list[str]:
-    """The names of the files that stages read. Raises if the directory is not a model that the run can train."""
-    if not path.is_dir():
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri}: {path} is no directory")
-    files = DirectoryFiles(uri, path)
-    require_usable(files, use)
-    return files.read
+def _fetched(found: _Found, target: Path) -> Path:
+    """The directory with the files that stages read: copied from a bucket, or converted there already."""
+    if isinstance(found.files, BucketFiles):
+        for name in found.files.read:
+            found.files.fetch(name, target)
+    return target
+
+
+def _small_files(files: ModelFiles, directory: Path) -> Path:
+    """A directory with a bucket's files other than weights."""
+    target = directory / "tokenizer"
+    target.mkdir(parents=True, exist_ok=True)
+    assert isinstance(files, BucketFiles), "other models lie in a directory or on the hub"
+    for name in files.read:
+        if not name.endswith(".safetensors"):
+            files.fetch(name, target)
+    return target
+
+
+def _digests(found: _Found, target: Path) -> Path:
+    """A directory with the digests of a model that is not copied. They pin it."""
+    assert found.directory is not None
+    paths = {name: found.directory / name for name in found.files.read}
+    digests = {name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for name, path in paths.items()}
+    target.mkdir(parents=True)
+    (target / DIGESTS).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", "utf-8")
+    return target
+
+
+def _linked(names: Iterable[str], source: Path, target: Path) -> Path:
+    """A directory of links to the files that stages read."""
+    target.mkdir(parents=True)
+    for name in names:
+        (target / name).symlink_to((source / name).resolve())
+    return target

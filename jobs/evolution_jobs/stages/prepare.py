@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..chat.trial import spelled_note, try_chats
 from ..contract.document import Document
 from ..contract.settings import PrepareSettings
 from ..contract.workspace import Result, Workspace
@@ -44,6 +45,7 @@ def run(workspace: Workspace) -> Result:
         references={"model": model.reference} if model.reference else {},
         copied_models=frozenset() if model.reference else frozenset({"model"}),
         counts=counts,
+        notes=[*try_chats(model.chats), *spelled_note(model.chats, data.texts())],
         details={
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},

@@ -101,13 +101,29 @@ def plan(file: File, storage: StorageOption = None, output: OutputOption = Outpu
 
 
 @app.command()
-def validate(file: File, output: OutputOption = Output.text) -> None:
+def validate(
+    file: File,
+    output: OutputOption = Output.text,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also read the data and the model's files (no weights); show what is trained on."),
+    ] = False,
+) -> None:
     """Check a run file; list every fault with its field path."""
     found = load_run(file)
-    if output is Output.json:
-        print(json.dumps({"valid": True, "faults": []}))
-    else:
+    known = {"valid": True, "faults": []}
+    if output is Output.text:
         print(f"{file}: valid; {found.metadata.namespace}/{found.metadata.name}")
+    if deep:
+        from ..local.load import local_run
+        from .deep import look, print_survey
+
+        survey = look(local_run(file, None))
+        if output is Output.text:
+            print_survey(open_console(), survey)
+        known |= survey.wire()
+    if output is Output.json:
+        print(json.dumps(known, ensure_ascii=False))
 
 
 @app.command()

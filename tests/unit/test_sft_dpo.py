@@ -246,6 +246,16 @@ class TestSft:
             run_sft(tmp_path, sft_inputs, maxLength=4097)
         assert caught.value.reason == "LengthSettings"
 
+    def test_an_adapter_that_stays_as_it_was_is_refused(
+        self, tmp_path: Path, sft_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_given, **_options: None)
+        with pytest.raises(
+            PermanentError, match=r"after \d+ optimiser steps as before: raise sft\.learningRate"
+        ) as caught:
+            run_sft(tmp_path, sft_inputs)
+        assert caught.value.reason == "NothingLearnt"
+
     def test_layers_by_name(self, tmp_path: Path, sft_inputs: Inputs) -> None:
         result = run_sft(tmp_path, sft_inputs, lora={"targetModules": ["q_proj", "v_proj"]}, epochs=1)
         assert {name.split(".")[-3] for name in weights(result)} == {"q_proj", "v_proj"}
@@ -334,6 +344,20 @@ class TestDpo:
             not torch.equal(value, weights(result)[name])
             for name, value in load_file(dpo_inputs["adapter"] / WEIGHTS).items()
         )
+
+    @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+    def test_a_run_that_is_all_warm_up_learns_in_its_one_step(
+        self, tmp_path: Path, dpo_inputs: Inputs, scheduler: str
+    ) -> None:
+        result = run_dpo(tmp_path, dpo_inputs, epochs=1, gradientAccumulation=8, warmupRatio=1, scheduler=scheduler)
+        assert result.details["steps"] == 1
+        before = load_file(dpo_inputs["adapter"] / WEIGHTS)
+        assert any(not torch.equal(before[name], after) for name, after in weights(result).items())
+
+    def test_an_adapter_that_stays_as_it_was_is_refused(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
+        with pytest.raises(PermanentError, match=r"raise dpo\.learningRate") as caught:
+            run_dpo(tmp_path, dpo_inputs, learningRate=1e-30)
+        assert caught.value.reason == "NothingLearnt"
 
     def test_prompts_shared_or_not_the_adapter_is_the_same(
         self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch

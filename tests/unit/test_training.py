@@ -18,7 +18,13 @@ from evolution_jobs.stages.jsonl import read_rows
 from evolution_jobs.training import forward
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder, Example
 from evolution_jobs.training.forward import FIELDS, shares_prompts, spare_forward
-from evolution_jobs.training.schedule import Validations, evaluation_interval, optimiser_steps, training_order
+from evolution_jobs.training.schedule import (
+    Validations,
+    evaluation_interval,
+    optimiser_steps,
+    training_order,
+    warmup_steps,
+)
 from evolution_jobs.training.trainer import CURVE_POINTS, thinned
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -222,6 +228,12 @@ class TestOrder:
     def test_steps(self, rows: int, batch: int, accumulation: int, steps: int) -> None:
         assert optimiser_steps(rows, batch, accumulation) == steps
         assert optimiser_steps(rows, 1, batch * accumulation) == steps
+
+    @pytest.mark.parametrize(
+        ("ratio", "steps", "expected"), [(0.03, 100, 3), (0.03, 10, 0), (1, 10, 10), (0.5, 2, 1), (1, 1, 0), (0, 1, 0)]
+    )
+    def test_warm_up(self, ratio: float, steps: int, expected: int) -> None:
+        assert warmup_steps(ratio, steps) == expected
 
     def test_the_validation_interval_is_at_least_one_step(self) -> None:
         assert evaluation_interval(100, 2, 2) == 25

@@ -15,9 +15,10 @@ from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
 from ..models.positions import longest, require_positions
 from ..store.base import file_sha256
-from ..training.adapter import WEIGHTS, adapter_tensors, save_adapter
+from ..training.adapter import WEIGHTS, adapter_tensors, require_learnt, save_adapter
 from ..training.encoding import ChatEncoder
 from ..training.preference import PreferenceTrainer, preference_trainer
+from ..training.reference import REFERENCE
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
 from .models import base_model
@@ -27,7 +28,8 @@ def run(workspace: Workspace) -> Result:
     """Output `adapter`, from inputs `model`, `adapter` (M(t-1)) and `pairs`.
 
     Raises PermanentError `DataEmpty` if there is no pair, `WrongReference`, and those of models.load,
-    `require_positions`, `ChatEncoder` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    `require_positions`, `ChatEncoder`, `Resumable.resume` and `require_learnt`; Terminated once asked to stop, with a
+    checkpoint saved.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, DpoSettings)
@@ -47,7 +49,9 @@ def run(workspace: Workspace) -> Result:
         model, tokenizer, settings, workspace.spec.seed, encoded.rows, load_file(before / WEIGHTS), workspace
     )
     trainer.resume()
-    adapter = save_adapter(model, adapter_tensors(model), workspace.reference("model"), workspace.scratch / "adapter")
+    trained = adapter_tensors(model)
+    require_learnt(adapter_tensors(model, REFERENCE), trained, "dpo", trainer.state.global_step)
+    adapter = save_adapter(model, trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
         counts={"pairs": len(encoded.rows), "truncated": encoded.truncated, "dropped.too_long": encoded.too_long},

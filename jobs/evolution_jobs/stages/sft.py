@@ -14,7 +14,7 @@ from ..contract.settings import SftSettings
 from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
 from ..models.positions import longest, require_positions
-from ..training.adapter import new_adapter, save_adapter
+from ..training.adapter import adapter_tensors, new_adapter, require_learnt, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
@@ -26,7 +26,7 @@ def run(workspace: Workspace) -> Result:
     """Output `adapter`, from inputs `model`, `train`, `validation` and, if the run has any, `replay`.
 
     Raises PermanentError `DataEmpty` if nothing is left to train on or to validate with, and those of models.load,
-    `require_positions`, `ChatEncoder`, `new_adapter` and `Resumable.resume`; Terminated once asked to stop, with a checkpoint saved.
+    `require_positions`, `ChatEncoder`, `new_adapter`, `Resumable.resume` and `require_learnt`; Terminated once asked to stop, with a checkpoint saved.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, SftSettings)
@@ -45,10 +45,12 @@ def run(workspace: Workspace) -> Result:
     base = load_model(reference, None, settings.precision)
     require_positions("sft.maxLength", settings.max_length, longest(base.config.to_dict()))
     model = new_adapter(base, settings.lora, workspace.spec.seed)
+    untrained = adapter_tensors(model)
     trainer = supervised_trainer(
         model, tokenizer, settings, workspace.spec.seed, [*train.rows, *replay.rows], validation.rows, workspace
     )
     trainer.resume()
+    require_learnt(untrained, trainer.trained, "sft", trainer.state.global_step)
     adapter = save_adapter(model, trainer.trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},

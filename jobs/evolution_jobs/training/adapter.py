@@ -72,6 +72,19 @@ def same_tensors(left: Tensors, right: Tensors) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
+def require_learnt(before: Tensors, after: Tensors, kind: str, steps: int) -> None:
+    """Raise PermanentError (`NothingLearnt`) if training has left the adapter as it was: Mt would be M(t-1).
+
+    `kind` is the stage's, sft or dpo, for the message.
+    """
+    if same_tensors(before, after):
+        raise PermanentError(
+            "NothingLearnt",
+            f"the adapter is the same after {steps} optimiser steps as before: raise {kind}.learningRate"
+            + (f", or {kind}.sftWeight or {kind}.beta" if kind == "dpo" else ""),
+        )
+
+
 def save_adapter(model: PeftModel, tensors: Tensors, base: str | None, directory: Path) -> Path:
     """Write `adapter_model.safetensors` and `adapter_config.json`; equal weights give equal bytes.
 

@@ -30,6 +30,14 @@ def optimiser_steps(rows: int, batch: int, accumulation: int) -> int:
     return math.ceil(math.ceil(rows / batch) / accumulation)
 
 
+def warmup_steps(ratio: float, steps: int) -> int:
+    """Steps over which the learning rate rises from 0.
+
+    The first of them has the rate 0. A run of one step has no warm-up, because it would not learn.
+    """
+    return int(ratio * steps) if steps > 1 else 0
+
+
 def evaluation_interval(steps: int, epochs: float, per_epoch: int) -> int:
     """Optimiser steps between two measurements of the validation loss, at least 1."""
     return max(1, round(steps / (epochs * per_epoch)))

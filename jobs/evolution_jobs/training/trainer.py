@@ -21,7 +21,7 @@ from ..contract.workspace import Workspace
 from ..models.load import placement
 from .adapter import Tensors
 from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
-from .schedule import optimiser_steps
+from .schedule import optimiser_steps, warmup_steps
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -160,7 +160,7 @@ def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch
         "optim": "adamw_torch",
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
-        "warmup_steps": int(settings.warmup_ratio * steps),
+        "warmup_steps": warmup_steps(settings.warmup_ratio, steps),
         "max_length": None,
         "seed": seed,
         "use_cpu": device.type == "cpu",

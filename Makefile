@@ -61,6 +61,7 @@ lint: .venv-unit/.ready ## Format check, lint, import contracts, generated files
 	$(UNIT)/ruff check .
 	$(UNIT)/lint-imports
 	$(UNIT)/python -m evolution_operator.api.crd --check
+	$(UNIT)/python -m hack.kubernetes_fields --check
 
 actionlint: .venv-unit/.ready ## Check .github/workflows (the first call builds actionlint from Go modules)
 	$$($(UNIT)/python -m hack.cluster build actionlint | cut -d ' ' -f 2)
@@ -73,6 +74,7 @@ types: setup ## mypy strict
 	$(BIN)/mypy
 
 crds: .venv-unit/.ready ## Write crds/ from the models, and the chart's copies
+	$(UNIT)/python -m hack.kubernetes_fields
 	$(UNIT)/python -m evolution_operator.api.crd
 	cp crds/*.yaml charts/evolution-operator/crds/
 	cp operator/evolution_operator/controller/rbac.yaml charts/evolution-operator/files/

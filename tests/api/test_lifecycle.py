@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
+import pytest
 from evolution_operator.api.spec import RETRY_ANNOTATION
 from evolution_operator.controller import labels
 from kubernetes import client
@@ -218,13 +220,30 @@ def test_the_jobs_of_a_deleted_run_are_deleted(runs: Runs, script: Script) -> No
     wait_for(runs.jobs, lambda jobs: not jobs, "its Jobs are gone")
 
 
-def test_a_spec_that_makes_an_invalid_pod_says_so(runs: Runs, script: Script) -> None:
-    runs.create("odd", pod={"volumes": [{"name": "NOT-A-NAME", "emptyDir": {}}]})
+@pytest.mark.parametrize(
+    ("pod", "field"),
+    [
+        ({"volumes": [{"name": "NOT-A-NAME", "emptyDir": {}}]}, 'spec.pod.volumes["NOT-A-NAME"].name'),
+        (
+            {"volumes": [{"name": "cache", "emptyDir": {"sizelimit": "1Gi"}}]},
+            'unknown field "spec.pod.volumes["cache"].emptyDir.sizelimit"',
+        ),
+        ({"volumeMounts": [{"name": "cahce", "mountPath": "/cache"}]}, 'spec.pod.volumeMounts["cahce"].name'),
+        (
+            {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}},
+            "spec.pod.resources.requests",
+        ),
+    ],
+)
+def test_a_spec_that_makes_an_invalid_pod_fails_once_and_names_its_field(
+    runs: Runs, script: Script, pod: dict[str, Any], field: str
+) -> None:
+    runs.create("odd", pod=pod)
     run = runs.wait_phase("odd", "Failed")
     message = condition(run, "Failed")["message"]
     assert "PodInvalid" in message
-    assert "spec.template.spec.volumes[2].name" in message or "volumes" in message
-    assert runs.jobs() == []
+    assert field in message
+    assert (stage(run, "prepare")["failures"], runs.jobs()) == (1, [])
 
 
 def test_kueue_admits_and_the_operator_does_not_interfere(runs: Runs, script: Script) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -10,7 +11,7 @@ from kubernetes import client
 
 from hack.cluster.control_plane import ControlPlane
 from hack.cluster.kwok import Kwok
-from tests.api.harness import STAYS, Outcome, Runs, Script, condition, end, manifest, stage, wait_for
+from tests.api.harness import KWOK, STAYS, Outcome, Runs, Script, condition, end, manifest, report, stage, wait_for
 
 
 def _quota(runs: Runs, resource: str, amount: int) -> None:
@@ -151,6 +152,49 @@ def test_a_job_deleted_after_its_end_is_not_created_again(runs: Runs, script: Sc
     end(runs.core, runs.namespace, runs.pod("sft").metadata.name, "sft", Outcome())
     runs.wait_phase("tidy", "Complete")
     assert {job.metadata.labels[labels.STAGE] for job in runs.jobs()} == {"sft", "evaluate-0"}
+
+
+def test_pods_that_a_limit_range_refuses_use_up_no_attempt(runs: Runs, script: Script) -> None:
+    default = client.V1LimitRangeItem(type="Container", default={"memory": "512Mi"})
+    body = client.V1LimitRange(
+        metadata=client.V1ObjectMeta(name="defaults"), spec=client.V1LimitRangeSpec(limits=[default])
+    )
+    runs.core.create_namespaced_limit_range(runs.namespace, body)
+    pod = {"annotations": {f"{KWOK}/outcome": "run"}, "resources": {"requests": {"memory": "1Gi"}}}
+    runs.create("tight", pod=pod)
+    run = runs.wait(
+        "tight", lambda run: stage(run, "prepare").get("reason") == "PodsRefused", "prepare's Pods are refused"
+    )
+    prepare = stage(run, "prepare")
+    assert (prepare["state"], prepare["failures"]) == ("Queued", 0)
+    assert "must be less than or equal to memory limit of 512Mi" in prepare["message"]
+    assert prepare["message"].endswith("set pod.resources.limits, or see the namespace's LimitRange")
+    runs.patch("tight", {"spec": {"pod": {"resources": {"limits": {"memory": "2Gi"}}}}})
+    runs.wait_phase("tight", "Complete")
+
+
+def test_a_sidecar_that_keeps_its_pod_does_not_keep_its_run(runs: Runs, script: Script) -> None:
+    script.will(runs.namespace, "sft", STAYS)
+    runs.create("meshed")
+    pod = runs.pod("sft")
+    moment = "2026-01-01T00:00:00Z"
+    ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(report("sft")), "finishedAt": moment}
+    states = {"stage": {"terminated": ended}, "proxy": {"running": {"startedAt": moment}}}
+    statuses = [
+        {"name": name, "state": state, "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+        for name, state in states.items()
+    ]
+    runs.core.patch_namespaced_pod_status(
+        pod.metadata.name, runs.namespace, {"status": {"containerStatuses": statuses}}
+    )
+    run = runs.wait_phase("meshed", "Complete")
+    assert "container proxy kept its Pod" in stage(run, "sft")["message"]
+    assert stage(run, "sft")["attempts"] == 1
+    wait_for(
+        lambda: {job.metadata.labels[labels.STAGE] for job in runs.jobs()},
+        lambda stages: stages == {"prepare", "evaluate-0"},
+        "the Job of sft is gone",
+    )
 
 
 def test_a_job_edited_by_hand_is_repaired(runs: Runs, script: Script) -> None:

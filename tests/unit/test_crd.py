@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from evolution_jobs.contract.document import Document
 from evolution_operator.api.crd import FILE, STAGES, build_crd
+from evolution_operator.api.quantities import QUANTITY
 from evolution_operator.api.spec import EvolutionRunSpec
 
+ABSENT = object()
 SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
@@ -64,6 +66,11 @@ def test_every_field_is_described() -> None:
 @pytest.mark.parametrize("word", ["$ref", "anyOf", "allOf", "oneOf", "const", "title", "$defs"])
 def test_nothing_is_left_that_a_structural_schema_cannot_have(word: str) -> None:
     assert [path for path, node in nodes(SCHEMA) if word in node] == []
+
+
+def test_no_default_is_null() -> None:
+    """The API server drops it, and Helm then finds that the CRD which kubectl has applied differs."""
+    assert [path for path, node in nodes(SCHEMA) if node.get("default", ABSENT) is None] == []
 
 
 def test_every_node_has_a_type_or_says_why_not() -> None:
@@ -140,11 +147,12 @@ def test_a_blocks_default_is_empty_so_that_its_fields_defaults_apply(stage: str)
 
 
 def test_quantities_are_numbers_or_text() -> None:
-    assert at("spec.pod.resources.limits")["additionalProperties"] == {"x-kubernetes-int-or-string": True}
+    quantity = at("spec.pod.resources.limits")["additionalProperties"]
+    assert quantity == {"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 64}
 
 
 def test_kubernetes_own_objects_are_left_to_kubernetes() -> None:
-    for field in ("tolerations", "env", "volumes"):
+    for field in ("volumes", "topologySpreadConstraints"):
         assert at(f"spec.pod.{field}")["items"]["x-kubernetes-preserve-unknown-fields"] is True
     assert at("spec.pod.affinity")["x-kubernetes-preserve-unknown-fields"] is True
 

@@ -100,7 +100,7 @@ def test_every_manifest_and_every_value_in_it_is_valid(page: Path, tmp_path: Pat
         file = tmp_path / "block.yaml"
         for part in text.split("\n---\n"):
             file.write_text(part)
-            document, found = read_document(file)
+            document, found, _ = read_document(file)
             assert not found, part
             if text.startswith("# values.yaml"):
                 jsonschema.validate(document, schema)

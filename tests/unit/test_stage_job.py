@@ -258,7 +258,25 @@ def test_a_stage_computes_with_the_cores_of_its_resources(resources: dict[str, A
     assert cores_of(resources) == cores
 
 
-def test_gpus_and_slices_of_them_are_counted() -> None:
-    assert gpus_of({"limits": {"nvidia.com/gpu": "2", "memory": "1Gi"}}) == 2
-    assert gpus_of({"requests": {"nvidia.com/mig-1g.10gb": 1}}) == 1
-    assert gpus_of({"limits": {"cpu": 4, "example.com/gpus": 1}}) == 0
+@pytest.mark.parametrize(
+    ("resource", "counts"),
+    [
+        ("nvidia.com/gpu", True),
+        ("nvidia.com/gpu.shared", True),
+        ("nvidia.com/mig-1g.10gb", True),
+        ("nvidia.com/mig-1g.10gb.shared", True),
+        ("amd.com/gpu", True),
+        ("gpu.intel.com/i915", True),
+        ("gpu.intel.com/xe", True),
+        ("k8s.amazonaws.com/vgpu", True),
+        ("volcano.sh/vgpu-number", True),
+        ("gpu.intel.com/i915_monitoring", False),
+        ("nvidia.com/gpumem", False),
+        ("aliyun.com/gpu-mem", False),
+        ("example.com/gpus", False),
+        ("cpu", False),
+    ],
+)
+def test_gpus_slices_and_shares_of_them_are_counted(resource: str, counts: bool) -> None:
+    assert gpus_of({"limits": {resource: "2", "memory": "1Gi"}}) == (2 if counts else 0)
+    assert gpus_of({"requests": {resource: 1}}) == (1 if counts else 0)

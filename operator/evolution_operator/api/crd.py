@@ -151,10 +151,13 @@ def _converted(
     if "anyOf" in schema:
         (kept, *others) = [option for option in schema["anyOf"] if option.get("type") != "null"]
         if others:
-            assert {option["type"] for option in schema["anyOf"]} == {"string", "integer"}, (
+            assert {option["type"] for option in (kept, *others)} == {"string", "integer"}, (
                 "no other union is structural"
             )
-            return _beside(schema, "anyOf", "title") | {"x-kubernetes-int-or-string": True}
+            # These bounds hold for text alone. The operator checks those of the integer.
+            text = kept if kept["type"] == "string" else others[0]
+            bounds = {name: text[name] for name in ("pattern", "maxLength") if name in text}
+            return _beside(schema, "anyOf", "title", "default") | bounds | {"x-kubernetes-int-or-string": True}
         return _converted({**kept, **_beside(schema, "anyOf")}, definitions, models, model)
     node = _beside(schema, "$defs", "title", "properties", "items", "additionalProperties", "default")
     if "const" in node:

@@ -10,6 +10,8 @@ from typing import Any
 from evolution_jobs.contract.addresses import Kind, advice
 from pydantic_core import ErrorDetails
 
+from .quantities import QUANTITY, no_quantity
+
 _EXPECTED = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -43,6 +45,10 @@ PATTERNS = {
     r"^https?://[^\s?#]+$": "must start with http:// or https:// and have no blank, ? or #",
     r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
     r"^(Always|IfNotPresent|Never)$": "must be Always, IfNotPresent or Never",
+    QUANTITY: "must be a Kubernetes quantity, such as 4, 500m or 32Gi",
+    r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$": "must be of letters, digits, -, _ and . only, and start and end with a letter or digit",
+    r"^[-._a-zA-Z][-._a-zA-Z0-9]*$": "must be of letters, digits, -, _ and . only, and not start with a digit",
+    r"^/[^:]*$": "must be an absolute path without a colon",
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and start and end with a letter or digit",
     r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and start and end with a letter or digit",
 }
@@ -57,19 +63,38 @@ _SILENT = frozenset({"string_too_long", "string_too_short", "too_short", "too_lo
 """Errors that need no value in their message."""
 
 
-def explain(errors: list[ErrorDetails], secret: bool = False) -> str:
+def explain(errors: list[ErrorDetails], written: str | None = None, secret: bool = False) -> str:
     """One message for the errors of one value. Several errors are the alternatives of a union.
 
-    A value that may be a secret is not repeated.
+    `written` is the value as the file has it, if it is not text there. A value that may be a secret is not repeated.
     """
     first = errors[0]
     if first["type"] == "missing":
         return "is required"
+    value = first["input"]
+    if first["type"] == "string_pattern_mismatch" and first["ctx"]["pattern"] == QUANTITY:
+        return no_quantity(value)
     expected = [_expected(error) for error in errors]
     text = " or ".join([expected[0], *(more.removeprefix("must be ") for more in expected[1:])])
+    if first["type"] == "string_type" and isinstance(value, bool | int | float):
+        return f"{text}: {_put_in_quotes(value, None if secret else written, secret)}"
     if secret or first["type"] in _SILENT:
         return text
-    return f"{text}, not {_shown(first['input'])}{_advised(first)}"
+    return f"{text}, not {_shown(value)}{_advised(first)}"
+
+
+def must_be_text(value: Any, written: str | None) -> str:
+    """The message for a value that must be text and is not; `written` is the value as the file has it."""
+    if isinstance(value, bool | int | float):
+        return f"must be text: {_put_in_quotes(value, written)}"
+    return f"must be text, not {_shown(value)}"
+
+
+def _put_in_quotes(value: bool | int | float, written: str | None, secret: bool = False) -> str:
+    """What to do with an unquoted scalar. YAML reads the commit 72225e2 as 7222500.0, which would only confuse."""
+    if written is None and not secret and not (isinstance(value, float) and value.is_integer()):
+        written = _shown(value)
+    return f"put {written or 'it'} in quotes"
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ VALUE_LIMIT = 10_000
 DIGITS_LIMIT = 100
 """Digits of a whole number: Python refuses to read thousands, and no field takes more than 64 bits."""
 INTEGER = "tag:yaml.org,2002:int"
+TEXT = "tag:yaml.org,2002:str"
 NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+Written = Mapping[str, str]
+"""Scalars that YAML reads as something other than text, as the file has them, by path: `72225e2` is a number."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,16 @@ def at(path: str, part: str | int) -> str:
     return f"{path}.{part}" if path else part
 
 
-def read_document(path: Path) -> tuple[Any, list[Fault]]:
-    """The file's document and what is wrong with the file. The document is None if the file cannot be parsed."""
+def read_document(path: Path) -> tuple[Any, list[Fault], Written]:
+    """The file's document, what is wrong with the file, and its scalars as written.
+
+    The document is None if the file cannot be parsed.
+    """
+    written: dict[str, str] = {}
+    return *_read(path, written), written
+
+
+def _read(path: Path, written: dict[str, str]) -> tuple[Any, list[Fault]]:
     try:
         with path.open("rb") as file:
             data = file.read(SIZE_LIMIT + 1)
@@ -57,7 +70,7 @@ def read_document(path: Path) -> tuple[Any, list[Fault]]:
         line = data.count(b"\n", 0, error.start) + 1
         return None, [Fault("", f"line {line} is not UTF-8: save the file in that encoding")]
     try:
-        return _parse(text)
+        return _parse(text, written)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -85,7 +98,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str) -> tuple[Any, list[Fault]]:
+def _parse(text: str, written: dict[str, str]) -> tuple[Any, list[Fault]]:
     loader = _Loader(text)
     try:
         nodes: list[yaml.Node] = []
@@ -99,7 +112,7 @@ def _parse(text: str) -> tuple[Any, list[Fault]]:
             lines = ", ".join(str(node.start_mark.line + 1) for node in nodes)
             message = f"holds {len(nodes)} documents (at lines {lines}): keep one EvolutionRun"
             return None, [Fault("", message)]
-        found = list(_node_faults(nodes[0]))
+        found = list(_node_faults(nodes[0], written))
         if any(not fault.path for fault in found):
             return None, found
         return loader.construct_document(nodes[0]), found
@@ -107,8 +120,11 @@ def _parse(text: str) -> tuple[Any, list[Fault]]:
         loader.dispose()
 
 
-def _node_faults(root: yaml.Node) -> Iterator[Fault]:
-    """Keys that occur twice or are not text, in the order of the file: YAML loaders drop one of them silently."""
+def _node_faults(root: yaml.Node, written: dict[str, str]) -> Iterator[Fault]:
+    """Keys that occur twice or are not text, in the order of the file: YAML loaders drop one of them silently.
+
+    Adds the scalars that are not text to `written`.
+    """
     pending: list[tuple[yaml.Node, str]] = [(root, "")]
     values = 0
     while pending:
@@ -118,6 +134,8 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
             yield Fault("", f"holds more than {VALUE_LIMIT} values once its aliases are followed")
             return
         below: list[tuple[yaml.Node, str]] = []
+        if isinstance(node, yaml.ScalarNode) and node.tag != TEXT:
+            written[path] = node.value
         if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER and len(node.value) > DIGITS_LIMIT:
             yield Fault(path, f"line {node.start_mark.line + 1}: the number has too many digits")
             node.value = "1"  # so that the rest can be checked
@@ -133,7 +151,7 @@ def _node_faults(root: yaml.Node) -> Iterator[Fault]:
                 here = at(path, key.value)
                 if key.tag.rpartition(":")[2] not in ("str", "merge"):
                     yield Fault(here, f"the key on line {line} is not text: write it in quotes")
-                    key.tag = "tag:yaml.org,2002:str"  # so that the value is checked under the key as written
+                    key.tag = TEXT  # so that the value is checked under the key as written
                 if key.value in lines:
                     yield Fault(here, f"is written twice, on lines {lines[key.value]} and {line}: remove one")
                 lines[key.value] = line

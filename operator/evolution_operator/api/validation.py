@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .messages import explain, unknown_field
-from .run_file import Fault, at, read_document
+from .pod_faults import pod_faults
+from .run_file import Fault, Written, at, read_document
 from .spec import EvolutionRun
 
 Place = TypeVar("Place", Source, BaseModelSource, Storage)
@@ -34,37 +35,43 @@ def load_run(path: Path) -> EvolutionRun:
 
     Raises RunFileError if the file cannot be read or is no valid run.
     """
-    document, found = read_document(path)
+    document, found, written = read_document(path)
     run = None
     if document is not None or not found:
-        run, invalid = _validated(document)
+        run, invalid = _validated(document, written)
         found = [*found, *invalid]
     if run is None or found:
         raise RunFileError(str(path), found)
     return run
 
 
-def faults(document: object) -> list[Fault]:
+def faults(document: object, written: Written | None = None) -> list[Fault]:
     """Everything that is wrong with a run as parsed from YAML; empty if nothing is.
+
+    `written` has its scalars as the file has them.
 
     Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is checked
     even if other fields are wrong, as long as the fields that it reads are valid.
     """
-    return _validated(document)[1]
+    return _validated(document, written or {})[1]
 
 
-def _validated(document: object) -> tuple[EvolutionRun | None, list[Fault]]:
+def _validated(document: object, written: Written) -> tuple[EvolutionRun | None, list[Fault]]:
     """The run, or None and what is wrong with it."""
     if not isinstance(document, dict):
         return None, [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
+    run, found = None, []
     try:
-        return _as_written(document), []
+        run = _as_written(document)
     except ValidationError as error:
         plain: Any = _without_nulls(EvolutionRun, document)
-        found = list(_field_faults(plain, error.errors(include_url=False)))
+        found = list(_field_faults(plain, error.errors(include_url=False), written))
         broken: list[Fault] = []
         _readable(EvolutionRun, plain, "", {fault.path for fault in found}, broken)
-        return None, [*found, *broken]
+        found += broken
+    known = {fault.path for fault in found}
+    found += [fault for fault in pod_faults(document, written) if fault.path not in known]
+    return (None if found else run), found
 
 
 def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
@@ -112,7 +119,7 @@ def _without_nulls(model: type[BaseModel], value: Any) -> Any:
     }
 
 
-def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fault]:
+def _field_faults(document: Any, errors: Iterable[ErrorDetails], written: Written) -> Iterator[Fault]:
     """Faults of single fields. `_readable` finds broken rules."""
     grouped: dict[str, list[ErrorDetails]] = {}
     branches: set[str] = set()
@@ -130,7 +137,7 @@ def _field_faults(document: Any, errors: Iterable[ErrorDetails]) -> Iterator[Fau
             *parents, name = found[0]["loc"]
             yield Fault(path, unknown_field(str(name), _known(parents)))
         else:
-            yield Fault(path, explain(found, secret=path.lower().endswith("secret")))
+            yield Fault(path, explain(found, written.get(path), secret=path.lower().endswith("secret")))
 
 
 def _path(document: Any, error: ErrorDetails) -> tuple[str, bool]:

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from evolution_jobs.contract.cleanup import CleanupSpec
 from evolution_jobs.contract.stage import RunRef
 
+from ...api.pod import SPEC_DIRECTORY
 from ...api.spec import EvolutionRunSpec
 from .. import labels
 from ..settings import Settings
 from .pods import (
-    SPEC_DIRECTORY,
     Object,
     container_basics,
     credentials_env,

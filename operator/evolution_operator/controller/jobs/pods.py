@@ -15,21 +15,18 @@ from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.volumes import PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
 
-from ...api.pod import PodSettings
+from ...api.pod import SCRATCH, SPEC_DIRECTORY, TMP, PodSettings
 from ...api.spec import EvolutionRunSpec
 from ...planner.policies import BLOCKS
 from .. import labels
 from ..settings import Settings
 
 CONTAINER = "stage"
-SPEC_DIRECTORY = "/etc/evolution"
-SCRATCH = "/scratch"
-TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own
 USER = 65532
 GRACE_SECONDS = 120
 
-GPU = re.compile(r"(^|[./])gpu$|^nvidia\.com/mig-")
-"""Extended resources that are GPUs: `nvidia.com/gpu`, `amd.com/gpu`, slices of one."""
+GPU = re.compile(r"(^|[./])v?gpu(\.[\w.-]+|-number)?$|^nvidia\.com/mig-|^gpu\.intel\.com/(i915|xe)$")
+"""Extended resources that are GPUs: `nvidia.com/gpu`, `amd.com/gpu`, `gpu.intel.com/i915`, slices and shares of one."""
 
 Object = dict[str, Any]
 
@@ -106,7 +103,7 @@ def pod_basics(pod: PodSettings, settings: Settings) -> Object:
             {
                 "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets or []],
                 "nodeSelector": pod.node_selector,
-                "tolerations": pod.tolerations,
+                "tolerations": [toleration.wire() for toleration in pod.tolerations or []],
                 "affinity": pod.affinity,
                 "topologySpreadConstraints": pod.topology_spread_constraints,
                 "runtimeClassName": pod.runtime_class_name,
@@ -197,7 +194,8 @@ def variables(ours: Iterable[Object], pod: PodSettings) -> list[Object]:
         {"name": "HF_HOME", "value": f"{SCRATCH}/huggingface"},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
     ]
-    by_name = {variable.get("name"): variable for variable in [*writable, *ours, *(pod.env or [])]}
+    given = [variable.wire() for variable in pod.env or []]
+    by_name = {variable["name"]: variable for variable in [*writable, *ours, *given]}
     return list(by_name.values())
 
 
@@ -227,9 +225,9 @@ def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[
         (TMP, {"name": "evolution-tmp", "emptyDir": {}}, False),
         (SCRATCH, {"name": "evolution-scratch", "emptyDir": {}}, False),
     ]
-    given = pod.volume_mounts or []
+    given = [mount.wire() for mount in pod.volume_mounts or []]
     # A user's volume replaces ours at the same path. A mount over the spec is left for the API server to refuse.
-    taken = {str(mount.get("mountPath", "")).rstrip("/") for mount in given} - {SPEC_DIRECTORY}
+    taken = {mount["mountPath"].rstrip("/") for mount in given} - {SPEC_DIRECTORY}
     kept = [mounted for mounted in [*ours, *writable] if mounted[0] not in taken]
     mounts = [
         {"name": volume["name"], "mountPath": place} | ({"readOnly": True} if read_only else {})

@@ -28,7 +28,7 @@ def is_page(headers: Mapping[str, str]) -> bool:
 def page_words(url: str, status: int | None, service: str) -> str:
     """Who has refused a request for `service` with a page, and what to do."""
     proxy = proxy_of(url)
-    code = f" with HTTP {status}" if status else ""
+    code = f" (HTTP {status})" if status else ""
     if status == 407:
         return f"the proxy {proxy or 'in between'} asks for a user and a password: write them into HTTPS_PROXY or HTTP_PROXY"
     if proxy is not None:

@@ -743,6 +743,12 @@ class OutOfMemoryError(RuntimeError):
     """Named like torch.cuda.OutOfMemoryError."""
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """The error as a library raises it from another."""
+    error.__cause__ = cause
+    return error
+
+
 FAILURES: list[tuple[BaseException, int, str, str]] = [
     (PermanentError("BadData", "row 3: empty"), EXIT_PERMANENT, "BadData", "row 3: empty"),
     (TransientError("HubDown", "try later"), EXIT_TRANSIENT, "HubDown", "try later"),
@@ -753,7 +759,26 @@ FAILURES: list[tuple[BaseException, int, str, str]] = [
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), EXIT_TRANSIENT, "OutOfMemory", "sft.batchSize"),
     (OSError(errno.ENOSPC, "No space left on device", "/data/x"), EXIT_TRANSIENT, "DiskFull", "/data/x"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), EXIT_TRANSIENT, "DiskFull", "no space left"),
-    (ValueError("two\nlines \udcff"), EXIT_TRANSIENT, "InternalError", "ValueError: two lines \\udcff"),
+    (
+        ValueError("two\nlines \udcff"),
+        EXIT_PERMANENT,
+        "InternalError",
+        "ValueError: two lines \\udcff; the next attempt",
+    ),
+    (IndexError("index out of range in self"), EXIT_PERMANENT, "InternalError", "log has the traceback"),
+    (KeyError("name"), EXIT_PERMANENT, "InternalError", "KeyError: 'name'"),
+    (TypeError("no len()"), EXIT_PERMANENT, "InternalError", "TypeError"),
+    (AttributeError("no attribute"), EXIT_PERMANENT, "InternalError", "AttributeError"),
+    (ZeroDivisionError("by zero"), EXIT_PERMANENT, "InternalError", "ZeroDivisionError"),
+    (AssertionError(), EXIT_PERMANENT, "InternalError", "AssertionError"),
+    (NotImplementedError("not on this device"), EXIT_PERMANENT, "InternalError", "NotImplementedError"),
+    (caused(ValueError("no such cache"), FileNotFoundError("cache")), EXIT_PERMANENT, "InternalError", "no such cache"),
+    (RuntimeError("CUDA error: unspecified launch failure"), EXIT_TRANSIENT, "InternalError", "CUDA error"),
+    (ConnectionResetError("reset by peer"), EXIT_TRANSIENT, "InternalError", "reset by peer"),
+    (caused(ValueError("cannot load"), TimeoutError("timed out")), EXIT_TRANSIENT, "InternalError", "cannot load"),
+    (caused(KeyError("a"), ConnectionRefusedError("refused")), EXIT_TRANSIENT, "InternalError", "KeyError"),
+    (json.JSONDecodeError("end of file", "{", 1), EXIT_TRANSIENT, "InternalError", "end of file"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "cut"), EXIT_TRANSIENT, "InternalError", "UnicodeDecodeError"),
     (SystemExit(3), EXIT_TRANSIENT, "InternalError", "SystemExit: 3"),
 ]
 

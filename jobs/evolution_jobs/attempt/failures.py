@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import tempfile
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from ..contract.errors import MEMORY_LEVERS, StageError, Terminated, TransientError
+from ..contract.errors import MEMORY_LEVERS, PermanentError, StageError, Terminated, TransientError
 from ..contract.manifest import Report
 from ..contract.stage import StageSpec
 from ..redaction import redacted, words_of
@@ -19,6 +20,23 @@ from .inputs import InputError
 from .report import one_line
 
 log = logging.getLogger(__name__)
+
+DETERMINED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    NotImplementedError,
+    RecursionError,
+)
+"""Errors that code raises because of what it was given: the next attempt is given the same. Connections, memory and GPUs
+raise others (OSError, RuntimeError, and libraries' own)."""
+DAMAGED = (json.JSONDecodeError, UnicodeError)
+"""Of these, what a file raises that was read before it was complete, for example from a network volume."""
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors of the file system that libraries often meet and pass over as they look for an optional file."""
 
 
 def failure_report(spec: StageSpec | None, error: BaseException) -> tuple[Report, int]:
@@ -52,13 +70,26 @@ def explain(error: BaseException, kind: str | None) -> StageError:
         if _is_out_of_memory(cause):
             remedy = f"{MEMORY_LEVERS[kind]}, or give the stage more memory" if kind else "give the process more memory"
             return TransientError("OutOfMemory", f"out of memory: {remedy}")
-    return TransientError("InternalError", f"{type(error).__name__}: {words_of(error)}")
+    words = f"{type(error).__name__}: {words_of(error)}"
+    if _is_determined(error):
+        advice = "the next attempt would meet the same error, so there is none; this one's log has the traceback"
+        return PermanentError("InternalError", f"{words}; {advice}")
+    return TransientError("InternalError", words)
 
 
 def invalid_fields(error: ValidationError, prefix: str = "") -> str:
     """Every fault of a document, each with the path of its field."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(": ".join(filter(None, (prefix + ".".join(map(str, f["loc"])), f["msg"]))) for f in faults)
+
+
+def _is_determined(error: BaseException) -> bool:
+    """Whether the same input gives the same error, as far as its types tell."""
+    chain = list(_causes(error))
+    passing = any(
+        isinstance(each, DAMAGED) or (isinstance(each, OSError) and not isinstance(each, MISSING)) for each in chain
+    )
+    return isinstance(error, DETERMINED) and not passing
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..contract.errors import EXIT_PERMANENT, PermanentError, TransientError
+from ..attempt.failures import failure_report
+from ..contract.errors import EXIT_PERMANENT, EXIT_TRANSIENT, PermanentError, TransientError
 from ..libraries import set_library_defaults
 
 
@@ -38,9 +39,10 @@ def convert_gguf(path: Path, directory: Path, where: str) -> None:
         except BaseException:
             process.kill()
             raise
-    if code == EXIT_PERMANENT:
+    if code in (EXIT_PERMANENT, EXIT_TRANSIENT):
         fault = json.loads(words.splitlines()[-1])
-        raise PermanentError(fault["reason"], f"{where}: {fault['message']}")
+        kind = PermanentError if code == EXIT_PERMANENT else TransientError
+        raise kind(fault["reason"], f"{where}: {fault['message']}")
     if code == -signal.SIGKILL:
         need = "if memory was short: it needs 0.6 GiB and 8 bytes a parameter"
         raise TransientError("Killed", f"{where}: {path.name}: its conversion was killed (SIGKILL); {need}")
@@ -78,16 +80,17 @@ def convert(path: Path, directory: Path) -> None:
 
 
 def main(path: str, directory: str) -> int:
-    """Convert; returns the exit code. An error of the model is written to standard output as one JSON document."""
+    """Convert; returns the exit code. An error is written to standard output as one JSON document."""
     # Ctrl-C reaches the whole process group, but the stage decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     set_library_defaults()
     try:
         convert(Path(path), Path(directory))
-    except PermanentError as error:
-        print(json.dumps({"reason": error.reason, "message": str(error)}))  # noqa: T201 -- the parent reads it
-        return EXIT_PERMANENT
+    except Exception as error:  # noqa: BLE001 -- the process's edge: whatever it was, the parent reports it
+        report, code = failure_report(None, error)
+        print(json.dumps({"reason": report.reason, "message": report.message}))  # noqa: T201 -- the parent reads it
+        return code
     return 0
 
 

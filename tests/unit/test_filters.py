@@ -115,6 +115,8 @@ def test_whole_sentences_keep_a_beginning_of_the_text(text):
         # Twice as long is kept, one word more is not.
         (answer("a b c d"), answer("e f"), ("a b c d", "e f")),
         (answer("a b c d e"), answer("f g"), "too_long"),
+        (answer("你今天看起来很累。"), answer("你累。"), "too_long"),
+        (answer("你好，朋友。"), answer("你好朋友"), "equal"),
         (answer("  I SEE — you.. "), answer("i see you"), "equal"),
         (answer(""), answer("I see."), "empty"),
         (answer(" ...\n"), answer("I see."), "empty"),

@@ -191,6 +191,31 @@ def test_a_copy_has_the_highest_scores_and_the_style_of_the_human(human):
     assert scores["intervals"]["bleu2_ref"] == pytest.approx([100, 100])
 
 
+CHINESE = (["我很难过，因为我丢了工作。", "谢谢你听我说话。"], ["我很难过，因为我没了工作。", "谢谢你听我说。"])
+JAPANESE = (["今日はとても疲れました。"], ["今日はすごく疲れました。"])
+THAI = (["วันนี้ฉันเหนื่อยมาก"], ["วันนี้ฉันเศร้ามาก"])
+
+
+@pytest.mark.parametrize(("pair", "tokeniser"), [(CHINESE, "tok:zh"), (JAPANESE, "tok:char"), (THAI, "tok:char")])
+def test_scripts_without_spaces_are_scored_by_character_and_say_so(pair, tokeniser):
+    scores = score(*pair)
+    assert scores["metrics"]["rougeL_ref"] > 50
+    assert scores["metrics"]["bleu_sacre"] > 20
+    assert scores["metrics"]["length_words"] > 7
+    assert tokeniser in scores["methods"]["sacrebleu"]
+    assert "each character counts as a word" in scores["methods"]["words"]
+    for figures in (scores["metrics"], scores["human"], scores["intervals"]):
+        assert "stock_phrase_rate" not in figures
+
+
+def test_one_chinese_answer_among_english_ones_leaves_the_corpus_english():
+    scores = score(["I am here for you.", "你好"], ["How are you today, my friend?", "Tell me more about it."])
+    assert "tok:13a" in scores["methods"]["sacrebleu"]
+    assert scores["metrics"]["stock_phrase_rate"] == 50
+    assert "words" in scores["methods"]
+    assert "words" not in score(["I am here."], ["Tell me more."])["methods"]
+
+
 def test_scores_are_the_same_in_every_process():
     rows = ["You lost it?", "I hear you."], ["You lost your job?", "That is hard."]
     assert score(*rows) == score(*rows)

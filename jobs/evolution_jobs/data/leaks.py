@@ -9,7 +9,6 @@ leaves 0.6. A paraphrase is not found. Pure.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.rows import Dialogue
+from ..unspaced import WORD
 
 SHINGLE = 4
 """Words a shingle."""
@@ -29,9 +29,6 @@ LEAST_SHARED = 8
 
 Hashes = NDArray[np.uint64]
 
-# In scripts without spaces between words, each character counts as a word.
-_UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 # Odd, with well-mixed bits: 2^64 divided by the golden ratio.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -129,7 +126,7 @@ class _Index:
 def _shingles(dialogue: Dialogue, vocabulary: Mapping[str, int]) -> Hashes:
     """Distinct hashes of the conversation's shingles; a conversation shorter than a shingle has one hash, of all its words."""
     text = " ".join(turn.text for turn in dialogue.turns).casefold()
-    numbers = np.array([vocabulary[word] for word in _WORD.findall(text)], dtype=np.uint64)
+    numbers = np.array([vocabulary[word] for word in WORD.findall(text)], dtype=np.uint64)
     if not len(numbers):
         return numbers
     width = min(SHINGLE, len(numbers))

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, modified_precision
 from sacrebleu.metrics import BLEU
 
+from ..unspaced import mostly_han, mostly_unspaced
+
 Words = Sequence[str]
 Floats = npt.NDArray[np.float64]
 
@@ -39,9 +41,14 @@ def rouge_l(hypothesis: Words, reference: Words) -> float:
 
 
 def bleu_sacre(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    """Corpus BLEU of the plain texts by sacrebleu (0 to 100), and the signature that makes it comparable."""
+    """Corpus BLEU of the plain texts by sacrebleu (0 to 100), and the signature that makes it comparable.
+
+    The references decide the tokeniser, so it is the same for every model: `13a`, or for scripts without spaces `zh` if
+    they are Chinese and else `char`.
+    """
+    tokenise = ("zh" if mostly_han(references) else "char") if mostly_unspaced(references) else None
     # `force`: texts of a data set may end in a separate period, about which sacrebleu otherwise warns.
-    metric = BLEU(force=True)
+    metric = BLEU(force=True, tokenize=tokenise)
     return float(metric.corpus_score(list(hypotheses), [list(references)]).score), str(metric.get_signature())
 
 

@@ -11,13 +11,15 @@ from typing import TypedDict
 import numpy as np
 
 from ..contract.errors import PermanentError
+from ..unspaced import SCRIPTS, count_words, has_unspaced, mostly_unspaced
 from .bootstrap import Floats, interval, ratio
 from .overlap import bleu_of_sums, bleu_ref, bleu_sacre, bleu_statistics, rouge_l
 from .stock_phrases import holds_stock_phrase
-from .style import length_in_words, style
+from .style import style
 from .words import reference_words
 
 BAD_INPUT = "ScoreInput"
+ENGLISH_ONLY = "stock_phrase_rate"
 
 
 class Scores(TypedDict):
@@ -31,11 +33,12 @@ class Scores(TypedDict):
     human: dict[str, float]
     """The reference-free figures of the human answers, for comparison with the model's."""
     methods: dict[str, str]
-    """Signature and tokeniser: only BLEU figures with equal ones can be compared."""
+    """Signature and tokeniser, and what counts as a word: only BLEU figures with equal ones can be compared."""
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence[Hashable] | None = None) -> Scores:
-    """Every figure that can be computed from the texts.
+    """Every figure that can be computed from the texts. If the references are in a script without spaces between words,
+    `stock_phrase_rate` is left out.
 
     `groups` names the dialogue of each row, for the intervals (`bootstrap.interval`).
 
@@ -53,7 +56,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence
         **style(hypotheses, answers),
     }
     bleu = np.array([bleu_statistics(answer, human) for answer, human in zip(answers, humans, strict=True)], float)
-    return Scores(
+    scores = Scores(
         rows=len(hypotheses),
         metrics=metrics,
         intervals=intervals(
@@ -61,7 +64,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence
                 "bleu2_ref": (bleu, lambda sums: bleu_of_sums(sums, 2)),
                 "bleu4_ref": (bleu, lambda sums: bleu_of_sums(sums, 4)),
                 "rougeL_ref": (per_row(rouge), ratio),
-                "length_words": (per_row([length_in_words(text) for text in hypotheses]), ratio),
+                "length_words": (per_row(list(map(count_words, hypotheses))), ratio),
                 "stock_phrase_rate": (per_row([100 * holds_stock_phrase(text) for text in hypotheses]), ratio),
             },
             groups,
@@ -73,6 +76,18 @@ def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence
             "sacrebleu": signature,
         },
     )
+    if has_unspaced([*hypotheses, *references]):
+        _say_characters(scores, undefined=mostly_unspaced(references))
+    return scores
+
+
+def _say_characters(scores: Scores, *, undefined: bool) -> None:
+    """Add to the methods how scripts without spaces are counted; with `undefined`, leave out what only English has."""
+    scores["methods"]["words"] = f"each character counts as a word in scripts without spaces ({SCRIPTS})"
+    if undefined:
+        scores["methods"][ENGLISH_ONLY] = "not defined: its phrases are English"
+        for figures in (scores["metrics"], scores["human"], scores["intervals"]):
+            figures.pop(ENGLISH_ONLY, None)
 
 
 def intervals(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..unspaced import count_words
 from .stock_phrases import holds_stock_phrase
 
 Words = Sequence[str]
@@ -19,22 +20,17 @@ REPEAT_ORDER = 4
 def style(texts: Sequence[str], words: Sequence[Words]) -> dict[str, float]:
     """Every figure of this module over a non-empty list of texts and their `reference_words`.
 
-    In per cent, except `length_words`, the mean number of words between white space.
+    In per cent, except `length_words`, the mean of `count_words`.
     """
     figures = {f"distinct{order}": distinct(words, order) for order in (1, 2, 3)}
     figures |= {f"distinct{order}_ref": distinct_ref(words, order) for order in (1, 2, 3)}
     return figures | {
-        "length_words": sum(length_in_words(text) for text in texts) / len(texts),
+        "length_words": sum(map(count_words, texts)) / len(texts),
         "stock_phrase_rate": 100 * sum(map(holds_stock_phrase, texts)) / len(texts),
         "empty_rate": 100 * sum(not text.strip() for text in texts) / len(texts),
         "duplicate_rate": duplicate_rate(texts),
         "self_repeat": sum(map(self_repeat, words)) / len(texts),
     }
-
-
-def length_in_words(text: str) -> int:
-    """Number of words between white space."""
-    return len(text.split())
 
 
 def distinct(answers: Iterable[Words], order: int) -> float:

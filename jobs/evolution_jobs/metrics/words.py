@@ -16,6 +16,8 @@ from __future__ import annotations
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
+from ..unspaced import spaced
+
 # By kind: titles; times; companies and countries; American places; ordinary words that Punkt's newspaper corpus knew
 # only as abbreviations (of Oklahoma, of Illinois); single letters.
 _ABBREVIATIONS = """
@@ -44,5 +46,8 @@ _WORDS = NLTKWordTokenizer()
 
 
 def reference_words(text: str) -> list[str]:
-    """The words of a text, lower-cased, as `nltk.word_tokenize(text.lower())` gives them with Punkt's English model."""
-    return [word for sentence in _SENTENCES.tokenize(text.lower()) for word in _WORDS.tokenize(sentence)]
+    """The words of a text, lower-cased, as `nltk.word_tokenize(text.lower())` gives them with Punkt's English model.
+
+    Each character of a script without spaces is a word, which the reference implementation does not know.
+    """
+    return [word for sentence in _SENTENCES.tokenize(spaced(text).lower()) for word in _WORDS.tokenize(sentence)]

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from ..contract.rows import Reject, Response
+from ..unspaced import WORD, count_words
 
 _LABEL = r"[*_#\s]*(?:{names})[*_\s]*:[*_]*\s*"
 _SPEAKER = re.compile(
@@ -73,12 +74,12 @@ def clean(text: str) -> str:
 
 def normalise(text: str) -> str:
     """Letters and digits only, in lower case, with single spaces: two answers are equal if this is equal."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
 
 
 def words(text: str) -> int:
-    """Number of words between white space, as the paper's length filter and the metrics count them."""
-    return len(text.split())
+    """Number of words, as the paper's length filter and the metrics count them."""
+    return count_words(text)
 
 
 def whole_sentences(text: str) -> str:

@@ -142,6 +142,24 @@ def test_what_says_more_is_no_greeting(text: str) -> None:
     assert not is_greeting(text)
 
 
+def test_a_think_block_of_the_data_is_left_out_and_counted() -> None:
+    found, counts = preprocess(
+        [
+            seeker("I write <think>so</think>."),
+            supporter("<think>\nShe is sad.\n</think>\n\nWhy?"),
+            seeker("My dog died."),
+            supporter("What do <think> tags mean?"),
+        ]
+    )
+    assert [turn.text for turn in found] == [
+        "I write <think>so</think>.",
+        "Why?",
+        "My dog died.",
+        "What do <think> tags mean?",
+    ]
+    assert counts == {"thoughts": 1}
+
+
 def test_equal_conversations_have_equal_names() -> None:
     one, other = [seeker("a"), supporter("b", "Question")], [seeker("a"), supporter("b")]
     assert dialogue(one, "here").id == dialogue(other, "there").id

@@ -14,6 +14,7 @@ TAGS = (*((f"<{name}>", f"</{name}>") for name in NAMES), ("[THINK]", "[/THINK]"
 """Beginning and end of a think block, as models of several families write them (Qwen3, DeepSeek-R1, Seed, Magistral)."""
 
 _OPENED = re.compile("|".join(rf"\A\s*{re.escape(begin)}(?:.*{re.escape(end)}|.*)" for begin, end in TAGS), re.DOTALL)
+_WHOLE = re.compile("|".join(rf"\s*{re.escape(begin)}.*?{re.escape(end)}" for begin, end in TAGS), re.DOTALL)
 _CLOSED = re.compile("|".join(rf"\A.*{re.escape(end)}" for _, end in TAGS), re.DOTALL)
 
 
@@ -35,6 +36,13 @@ def without_thoughts(text: str) -> Said:
         if match := pattern.match(text):
             return Said(text[match.end() :].lstrip(), True)
     return Said(text, False)
+
+
+def without_blocks(text: str) -> str:
+    """A person's or data set's answer without complete think blocks before it. A lone tag stays: it is a word there."""
+    while match := _WHOLE.match(text):
+        text = text[match.end() :].lstrip()
+    return text
 
 
 class Thoughts:

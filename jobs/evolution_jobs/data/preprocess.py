@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from ..chat.thoughts import without_blocks
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Dialogue, Turn
 
@@ -20,8 +21,8 @@ class Preprocessed(NamedTuple):
     turns: list[Turn]
     """They alternate and begin with the seeker's; empty if nothing is left to learn from."""
     counts: Counter[str]
-    """Turns merged into the one before (`merged`), left out (`empty`, `repeated`, `greeting`, `leading_supporter`), or
-    learnt no more because they are now part of a turn that is history only (`unlearnt_by_merge`)."""
+    """Turns merged into the one before (`merged`), left out (`empty`, `repeated`, `greeting`, `leading_supporter`), without
+    their think block (`thoughts`), or learnt no more because they are now part of a turn that is history only (`unlearnt_by_merge`)."""
 
 
 def preprocess(turns: Iterable[Turn]) -> Preprocessed:
@@ -33,7 +34,9 @@ def preprocess(turns: Iterable[Turn]) -> Preprocessed:
     counts: Counter[str] = Counter()
     spoken: list[Turn] = []
     for turn in turns:
-        text = " ".join(turn.text.split())
+        text = said = " ".join(turn.text.split())
+        if turn.role == "supporter" and (text := without_blocks(said)) != said:
+            counts["thoughts"] += 1
         if not text:
             counts["empty"] += 1
         elif spoken and (spoken[-1].role, spoken[-1].text) == (turn.role, text):

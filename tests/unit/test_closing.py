@@ -46,9 +46,31 @@ def test_the_summary_has_the_whole_message(tmp_path: Path) -> None:
     assert (summary["stages"][0]["reason"], summary["stages"][0]["message"]) == ("DataEmpty", WHY)
 
 
+def test_the_notes_of_a_stage_are_on_the_closing_page() -> None:
+    page = io.StringIO()
+    stage = {
+        "id": "prepare",
+        "state": "Succeeded",
+        "cached": True,
+        "counts": {},
+        "notes": ["it is [26 Jul] in every stage"],
+    }
+    summary = {"phase": "Complete", "message": None, "stages": [stage], "metrics": [], "artifacts": {}}
+    seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+    print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
+    assert "prepare: it is [26 Jul] in every stage" in page.getvalue().splitlines()
+
+
 def test_every_failed_stage_is_on_the_closing_page() -> None:
     stages = [
-        {"id": f"evaluate-{n}", "state": "Failed", "reason": "TestSet", "message": f"message {n}", "cached": False}
+        {
+            "id": f"evaluate-{n}",
+            "state": "Failed",
+            "reason": "TestSet",
+            "message": f"message {n}",
+            "cached": False,
+            "notes": [],
+        }
         for n in range(2)
     ]
     page = io.StringIO()

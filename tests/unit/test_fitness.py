@@ -243,6 +243,11 @@ class TestParts:
     def test_what_writes_text(self, architecture: str) -> None:
         assert fault(config={"architectures": [architecture], "num_hidden_layers": 2, "vocab_size": 100}) is None
 
+    def test_the_language_model_of_a_model_with_vision(self) -> None:
+        config = {"architectures": ["LlamaVisionForConditionalGeneration"], "text_config": {"num_hidden_layers": 2}}
+        vision = {"vision_tower.layers.0.q_proj.weight": Tensor("BF16", (4, 4))}
+        assert fault(config=config, tensors=checkpoint() | vision) is None
+
     def test_what_the_index_promises(self) -> None:
         told = fault(indexed=frozenset({*checkpoint(), "model.layers.2.block.q_proj.weight"}))
         assert "ModelIncomplete" in (told or "")

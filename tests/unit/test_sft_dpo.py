@@ -354,6 +354,13 @@ class TestDpo:
         before = load_file(dpo_inputs["adapter"] / WEIGHTS)
         assert any(not torch.equal(before[name], after) for name, after in weights(result).items())
 
+    def test_bfloat16_on_a_cpu(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
+        one = write_rows(tmp_path / "pairs.jsonl", PAIRS[:1])
+        result = run_dpo(tmp_path, {**dpo_inputs, "pairs": one}, epochs=0.5, batchSize=64, precision="bfloat16")
+        assert result.details["steps"] == 1
+        assert result.details["reference"]["firstStep"]["sigmoid"] == pytest.approx(math.log(2), abs=5e-2)
+        assert all(math.isfinite(figure) for figure in result.metrics.values())
+
     def test_an_adapter_that_stays_as_it_was_is_refused(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
         with pytest.raises(PermanentError, match=r"raise dpo\.learningRate") as caught:
             run_dpo(tmp_path, dpo_inputs, learningRate=1e-30)

@@ -86,7 +86,9 @@ def not_for_text(model: Model, use: ModelUse) -> str | None:
     named = [str(name) for name in model.config.get("architectures") or []]
     if model.config.get("is_encoder_decoder") is True:
         return "it is an encoder-decoder: take a model that has a decoder only"
-    if not named or model.language_model in named or any(name.endswith(WRITES) for name in named):
+    # transformers loads the language model alone of a model with vision.
+    writes = (*WRITES, "ForConditionalGeneration") if "text_config" in model.config else WRITES
+    if not named or model.language_model in named or any(name.endswith(writes) for name in named):
         return None
     return f"it is a {named[0]}, which does not write text: take a {model.language_model}"
 

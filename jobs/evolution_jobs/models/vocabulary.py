@@ -7,7 +7,7 @@ from typing import Any
 
 from .files import ModelFiles
 
-NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+NAMED = ("bos_token", "eos_token", "pad_token")
 """Tokens that tokenizer_config.json names and code puts in."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 

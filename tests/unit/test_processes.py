@@ -162,7 +162,7 @@ def test_an_invalid_file_is_refused_without_importing_the_libraries(tmp_path: Pa
     output, _ = process.communicate(timeout=PATIENCE / 1000)
     assert process.returncode == 1
     assert "DataMalformed" in output
-    assert "bad.jsonl line 1" in output
+    assert "bad.jsonl: line 1" in output
 
 
 @pytest.mark.torch

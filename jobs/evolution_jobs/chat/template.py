@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..contract.errors import PermanentError
+from ..redaction import words_of
 
 PINNED_DATE = datetime(2024, 7, 26)
 """Today, as templates see it. With the real date, prompts and so results would change at midnight, under equal keys.
@@ -137,4 +138,4 @@ def _named(roles: Roles) -> str:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(MARK.sub("...", str(error)).split())[:300]
+    return MARK.sub("...", words_of(error))

@@ -21,6 +21,7 @@ from typing import Any
 from ..attempt.failures import failure_report
 from ..contract.errors import EXIT_PERMANENT, EXIT_TRANSIENT, PermanentError, TransientError
 from ..libraries import set_library_defaults
+from ..redaction import words_of
 
 
 def convert_gguf(path: Path, directory: Path, where: str) -> None:
@@ -62,8 +63,7 @@ def convert(path: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, OverflowError, struct.error) as error:
-        words = " ".join(str(error).split())[:300]
-        raise PermanentError("ModelMalformed", f"{path.name} cannot be read: {words}") from error
+        raise PermanentError("ModelMalformed", f"{path.name} cannot be read: {words_of(error)}") from error
     if not tokenizer.chat_template:
         raise PermanentError("ModelIncomplete", f"{path.name} has no chat template")
     # A model read from GGUF counts as quantised and cannot be saved. A plain model with its weights can.

@@ -20,6 +20,7 @@ from ..contract.errors import PermanentError, StageError, TransientError
 from ..contract.settings import Precision
 from ..contract.variables import GPUS_VARIABLE
 from ..contract.volumes import mounted_path
+from ..redaction import redacted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -208,4 +209,4 @@ def _unloadable(location: Location, what: str, error: Exception) -> StageError:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((redacted(line.strip()) for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -36,7 +36,9 @@ def print_survey(console: Console, found: Survey) -> None:
         console.print(f"\n[bold]Example {number}[/bold] (learnt: [green]»…«[/green])", highlight=False)
         line = Text()
         for run in example:
-            line.append(f"»{run.text}«" if run.learnt else run.text, "green" if run.learnt else "dim")
+            # Data may hold escape sequences of a terminal.
+            text = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in run.text)
+            line.append(f"»{text}«" if run.learnt else text, "green" if run.learnt else "dim")
         console.print(line, soft_wrap=True)
     table = Table("stage", "rows", "steps", "prompt tokens", "tokens", title="Estimate", title_justify="left")
     for each in found.estimates:

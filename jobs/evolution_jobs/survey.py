@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .chat.chats import Chats
-from .chat.trial import spelled_note, try_chats
+from .chat.trial import spelled, try_chats
 from .contract.document import Document
 from .contract.locations import Storage
 from .contract.rows import Context
@@ -72,8 +72,10 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     chats = examine(prepare.base_model, storage, directory, prepare.model_use)
     data = gather(prepare, storage, directory, seed, lambda: None, lambda: None)
     asked, tested = list(data.asked), list(data.tested)
+    met, notes = spelled(chats, data.texts())
     counts = {
         **data.counts,
+        **met,
         "train": len(data.train),
         "validation": len(data.validation),
         "replay": len(data.replay),
@@ -86,7 +88,7 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     return Survey(
         counts={name: count for name, count in {**counts, **_encoded(train, replay)}.items() if count},
         details=data.details,
-        notes=[*try_chats(chats), *spelled_note(chats, data.texts())],
+        notes=[*try_chats(chats), *notes],
         examples=[_runs(chats, row) for each in data.train[:EXAMPLES] for row in encoder.dialogues([each]).rows[-1:]],
         estimates=[
             _trained("sft", sft, [example.tokens for example in [*train.rows, *replay.rows]]),
@@ -119,7 +121,8 @@ def _stage(node: Node, chats: Chats, asked: Sequence[Context], tested: Sequence[
         answers = [
             len(chats.passage([{"role": "user", "content": "."}], each.human).answer) for each in contexts[:SAMPLED]
         ]
-        lengths = [prompt + 2 * answer for prompt, answer in zip(sampled, answers, strict=True)]
+        pairs = zip(sampled, answers, strict=True)
+        lengths = [min(prompt, settings.max_length - answer) + 2 * answer for prompt, answer in pairs]
         return _trained(node.id, settings, _spread(lengths, len(contexts)))
     assert isinstance(settings, SamplingSettings)
     rows = len(contexts)

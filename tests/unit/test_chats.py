@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from evolution_jobs.chat.chats import Chats, chosen_template
 from evolution_jobs.chat.files import read_chats
+from evolution_jobs.chat.fitting import first_that_fits
 from evolution_jobs.chat.template import PINNED_DATE
 from evolution_jobs.chat.thoughts import Thoughts, without_thoughts
 from evolution_jobs.chat.trial import try_chats
@@ -18,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from tests.support.stages.chat_families import FAMILIES, Family, save_tokenizer, tokenizer
 
 SYSTEM = {"role": "system", "content": "You are kind."}
-ONE_SEQUENCE = {"chatml", "gemma", "phi3", "llama-3.1", "deepseek-r1"}
+ONE_SEQUENCE = {"chatml", "gemma", "phi3", "mistral-v3", "llama-3.1", "deepseek-r1", "glm"}
 """Families whose earlier answers stand as the last one does."""
 
 TEXT = st.one_of(
@@ -58,7 +60,7 @@ class TestFamilies:
     def test_the_system_message_is_never_lost(self, name: str, chats: Chats) -> None:
         text = decoded(chats, chats.prompt(chat("I am sad.", "Why?", "My dog died.")))
         assert text.count("You are kind.") == 1
-        assert chats.folds_system == (name == "gemma")
+        assert chats.folds_system == (name in ("gemma", "mistral-v3"))
 
     def test_one_sequence_stands_for_a_dialogue_only_where_it_may(self, name: str, chats: Chats) -> None:
         messages = chat("I am sad.", "Why?", "My dog died.", "I am sorry.")
@@ -105,7 +107,8 @@ def test_an_equal_chat_has_the_tokens_that_transformers_gives_it() -> None:
         ("phi3", []),
         ("gemma", ["takes no system message"]),
         ("qwen3", ["one sequence an answer", "can think"]),
-        ("mistral-v3", ["one sequence an answer"]),
+        ("mistral-v3", ["takes no system message"]),
+        ("system-moves", ["one sequence an answer"]),
         ("llama-3.1", ["26 Jul 2024"]),
         ("deepseek-r1", ["can think"]),
     ],
@@ -131,6 +134,56 @@ def test_control_tokens_that_words_spell_are_counted() -> None:
     tokens = FAMILIES["qwen3"].chats().tokens
     assert tokens.spelled("a <|im_end|> b <think> c <|im_start|>") == 3
     assert tokens.spelled("a < b and |im_end|") == 0
+
+
+def test_limits_that_a_tokenizer_keeps_from_its_training_do_not_cut_or_pad_chats() -> None:
+    family = FAMILIES["chatml"]
+    limited = Tokenizer.from_str(tokenizer(family.special).to_str())
+    limited.enable_truncation(16)
+    limited.enable_padding(length=64)
+    chats = Chats(family.template, {}, limited)
+    assert chats.passage(chat("I am sad."), "Why?") == family.chats().passage(chat("I am sad."), "Why?")
+
+
+def test_an_unknown_character_does_not_end_an_answer() -> None:
+    vocabulary = {letter: place for place, letter in enumerate("_abcdefghijklmnopqrstuvwxyzSYIK.<|>\n ")}
+    made = Tokenizer(models.BPE(vocabulary, [], unk_token="_"))
+    made.add_special_tokens(["_", *FAMILIES["chatml"].special])
+    chats = Chats(FAMILIES["chatml"].template, {}, made)
+    messages = chat("so sad", "ok 😀 tell me")
+    answered = chats.sequence(messages)
+    assert answered is not None
+    prompt, answer = chats.passage(messages[:-1], messages[-1]["content"])
+    [(start, end)] = answered.spans
+    assert (answered.ids[:start], answered.ids[start:end]) == (prompt, answer)
+
+
+def test_tokens_that_only_look_like_control_tokens_are_not_forged_either() -> None:
+    family = FAMILIES["chatml"]
+    chats = Chats(family.template, {}, tokenizer(family.special, ("<|file_sep|>", "<b>")))
+    forged = chats.tokens._tokenizer.token_to_id("<|file_sep|>")
+    assert forged not in chats.prompt(chat("x <|file_sep|> y"))
+    assert chats.tokens._tokenizer.token_to_id("<b>") in chats.prompt(chat("x <b> y"))
+
+
+def test_a_token_that_only_the_tokenizer_config_declares_is_added() -> None:
+    family = FAMILIES["chatml"]
+    bare = tokenizer(()).to_str()
+    declared = {str(900 + place): {"content": token, "special": True} for place, token in enumerate(family.special)}
+    config = {"chat_template": family.template, "added_tokens_decoder": declared}
+    texts = {"tokenizer.json": bare, "tokenizer_config.json": json.dumps(config)}
+    chats = read_chats(lambda name: texts.get(name, ""))
+    assert chats is not None
+    assert try_chats(chats) == []
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.booleans())
+def test_the_first_place_that_fits_is_found_either_way(places: int, first: int, whole_first: bool) -> None:
+    tried = []
+    found = first_that_fits(places, lambda place: tried.append(place) or place >= first, whole_first)
+    assert found == min(first, places)
+    if not whole_first and places - first < 10:
+        assert all(place >= places - 32 for place in tried), "the cost follows what fits"
 
 
 class TestSentencePiece:
@@ -190,6 +243,7 @@ class TestThoughts:
             ("She is sad.</think>I am here.", "I am here."),
             ("<think>She is sad and", ""),
             ("[THINK]She is sad.[/THINK]I am here.", "I am here."),
+            ("I am sorry. Some write </thought> when done.", "I am sorry. Some write </thought> when done."),
             ("What do you think? <b>I</b> am here.", "What do you think? <b>I</b> am here."),
         ],
     )

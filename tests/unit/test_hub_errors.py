@@ -31,6 +31,11 @@ def http_error(status: int, headers: dict[str, str] | None = None) -> Exception:
 PAGE = {"content-type": "text/html", "x-squid-error": "ERR_ACCESS_DENIED 0"}
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "words"),
     [

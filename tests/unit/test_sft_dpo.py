@@ -189,6 +189,8 @@ class TestSft:
         measured = dict(result.details["validation"])
         best = min(measured, key=lambda step: measured[step])
         assert result.details["stoppedEarly"]
+        # The warm-up's first step has a learning rate of 0, and each later one makes the loss worse.
+        assert (best, "lower sft.learningRate" in result.notes[0]) == (1, True)
         assert result.details["keptStep"] == best
         assert sum(step > best for step in measured) == 2
         assert result.details["steps"] < 70

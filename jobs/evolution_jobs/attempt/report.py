@@ -48,7 +48,9 @@ def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
 
 def write_report(report: Report) -> None:
     """Write the report without credentials to the termination log, and as one JSON line to stdout."""
-    report = report.model_copy(update={"message": redacted(report.message)})
+    report = report.model_copy(
+        update={"message": redacted(report.message), "notes": [redacted(note) for note in report.notes]}
+    )
     write_termination_message(report)
     try:
         sys.stdout.write(json.dumps(report.wire(), ensure_ascii=False) + "\n")

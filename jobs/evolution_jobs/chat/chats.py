@@ -61,7 +61,9 @@ class Chats:
         or ends an answer without a control token (so the model cannot learn to stop).
         """
         self.template = ChatTemplate(template, special_tokens)
-        self.tokens = TextTokens(tokenizer, self.template.literals)
+        # A template may compose a token of pieces, which only shows in what it writes.
+        written = self.template.marked(("user", "assistant"), True)
+        self.tokens = TextTokens(tokenizer, f"{self.template.literals}\0{written}")
         self._gap = self.template.frame(("user",)).gap
         self._ending(("user",))
         self.folds_system = self._refuses_system()
@@ -80,7 +82,10 @@ class Chats:
     @property
     def end_of_turn(self) -> int:
         """The control token that ends an answer."""
-        return self.tokens.encode([self._ending(("user",))])[0][-1]
+        return self._end_id(("user",))
+
+    def _end_id(self, roles: Roles) -> int:
+        return self.tokens.encode([self._ending(roles)])[0][-1]
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids up to the point where the assistant's next answer begins."""
@@ -107,9 +112,10 @@ class Chats:
         roles = _roles(messages)
         if not self.one_sequence(roles):
             return None
-        ids, starts = self._filled(self.template.marked(roles, False), messages)
-        control = self.tokens.control_ids
-        return Answered(ids, [(start, _after(ids, start, control)) for start in starts])
+        ids, starts = self._filled(self._whole(roles), messages)
+        answers = [place for place, role in enumerate(roles) if role == "assistant"]
+        ends = [self._end_id(roles[:place]) for place in answers]
+        return Answered(ids, [(start, ids.index(end, start) + 1) for start, end in zip(starts, ends, strict=True)])
 
     def _arranged(self, messages: Sequence[Message]) -> Sequence[Message]:
         if not self.folds_system or messages[0]["role"] != "system":
@@ -143,7 +149,7 @@ class Chats:
         return [id_ for ids in encoded for id_ in ids], [starts[place] for place in answers]
 
     def _one_sequence(self, roles: Roles) -> bool:
-        whole = self.template.marked(roles, False)
+        whole = self._whole(roles)
         answers = [place for place, role in enumerate(roles) if role == "assistant"]
         # A template repeats itself. Trying thousands of answers, each in a chat as long, would take minutes.
         step = max(1, len(answers) // TRIED)
@@ -153,9 +159,19 @@ class Chats:
         frame = self.template.frame(roles)
         return whole.startswith(f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}")
 
+    def _whole(self, roles: Roles) -> str:
+        """The chat with the end of its last answer, which some templates leave open."""
+        whole = self.template.marked(roles, False)
+        open_ended = roles[-1] == "assistant" and not self.tokens.first_control(self.template.frame(roles[:-1]).closing)
+        return whole + self._ending(roles[:-1]) if open_ended else whole
+
     def _ending(self, roles: Roles) -> str:
         """What follows the words of the answer to these messages, up to its end-of-turn token."""
         if ending := self.tokens.first_control(self.template.frame(roles).closing):
+            return ending
+        # Some templates end an answer only once the next message follows, and stop at the token that opens it.
+        followed = self.template.marked((*roles, "assistant", "user"), False)
+        if ending := self.tokens.first_control(followed.partition(f"\ue000{len(roles)}\ue001")[2]):
             return ending
         raise PermanentError(
             "ChatTemplate",
@@ -189,8 +205,3 @@ def chosen_template(template: str | Mapping[str, str] | None) -> str:
 
 def _roles(messages: Sequence[Message]) -> Roles:
     return tuple(message["role"] for message in messages)
-
-
-def _after(ids: Sequence[int], start: int, control: frozenset[int]) -> int:
-    """The position after the first control token from `start` on."""
-    return next(place for place in range(start, len(ids)) if ids[place] in control) + 1

@@ -9,6 +9,8 @@ from typing import Any
 from ..contract.errors import PermanentError
 from .chats import Chats, chosen_template
 
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
 
 def read_chats(text: Callable[[str], str]) -> Chats | None:
     """The chats of a model, or None without a tokenizer.json, which only transformers can make from other files.
@@ -25,13 +27,15 @@ def read_chats(text: Callable[[str], str]) -> Chats | None:
         raise PermanentError("ModelMalformed", "tokenizer.json is not a tokenizer of the library tokenizers") from error
     config = _json("tokenizer_config.json", text)
     # As transformers does: tokens that only this file has are added.
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token in config.get("added_tokens_decoder", {}).values():
-        if tokenizer.token_to_id(token["content"]) is None:
+        if token["content"] not in known:
             added = AddedToken(token["content"], special=token.get("special", False), normalized=False)
             (tokenizer.add_special_tokens if added.special else tokenizer.add_tokens)([added])
     special = {**_json("special_tokens_map.json", text), **config}
     names = {name: _content(value) for name, value in special.items() if name.endswith("_token") and _content(value)}
-    for content in names.values():
+    others = [_content(each) for name in _LISTS if isinstance(special.get(name), list) for each in special[name]]
+    for content in (*names.values(), *filter(None, others)):
         if tokenizer.token_to_id(content) is not None:
             tokenizer.add_special_tokens([AddedToken(content, special=True, normalized=False)])
     return Chats(chosen_template(text("chat_template.jinja") or _template(config)), names, tokenizer)

@@ -31,6 +31,9 @@ NO_THINKING = {"enable_thinking": False, "thinking": False}
 MARK = re.compile("\ue000(\\d+)\ue001")
 """Stands for the words of a message; the number is its position. No template has these characters (private use area)."""
 
+CACHED = 256
+"""Renderings that are kept, one for each number of messages. Those of long chats are long."""
+
 Roles = tuple[str, ...]
 
 _FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -73,9 +76,9 @@ class ChatTemplate:
             """All text that the template itself can write."""
         except TemplateError as error:
             raise PermanentError("ChatTemplate", f"the model's chat template is not valid: {_words(error)}") from error
-        self.marked = lru_cache(maxsize=4096)(self._marked)
+        self.marked = lru_cache(maxsize=CACHED)(self._marked)
         """The chat of these roles with marks; `opened` also writes the beginning of the assistant's next turn."""
-        self.frame = lru_cache(maxsize=4096)(self._frame)
+        self.frame = lru_cache(maxsize=CACHED)(self._frame)
         """The frame of the answer that follows messages of these roles."""
 
     def _marked(self, roles: Roles, opened: bool) -> str:

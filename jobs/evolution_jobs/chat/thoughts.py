@@ -15,7 +15,8 @@ TAGS = (*((f"<{name}>", f"</{name}>") for name in NAMES), ("[THINK]", "[/THINK]"
 
 _OPENED = re.compile("|".join(rf"\A\s*{re.escape(begin)}(?:.*{re.escape(end)}|.*)" for begin, end in TAGS), re.DOTALL)
 _WHOLE = re.compile("|".join(rf"\s*{re.escape(begin)}.*?{re.escape(end)}" for begin, end in TAGS), re.DOTALL)
-_CLOSED = re.compile("|".join(rf"\A.*{re.escape(end)}" for _, end in TAGS), re.DOTALL)
+# Without its beginning, only the tags that models have as tokens count: a person may write of others.
+_CLOSED = re.compile(r"\A.*(?:</think>|</seed:think>|\[/THINK\])", re.DOTALL)
 
 
 class Said(NamedTuple):

@@ -10,25 +10,37 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+_MARKUP = re.compile(r"<\|[^|\s]+\|>|<｜[^｜]+｜>|\[/?[A-Z_]+\]")
+"""Added tokens that structure text although they are not marked as special, such as `<|file_sep|>`."""
+
+
 class TextTokens:
     """A tokenizer, and the tokens that structure its chats.
 
-    A control token is a special token, or another added token that the chat template writes (such as `<think>`).
+    A control token is a special token, or another added token that the chat template writes (such as `<think>`) or that
+    looks like one.
     """
 
     def __init__(self, tokenizer: Tokenizer, template_text: str) -> None:
-        """`template_text` is all text that the chat template itself can write."""
+        """`template_text` is text that the chat template itself writes."""
+        # A tokenizer.json may keep the limits of its training, which would cut or pad every piece in silence.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         control = {
             id_: token.content
             for id_, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special or (token.content in template_text and not token.content.isspace())
+            if token.special
+            or (token.content in template_text and not token.content.isspace())
+            or _MARKUP.fullmatch(token.content)
         }
         self.control_ids = frozenset(control)
         names = "|".join(map(re.escape, sorted(control.values(), key=len, reverse=True)))
         self._control = re.compile(names or "(?!)")
-        # A look-ahead finds tokens that overlap. A token of one character cannot be told from the character.
-        self._spelled = re.compile(f"(?=({names})).(?=.)" if names else "(?!)", re.DOTALL)
+        # A look-ahead finds tokens that overlap. Only where a token can begin are all of them tried: there may be
+        # thousands. A token of one character cannot be told from the character.
+        firsts = "".join(sorted({re.escape(content[0]) for content in control.values()}))
+        self._spelled = re.compile(f"(?=[{firsts}])(?=(?:{names})).(?=.)" if names else "(?!)", re.DOTALL)
         self._newline = self._ids("\n")
         self._adds_a_space = self._ids("a") != self._after_newline("a")
 

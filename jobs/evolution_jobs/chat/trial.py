@@ -27,7 +27,8 @@ def try_chats(chats: Chats) -> list[str]:
     notes = []
     if chats.folds_system:
         notes.append(
-            "the model's chat template takes no system message: the instruction comes first in the user's first message"
+            "the model's chat template takes no system message, or drops it once it is answered: the instruction comes "
+            "first in the user's first message"
         )
     if chats.sequence([_SYSTEM, *_SAID]) is None:
         notes.append(
@@ -43,10 +44,9 @@ def try_chats(chats: Chats) -> list[str]:
     return notes
 
 
-def spelled_note(chats: Chats, texts: Iterable[str]) -> list[str]:
-    """How many control tokens of the model the words of the data spell, as one sentence; none if they spell none."""
+def spelled(chats: Chats, texts: Iterable[str]) -> tuple[dict[str, int], list[str]]:
+    """How many control tokens of the model the words of the data spell: as a count, and as a sentence; both empty if none."""
     if not (count := sum(map(chats.tokens.spelled, texts))):
-        return []
-    return [
-        f"words of the data spell control tokens of the model {count} times: they stay words, in training and in prompts"
-    ]
+        return {}, []
+    words = f"words of the data spell control tokens of the model {count} times: they stay words, in training and in prompts"
+    return {"spelledControlTokens": count}, [words]

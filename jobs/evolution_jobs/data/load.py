@@ -122,7 +122,10 @@ class Loader:
 
 
 def _instruction(value: Any, source: Source, place: str, tally: Tally) -> Instruction:
-    return read_instruction(value).model_copy(update={"source": place})
+    sample = read_instruction(value)
+    if sample.response != str(value["output"]).strip():
+        tally["turns.thoughts"] += 1
+    return sample.model_copy(update={"source": place})
 
 
 def _dialogue(value: Any, source: Source, place: str, tally: Tally) -> Dialogue | str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..chat.thoughts import without_blocks
 from ..contract.locations import DialogueMapping, Source
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Instruction, Role, Turn
@@ -66,7 +67,7 @@ def _reads(record: dict[str, Any], source: Source) -> bool:
 def read_instruction(value: Any) -> Instruction:
     """A general instruction sample in the Alpaca layout (`instruction`, `input`, `output`).
 
-    Raises BadRow if instruction or output is missing or empty.
+    A think block before the output is left out. Raises BadRow if instruction or output is missing or empty.
     """
     if not isinstance(value, dict):
         raise BadRow(f"the record is {kind(value)}, not an object")
@@ -76,9 +77,11 @@ def read_instruction(value: Any) -> Instruction:
     for key, text in (("instruction", instruction), ("output", response)):
         if not text.strip():
             raise BadRow(f"{key} is missing or empty")
+    if not (answer := without_blocks(response.strip())):
+        raise BadRow("output has a think block and no answer after it")
     prompt = f"{instruction.strip()}\n\n{context.strip()}" if context.strip() else instruction.strip()
-    name = canonical_digest([prompt, response.strip()])[:16]
-    return Instruction(id=name, prompt=prompt, response=response.strip())
+    name = canonical_digest([prompt, answer])[:16]
+    return Instruction(id=name, prompt=prompt, response=answer)
 
 
 def _read(record: dict[str, Any], source: Source) -> Reading:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from ..chat.chats import Chats
+from ..chat.fitting import CHARACTERS, first_that_fits
 from ..contract.errors import PermanentError
 from .base import Request
 
@@ -29,11 +29,9 @@ def prompt_tokens(chats: Chats, request: Request, positions: int) -> tuple[list[
     def encoded(dropped: int) -> list[int]:
         return chats.prompt([*system, *turns[dropped:]])
 
-    tokens = encoded(0)
-    if len(tokens) <= limit:
-        return tokens, 0
     droppable = range(0, len(turns) - request.keep + 1, 2)
-    first = bisect_left(droppable, True, key=lambda dropped: len(encoded(dropped)) <= limit)
+    short = sum(len(message["content"]) for message in turns) <= CHARACTERS * limit
+    first = first_that_fits(len(droppable), lambda at: len(encoded(droppable[at])) <= limit, short)
     if first == len(droppable):
         length = len(encoded(droppable[-1]))
         raise PermanentError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..chat.trial import spelled_note, try_chats
+from ..chat.trial import spelled, try_chats
 from ..contract.document import Document
 from ..contract.settings import PrepareSettings
 from ..contract.workspace import Result, Workspace
@@ -39,13 +39,14 @@ def run(workspace: Workspace) -> Result:
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in rows}
     counts = data.counts
     counts.update({name: write_rows(outputs[name], each) for name, each in rows.items()})
+    met, notes = spelled(model.chats, data.texts())
     steps.done()
     return Result(
         outputs=outputs | ({"model": model.files} if model.files else {}),
         references={"model": model.reference} if model.reference else {},
         copied_models=frozenset() if model.reference else frozenset({"model"}),
-        counts=counts,
-        notes=[*try_chats(model.chats), *spelled_note(model.chats, data.texts())],
+        counts={**counts, **met},
+        notes=[*try_chats(model.chats), *notes],
         details={
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},

@@ -14,7 +14,7 @@ from ..contract.settings import SftSettings
 from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer
 from ..models.positions import longest, require_positions
-from ..training.adapter import adapter_tensors, new_adapter, require_learnt, save_adapter
+from ..training.adapter import adapter_tensors, new_adapter, require_learnt, same_tensors, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
@@ -50,7 +50,7 @@ def run(workspace: Workspace) -> Result:
         model, tokenizer, settings, workspace.spec.seed, [*train.rows, *replay.rows], validation.rows, workspace
     )
     trainer.resume()
-    require_learnt(untrained, trainer.trained, "sft", trainer.state.global_step)
+    require_learnt(untrained, adapter_tensors(model), "sft", trainer.state.global_step)
     adapter = save_adapter(model, trainer.trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
@@ -58,7 +58,7 @@ def run(workspace: Workspace) -> Result:
         metrics=_metrics(trainer),
         details=_details(trainer),
         tokens=trainer.trained_tokens,
-        notes=_notes(train),
+        notes=[*_notes(train), *_untouched(same_tensors(untrained, trainer.trained))],
     )
 
 
@@ -85,6 +85,12 @@ def _notes(train: Encoded[Example]) -> list[str]:
         f"sequence of its own: {len(train.rows)} sequences with {tokens / train.whole_tokens:.1f} times the tokens of "
         f"{train.dialogues} whole dialogues"
     ]
+
+
+def _untouched(kept_is_untrained: bool) -> list[str]:
+    # Early stopping keeps the best adapter, and the first steps of the warm-up may change nothing.
+    words = "the validation loss was lowest before any step had changed the adapter, so M0 is the base model: lower sft.learningRate"
+    return [words] if kept_is_untrained else []
 
 
 def _metrics(trainer: SupervisedTrainer) -> dict[str, float]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..chat.chats import Answered, Chats, Passage
+from ..chat.fitting import CHARACTERS, first_that_fits
 from ..contract.rows import Context, Dialogue, Instruction, Message, Pair, Turn
 from ..preference.prompts import answer_messages
 
@@ -159,12 +159,11 @@ class ChatEncoder:
 
     def _first_that_fits(self, turns: Sequence[Turn], length: Callable[[Sequence[Turn]], int]) -> int | None:
         """Where the turns begin once the oldest exchanges are left out, so that the rest fits; None if the last alone
-        is too long. Each try costs as much as the turns are long, so the place is found by bisection.
+        is too long.
         """
         starts = [place for place, turn in enumerate(turns) if turn.role == "seeker"]
-        if not starts or length(turns[starts[0] :]) <= self._max_length:
-            return starts[0] if starts else None
-        first = bisect_left(starts, True, lo=1, key=lambda start: length(turns[start:]) <= self._max_length)
+        short = sum(len(turn.text) for turn in turns) <= CHARACTERS * self._max_length
+        first = first_that_fits(len(starts), lambda at: length(turns[starts[at] :]) <= self._max_length, short)
         return starts[first] if first < len(starts) else None
 
     def _length(self, turns: Sequence[Turn]) -> int:

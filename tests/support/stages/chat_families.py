@@ -61,6 +61,13 @@ FAMILIES = {
         ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
     ),
     "mistral-v3": Family(
+        "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}{% set rest = messages[1:] %}{% else %}"
+        "{% set rest = messages %}{% endif %}{{ bos_token }}{% for m in rest %}" + _ALTERNATES +
+        "{% if m.role == 'user' %}{{ '[INST] ' ~ (told ~ '\n\n' if loop.last and told is defined else '') ~ m.content ~ "
+        "'[/INST]' }}{% else %}{{ ' ' ~ m.content | trim ~ eos_token }}{% endif %}{% endfor %}",
+        ("<s>", "</s>", "[INST]", "[/INST]"),
+    ),
+    "system-moves": Family(
         "{% set told = '' %}{% set rest = messages %}{% if messages[0].role == 'system' %}{% set told = messages[0].content ~ "
         "'\n\n' %}{% set rest = messages[1:] %}{% endif %}{{ bos_token }}{% for m in rest %}" + _ALTERNATES +
         "{% if m.role == 'user' %}{% set last = loop.last or (loop.revindex == 2 and rest[-1].role == 'assistant') %}"
@@ -82,6 +89,12 @@ FAMILIES = {
         "{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}",
         ("<|begin|>", "<|eos|>", "<|User|>", "<|Assistant|>"),
         ("<think>", "</think>"),
+    ),
+    "glm": Family(
+        _TURNS + "{{ '<|' ~ m.role ~ '|>\n' ~ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        ("<|start|>", "<|endoftext|>"),
+        ("<|system|>", "<|user|>", "<|assistant|>"),
     ),
     "gpt-oss": Family(
         _TURNS + "{{ '<|start|>' ~ m.role }}{% if m.role == 'assistant' %}{{ '<|channel|>final' }}{% endif %}{{ '<|message|>' ~ "

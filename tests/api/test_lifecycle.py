@@ -102,7 +102,7 @@ def test_an_unexplained_kill_is_reported_with_advice_about_memory(runs: Runs, sc
     runs.create("big")
     run = runs.wait_phase("big", "Failed")
     assert stage(run, "sft")["reason"] == "Killed"
-    assert "raise spec.sft.pod.resources.limits.memory" in condition(run, "Failed")["message"]
+    assert "set spec.sft.pod.resources.limits.memory" in condition(run, "Failed")["message"]
 
 
 def test_an_evicted_pod_is_replaced_and_no_failure_is_counted(runs: Runs, script: Script) -> None:

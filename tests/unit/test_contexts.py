@@ -78,3 +78,14 @@ def test_draws_keep_to_their_limits_and_to_the_seed(
 def test_different_seeds_draw_differently() -> None:
     dialogues = [conversation(number, 20) for number in range(20)]
     assert list(contexts(dialogues, 3, 2, 10, 1)) != list(contexts(dialogues, 3, 2, 10, 2))
+
+
+@given(st.integers(2, 40), st.integers(4, 12))
+def test_a_long_history_keeps_its_last_turns(length: int, longest: int) -> None:
+    whole = list(contexts([conversation(1, length)], 3))
+    short = list(contexts([conversation(1, length)], 3, longest=longest))
+    assert [(each.id, each.human) for each in short] == [(each.id, each.human) for each in whole]
+    for kept, each in zip(short, whole, strict=True):
+        assert kept.turns == each.turns[len(each.turns) - len(kept.turns) :]
+        assert kept.turns[0].role == "seeker"
+        assert longest - 1 <= len(kept.turns) <= longest or kept.turns == each.turns

@@ -200,6 +200,8 @@ class ModelUse(Document):
     """Longest sequence in tokens that a stage trains on, by field of the spec."""
     answers: dict[str, int] = {}
     """Longest answer in tokens that a stage samples, by field of the spec."""
+    prompts: dict[str, int] = {}
+    """Longest prompt in tokens, by field of the spec. prepare keeps no more history than the longest can hold."""
     rounds: Annotated[bool, NotInKey] = True
     """Whether the run has rounds. Without them, only what sft and evaluate ask for is checked. Not in the key: raising `iterations` on a finished run must not repeat prepare."""
 

@@ -14,8 +14,12 @@ def contexts(
     per_dialogue: int | None = None,
     samples: int | None = None,
     seed: int = 0,
+    longest: int | None = None,
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
+
+    A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
+    its prefixes.
 
     The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
     the prefixes of a long dialogue are together many times as long as the dialogue.
@@ -31,7 +35,7 @@ def contexts(
     for dialogue in dialogues:
         for position in positions(dialogue, min_history):
             if _id(dialogue, position) in drawn:
-                yield _context(dialogue, position)
+                yield _context(dialogue, position, longest)
 
 
 def positions(dialogue: Dialogue, min_history: int) -> list[int]:
@@ -50,12 +54,14 @@ def _id(dialogue: Dialogue, position: int) -> str:
     return f"{dialogue.id}-{position}"
 
 
-def _context(dialogue: Dialogue, position: int) -> Context:
+def _context(dialogue: Dialogue, position: int, longest: int | None) -> Context:
     awaited = dialogue.turns[position]
+    # An even start is the seeker's turn.
+    start = max(0, position - longest + 1) // 2 * 2 if longest else 0
     return Context(
         id=_id(dialogue, position),
         dialogue=dialogue.id,
-        turns=dialogue.turns[:position],
+        turns=dialogue.turns[start:position],
         human=awaited.text,
         strategy=awaited.strategy,
     )

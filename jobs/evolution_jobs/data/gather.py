@@ -22,6 +22,8 @@ from .load import Loader
 from .split import split
 
 LISTED_LEAKS = 10
+TURN_TOKENS = 4
+"""Fewest tokens of a turn, those of the chat template included."""
 
 SEED, REPLAY, CONTEXTS, TEST = "data.seed", "data.replay", "data.contexts", "data.test"
 
@@ -50,8 +52,10 @@ def gather(
     seed: int,
     check_stop: Callable[[], None],
     loaded: Callable[[], None],
+    longest_prompt: int | None = None,
 ) -> Gathered:
-    """Read every source of a run. Downloads go below `directory`; `loaded` is called after each source.
+    """Read every source of a run. Downloads go below `directory`; `loaded` is called after each source. Contexts have no
+    more turns than a prompt of `longest_prompt` tokens can hold.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
     store.data_sources and models.hub; TransientError if a source cannot be reached now.
@@ -66,14 +70,16 @@ def gather(
     train, validation = _split(seed_data, settings, seed, counts)
     _check_held_out(train, validation, context_data, replay, test)
     least = settings.min_history_turns
+    longest = max(longest_prompt // TURN_TOKENS, least + 1) if longest_prompt else None
     asked = contexts(
         _long_enough(CONTEXTS if context_data else SEED, context_data or train, least, counts),
         least,
         settings.contexts_per_dialogue,
         settings.context_samples,
         seed,
+        longest,
     )
-    tested = contexts(_long_enough(TEST if test else SEED, test or validation, least, counts), least)
+    tested = contexts(_long_enough(TEST if test else SEED, test or validation, least, counts), least, longest=longest)
     return Gathered(
         train=train,
         validation=validation,

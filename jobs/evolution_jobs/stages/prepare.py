@@ -27,7 +27,8 @@ def run(workspace: Workspace) -> Result:
     settings = spec.settings
     assert isinstance(settings, PrepareSettings)
     steps = _Steps(workspace, settings)
-    data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done)
+    longest = max(settings.model_use.prompts.values(), default=None)
+    data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest)
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
     workspace.check_stop()

@@ -61,6 +61,11 @@ def _model_use(spec: EvolutionRunSpec) -> ModelUse:
             "reflection.maxProfileTokens": spec.reflection.max_profile_tokens,
             "evaluation.maxNewTokens": spec.evaluation.max_new_tokens,
         },
+        prompts={
+            "generation.maxPromptTokens": spec.generation.max_prompt_tokens,
+            "reflection.maxPromptTokens": spec.reflection.max_prompt_tokens,
+            "evaluation.maxPromptTokens": spec.evaluation.max_prompt_tokens,
+        },
         rounds=spec.iterations > 0,
     )
 

@@ -33,6 +33,8 @@ PAGE = {"content-type": "text/html", "x-squid-error": "ERR_ACCESS_DENIED 0"}
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The library has read the variable when it was imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 

@@ -186,6 +186,15 @@ def test_it_waits_for_an_api_server_that_is_down_for_a_minute(
     _events_once(runs, "patient")
 
 
+def behind_a_proxy(
+    installed: ControlPlane, directory: Path, namespace: str, **settings: str
+) -> tuple[Proxy, OperatorProcess]:
+    """An operator, not yet started, whose connections to the API server go through a proxy."""
+    proxy = Proxy(installed)
+    kubeconfig = proxy.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), directory)
+    return proxy, OperatorProcess(installed, directory, namespaces=(namespace,), kubeconfig=kubeconfig, **settings)
+
+
 def test_changes_during_a_silent_watch_are_noticed(
     control_plane: ControlPlane,
     installed: ControlPlane,
@@ -195,11 +204,7 @@ def test_changes_during_a_silent_watch_are_noticed(
     script: Script,
 ) -> None:
     """Connections stay open and carry nothing. A run is created, one is changed, and one is deleted."""
-    proxy = Proxy(installed)
-    kubeconfig = proxy.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), tmp_path)
-    operator = OperatorProcess(
-        installed, tmp_path, namespaces=(namespace,), kubeconfig=kubeconfig, watch_silence_seconds="4"
-    )
+    proxy, operator = behind_a_proxy(installed, tmp_path, namespace, watch_silence_seconds="4")
     runs = Runs(kube, namespace)
     script.will(namespace, "prepare", STAYS, STAYS)
     operator.start()
@@ -236,9 +241,7 @@ def test_changes_during_a_broken_watch_are_noticed(
     script: Script,
 ) -> None:
     """A Job and its Pod are deleted while the connection is cut, and the API server restarts before it is restored."""
-    proxy = Proxy(installed)
-    kubeconfig = proxy.kubeconfig(installed.kubeconfig_for(SERVICE_ACCOUNT, ["system:serviceaccounts"]), tmp_path)
-    operator = OperatorProcess(installed, tmp_path, namespaces=(namespace,), kubeconfig=kubeconfig)
+    proxy, operator = behind_a_proxy(installed, tmp_path, namespace)
     runs = Runs(kube, namespace)
     script.will(namespace, "sft", STAYS)
     operator.start()

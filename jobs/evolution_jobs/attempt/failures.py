@@ -7,11 +7,10 @@ import json
 import logging
 import tempfile
 import traceback
-from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from ..contract.errors import MEMORY_LEVERS, PermanentError, StageError, Terminated, TransientError
+from ..contract.errors import MEMORY_LEVERS, PermanentError, StageError, Terminated, TransientError, causes
 from ..contract.manifest import Report
 from ..contract.stage import StageSpec
 from ..redaction import redacted, words_of
@@ -61,7 +60,7 @@ def explain(error: BaseException, kind: str | None) -> StageError:
         return error
     if isinstance(error, KeyboardInterrupt):
         return Terminated("stopped at once; what was saved before is kept")
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_error(cause, tempfile.gettempdir())
         # Libraries in other languages raise their own errors, which only quote the system's message.
@@ -85,7 +84,7 @@ def invalid_fields(error: ValidationError, prefix: str = "") -> str:
 
 def _is_determined(error: BaseException) -> bool:
     """Whether the same input gives the same error, as far as its types tell."""
-    chain = list(_causes(error))
+    chain = list(causes(error))
     passing = any(
         isinstance(each, DAMAGED) or (isinstance(each, OSError) and not isinstance(each, MISSING)) for each in chain
     )
@@ -96,12 +95,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     # By name: importing torch to recognise its error costs seconds, and the process may not use torch.
     named = any(ancestor.__name__ == "OutOfMemoryError" for ancestor in type(error).__mro__)
     return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 EXIT_PERMANENT = 65
@@ -68,3 +69,13 @@ def failure_kind(exit_code: int) -> FailureKind:
     if exit_code in (EXIT_TERMINATED, -15, 130, -2):
         return "disruption"
     return "transient"
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the one that it came from, and so on; each once."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

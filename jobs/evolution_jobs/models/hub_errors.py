@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.errors import PermanentError, StageError, TransientError, causes
 from ..redaction import words_of
 from ..store.connection import (
     answers_without_tls,
@@ -34,7 +34,7 @@ def explain(error: Exception, what: str, offline: bool) -> StageError:
     """
     from huggingface_hub import errors
 
-    for cause in _causes(error):
+    for cause in causes(error):
         response = getattr(cause, "response", None)
         if (status := getattr(response, "status_code", None)) is not None and status >= 400:
             return _refusal(cause, status, getattr(response, "headers", {}), what)
@@ -92,9 +92,9 @@ def _no_answer(error: Exception, what: str) -> StageError:
     """Why no answer came. The text of the error is only searched: it may quote a token."""
     from huggingface_hub import constants
 
-    causes = list(_causes(error))
-    text = " ".join(str(cause) for cause in causes)
-    kinds = {type(cause).__name__ for cause in causes}
+    chain = list(causes(error))
+    text = " ".join(str(cause) for cause in chain)
+    kinds = {type(cause).__name__ for cause in chain}
     if "header value" in text or "UnicodeEncodeError" in kinds:
         return PermanentError(
             "CredentialsInvalid",
@@ -124,13 +124,3 @@ def _no_answer(error: Exception, what: str) -> StageError:
 def _host(url: str) -> str:
     scheme, _, place = url.partition("://")
     return f"{scheme}://{place.rpartition('@')[2]}"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__

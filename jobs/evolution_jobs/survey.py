@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby, islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from .chat.chats import Chats
-from .chat.trial import spelled, try_chats
+from .chat.trial import spelled
 from .contract.document import Document
 from .contract.locations import Storage
 from .contract.rows import Context
@@ -69,19 +70,19 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     prepare, sft = by_kind["prepare"], by_kind["sft"]
     assert isinstance(prepare, PrepareSettings)
     assert isinstance(sft, SftSettings)
-    chats = examine(prepare.base_model, storage, directory, prepare.model_use)
-    longest = max(prepare.model_use.prompts.values(), default=None)
+    chats, notes = examine(prepare.base_model, storage, directory, prepare.model_use)
+    longest = prepare.model_use.longest_prompt
     data = gather(prepare, storage, directory, seed, lambda: None, lambda: None, longest)
-    asked, tested = list(data.asked), list(data.tested)
-    met, notes = spelled(chats, data.texts())
+    asked, tested = (_Sample.of(chats, list(each)) for each in (data.asked, data.tested))
+    met, spelled_notes = spelled(chats, data.texts())
     counts = {
         **data.counts,
         **met,
         "train": len(data.train),
         "validation": len(data.validation),
         "replay": len(data.replay),
-        "contexts": len(asked),
-        "test": len(tested),
+        "contexts": asked.rows,
+        "test": tested.rows,
         "turns": sum(len(dialogue.turns) for dialogue in [*data.train, *data.validation]),
     }
     encoder = ChatEncoder(chats, sft.max_length)
@@ -89,11 +90,17 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     return Survey(
         counts={name: count for name, count in {**counts, **_encoded(train, replay)}.items() if count},
         details=data.details,
-        notes=[*try_chats(chats), *notes],
+        notes=[*notes, *spelled_notes],
         examples=[_runs(chats, row) for each in data.train[:EXAMPLES] for row in encoder.dialogues([each]).rows[-1:]],
         estimates=[
-            _trained("sft", sft, [example.tokens for example in [*train.rows, *replay.rows]]),
-            *(_stage(node, chats, asked, tested) for node in graph if node.kind not in ("prepare", "sft")),
+            _trained(
+                "sft", sft, len(train.rows) + len(replay.rows), sum(row.tokens for row in train.rows + replay.rows)
+            ),
+            *(
+                _stage(node, tested if node.kind == "evaluate" else asked)
+                for node in graph
+                if node.kind not in ("prepare", "sft")
+            ),
         ],
     )
 
@@ -113,43 +120,52 @@ def _encoded(train: Encoded[Example], replay: Encoded[Example]) -> dict[str, int
     }
 
 
-def _stage(node: Node, chats: Chats, asked: Sequence[Context], tested: Sequence[Context]) -> Estimate:
+@dataclass(frozen=True)
+class _Sample:
+    """How long the prompts of some contexts are, and the human answers to them, in tokens. It stands for all contexts."""
+
+    rows: int
+    """Contexts in all."""
+    lengths: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, chats: Chats, contexts: Sequence[Context]) -> _Sample:
+        passages = (chats.passage(answer_messages(each.turns), each.human) for each in contexts[:SAMPLED])
+        return cls(len(contexts), [(len(passage.prompt), len(passage.answer)) for passage in passages])
+
+    def total(self, rows: int, length: Callable[[int, int], int]) -> int:
+        """The length of `rows` contexts together, where `length` is that of one with a prompt and an answer so long."""
+        if not self.lengths:
+            return 0
+        return round(rows * sum(length(*each) for each in self.lengths) / len(self.lengths))
+
+
+def _stage(node: Node, sample: _Sample) -> Estimate:
     settings = node.settings
-    contexts = tested if node.kind == "evaluate" else asked
-    sampled = [len(chats.prompt(answer_messages(context.turns))) for context in islice(contexts, SAMPLED)]
     if isinstance(settings, DpoSettings):
         # An answer is about as long as the person's. The prompt counts once for both answers.
-        answers = [
-            len(chats.passage([{"role": "user", "content": "."}], each.human).answer) for each in contexts[:SAMPLED]
-        ]
-        pairs = zip(sampled, answers, strict=True)
-        lengths = [min(prompt, settings.max_length - answer) + 2 * answer for prompt, answer in pairs]
-        return _trained(node.id, settings, _spread(lengths, len(contexts)))
+        longest = settings.max_length
+        tokens = sample.total(sample.rows, lambda prompt, answer: min(prompt, longest - answer) + 2 * answer)
+        return _trained(node.id, settings, sample.rows, tokens)
     assert isinstance(settings, SamplingSettings)
-    rows = len(contexts)
-    if isinstance(settings, EvaluationSettings) and settings.samples:
-        rows = min(rows, settings.samples)
-    bounded = [min(length, settings.max_prompt_tokens) for length in sampled]
+    drawn = settings.samples if isinstance(settings, EvaluationSettings) else None
+    rows = min(sample.rows, drawn or sample.rows)
+    bound = settings.max_prompt_tokens
     return Estimate(
         stage=node.id,
         rows=rows,
-        prompt_tokens=sum(_spread(bounded, rows)),
+        prompt_tokens=sample.total(rows, lambda prompt, _: min(prompt, bound)),
         tokens=rows * settings.max_new_tokens,
     )
 
 
-def _spread(lengths: Sequence[int], rows: int) -> list[int]:
-    """The lengths of `rows` rows, as far as a sample tells: each row is as long as the sample's mean."""
-    return [round(sum(lengths) / len(lengths))] * rows if lengths else []
-
-
-def _trained(stage: str, settings: SftSettings | DpoSettings, lengths: Sequence[int]) -> Estimate:
-    visited = max(1, round(settings.epochs * len(lengths)))
+def _trained(stage: str, settings: SftSettings | DpoSettings, rows: int, tokens: int) -> Estimate:
+    visited = max(1, round(settings.epochs * rows))
     return Estimate(
         stage=stage,
-        rows=len(lengths),
+        rows=rows,
         steps=optimiser_steps(visited, settings.batch_size, settings.gradient_accumulation),
-        tokens=round(settings.epochs * sum(lengths)),
+        tokens=round(settings.epochs * tokens),
     )
 
 

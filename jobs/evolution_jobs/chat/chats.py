@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Message
-from .template import MARK, ChatTemplate, Roles
+from .template import MARK, ChatTemplate, Roles, mark
 from .tokens import TextTokens
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Chats:
         self._ending(("user",))
         self.folds_system = self._refuses_system()
         """Whether the system message becomes the beginning of the user's first one."""
+        self._last_id = lru_cache(maxsize=64)(lambda text: self.tokens.encode([text])[0][-1])
+        """The id of a text's last token."""
         self.one_sequence = lru_cache(maxsize=1024)(self._one_sequence)
         """Whether every answer in a chat of these roles stands there as it does where it is the last message."""
 
@@ -82,10 +85,7 @@ class Chats:
     @property
     def end_of_turn(self) -> int:
         """The control token that ends an answer."""
-        return self._end_id(("user",))
-
-    def _end_id(self, roles: Roles) -> int:
-        return self.tokens.encode([self._ending(roles)])[0][-1]
+        return self._last_id(self._ending(("user",)))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids up to the point where the assistant's next answer begins."""
@@ -101,9 +101,7 @@ class Chats:
         """Token ids of the prompt and of the answer to it, its end-of-turn token included."""
         messages = self._arranged(messages)
         roles = _roles(messages)
-        frame = self.template.frame(roles)
-        text = f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}"
-        ids, starts = self._filled(text, [*messages, {"role": "assistant", "content": answer}])
+        ids, starts = self._filled(self._answered(roles), [*messages, {"role": "assistant", "content": answer}])
         return Passage(ids[: starts[-1]], ids[starts[-1] :])
 
     def sequence(self, messages: Sequence[Message]) -> Answered | None:
@@ -114,7 +112,7 @@ class Chats:
             return None
         ids, starts = self._filled(self._whole(roles), messages)
         answers = [place for place, role in enumerate(roles) if role == "assistant"]
-        ends = [self._end_id(roles[:place]) for place in answers]
+        ends = [self._last_id(self._ending(roles[:place])) for place in answers]
         return Answered(ids, [(start, ids.index(end, start) + 1) for start, end in zip(starts, ends, strict=True)])
 
     def _arranged(self, messages: Sequence[Message]) -> Sequence[Message]:
@@ -128,8 +126,7 @@ class Chats:
     def _filled(self, marked: str, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """The ids of a text with its marks filled in, and where each of its answers begins."""
         pieces, answers = [""], []
-        parts = MARK.split(marked)
-        for part, text in enumerate(parts):
+        for part, text in enumerate(MARK.split(marked)):
             if part % 2 == 0:
                 pieces[-1] += text
                 continue
@@ -143,9 +140,7 @@ class Chats:
             pieces[-1] += first
             pieces += others
         encoded = self.tokens.encode(pieces)
-        starts = [0]
-        for ids in encoded:
-            starts.append(starts[-1] + len(ids))
+        starts = list(accumulate(map(len, encoded), initial=0))
         return [id_ for ids in encoded for id_ in ids], [starts[place] for place in answers]
 
     def _one_sequence(self, roles: Roles) -> bool:
@@ -153,11 +148,13 @@ class Chats:
         answers = [place for place, role in enumerate(roles) if role == "assistant"]
         # A template repeats itself. Trying thousands of answers, each in a chat as long, would take minutes.
         step = max(1, len(answers) // TRIED)
-        return all(self._stands(whole, roles[:place]) for place in {*answers[::step], *answers[-TRIED:]})
+        tried = {*answers[::step], *answers[-TRIED:]}
+        return all(whole.startswith(self._answered(roles[:place])) for place in tried)
 
-    def _stands(self, whole: str, roles: Roles) -> bool:
+    def _answered(self, roles: Roles) -> str:
+        """The chat of these roles and the answer to it, up to its end-of-turn token."""
         frame = self.template.frame(roles)
-        return whole.startswith(f"{frame.prompt}{frame.gap}\ue000{len(roles)}\ue001{self._ending(roles)}")
+        return f"{frame.prompt}{frame.gap}{mark(len(roles))}{self._ending(roles)}"
 
     def _whole(self, roles: Roles) -> str:
         """The chat with the end of its last answer, which some templates leave open."""
@@ -171,7 +168,7 @@ class Chats:
             return ending
         # Some templates end an answer only once the next message follows, and stop at the token that opens it.
         followed = self.template.marked((*roles, "assistant", "user"), False)
-        if ending := self.tokens.first_control(followed.partition(f"\ue000{len(roles)}\ue001")[2]):
+        if ending := self.tokens.first_control(followed.partition(mark(len(roles)))[2]):
             return ending
         raise PermanentError(
             "ChatTemplate",

@@ -36,6 +36,12 @@ CACHED = 256
 
 Roles = tuple[str, ...]
 
+
+def mark(place: int) -> str:
+    """The mark of the message at this position."""
+    return f"\ue000{place}\ue001"
+
+
 _FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What a template can raise: Jinja's own errors, and those of Python from expressions in it."""
 
@@ -82,7 +88,7 @@ class ChatTemplate:
         """The frame of the answer that follows messages of these roles."""
 
     def _marked(self, roles: Roles, opened: bool) -> str:
-        messages = [{"role": role, "content": f"\ue000{place}\ue001"} for place, role in enumerate(roles)]
+        messages = [{"role": role, "content": mark(place)} for place, role in enumerate(roles)]
         try:
             text = self._template.render(messages=messages, add_generation_prompt=opened, **self._variables)
         except _FAULTS as error:
@@ -98,7 +104,7 @@ class ChatTemplate:
 
     def _frame(self, roles: Roles) -> Frame:
         opened = self.marked(roles, True)
-        before, _, closing = self.marked((*roles, "assistant"), False).partition(f"\ue000{len(roles)}\ue001")
+        before, _, closing = self.marked((*roles, "assistant"), False).partition(mark(len(roles)))
         gap = before.removeprefix(opened)
         if before.startswith(opened) and not gap.strip():
             return Frame(opened, gap, closing)

@@ -205,6 +205,11 @@ class ModelUse(Document):
     rounds: Annotated[bool, NotInKey] = True
     """Whether the run has rounds. Without them, only what sft and evaluate ask for is checked. Not in the key: raising `iterations` on a finished run must not repeat prepare."""
 
+    @property
+    def longest_prompt(self) -> int | None:
+        """Tokens of the longest prompt of any stage; None if no stage is known."""
+        return max(self.prompts.values(), default=None)
+
     def of(self, field: str) -> bool:
         """Whether the run has the stage to which a field of the spec belongs."""
         return self.rounds or field.partition(".")[0] in ("sft", "evaluation")

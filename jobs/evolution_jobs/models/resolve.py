@@ -39,6 +39,8 @@ class Resolved:
     """A directory to store: the model itself, or the digests of a referenced model. None if a commit pins it."""
     chats: Chats
     """The model's chats, as every stage has them."""
+    notes: list[str]
+    """What a user should know of them, one sentence each."""
     reference: str | None = None
     """The reference to a model that is not copied."""
 
@@ -61,27 +63,29 @@ def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: Mod
     wrong and what to do, or TransientError.
     """
     found = _find(source, storage, directory)
-    chats = _usable(found, use, directory)
+    tried = _usable(found, use, directory)
     target = directory / "model"
     if found.commit:
-        return Resolved(None, chats, found.commit)
+        return Resolved(None, *tried, found.commit)
     if found.directory is None or found.directory == target:
         target.mkdir(parents=True, exist_ok=True)
-        return Resolved(_fetched(found, target), chats)
+        return Resolved(_fetched(found, target), *tried)
     if source.uri.startswith("pvc://"):
-        return Resolved(_digests(found, target), chats, source.uri)
+        return Resolved(_digests(found, target), *tried, source.uri)
     if source.uri.startswith("file://") and storage.uri.startswith("file://"):
-        return Resolved(_digests(found, target), chats, found.directory.absolute().as_uri())
-    return Resolved(_linked(found.files.read, found.directory, target), chats)
+        return Resolved(_digests(found, target), *tried, found.directory.absolute().as_uri())
+    return Resolved(_linked(found.files.read, found.directory, target), *tried)
 
 
-def examine(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Chats:
-    """The model's chats, once it is checked as `resolve` does. Only a model in GGUF is copied, because it is converted."""
+def examine(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> tuple[Chats, list[str]]:
+    """The model's chats and what a user should know of them, once it is checked as `resolve` does. Only a model in GGUF is
+    copied, because it is converted.
+    """
     return _usable(_find(source, storage, directory), use, directory)
 
 
-def _usable(found: _Found, use: ModelUse, directory: Path) -> Chats:
-    """The chats of a model that the run can train. Raises as `require_usable` does, and PermanentError (`ChatTemplate`) if
+def _usable(found: _Found, use: ModelUse, directory: Path) -> tuple[Chats, list[str]]:
+    """The chats of a model that the run can train, and what a user should know of them. Raises as `require_usable` does, and PermanentError (`ChatTemplate`) if
     its template does not write the chats that the stages have.
     """
     require_usable(found.files, use)
@@ -91,10 +95,9 @@ def _usable(found: _Found, use: ModelUse, directory: Path) -> Chats:
             from .load import load_tokenizer
 
             chats = Chats.of(load_tokenizer(found.commit or found.directory or _small_files(found.files, directory)))
-        try_chats(chats)
+        return chats, try_chats(chats)
     except PermanentError as error:
         raise PermanentError(error.reason, f"{FIELD}.uri: {found.files.uri}: {error}") from error
-    return chats
 
 
 def _find(source: BaseModelSource, storage: Storage, directory: Path) -> _Found:

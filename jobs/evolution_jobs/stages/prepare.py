@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..chat.trial import spelled, try_chats
+from ..chat.trial import spelled
 from ..contract.document import Document
 from ..contract.settings import PrepareSettings
 from ..contract.workspace import Result, Workspace
@@ -27,7 +27,7 @@ def run(workspace: Workspace) -> Result:
     settings = spec.settings
     assert isinstance(settings, PrepareSettings)
     steps = _Steps(workspace, settings)
-    longest = max(settings.model_use.prompts.values(), default=None)
+    longest = settings.model_use.longest_prompt
     data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest)
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
@@ -47,7 +47,7 @@ def run(workspace: Workspace) -> Result:
         references={"model": model.reference} if model.reference else {},
         copied_models=frozenset() if model.reference else frozenset({"model"}),
         counts={**counts, **met},
-        notes=[*try_chats(model.chats), *notes],
+        notes=[*model.notes, *notes],
         details={
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},

@@ -46,6 +46,7 @@ class ModelFiles(ABC):
         """`sizes` has the bytes of every file directly in the directory."""
         self.uri = uri
         self.sizes = sizes
+        self._contents: dict[str, bytes] = {}
 
     @abstractmethod
     def start(self, name: str, count: int) -> bytes:
@@ -82,7 +83,7 @@ class ModelFiles(ABC):
         """A JSON object. Raises PermanentError `ModelMalformed`."""
         if self.sizes[name] > DOCUMENT:
             raise self.malformed(name, f"it has more than {DOCUMENT >> 20} MiB: fetch it again")
-        data = self.start(name, self.sizes[name])
+        data = self._content(name)
         if fault := _foreign(data):
             raise self.malformed(name, fault)
         try:
@@ -99,7 +100,13 @@ class ModelFiles(ABC):
 
     def text(self, name: str) -> str:
         """A small text file, empty if there is none."""
-        return self.start(name, self.sizes[name]).decode("utf-8", "replace") if name in self.sizes else ""
+        return self._content(name).decode("utf-8", "replace") if name in self.sizes else ""
+
+    def _content(self, name: str) -> bytes:
+        # Several checks read the same files, and each read of a bucket or the hub is a request.
+        if name not in self._contents:
+            self._contents[name] = self.start(name, self.sizes[name])
+        return self._contents[name]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the weights. Raises PermanentError `ModelMalformed` if a file is cut off or of another kind."""

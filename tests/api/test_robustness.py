@@ -212,7 +212,7 @@ def test_changes_during_a_silent_watch_are_noticed(
         for name in ("changed", "deleted"):
             runs.create(name)
             runs.wait(name, lambda run: stage(run, "prepare").get("state") == "Running", f"prepare of {name} runs")
-        # Else a Pod that is deleted before the script has seen it leaves its outcome to the next one.
+        # A Pod that is deleted before the script has seen it leaves its outcome to the next one.
         wait_for(
             lambda: [pod for pod in script.seen if pod[0] == namespace], lambda pods: len(pods) == 2, "both are seen"
         )

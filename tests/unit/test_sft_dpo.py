@@ -20,6 +20,7 @@ from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.stages import dpo, sft
 from evolution_jobs.training import preference, supervised
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder
+from evolution_jobs.training.forward import Layout
 from evolution_jobs.training.reference import REFERENCE, ReferenceGuard
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -372,7 +373,7 @@ class TestDpo:
         self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared = run_dpo(tmp_path / "a", dpo_inputs)
-        monkeypatch.setattr(preference, "shares_prompts", lambda *_: False)
+        monkeypatch.setattr(preference, "best_layout", lambda *_, **__: Layout())
         apart = run_dpo(tmp_path / "b", dpo_inputs)
         assert apart.details["sharedPrompts"] is False
         for name, value in weights(shared).items():

@@ -17,7 +17,8 @@ from evolution_jobs.preference.prompts import answer_messages
 from evolution_jobs.stages.jsonl import read_rows
 from evolution_jobs.training import forward
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder, Example
-from evolution_jobs.training.forward import FIELDS, shares_prompts, spare_forward
+from evolution_jobs.training.forward import FIELDS, Layout, best_layout, spare_forward
+from evolution_jobs.training.layout import branched
 from evolution_jobs.training.schedule import (
     Validations,
     evaluation_interval,
@@ -28,10 +29,12 @@ from evolution_jobs.training.schedule import (
 from evolution_jobs.training.trainer import CURVE_POINTS, thinned
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head
 
+from tests.support.stages import token_batches
 from tests.support.stages.chat_families import FAMILIES, save_tokenizer
 from tests.support.stages.tiny_model import DIALOGUES, dialogue, tiny_model, write_rows
 from tests.support.stages.workspace import LocalWorkspace
@@ -271,23 +274,6 @@ class TestForward:
         return model
 
     @staticmethod
-    def batch(pairs: list[tuple[int, int, int]]) -> dict[str, torch.Tensor]:
-        """Token ids, labels and mask for (prompt, chosen, rejected) lengths; chosen answers first."""
-        generator = torch.Generator().manual_seed(0)
-        sides: tuple[list[Any], list[Any]] = ([], [])
-        for prompt, *answers in pairs:
-            shared = torch.randint(5, 49000, (prompt,), generator=generator)
-            for side, length in zip(sides, answers, strict=True):
-                answer = torch.randint(5, 49000, (length,), generator=generator)
-                side.append((torch.cat([shared, answer]), torch.cat([torch.full_like(shared, IGNORED), answer])))
-        rows = [*sides[0], *sides[1]]
-        return {
-            "input_ids": pad_sequence([ids for ids, _ in rows], batch_first=True),
-            "labels": pad_sequence([labels for _, labels in rows], batch_first=True, padding_value=IGNORED),
-            "attention_mask": pad_sequence([torch.ones_like(ids) for ids, _ in rows], batch_first=True),
-        }
-
-    @staticmethod
     def figures(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[Any, torch.Tensor]:
         model.zero_grad()
         output = model(**batch, fused_lm_head=True)
@@ -295,14 +281,15 @@ class TestForward:
         (output.log_probs.sum(1) * weights).sum().backward()
         return output, torch.cat([weight.grad.flatten() for weight in model.model.layers.parameters()])
 
-    @pytest.mark.parametrize("share", [False, True])
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("shared", [False, True])
     @pytest.mark.parametrize("pairs", [[(7, 3, 5)], [(7, 3, 5), (20, 1, 1), (9, 12, 2)]])
     def test_it_gives_what_trl_gives(
-        self, model: LlamaForCausalLM, pairs: list[tuple[int, int, int]], share: bool
+        self, model: LlamaForCausalLM, pairs: list[tuple[int, int, int]], shared: bool, packed: bool
     ) -> None:
-        batch, own = self.batch(pairs), model.forward
+        batch, own = token_batches.batch(pairs), model.forward
         expected, gradient = self.figures(model, batch)
-        spare_forward(model, share_prompts=share)
+        spare_forward(model, Layout(shared, packed))
         try:
             output, spared = self.figures(model, batch)
         finally:
@@ -313,10 +300,10 @@ class TestForward:
         torch.testing.assert_close(spared, gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
 
     def test_a_row_of_several_turns(self, model: LlamaForCausalLM) -> None:
-        batch, own = self.batch([(7, 9, 4)]), model.forward
+        batch, own = token_batches.batch([(7, 9, 4)]), model.forward
         batch["labels"][:, 9:11] = IGNORED
         expected, _ = self.figures(model, batch)
-        spare_forward(model, share_prompts=False)
+        spare_forward(model, Layout())
         try:
             output, _ = self.figures(model, batch)
         finally:
@@ -324,15 +311,15 @@ class TestForward:
         torch.testing.assert_close(output.log_probs, expected.log_probs)
 
     def test_prompts_are_shared_where_that_changes_nothing(self, model: LlamaForCausalLM) -> None:
-        batch = self.batch([(20, 8, 8)])
-        assert shares_prompts(model, batch["input_ids"], batch["labels"])
+        batch = token_batches.batch([(20, 8, 8)])
+        assert best_layout(model, batch["input_ids"], batch["labels"], pairs=True) == Layout(shared=True)
 
     def test_not_where_one_branch_sees_the_other(
         self, model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(forward, "_mask", lambda _paths: None)
-        batch = self.batch([(20, 8, 8)])
-        assert not shares_prompts(model, batch["input_ids"], batch["labels"])
+        monkeypatch.setattr(forward, "_mask", lambda *_: None)
+        batch = token_batches.batch([(20, 8, 8)])
+        assert best_layout(model, batch["input_ids"], batch["labels"], pairs=True) == Layout()
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -342,14 +329,37 @@ class TestForward:
         self, model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, name: str, value: object
     ) -> None:
         monkeypatch.setattr(model.config, name, value, raising=False)
-        batch = self.batch([(20, 8, 8)])
-        assert not shares_prompts(model, batch["input_ids"], batch["labels"])
+        batch = token_batches.batch([(20, 8, 8)])
+        assert best_layout(model, batch["input_ids"], batch["labels"], pairs=True) == Layout()
 
     def test_a_pair_with_two_prompts_is_a_fault(self, model: LlamaForCausalLM) -> None:
-        batch = self.batch([(20, 8, 8)])
+        batch = token_batches.batch([(20, 8, 8)])
         batch["input_ids"][0, 3] += 1
         with pytest.raises(ValueError, match="different prompts"):
-            forward.branched(batch["input_ids"], batch["labels"])
+            branched(batch["input_ids"], batch["labels"])
+
+
+class TestLayout:
+    @pytest.mark.parametrize("shared", [False, True])
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_the_masks_of_both_attention_functions_agree(self, shared: bool, packed: bool) -> None:
+        """sdpa takes the dense mask, FlexAttention the mask of blocks and the rule within a block."""
+        given = token_batches.batch([(40, 100, 70), (150, 3, 60)])
+        layout = Layout(shared, packed)
+        placed = layout.placed(layout.trees(given["input_ids"], given["labels"]))
+        rows, tokens = placed.ids.shape
+        query, key, value = torch.randn(3, rows, 2, tokens, 16, generator=torch.Generator().manual_seed(0))
+        dense = scaled_dot_product_attention(query, key, value, attn_mask=placed.dense_mask())
+        torch.testing.assert_close(flex_attention(query, key, value, block_mask=placed.block_mask()), dense)
+
+    def test_packed_rows_have_no_padding_but_the_last_block(self) -> None:
+        given = token_batches.batch([(40, 100, 70), (150, 3, 60)])
+        layout = Layout(shared=True, packed=True)
+        trees = layout.trees(given["input_ids"], given["labels"])
+        placed = layout.placed(trees)
+        assert [len(tree.ids) for tree in trees] == [40 + 99 + 69, 150 + 2 + 59]
+        assert placed.ids.shape == (1, 512)
+        assert int((placed.trees >= 0).sum()) == 208 + 211
 
 
 class TestThinned:

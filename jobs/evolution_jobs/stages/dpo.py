@@ -90,5 +90,6 @@ def _details(trainer: PreferenceTrainer, adapter_digest: str) -> dict[str, objec
         "curve": thinned(trainer.history("loss")),
         "margins": thinned(trainer.history("rewards/margins")),
         "steps": trainer.state.global_step,
-        "sharedPrompts": trainer.shares_prompts,
+        "sharedPrompts": trainer.layout.shared,
+        "packed": trainer.layout.packed,
     }

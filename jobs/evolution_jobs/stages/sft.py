@@ -112,6 +112,7 @@ def _details(trainer: SupervisedTrainer) -> dict[str, object]:
         "steps": trainer.state.global_step,
         "keptStep": trainer.kept_step,
         "stoppedEarly": trainer.validations.exhausted,
+        "packed": trainer.layout.packed,
     }
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
 from ..contract.settings import DpoSettings
 from ..contract.workspace import Workspace
 from .adapter import Tensors
 from .encoding import IGNORED, Preference
-from .forward import shares_prompts, spare_forward
+from .forward import Layout, best_layout, spare_forward
 from .reference import ReferenceGuard
 from .schedule import training_order
 from .trainer import Resumable, arguments
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-CHECKED_PROMPT, CHECKED_ANSWER = 48, 16
-"""Tokens of a pair on which it is tried whether the model can share prompts."""
+TRIED_PAIRS, TRIED_PROMPT, TRIED_ANSWER = 2, 48, 16
+"""Pairs, and tokens of each, with which layouts are tried."""
 
 
 class PreferenceTrainer(Resumable, DPOTrainer):  # type: ignore[misc]
@@ -32,7 +33,7 @@ class PreferenceTrainer(Resumable, DPOTrainer):  # type: ignore[misc]
 
     sft_weight: float
     guard: ReferenceGuard
-    shares_prompts: bool
+    layout: Layout
 
     def resume(self) -> None:
         """Train to the end; raises what `Resumable.resume` does, and `WrongReference`."""
@@ -89,8 +90,8 @@ def preference_trainer(
     )
     base = model.get_base_model()
     trainer.sft_weight = settings.sft_weight
-    trainer.shares_prompts = shares_prompts(base, *_trial(pairs[0], model.device))
-    spare_forward(base, share_prompts=trainer.shares_prompts)
+    trainer.layout = best_layout(base, *_tried(pairs[:TRIED_PAIRS], model.device), pairs=True)
+    spare_forward(base, trainer.layout)
     trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
     trainer.add_callback(trainer.guard)
     trainer.attach(workspace, [pairs[row].tokens for row in order])
@@ -104,12 +105,15 @@ def _sizes(inputs: Any) -> tuple[int, int]:
     return pairs, int(mask[:pairs, 1:].sum())
 
 
-def _trial(pair: Preference, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The end of a pair's prompt and the beginnings of its answers as token ids and labels, (2, tokens)."""
-    prompt = pair.prompt_ids[-CHECKED_PROMPT:]
+def _tried(pairs: Sequence[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ends of the prompts and the beginnings of the answers as token ids and labels, (2 x pairs, tokens)."""
     ids, labels = [], []
-    for answer in (pair.chosen_ids[:CHECKED_ANSWER], pair.rejected_ids[:CHECKED_ANSWER]):
-        padding = CHECKED_ANSWER - len(answer)
-        ids.append([*prompt, *answer, *[0] * padding])
-        labels.append([*[IGNORED] * len(prompt), *answer, *[IGNORED] * padding])
-    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
+    for answers in ([pair.chosen_ids for pair in pairs], [pair.rejected_ids for pair in pairs]):
+        for pair, answer in zip(pairs, answers, strict=True):
+            prompt, answer = pair.prompt_ids[-TRIED_PROMPT:], answer[:TRIED_ANSWER]
+            ids.append(torch.tensor([*prompt, *answer]))
+            labels.append(torch.tensor([*[IGNORED] * len(prompt), *answer]))
+    return (
+        pad_sequence(ids, batch_first=True).to(device),
+        pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(device),
+    )

@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..contract.settings import SftSettings
 from ..contract.workspace import Workspace
 from .adapter import Tensors, adapter_tensors
-from .encoding import Example
-from .forward import spare_forward
+from .encoding import IGNORED, Example
+from .forward import Layout, best_layout, spare_forward
 from .schedule import Validations, evaluation_interval, optimiser_steps, training_order
 from .trainer import Resumable, arguments
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
+
+
+TRIED_ROWS, TRIED_TOKENS = 2, 96
+"""Sequences, and tokens of each, with which layouts are tried."""
 
 
 class SupervisedTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
@@ -30,6 +36,7 @@ class SupervisedTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
     interval: int
     """Optimiser steps between two validations."""
     patience: int
+    layout: Layout
 
     @property
     def validations(self) -> Validations:
@@ -122,7 +129,9 @@ def supervised_trainer(
         train_dataset=_dataset(train).select(order),
         processing_class=tokenizer,
     )
-    spare_forward(model.get_base_model(), share_prompts=False)
+    base = model.get_base_model()
+    trainer.layout = best_layout(base, *_tried(train[:TRIED_ROWS], model.device), pairs=False)
+    spare_forward(base, trainer.layout)
     steps = optimiser_steps(len(order), settings.batch_size, settings.gradient_accumulation)
     trainer.validation = _dataset(sorted(validation, key=lambda example: example.tokens))
     trainer.interval = evaluation_interval(steps, settings.epochs, settings.evaluations_per_epoch)
@@ -136,4 +145,14 @@ def supervised_trainer(
 def _dataset(examples: Sequence[Example]) -> Dataset:
     return Dataset.from_dict(
         {"input_ids": [example.input_ids for example in examples], "labels": [example.labels for example in examples]}
+    )
+
+
+def _tried(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The ends of the sequences, which are learnt, as token ids and labels, (sequences, tokens)."""
+    ids = [torch.tensor(example.input_ids[-TRIED_TOKENS:]) for example in examples]
+    labels = [torch.tensor(example.labels[-TRIED_TOKENS:]) for example in examples]
+    return (
+        pad_sequence(ids, batch_first=True).to(device),
+        pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(device),
     )

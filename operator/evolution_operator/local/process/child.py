@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from evolution_jobs.contract.variables import TERMINATION_LOG_VARIABLE
 from pydantic import BaseModel
@@ -62,6 +63,13 @@ def main(request: int, channel: int) -> None:
     sys.stderr.flush()
     # Interpreter shutdown with torch loaded can take seconds, and everything worth keeping is in the store.
     os._exit(code)
+
+
+def start_afresh(request: int, channel: int) -> NoReturn:
+    """Make this process a new one that has imported nothing, and runs the same request."""
+    for descriptor in (request, channel):
+        os.set_inheritable(descriptor, True)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", __name__, str(request), str(channel)])  # noqa: S606
 
 
 def _redirect(channel: socket.socket, log: str) -> None:

@@ -5,11 +5,14 @@ start threads or touch a GPU: neither survives a fork.
 """
 
 import importlib
+import os
 import threading
 
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.redaction import redact_output
 
+# Libraries ask whether there is a GPU while they are imported. By default torch starts CUDA for the answer.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 set_library_defaults()
 # Before the libraries keep the stream for their own logs.
 redact_output()

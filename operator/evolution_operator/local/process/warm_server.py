@@ -85,6 +85,8 @@ def _fork(selector: selectors.BaseSelector, request: int, channel: int, reports:
                 if key.data is not None:
                     key.data.reports.close()
             selector.close()
+            if _gpu_is_lost():
+                child.start_afresh(request, channel)
             child.main(request, channel)
         except BaseException:  # noqa: BLE001 -- nothing may go on as a second server
             traceback.print_exc()
@@ -93,6 +95,12 @@ def _fork(selector: selectors.BaseSelector, request: int, channel: int, reports:
     os.close(request)
     os.close(channel)
     return _Stage(pid, socket.socket(fileno=reports))
+
+
+def _gpu_is_lost() -> bool:
+    """Whether a library has touched a GPU while it was imported: CUDA does not survive a fork."""
+    cuda = sys.modules.get("torch.cuda")
+    return cuda is not None and bool(cuda._is_in_bad_fork())
 
 
 def _report_end(stage: _Stage) -> None:

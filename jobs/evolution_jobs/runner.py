@@ -22,8 +22,9 @@ from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifes
 from .attempt.publication import publish_result
 from .attempt.report import write_report
 from .attempt.scratch import scratch_directory
-from .attempt.shard import on_this_shard
+from .attempt.shard import node, on_this_shard
 from .attempt.stop import StopRequest, stop_on_signals
+from .attempt.torchrun import first_node_waits, in_ranks
 from .attempt.workspace import StoredWorkspace, say_waiting
 from .contract.errors import PermanentError
 from .contract.keys import manifest_path
@@ -79,6 +80,8 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     store = patient(bare, proven=bool(spec.inputs), pause=stop.pause)
     upstream = read_input_manifests(store, spec)
     check_key(spec, upstream)
+    if node(spec) > 0:
+        return _assist(spec, store, upstream, stop)
     record_stage(store, spec)
     began = time.monotonic()
 
@@ -120,7 +123,7 @@ def _computed(
     """The manifest in force once the stage has run, or this shard's report while rows of other shards are missing."""
     with scratch_directory() as directory:
         workspace = StoredWorkspace(spec, store, attempt, directory, stop)
-        stage = stages(spec.kind)
+        stage = stages(spec.kind) if spec.ranks.count == 1 else in_ranks
         fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
         workspace.references = references(spec, upstream)
         started = time.monotonic()
@@ -139,6 +142,18 @@ def _computed(
                 "checkpoints.corrupt": workspace.checkpoints.corrupt,
             },
         )
+
+
+def _assist(spec: StageSpec, store: Store, upstream: Mapping[str, Manifest], stop: StopRequest) -> Report:
+    """Train on a node that is not the first. That one claims the stage and publishes; this one only computes."""
+    attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
+    with scratch_directory() as directory:
+        workspace = StoredWorkspace(spec, store, attempt, directory, stop)
+        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
+        workspace.references = references(spec, upstream)
+        if first_node_waits(lambda: read_manifest(store, spec.key) is not None, stop.pause):
+            in_ranks(workspace, node(spec))
+    return Report(reason="NodeCompleted", message=f"node {node(spec)} is done; the first one publishes", key=spec.key)
 
 
 def _shard_report(spec: StageSpec, workspace: StoredWorkspace) -> Report:

@@ -60,7 +60,7 @@ def publish_result(
         notes=list(result.notes),
         seconds=round(seconds(), 3),
         tokens=result.tokens,
-        gpus=visible_gpus(),
+        gpus=visible_gpus() * spec.ranks.nodes,
     )
     return publish(store, mine)
 

@@ -1,4 +1,4 @@
-"""Which shard of a stage this process is."""
+"""Which shard of a stage this process is, or on which node of several that train together."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ def on_this_shard(spec: StageSpec) -> StageSpec:
 
     Raises PermanentError `SpecInvalid` if the index is no number or not below the number of shards.
     """
-    named = os.environ.get(SHARD_VARIABLE)
-    if named is None or spec.shard.count == 1:
-        index = spec.shard.index
-    elif named.isdecimal():
-        index = int(named)
-    else:
-        raise PermanentError("SpecInvalid", f"{SHARD_VARIABLE}: {named!r} is not a number")
+    index = spec.shard.index if spec.shard.count == 1 else _index(spec.shard.index)
     if index >= spec.shard.count:
         raise PermanentError("SpecInvalid", f"shard.index: {index} is not below shard.count, {spec.shard.count}")
     return spec.model_copy(update={"shard": Shard(index=index, count=spec.shard.count)})
+
+
+def node(spec: StageSpec) -> int:
+    """The node of this process, from 0. Raises PermanentError `SpecInvalid` as `on_this_shard` does."""
+    index = 0 if spec.ranks.nodes == 1 else _index(0)
+    if index >= spec.ranks.nodes:
+        raise PermanentError("SpecInvalid", f"{SHARD_VARIABLE}: {index} is not below ranks.nodes, {spec.ranks.nodes}")
+    return index
+
+
+def _index(default: int) -> int:
+    named = os.environ.get(SHARD_VARIABLE)
+    if named is None:
+        return default
+    if not named.isdecimal():
+        raise PermanentError("SpecInvalid", f"{SHARD_VARIABLE}: {named!r} is not a number")
+    return int(named)

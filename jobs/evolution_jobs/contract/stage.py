@@ -15,6 +15,9 @@ StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
 """Kinds with rows that several shards can share."""
 
+TRAINED: frozenset[str] = frozenset({"sft", "dpo"})
+"""Kinds that several processes can train together."""
+
 STAGE_VERSION: Literal["evolution.run/stage/v1"] = "evolution.run/stage/v1"
 
 
@@ -70,6 +73,19 @@ class Shard(Document):
     count: Annotated[int, Field(ge=1)] = 1
 
 
+class RankLayout(Document):
+    """How many processes train together. torch calls each of them a rank."""
+
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes on each node."""
+    nodes: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def count(self) -> int:
+        """Processes on all nodes."""
+        return self.processes * self.nodes
+
+
 class StageSpec(Document):
     """Everything that a stage's process needs to know."""
 
@@ -87,5 +103,6 @@ class StageSpec(Document):
     inputs: dict[str, Input] = {}
     storage: Storage
     shard: Shard = Shard()
+    ranks: RankLayout = RankLayout()
     graph: list[Node] = []
     """The whole run, for prepare only: it derives every key and reports which ones are published."""

@@ -15,4 +15,10 @@ STORAGE_PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
 """Seconds that a stage waits for a storage that has answered before and does not now. The default is 300."""
 
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
-"""Index of the shard. Kubernetes sets it in the Pods of an Indexed Job."""
+"""Index of the shard, or of the node where several train together. Kubernetes sets it in the Pods of an Indexed Job."""
+
+MASTER_ADDRESS_VARIABLE = "MASTER_ADDR"
+"""Where several nodes train together: the name of the first one, as torch calls it."""
+
+MASTER_PORT_VARIABLE = "MASTER_PORT"
+"""The port there on which the nodes meet."""

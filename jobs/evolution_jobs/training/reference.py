@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from ..contract.errors import PermanentError
 from .adapter import Tensors, adapter_tensors, same_tensors
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,18 +51,31 @@ class FirstStep:
         chosen, rejected = (torch.cat(side) for side in zip(*ratios, strict=True))
         return self.beta * chosen, self.beta * rejected
 
-    def figures(self) -> dict[str, float]:
-        """Sigmoid term and mean rewards, as the manifest shows them."""
+    def figures(self, ranks: Ranks) -> dict[str, float]:
+        """Over the pairs of all ranks: sigmoid term and mean rewards, and the largest reward without its sign.
+
+        Empty if the reference has run on no rank.
+        """
+        found = [each for each in ranks.gathered(self._own()) if each]
+        pairs = sum(each["pairs"] for each in found)
+        if not pairs:
+            return {}
+        means = ("sigmoid", "rewardsChosen", "rewardsRejected")
+        figures = {name: sum(each[name] * each["pairs"] for each in found) / pairs for name in means}
+        return {**figures, "largest": max(each["largest"] for each in found)}
+
+    def _own(self) -> dict[str, float]:
+        """The figures of this rank's pairs; empty if it has computed none."""
+        if not self.reference:
+            return {}
         chosen, rejected = self.rewards
         return {
+            "pairs": len(chosen),
             "sigmoid": float(-logsigmoid(chosen - rejected).mean()),
             "rewardsChosen": float(chosen.mean()),
             "rewardsRejected": float(rejected.mean()),
+            "largest": float(torch.cat(self.rewards).abs().max()),
         }
-
-    def largest_reward(self) -> float:
-        """The largest reward of any answer, without its sign."""
-        return float(torch.cat(self.rewards).abs().max())
 
 
 class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
@@ -89,14 +103,15 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
             return
         self._hook.remove()
         self.check_tensors()
-        if not self._first.reference:
+        figures, tolerance = self._first.figures(Ranks()), TOLERANCE[self._model.dtype]
+        if not figures:
             raise _wrong("the reference model did not run in the first step")
-        figures, tolerance = self._first.figures(), TOLERANCE[self._model.dtype]
-        off = max(self._first.largest_reward(), abs(figures["sigmoid"] - math.log(2)))
+        largest = figures.pop("largest")
+        off = max(largest, abs(figures["sigmoid"] - math.log(2)))
         if not off <= tolerance:
             raise _wrong(
                 f"in the first step the sigmoid term is {figures['sigmoid']:.6f}, not ln 2 = {math.log(2):.6f}, and the "
-                f"largest reward {self._first.largest_reward():.6f}, not 0"
+                f"largest reward {largest:.6f}, not 0"
             )
         state.log_history.append({"step": 0, "first_step": figures})
 

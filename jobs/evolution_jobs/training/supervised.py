@@ -83,14 +83,18 @@ class SupervisedTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
     @torch.no_grad()
     def _validation_loss(self) -> float:
         """Nats a learnt token over the whole validation set; a mean over batches would depend on their size."""
-        loss, tokens = 0.0, 0
+        loss, tokens = 0.0, 0.0
         self.model.eval()
-        for batch in self.get_eval_dataloader(self.validation):
-            self.stop_if_asked()
+        for place, batch in enumerate(self.get_eval_dataloader(self.validation)):
+            if place % self.ranks.count == 0:
+                self.stop_if_asked()
+            if not self.ranks.own(place):
+                continue
             with self.compute_loss_context_manager():
                 output = self.model(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
             loss -= float(output.log_probs.sum())
             tokens += int(output.label_mask.sum())
+        loss, tokens = self.ranks.summed([loss, tokens])
         return loss / tokens
 
 
@@ -136,7 +140,6 @@ def supervised_trainer(
     trainer.validation = _dataset(sorted(validation, key=lambda example: example.tokens))
     trainer.interval = evaluation_interval(steps, settings.epochs, settings.evaluations_per_epoch)
     trainer.patience = settings.early_stopping_patience
-    # Before the callback that seeds each step: to go through a data loader takes a random number.
     trainer.add_callback(_Validation(trainer))
     trainer.attach(workspace, [train[row].tokens for row in order])
     return trainer

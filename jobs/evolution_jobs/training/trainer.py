@@ -15,12 +15,13 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..contract.errors import PermanentError
+from ..contract.errors import PermanentError, Terminated
 from ..contract.settings import DpoSettings, SftSettings
 from ..contract.workspace import Workspace
 from ..models.load import placement
 from .adapter import Tensors
 from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
+from .ranks import Ranks, SharesSteps
 from .schedule import optimiser_steps, warmup_steps
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ CURVE_POINTS = 200
 """Most points of a curve in a manifest."""
 
 
-class Resumable:
+class Resumable(SharesSteps):
     """Mixed into a trl trainer: it saves through the workspace, and a resumed training ends as an uninterrupted one does.
 
-    Rows come in the order of the data set, and every step seeds its own random numbers, so the step alone says
+    Rows come in the order of the data set, and every pass seeds its own random numbers, so the step alone says
     where training continues. Methods that trl or transformers call have the names from there.
     """
 
     def attach(self: Any, workspace: Workspace, row_tokens: Sequence[int]) -> None:
         """Report and save through `workspace`. Call it before `train`. `row_tokens` are the rows' lengths, in order."""
         self.workspace = workspace
+        self.ranks = Ranks()
         self.row_tokens = row_tokens
         self.best: Tensors | None = None
         """SFT: the adapter with the lowest validation loss so far."""
@@ -54,15 +56,19 @@ class Resumable:
         Raises Terminated if the process is asked to stop, with a checkpoint saved; PermanentError `TrainingDiverged` if
         a loss or gradient is not a finite number.
         """
-        latest = self.workspace.checkpoints.latest()
+        found = self.workspace.checkpoints.latest() if self.ranks.first else None
+        latest = self.ranks.same_directory(found, self.workspace.scratch / "resumed")
         self.train(resume_from_checkpoint=str(latest) if latest else None)
 
     def stop_if_asked(self: Any) -> None:
-        """Save and raise Terminated if the process is asked to stop. Only between steps, or inside one before its update."""
-        if self.workspace.stopping:
+        """Save and raise Terminated if any rank is asked to stop. Only between steps, or inside one before its update.
+
+        All ranks must call it at the same place.
+        """
+        if self.ranks.agreed(self.workspace.stopping):
             if self.state.global_step != self.saved_step:
                 self._save_checkpoint(self.model, None)
-            self.workspace.check_stop()
+            raise Terminated
 
     @property
     def trained_tokens(self: Any) -> int:
@@ -82,12 +88,15 @@ class Resumable:
 
     def _save_checkpoint(self: Any, _model: Any, _trial: Any) -> None:
         step = self.state.global_step
-        directory = self.workspace.scratch / "saved"
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
-        write_checkpoint(directory, self.model, self.best, self.optimizer, self.lr_scheduler)
-        self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
-        self.workspace.checkpoints.save(directory, step)
+        if self.ranks.first:
+            directory = self.workspace.scratch / "saved"
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            write_checkpoint(directory, self.model, self.best, self.optimizer, self.lr_scheduler)
+            self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
+            self.workspace.checkpoints.save(directory, step)
+        # A rank that ends while another saves would have that one ended, too.
+        self.ranks.wait()
         self.saved_step = step
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -99,11 +108,11 @@ class Resumable:
             read_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Every step seeds its own."""
+        """Every pass seeds its own."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
-    """Seeds every step, reports it, and checks its figures."""
+    """Reports every step, checks its figures, and stops where it is asked to."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -114,11 +123,11 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trainer.stop_if_asked()
-        torch.manual_seed(args.seed * 1_000_003 + state.global_step)
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # A step can take a minute on a CPU, longer than the grace that a stopping process has.
-        self._trainer.stop_if_asked()
+        if self._trainer.round_over:
+            self._trainer.stop_if_asked()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trainer.workspace.progress(state.global_step, state.max_steps, "steps")
@@ -142,14 +151,15 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path) -> dict[str, Any]:
     """Arguments of both SFTConfig and DPOConfig. `rows` counts all epochs: the trainer sees them as one.
 
-    An optimiser step takes batch_size x gradient_accumulation rows on any device. A CPU takes them one by one: batches
-    make it no faster, need padding, and four 512-token rows of a model of 135M parameters hold 7 GiB of activations.
+    An optimiser step takes batch_size x gradient_accumulation rows on any device and any number of ranks. A CPU takes
+    them one by one: batches make it no faster, need padding, and four 512-token rows of a model of 135M parameters hold
+    7 GiB of activations.
     """
     device, dtype = placement(settings.precision)
-    batch, accumulation = settings.batch_size, settings.gradient_accumulation
-    steps = optimiser_steps(rows, batch, accumulation)
-    if device.type == "cpu":
-        batch, accumulation = 1, batch * accumulation
+    a_step = settings.batch_size * settings.gradient_accumulation
+    steps = optimiser_steps(rows, settings.batch_size, settings.gradient_accumulation)
+    batch = 1 if device.type == "cpu" else Ranks().share(a_step, settings.batch_size)
+    accumulation = a_step // batch
     return {
         "output_dir": str(scratch / "trainer"),
         "num_train_epochs": 1,

@@ -1,0 +1,269 @@
+"""Several processes that train together: torchrun starts them on this node, and their result or failure is read here.
+
+The runner's process claims the stage, fetches its inputs, uploads and publishes, as for a stage of one process. Only
+the stage's code runs in ranks (`evolution_jobs.rank`). They get their task as a file, and each leaves a report; the
+first one leaves the stage's result.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..cgroup import allowed_cores, oom_kills
+from ..contract.document import Document
+from ..contract.errors import (
+    EXIT_KILLED,
+    EXIT_PERMANENT,
+    EXIT_TERMINATED,
+    EXIT_TRANSIENT,
+    MEMORY_LEVERS,
+    PermanentError,
+    StageError,
+    Terminated,
+    TransientError,
+    failure_kind,
+)
+from ..contract.stage import RankLayout, StageSpec
+from ..contract.variables import GPUS_VARIABLE, MASTER_ADDRESS_VARIABLE, MASTER_PORT_VARIABLE
+from ..contract.workspace import Result
+from .workspace import StoredWorkspace
+
+RESULT = TypeAdapter(Result)
+RANK_LOST = "RankLost"
+"""Reason of a rank that ends because it has lost another one."""
+LOOPBACK = "127.0.0.1"
+LOOK = 2.0
+"""Seconds after which a node looks for the first one again."""
+PATIENCE = 900
+"""Seconds that the ranks of all nodes have to find each other."""
+
+
+class RankReport(Document):
+    """Why a rank has failed."""
+
+    reason: str
+    message: str
+    exit_code: int
+
+
+class RankTask(Document):
+    """What the ranks of one node are to do."""
+
+    spec: StageSpec
+    attempt: str
+    inputs: str
+    """Directory of the inputs, verified."""
+    references: dict[str, str]
+    launcher: int
+    """Process id of torchrun. If it ends, so do the ranks."""
+    directory: str
+    """Where each rank has its private directory and leaves its report, and the first one the result."""
+
+    def private(self, rank: int) -> Path:
+        """The private directory of a rank."""
+        return Path(self.directory) / str(rank)
+
+    def report(self, rank: int) -> Path:
+        """The report of a rank that has failed."""
+        return Path(self.directory) / f"{rank}.report.json"
+
+    @property
+    def result(self) -> Path:
+        """The stage's result."""
+        return Path(self.directory) / "result.json"
+
+    @property
+    def corrupt(self) -> Path:
+        """How many checkpoints the first rank has skipped."""
+        return Path(self.directory) / "corrupt"
+
+
+def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
+    """Run the stage's code in the ranks of this node; None on every node but the first.
+
+    Raises what the most severe failure of a rank stands for; PermanentError `GpuMissing` if the node has fewer GPUs than
+    ranks; TransientError `RanksMissing` if the nodes do not find each other.
+    """
+    layout = workspace.spec.ranks
+    _check_gpus(workspace.spec)
+    directory = workspace.scratch / "ranks"
+    directory.mkdir()
+    task = RankTask(
+        spec=workspace.spec,
+        attempt=workspace.attempt,
+        inputs=str(workspace.inputs),
+        references=workspace.references,
+        directory=str(directory),
+        launcher=os.getpid(),
+    )
+    file = directory / "task.json"
+    file.write_text(task.model_dump_json(by_alias=True, exclude_none=True), "utf-8")
+    kills = oom_kills()
+    codes = _torchrun(layout, node, [str(file)], directory / "logs", task.attempt)
+    if task.corrupt.exists():
+        workspace.checkpoints.corrupt += int(task.corrupt.read_text())
+    if task.result.exists():
+        return RESULT.validate_json(task.result.read_bytes())
+    if codes or node == 0:
+        raise failure(workspace.spec, codes, _reports(task), _grown(kills, oom_kills()))
+    return None
+
+
+def first_node_waits(over: Callable[[], bool], pause: Callable[[float], None]) -> bool:
+    """Wait until the first node can be reached, which has then claimed the stage. False if the stage is `over` before.
+
+    Raises what `pause` raises.
+    """
+    while not over():
+        try:
+            with socket.create_connection((_address(), _port()), timeout=LOOK):
+                return True
+        except OSError:
+            pause(LOOK)
+    return False
+
+
+def environment(layout: RankLayout, given: Mapping[str, str], cores: int) -> dict[str, str]:
+    """Variables of the ranks of one node: each has its part of the cores, and on one node they talk on the loopback."""
+    threads = given.get("OMP_NUM_THREADS", "")
+    available = int(threads) if threads.isdecimal() and int(threads) else cores
+    alone = {} if layout.nodes > 1 else {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    variables = {name: value for name, value in alone.items() if name not in given}
+    return {**variables, "OMP_NUM_THREADS": str(max(1, available // layout.processes))}
+
+
+def failure(
+    spec: StageSpec, codes: Mapping[int, int], reports: Mapping[int, RankReport], out_of_memory: bool
+) -> StageError:
+    """The error of a stage whose ranks have failed: the most severe one. A rank that has only lost another comes last.
+
+    Args:
+        spec: the stage.
+        codes: the exit code of each rank that has failed, negative for a signal.
+        reports: what ranks have said themselves.
+        out_of_memory: whether the kernel has killed a process because memory ran out.
+    """
+    found = [
+        _reported(reports[rank]) if rank in reports else _silent(spec, rank, codes[rank], out_of_memory)
+        for rank in sorted({*codes, *reports})
+    ]
+    order = (EXIT_PERMANENT, EXIT_TRANSIENT, EXIT_TERMINATED)
+    found.sort(key=lambda error: (error.reason == RANK_LOST, order.index(error.exit_code)))
+    return found[0] if found else TransientError("ProcessDied", "the training processes ended without a result")
+
+
+def _silent(spec: StageSpec, rank: int, code: int, out_of_memory: bool) -> StageError:
+    """The error of a rank that has left no report."""
+    who = f"rank {rank} of {spec.ranks.count}"
+    if code in EXIT_KILLED:
+        if out_of_memory:
+            remedy = f"{MEMORY_LEVERS[spec.kind]}, or give the stage more memory"
+            return TransientError("OutOfMemory", f"{who} was killed because memory ran out: {remedy}")
+        return TransientError("Killed", f"{who} was killed (SIGKILL)")
+    if failure_kind(code) == "disruption":
+        return Terminated("asked to stop before it had begun")
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return TransientError("ProcessDied", f"{who} ended by {how} without a report; see the stage's log")
+
+
+def _reported(report: RankReport) -> StageError:
+    if report.exit_code == EXIT_PERMANENT:
+        return PermanentError(report.reason, report.message)
+    if report.exit_code == EXIT_TERMINATED:
+        return Terminated(report.message)
+    return TransientError(report.reason, report.message)
+
+
+def _reports(task: RankTask) -> dict[int, RankReport]:
+    found = {}
+    for rank in range(task.spec.ranks.count):
+        try:
+            found[rank] = RankReport.stored(task.report(rank).read_bytes())
+        except (OSError, ValidationError):
+            continue
+    return found
+
+
+def _grown(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now > before
+
+
+def _check_gpus(spec: StageSpec) -> None:
+    given = int(os.environ.get(GPUS_VARIABLE, "0"))
+    if 0 < given < spec.ranks.processes:
+        raise PermanentError(
+            "GpuMissing",
+            f"{spec.kind}.processes is {spec.ranks.processes} and the Pod has {given} GPU(s): each process needs one, so "
+            f"request as many in {spec.kind}.pod.resources.limits, or lower {spec.kind}.processes",
+        )
+
+
+def _torchrun(layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str) -> dict[int, int]:
+    """Start the ranks of this node and wait for their end. Returns the exit code of each that has failed.
+
+    A signal to this process goes to all ranks, which then save and stop.
+    """
+    # They take seconds to import, and a stage of one process needs none of them.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    together = layout.nodes > 1
+    config = LaunchConfig(
+        min_nodes=layout.nodes,
+        max_nodes=layout.nodes,
+        nproc_per_node=layout.processes,
+        run_id=run_id if not together else "ranks",
+        rdzv_backend="static" if together else "c10d",
+        rdzv_endpoint=f"{_address()}:{_port()}" if together else f"{LOOPBACK}:0",
+        rdzv_configs={"rank": node, "timeout": PATIENCE} if together else {"timeout": PATIENCE},
+        local_addr=None if together else LOOPBACK,
+        # The planner retries, from the newest checkpoint.
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+        # Every rank has one GPU, which it sees as the first.
+        virtual_local_rank=True,
+        # Ranks that are asked to stop end once they have saved; whoever asked ends this process if it takes too long.
+        shutdown_timeout=24 * 3600,
+        signals_to_handle="SIGTERM,SIGINT",
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    variables = environment(layout, os.environ, allowed_cores())
+    replaced = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        elastic_launch(config, sys.executable)("-P", "-m", "evolution_jobs.rank", *arguments)
+    except ChildFailedError as error:
+        return {rank: failed.exitcode for rank, failed in error.failures.items()}
+    except SignalException as error:
+        first = node * layout.processes
+        return dict.fromkeys(range(first, first + layout.processes), -int(error.sigval))
+    except (RuntimeError, RendezvousError) as error:
+        raise TransientError(
+            "RanksMissing",
+            f"{layout.nodes} node(s) did not find each other at {config.rdzv_endpoint} within {PATIENCE} s: all Pods must "
+            "run at the same time, and a NetworkPolicy must let them reach each other on every port",
+        ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.environ.update({name: value for name, value in replaced.items() if value is not None})
+        for name in (name for name, value in replaced.items() if value is None):
+            os.environ.pop(name, None)
+    return {}
+
+
+def _address() -> str:
+    return os.environ.get(MASTER_ADDRESS_VARIABLE, LOOPBACK)
+
+
+def _port() -> int:
+    return int(os.environ.get(MASTER_PORT_VARIABLE, "29500"))

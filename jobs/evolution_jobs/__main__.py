@@ -59,8 +59,6 @@ def read_spec(kind: str, source: str | None) -> StageSpec:
 
 def main() -> int:
     """Run the stage that the command line names. The exit code says whether a retry may help."""
-    # A stage uses one GPU. If it saw several, the trainer would split every batch among all of them.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     set_library_defaults()
     tidy_environment()
     redact_output()
@@ -78,6 +76,9 @@ def main() -> int:
         report, code = failure_report(None, error)
         write_report(report)
         return code
+    if spec.ranks.processes == 1:
+        # A process uses one GPU. If it saw several, the trainer would split every batch among all of them.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     return run_stage(spec)
 
 

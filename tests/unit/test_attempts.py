@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from evolution_jobs.contract.manifest import Report
+from evolution_jobs.contract.stage import RankLayout
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import StageProgress
 from evolution_operator.controller import labels
@@ -59,6 +60,45 @@ def test_the_report_of_an_attempt_is_that_of_the_shard_that_published() -> None:
     assert attempt.report is not None
     assert attempt.report.reason == "Completed"
     assert (attempt.shards_done, attempt.shards) == (3, 3)
+
+
+TWO_NODES = stage_start(ranks=RankLayout(processes=4, nodes=2))
+
+
+def test_nodes_that_train_together_are_one_attempt_without_shards() -> None:
+    job = job_object(SPEC, TWO_NODES, succeeded=1)
+    attempt = look(job, pod_object(job, name="p0"), pod_object(job, "Succeeded", name="p1", code=0))
+    assert (attempt.state, attempt.shards_done, attempt.shards) == ("running", 0, 1)
+    ended = job_object(SPEC, TWO_NODES, "Complete", succeeded=2)
+    helper = {**REPORT, "reason": "NodeCompleted", "metrics": {}}
+    pods = [
+        pod_object(ended, "Succeeded", name=f"p{n}", code=0, message=message)
+        for n, message in enumerate((REPORT, helper))
+    ]
+    attempt = look(ended, *pods)
+    assert (attempt.state, attempt.shards_done) == ("succeeded", 1)
+    assert attempt.report is not None
+    assert attempt.report.metrics == REPORT["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"code": 137, "reason": "OOMKilled"}, ("out-of-memory", "OOMKilled")),
+        ({"code": 65, "message": {"reason": "DataInvalid", "message": "row 3"}}, ("permanent", "DataInvalid")),
+        ({"code": 143, "disrupted": True}, ("disruption", "Error")),
+        ({"code": 137, "disrupted": True}, ("disruption", "Error")),
+        # The Job controller has asked it to end, because the first has failed.
+        ({"code": 143, "message": {"reason": "Terminated", "message": "asked"}}, ("transient", "RankLost")),
+        ({"code": 75, "message": {"reason": "RankLost", "message": "lost"}}, ("transient", "RankLost")),
+    ],
+)
+def test_a_pod_that_has_lost_another_one_is_not_the_cause(other: dict[str, Any], expected: tuple[str, str]) -> None:
+    job = job_object(SPEC, TWO_NODES, "Failed", reason="BackoffLimitExceeded")
+    lost = pod_object(job, "Failed", name="p0", code=75, message={"reason": "RankLost", "message": "lost"})
+    failure = look(job, lost, pod_object(job, "Failed", name="p1", **other)).failure
+    assert failure is not None
+    assert (failure.kind, failure.reason) == expected
 
 
 @pytest.mark.parametrize(

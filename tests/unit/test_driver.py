@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.contract.locations import Storage
-from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_jobs.contract.stage import RankLayout, RunRef, StageSpec
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.store.file import FileStore
 from evolution_operator.api.spec import EvolutionRunSpec
@@ -18,6 +18,7 @@ from evolution_operator.local.machine import Machine
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Run
 
+from tests.support.cluster.objects import stage_start
 from tests.support.run_document import minimal_spec
 from tests.support.stages.fake_processes import Process, Server, raising
 
@@ -62,6 +63,37 @@ class Driven:
     def process(self, stage: str) -> Process:
         (found,) = [process for process in self.server.alive() if process.spec.stage == stage]
         return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "machine", "processes", "gpus"),
+    [
+        (RankLayout(processes=2), Machine(4), 2, None),
+        (RankLayout(processes=8, nodes=2), Machine(4), 4, None),
+        (RankLayout(processes=2), Machine(16, ("3", "5", "6")), 2, "3,5"),
+        (RankLayout(processes=2, nodes=2), Machine(16, ("3", "5", "6")), 3, "3,5,6"),
+    ],
+)
+def test_processes_that_train_together_get_what_the_machine_has(
+    tmp_path: Path, asked: RankLayout, machine: Machine, processes: int, gpus: str | None
+) -> None:
+    server = Server()
+    start = stage_start(ranks=asked)
+    attempt = LocalAttempt(start, tmp_path)
+    attempt.admit(server, machine, list(machine.gpus))
+    (process,) = server.processes
+    assert process.spec.ranks == RankLayout(processes=processes)
+    assert process.gpu == gpus
+    assert attempt.gpus == (gpus.split(",") if gpus else [])
+
+
+def test_processes_that_train_together_wait_until_there_is_a_gpu_for_each(tmp_path: Path) -> None:
+    server, machine = Server(), Machine(16, ("0", "1"))
+    attempt = LocalAttempt(stage_start(ranks=RankLayout(processes=2)), tmp_path)
+    attempt.admit(server, machine, ["1"])
+    assert (server.processes, attempt.observed().state) == ([], "queued")
+    attempt.admit(server, machine, ["0", "1"])
+    assert len(server.processes) == 1
 
 
 def a_spec(directory: Path) -> StageSpec:

@@ -100,7 +100,7 @@ class TestFailure:
             ({0: 65, 1: -15}, {0: EMPTY}, False, "DataEmpty"),
             ({0: 75}, {0: LOST, 1: EMPTY}, False, "DataEmpty"),
             ({0: 143, 1: 143}, {0: STOPPED, 1: STOPPED}, False, "Terminated"),
-            ({0: 75, 1: 143}, {0: LOST, 1: STOPPED}, False, "Terminated"),
+            ({0: 75, 1: 143}, {0: LOST, 1: STOPPED}, False, "RankLost"),
             ({0: -15, 1: -15}, {}, False, "Terminated"),
             ({0: 75, 1: 75}, {0: LOST, 1: LOST}, False, "RankLost"),
             ({}, {}, False, "ProcessDied"),

@@ -9,11 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from evolution_jobs.contract.stage import RankLayout
+from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
+from evolution_operator.controller.executor import Executor
 from evolution_operator.controller.kube.apiserver import UnreachableError
+from evolution_operator.controller.kube.client import KubeClient
+from evolution_operator.controller.seen.cache import Cache
 
 from tests.support.cluster.fake_api_server import ApiServer, WatchEvent
 from tests.support.cluster.fake_controllers import World, deleting, stage, work
+from tests.support.cluster.objects import OWNER, SETTINGS, stage_start
 from tests.support.cluster.operator_in_process import KEY, RUNS, Operator
 from tests.support.run_document import minimal_spec, run_document
 
@@ -69,6 +75,19 @@ def test_a_deleted_job_is_not_created_again_while_an_unreported_pod_of_it_is_ali
     scenario.deliver("pods")
     scenario.reconcile()
     assert [stage(job) for job in scenario.world.jobs()] == ["prepare"]
+
+
+def test_nodes_that_train_together_get_the_runs_service() -> None:
+    server = ApiServer(lambda: STAMP)
+    executor = Executor(KubeClient(server), Cache(), SETTINGS)  # type: ignore[arg-type]
+    spec = EvolutionRunSpec.model_validate(minimal_spec())
+    starts = [stage_start(kind, 1, ranks=RankLayout(nodes=2)) for kind in ("sft", "dpo")]
+    outcome = executor.execute(OWNER, spec, [stage_start("prepare"), *starts])
+    assert [attempt.stage for attempt in outcome.begun] == ["prepare", "sft", "dpo-1"]
+    assert outcome.held == ()
+    (service,) = server.all("services")
+    hosts = {job["spec"]["template"]["spec"].get("subdomain") for job in server.all("jobs")}
+    assert hosts == {None, service["metadata"]["name"]}
 
 
 @pytest.mark.parametrize("pods", ["pods", "nothing"])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_jobs.contract.stage import RankLayout, RunRef, StageSpec
 from evolution_operator.api.pod import PodSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.cleanup_job import build_cleanup_job, cleanup_name
-from evolution_operator.controller.jobs.pods import cores_of, gpus_of
+from evolution_operator.controller.jobs.pods import cores_of, gpus_of, template_digests
+from evolution_operator.controller.jobs.service import build_service, service_name
 from evolution_operator.controller.jobs.stage_job import NAME_LENGTH, build_job, job_name
 from evolution_operator.controller.settings import Settings, SettingsError, read_settings
 from evolution_operator.planner.actions import Start
@@ -78,12 +80,17 @@ RICH: dict[str, Any] = {
 }
 
 
+NODES: dict[str, Any] = minimal_spec(
+    sft={"processes": 4, "nodes": 2, "pod": {"resources": {"limits": {"nvidia.com/gpu": 4}}}}
+)
+
+
 def parsed(spec: dict[str, Any]) -> EvolutionRunSpec:
     return EvolutionRunSpec.model_validate(spec)
 
 
-def start(kind: str, iteration: int | None = None, shards: int = 1) -> Start:
-    return stage_start(kind, iteration, shards, run=OWNER, attempt=f"{OWNER.uid}-1")
+def start(kind: str, iteration: int | None = None, shards: int = 1, ranks: RankLayout | None = None) -> Start:
+    return stage_start(kind, iteration, shards, run=OWNER, attempt=f"{OWNER.uid}-1", ranks=ranks)
 
 
 CASES = {
@@ -91,6 +98,7 @@ CASES = {
     "job-evaluate-least": (LEAST, start("evaluate", 0)),
     "job-prepare-rich": (RICH, start("prepare")),
     "job-generate-rich": (RICH, start("generate", 1, shards=3)),
+    "job-sft-nodes": (NODES, start("sft", 0, ranks=RankLayout(processes=4, nodes=2))),
 }
 
 
@@ -110,6 +118,24 @@ def test_a_job_is_as_its_golden_file_says(name: str) -> None:
 
 def test_a_cleanup_job_is_as_its_golden_file_says() -> None:
     check("job-cleanup", build_cleanup_job(OWNER, parsed(RICH), ["b" * 64, "a" * 64, "a" * 64], SETTINGS))
+
+
+def test_the_service_of_a_run_is_as_its_golden_file_says() -> None:
+    check("service", build_service(OWNER))
+
+
+def test_a_services_name_is_a_label_that_begins_with_a_letter() -> None:
+    longest = OWNER.model_copy(update={"name": "7" * 40})
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", service_name(longest))
+    assert service_name(longest) != service_name(longest.model_copy(update={"uid": "another"}))
+
+
+def test_other_numbers_of_processes_are_another_template() -> None:
+    digests = {
+        template_digests(parsed(minimal_spec(sft={"processes": processes, "nodes": nodes})), SETTINGS)["sft"]
+        for processes, nodes in ((1, 1), (2, 1), (4, 1), (1, 2), (4, 2))
+    }
+    assert len(digests) == 5
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ..contract.errors import (
     EXIT_TERMINATED,
     EXIT_TRANSIENT,
     MEMORY_LEVERS,
+    RANK_LOST,
     PermanentError,
     StageError,
     Terminated,
@@ -36,8 +37,6 @@ from ..contract.workspace import Result
 from .workspace import StoredWorkspace
 
 RESULT = TypeAdapter(Result)
-RANK_LOST = "RankLost"
-"""Reason of a rank that ends because it has lost another one."""
 LOOPBACK = "127.0.0.1"
 LOOK = 2.0
 """Seconds after which a node looks for the first one again."""
@@ -106,13 +105,15 @@ def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
     file = directory / "task.json"
     file.write_text(task.model_dump_json(by_alias=True, exclude_none=True), "utf-8")
     kills = oom_kills()
-    codes = _torchrun(layout, node, [str(file)], directory / "logs", task.attempt)
+    codes, asked = _torchrun(layout, node, [str(file)], directory / "logs", task.attempt)
     if task.corrupt.exists():
         workspace.checkpoints.corrupt += int(task.corrupt.read_text())
     if task.result.exists():
         return RESULT.validate_json(task.result.read_bytes())
     if codes or node == 0:
-        raise failure(workspace.spec, codes, _reports(task), _grown(kills, oom_kills()))
+        found = failure(workspace.spec, codes, _reports(task), _grown(kills, oom_kills()))
+        # Asked to stop while they load the model, they do not end at the same time.
+        raise Terminated if asked and found.reason == RANK_LOST else found
     return None
 
 
@@ -142,7 +143,10 @@ def environment(layout: RankLayout, given: Mapping[str, str], cores: int) -> dic
 def failure(
     spec: StageSpec, codes: Mapping[int, int], reports: Mapping[int, RankReport], out_of_memory: bool
 ) -> StageError:
-    """The error of a stage whose ranks have failed: the most severe one. A rank that has only lost another comes last.
+    """The error of a stage whose ranks have failed: the most severe one.
+
+    torchrun asks the other ranks to stop once one has failed. So one that has stopped explains nothing, and one that has
+    lost another explains little.
 
     Args:
         spec: the stage.
@@ -155,7 +159,7 @@ def failure(
         for rank in sorted({*codes, *reports})
     ]
     order = (EXIT_PERMANENT, EXIT_TRANSIENT, EXIT_TERMINATED)
-    found.sort(key=lambda error: (error.reason == RANK_LOST, order.index(error.exit_code)))
+    found.sort(key=lambda error: (order.index(error.exit_code), error.reason == RANK_LOST))
     return found[0] if found else TransientError("ProcessDied", "the training processes ended without a result")
 
 
@@ -205,10 +209,12 @@ def _check_gpus(spec: StageSpec) -> None:
         )
 
 
-def _torchrun(layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str) -> dict[int, int]:
-    """Start the ranks of this node and wait for their end. Returns the exit code of each that has failed.
+def _torchrun(
+    layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str
+) -> tuple[dict[int, int], bool]:
+    """Start the ranks of this node and wait for their end.
 
-    A signal to this process goes to all ranks, which then save and stop.
+    Returns the exit code of each that has failed, and whether this process was asked to stop meanwhile. A signal to this process goes to all ranks, which then save and stop.
     """
     # They take seconds to import, and a stage of one process needs none of them.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -242,10 +248,10 @@ def _torchrun(layout: RankLayout, node: int, arguments: list[str], logs: Path, r
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "evolution_jobs.rank", *arguments)
     except ChildFailedError as error:
-        return {rank: failed.exitcode for rank, failed in error.failures.items()}
+        return {rank: failed.exitcode for rank, failed in error.failures.items()}, False
     except SignalException as error:
         first = node * layout.processes
-        return dict.fromkeys(range(first, first + layout.processes), -int(error.sigval))
+        return dict.fromkeys(range(first, first + layout.processes), -int(error.sigval)), True
     except (RuntimeError, RendezvousError) as error:
         raise TransientError(
             "RanksMissing",
@@ -258,7 +264,7 @@ def _torchrun(layout: RankLayout, node: int, arguments: list[str], logs: Path, r
         os.environ.update({name: value for name, value in replaced.items() if value is not None})
         for name in (name for name, value in replaced.items() if value is None):
             os.environ.pop(name, None)
-    return {}
+    return {}, False
 
 
 def _address() -> str:

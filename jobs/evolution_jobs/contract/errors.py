@@ -14,6 +14,9 @@ EXIT_TERMINATED = 143
 EXIT_KILLED = (137, -9)
 """SIGKILL, as a shell and the kubelet report it, and as Python does."""
 
+RANK_LOST = "RankLost"
+"""Reason of a process that has lost another one with which it trained: an effect, not the cause."""
+
 MEMORY_LEVERS: dict[str, str] = {
     "prepare": "convert JSON documents to JSON Lines, which are streamed, or take fewer records (data.*.samples)",
     "sft": "lower sft.batchSize (and raise sft.gradientAccumulation to match) or sft.maxLength",

@@ -25,7 +25,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..attempt.torchrun import RANK_LOST
 from ..contract.errors import TransientError
 
 HIDDEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -211,5 +210,5 @@ def _heard(act: Callable[[], Answer]) -> Answer:
 
 def _lost() -> TransientError:
     return TransientError(
-        RANK_LOST, "another process of this training has ended or does not answer, so this one ends, too"
+        "RankLost", "another process of this training has ended or does not answer, so this one ends, too"
     )

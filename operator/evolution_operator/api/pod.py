@@ -13,6 +13,7 @@ from .quantities import QUANTITY
 SPEC_DIRECTORY = "/etc/evolution"
 """Where the stage's spec is mounted."""
 SCRATCH = "/scratch"
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a volume of its own
 TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]

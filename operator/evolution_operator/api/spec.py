@@ -41,6 +41,14 @@ CHAMPION_METRICS: dict[str, bool] = {
 """Metrics that can choose the champion. True means that a higher value is better."""
 
 
+ENOUGH_ROWS = Rule(
+    "processes",
+    "times nodes exceeds batchSize times gradientAccumulation, the rows of an optimiser step: each process needs a row",
+    "self.processes * self.nodes <= self.batchSize * self.gradientAccumulation",
+    lambda stage: stage.processes * stage.nodes <= stage.batch_size * stage.gradient_accumulation,
+)
+
+
 class PrepareStage(Document):
     """The stage that pins and checks data and model. It needs no GPU."""
 
@@ -51,6 +59,12 @@ class PrepareStage(Document):
 class SftStage(SftSettings):
     """Supervised fine-tuning: base model to M0."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (ENOUGH_ROWS,)
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each node that train together, each on a GPU of its own. A step keeps its rows: they share them."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nodes (Pods) that train together. On one machine, all processes run there, at most one a GPU or core."""
     pod: PodSettings = PodSettings()
     """This stage's Pod."""
 
@@ -76,6 +90,12 @@ class ReflectionStage(RefinementSettings):
 class DpoStage(DpoSettings):
     """Preference training from M(t-1) to Mt, with M(t-1) as the reference."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (ENOUGH_ROWS,)
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each node that train together, each on a GPU of its own. A step keeps its rows: they share them."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nodes (Pods) that train together. On one machine, all processes run there, at most one a GPU or core."""
     pod: PodSettings = PodSettings()
     """This stage's Pod."""
 

@@ -12,6 +12,7 @@ from ..api.spec import EvolutionRunSpec
 from ..planner.actions import Action, Resume, Start, Stop, Suspend
 from ..planner.observed import Attempt, Failure
 from . import labels
+from .jobs.service import build_service
 from .jobs.stage_job import build_job
 from .kube.apiserver import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, Object, RefusedError
 from .kube.client import KubeClient, RunKey
@@ -70,6 +71,8 @@ class Executor:
         if blocking is not None:
             return self._found(key, owner, start, job, blocking)
         try:
+            if start.spec.ranks.nodes > 1:
+                self._create_service(owner)
             created = self._cache.put_job(self._client.create_job(job))
         except AlreadyExistsError:
             return self._found(key, owner, start, job, f"Job {job['metadata']['name']}")
@@ -80,6 +83,13 @@ class Executor:
         extra = {"run": f"{key.namespace}/{key.name}", "stage": start.spec.stage}
         log.info("created Job %s, attempt %d", job["metadata"]["name"], start.number, extra=extra)
         return next(iter(observe(owner, [created], {}, {}, {})), None)
+
+    def _create_service(self, owner: RunRef) -> None:
+        """Create the Service by which the run's Pods find each other, unless it exists."""
+        try:
+            self._client.create_service(build_service(owner))
+        except AlreadyExistsError:
+            return
 
     def _found(self, key: RunKey, owner: RunRef, start: Start, job: Object, blocking: str) -> Attempt | None:
         """A Job or Pod of this stage exists that the cache does not count: it is ending, new, or has lost its labels."""

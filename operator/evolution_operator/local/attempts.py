@@ -12,7 +12,7 @@ from pathlib import Path
 from evolution_jobs.cgroup import oom_kills
 from evolution_jobs.contract.errors import EXIT_KILLED, EXIT_PERMANENT, failure_kind
 from evolution_jobs.contract.manifest import Report
-from evolution_jobs.contract.stage import Shard
+from evolution_jobs.contract.stage import RankLayout, Shard
 
 from ..api.status import StageProgress
 from ..planner.actions import Start
@@ -83,7 +83,7 @@ class LocalAttempt:
     @property
     def gpus(self) -> list[str]:
         """GPUs that its processes hold."""
-        return [gpu for _, gpu in self._running.values() if gpu is not None]
+        return [gpu for _, held in self._running.values() if held is not None for gpu in held.split(",")]
 
     @property
     def processes(self) -> list[StageProcess]:
@@ -103,6 +103,9 @@ class LocalAttempt:
 
     def admit(self, launcher: Launcher, machine: Machine, gpus: list[str]) -> None:
         """Start as many waiting shards as fit. Removes the GPUs that they use from the list."""
+        layout = self._layout(machine)
+        if self.needs_gpu and len(machine.gpus) > 0 and len(gpus) < layout.processes:
+            return
         side_by_side = min(self.start.shards, len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus)
         if self._started_at is None:
             self._started_at = datetime.now(UTC)
@@ -114,14 +117,20 @@ class LocalAttempt:
             if self.needs_gpu and machine.gpus:
                 if not gpus:
                     return
-                gpu = gpus.pop(0)
+                gpu = ",".join(gpus.pop(0) for _ in range(layout.processes))
             shard = self._waiting.pop(0)
-            spec = self.start.spec.model_copy(update={"shard": Shard(index=shard, count=self.start.shards)})
+            which = {"shard": Shard(index=shard, count=self.start.shards), "ranks": layout}
+            spec = self.start.spec.model_copy(update=which)
             environment: Mapping[str, str] = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
             process = launcher.start(
                 spec, self.log(shard), self._report_path(shard), environment, max(1, machine.cpus // side_by_side)
             )
             self._running[shard] = (process, gpu)
+
+    def _layout(self, machine: Machine) -> RankLayout:
+        """Processes that train together: as many as the run asks for on all nodes, at most one for each GPU or core."""
+        room = len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus
+        return RankLayout(processes=min(self.start.spec.ranks.count, max(1, room)))
 
     def poll(self) -> None:
         """Read output and ends of processes. If a shard fails, the attempt's other shards are ended."""

@@ -11,9 +11,10 @@ from evolution_jobs.contract.settings import (
     ReflectionSettings,
     SftSettings,
 )
-from evolution_jobs.contract.stage import Node
+from evolution_jobs.contract.stage import TRAINED, Node, RankLayout
 
 from ..api.spec import EvolutionRunSpec
+from .policies import BLOCKS
 
 
 def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
@@ -44,6 +45,14 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
         "evaluate": spec.evaluation.shards,
     }
     return by_kind.get(node.kind, 1)
+
+
+def ranks(spec: EvolutionRunSpec, kind: str) -> RankLayout:
+    """How many processes train a stage of this kind together."""
+    if kind not in TRAINED:
+        return RankLayout()
+    block = getattr(spec, BLOCKS[kind])
+    return RankLayout(processes=block.processes, nodes=block.nodes)
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:

@@ -12,7 +12,7 @@ from ..api.status import RunStatus, StageStatus
 from . import policies
 from .actions import Action, Plan, Resume, Start, Stop, Suspend
 from .events import events_between
-from .graph import build_graph, critical, shards
+from .graph import build_graph, critical, ranks, shards
 from .ledger import Ledger, fold, prepare_report, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
 from .status import derive_status, rejected_status
@@ -158,6 +158,7 @@ def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Ma
         seed=node.seed,
         inputs=inputs,
         storage=run.spec.storage,
+        ranks=ranks(run.spec, node.kind),
         graph=graph if node.kind == "prepare" else [],
     )
     return Start(spec=spec, number=number, shards=shards(run.spec, node), critical=critical(node))

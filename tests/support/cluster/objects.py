@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evolution_jobs.contract.stage import RunRef, StageSpec
+from evolution_jobs.contract.stage import RankLayout, RunRef, StageSpec
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.stage_job import build_job
@@ -34,8 +34,9 @@ def stage_start(
     *,
     run: RunRef = OWNER,
     attempt: str = "a-1",
+    ranks: RankLayout | None = None,
 ) -> Start:
-    """The first attempt at a stage of the smallest run."""
+    """The first attempt at a stage of the smallest run; `ranks`: how many processes train it together."""
     stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
     spec = StageSpec(
         run=run,
@@ -47,6 +48,7 @@ def stage_start(
         settings=least_settings(kind),
         seed=0,
         storage=EvolutionRunSpec.model_validate(minimal_spec()).storage,
+        ranks=ranks or RankLayout(),
     )
     return Start(spec=spec, number=1, shards=shards, critical=kind != "evaluate")
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.stage import RankLayout
 from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.volumes import PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
 
-from ...api.pod import SCRATCH, SPEC_DIRECTORY, TMP, PodSettings
+from ...api.pod import SCRATCH, SHARED_MEMORY, SPEC_DIRECTORY, TMP, PodSettings
 from ...api.spec import EvolutionRunSpec
+from ...planner.graph import ranks
 from ...planner.policies import BLOCKS
 from .. import labels
 from ..settings import Settings
@@ -50,14 +52,15 @@ def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Objec
     }
 
 
-def template_digest(template: Object) -> str:
-    """Digest of a Pod template. A Job carries it, so a changed template is noticed."""
-    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+def template_digest(template: Object, layout: RankLayout) -> str:
+    """Digest of a Pod template and of how many processes train in such Pods. A Job carries it, so a change is noticed."""
+    content = template if layout.count == 1 else {**template, "ranks": layout.wire()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def template_digests(spec: EvolutionRunSpec, settings: Settings) -> dict[str, str]:
     """The digest of each kind's template, as the run's spec gives it now."""
-    return {kind: template_digest(pod_template(spec, kind, settings)) for kind in BLOCKS}
+    return {kind: template_digest(pod_template(spec, kind, settings), ranks(spec, kind)) for kind in BLOCKS}
 
 
 def merged(*settings: PodSettings) -> PodSettings:
@@ -67,7 +70,8 @@ def merged(*settings: PodSettings) -> PodSettings:
 
 
 def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
-    volumes, mounts = volumes_and_mounts([spec_volume("stage.json"), *_model_volume(spec)], pod)
+    ours = [spec_volume("stage.json"), *_model_volume(spec), *_shared_memory(ranks(spec, kind))]
+    volumes, mounts = volumes_and_mounts(ours, pod)
     evaluates = kind == "evaluate"
     usual = settings.evaluation_priority_class if evaluates else settings.critical_priority_class
     priority = pod.priority_class_name or usual
@@ -217,6 +221,12 @@ def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
     claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
     source = {"claimName": claim, "readOnly": True}
     return [(f"{PVC_ROOT}/{claim}", {"name": "evolution-model", "persistentVolumeClaim": source}, True)]
+
+
+def _shared_memory(layout: RankLayout) -> list[Mounted]:
+    """Memory by which NCCL joins the processes of a Pod. A container runtime gives 64 MB, which are too few."""
+    volume = {"name": "evolution-shm", "emptyDir": {"medium": "Memory"}}
+    return [(SHARED_MEMORY, volume, False)] if layout.processes > 1 else []
 
 
 def volumes_and_mounts(ours: Iterable[Mounted], pod: PodSettings) -> tuple[list[Object], list[Object]]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Literal
 
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
-from evolution_jobs.contract.stage import RunRef, Shard
+from evolution_jobs.contract.stage import RankLayout, RunRef, Shard
+from evolution_jobs.contract.variables import MASTER_ADDRESS_VARIABLE, MASTER_PORT_VARIABLE
 
-from ...api.spec import API_VERSION, KIND, EvolutionRunSpec
+from ...api.spec import EvolutionRunSpec
 from ...planner.actions import Start
 from .. import labels
 from ..settings import Settings
 from .pods import CONTAINER, Object, pod_template, template_digest
+from .service import owner_reference, service_name
 
+MASTER_PORT = 29500
+"""torch's own default."""
 NAME_LENGTH = 53
 """Longest Job name: with a shard's index and the Pod's random suffix it is still a DNS label of 63 characters."""
 
@@ -30,10 +35,11 @@ def job_name(owner: RunRef, kind: str, iteration: int | None, stage: str, key: s
 
 
 def build_job(owner: RunRef, spec: EvolutionRunSpec, start: Start, settings: Settings) -> Object:
-    """The Job of an attempt. With several shards it is Indexed, with one index a shard.
+    """The Job of an attempt. With several shards or nodes it is Indexed, with one index for each.
 
     The planner retries, not the Job controller. Pods that were evicted or asked to end (exit code 143) are replaced
-    and not counted.
+    and not counted. Only if a node that trains with others is disrupted the Job fails: the others have lost it and must
+    begin again with it, from the checkpoint.
     """
     stage = start.spec
     template = pod_template(spec, stage.kind, settings)
@@ -50,7 +56,9 @@ def build_job(owner: RunRef, spec: EvolutionRunSpec, start: Start, settings: Set
         "labels": {**template["metadata"]["labels"], **tags},
         "annotations": {**template["metadata"]["annotations"], **annotations},
     }
-    indexed = {"completionMode": "Indexed"} if start.shards > 1 else {}
+    layout = stage.ranks
+    pods = start.shards * layout.nodes
+    indexed = {"completionMode": "Indexed"} if pods > 1 else {}
     queue = {labels.QUEUE: spec.queue_name} if spec.queue_name else {}
     return {
         "apiVersion": "batch/v1",
@@ -59,18 +67,18 @@ def build_job(owner: RunRef, spec: EvolutionRunSpec, start: Start, settings: Set
             "name": name,
             "namespace": owner.namespace,
             "labels": {**tags, **queue},
-            "annotations": {labels.KEY: stage.key, labels.TEMPLATE: template_digest(template)},
-            "ownerReferences": [_owner_reference(owner)],
+            "annotations": {labels.KEY: stage.key, labels.TEMPLATE: template_digest(template, layout)},
+            "ownerReferences": [owner_reference(owner)],
         },
         "spec": {
-            "parallelism": start.shards,
-            "completions": start.shards,
+            "parallelism": pods,
+            "completions": pods,
             **indexed,
             "suspend": spec.queue_name is not None,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": failure_rules()},
-            "template": {**template, "metadata": metadata},
+            "podFailurePolicy": {"rules": failure_rules("Count" if layout.nodes > 1 else "Ignore")},
+            "template": {"metadata": metadata, "spec": _meeting(template["spec"], owner, name, layout)},
         },
     }
 
@@ -86,25 +94,26 @@ def common_labels(run: str, component: str) -> dict[str, str]:
     }
 
 
-def failure_rules() -> list[Object]:
-    """How a Pod's end counts: a disruption not at all, a permanent error fails the Job."""
+def failure_rules(disruption: Literal["Ignore", "Count"] = "Ignore") -> list[Object]:
+    """How a Pod's end counts: a disruption as given, SIGTERM not at all, a permanent error fails the Job."""
 
     def on_exit(action: str, code: int) -> Object:
         return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
 
     return [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": disruption, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         on_exit("Ignore", EXIT_TERMINATED),
         on_exit("FailJob", EXIT_PERMANENT),
     ]
 
 
-def _owner_reference(owner: RunRef) -> Object:
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": owner.name,
-        "uid": owner.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
+def _meeting(pod: Object, owner: RunRef, job: str, layout: RankLayout) -> Object:
+    """The Pod, with the name by which the nodes find the first one if there are several."""
+    if layout.nodes == 1:
+        return pod
+    # An Indexed Job names its Pods' hosts after itself and the index.
+    found = {MASTER_ADDRESS_VARIABLE: f"{job}-0.{service_name(owner)}", MASTER_PORT_VARIABLE: str(MASTER_PORT)}
+    variables = [{"name": name, "value": value} for name, value in found.items()]
+    (container,) = pod["containers"]
+    given = [each for each in container["env"] if each["name"] not in found]
+    return {**pod, "subdomain": service_name(owner), "containers": [{**container, "env": [*given, *variables]}]}

@@ -75,6 +75,11 @@ class KubeClient:
         path = f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs"
         return self._server.call("POST", path, job, {"fieldValidation": "Strict"})
 
+    def create_service(self, service: Object) -> None:
+        """Create a Service. Raises AlreadyExistsError, RefusedError, InvalidError."""
+        path = f"/api/v1/namespaces/{service['metadata']['namespace']}/services"
+        self._server.call("POST", path, service, {"fieldValidation": "Strict"})
+
     def read_job(self, key: RunKey, name: str) -> Object:
         """A Job. Raises NotFoundError."""
         return self._server.call("GET", _job_path(key, name))

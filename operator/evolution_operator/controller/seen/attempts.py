@@ -89,7 +89,7 @@ def _attempt(
         state=state,
         name=job.meta.name,
         started_at=job.started_at,
-        shards_done=max(job.shards_done, sum(map(has_finished, job.pods))),
+        shards_done=job.shards_of(max(job.succeeded, sum(map(has_finished, job.pods)))),
         shards=job.shards,
         gpu_seconds=sum(_gpu_seconds(pod) for pod in job.pods),
         lingering=state in ("succeeded", "failed") and not job.ended,

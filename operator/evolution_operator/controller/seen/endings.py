@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from evolution_jobs.contract.errors import EXIT_KILLED, EXIT_PERMANENT, EXIT_TERMINATED, FailureKind, failure_kind
+from evolution_jobs.contract.errors import (
+    EXIT_KILLED,
+    EXIT_PERMANENT,
+    EXIT_TERMINATED,
+    RANK_LOST,
+    FailureKind,
+    failure_kind,
+)
 from evolution_jobs.contract.manifest import Report
 from pydantic import ValidationError
 
@@ -90,8 +97,21 @@ def job_failure(job: JobView) -> Failure:
 def pods_failure(job: JobView) -> Failure | None:
     """The most severe failure among a Job's Pods, in the stage's own words if it left any; None if none failed."""
     failed = [pod for pod in job.pods if not has_finished(pod) and (pod.phase == "Failed" or pod.exit_code is not None)]
-    failures = [_pod_failure(pod, job) for pod in failed]
-    return min(failures, key=lambda failure: SEVERITY.index(failure.kind), default=None)
+    failures = [(_pod_failure(pod, job), pod) for pod in failed]
+    worst = min(failures, key=lambda found: _severity(*found), default=None)
+    return worst[0] if worst else None
+
+
+def _severity(failure: Failure, pod: PodView) -> tuple[int, int]:
+    """Lowest for what most likely made other Pods fail.
+
+    A Pod that has lost another one explains less than the cluster that has taken a Pod away, but more than a Pod that
+    was asked to end: the Job controller asks the others once one has failed.
+    """
+    if failure.reason == RANK_LOST:
+        return SEVERITY.index("disruption"), 1
+    taken = pod.disrupted or pod.evicted is not None or pod.reason in NODE_REASONS
+    return SEVERITY.index(failure.kind), 0 if taken or failure.kind != "disruption" else 2
 
 
 def attempt_report(pods: Sequence[PodView]) -> Report | None:
@@ -110,7 +130,7 @@ def reports_of(pods: Sequence[PodView]) -> dict[str, Report]:
 
 
 def _finished(job: JobView) -> bool:
-    return sum(map(has_finished, job.pods)) >= job.shards
+    return sum(map(has_finished, job.pods)) >= job.completions
 
 
 def _overdrew_at_its_end(pod: PodView) -> bool:

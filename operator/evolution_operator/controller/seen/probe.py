@@ -56,7 +56,7 @@ class _Known:
     def see(self, job: JobView, now: float) -> None:
         """Update from the Job's Pods. A Job whose Pods have all succeeded is about to end and needs none."""
         pods = job.pods
-        if any(pod.alive for pod in pods) or sum(pod.phase == "Succeeded" for pod in pods) >= job.shards:
+        if any(pod.alive for pod in pods) or sum(pod.phase == "Succeeded" for pod in pods) >= job.completions:
             self.podless_since, self.note = None, None
         elif self.podless_since is None:
             self.podless_since, self.pause, self.ask_at = now, PODLESS_SECONDS, now + PODLESS_SECONDS
@@ -66,7 +66,8 @@ class _Known:
             name: pace.ended() if name in succeeded else pace for name, pace in self.paces.items() if name in names
         }
         self.waits = {name: note for name, note in self.waits.items() if name in names - succeeded}
-        self.unread = max(job.shards_done, len(succeeded)) - len(succeeded & self.paces.keys())
+        done = job.shards_of(max(job.succeeded, len(succeeded)))
+        self.unread = max(0, done - len(succeeded & self.paces.keys()))
         if self.running_since is None and any(_runs(pod) for pod in pods):
             self.running_since = now
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evolution_jobs.contract.stage import kind_of
+from evolution_jobs.contract.stage import TRAINED, kind_of
 
 from .. import labels
 from ..jobs.pods import CONTAINER, gpus_of
@@ -44,8 +44,10 @@ class JobView:
     key: str
     suspended: bool
     queue: str | None
-    shards: int
-    shards_done: int
+    completions: int
+    """Pods that must end well: one for each shard, or for each node that trains with others."""
+    succeeded: int
+    """Pods that the Job controller has counted as ended well."""
     started_at: datetime | None
     """When it was allowed to run."""
     held: bool = False
@@ -58,6 +60,15 @@ class JobView:
     """Conditions that are True, by type."""
     pods: tuple[PodView, ...] = ()
     """Its Pods, deleted ones included."""
+
+    @property
+    def shards(self) -> int:
+        """Shards of the stage. Nodes that train together are one."""
+        return 1 if self.meta.kind in TRAINED else self.completions
+
+    def shards_of(self, pods: int) -> int:
+        """Shards that are done once this many Pods have ended well."""
+        return int(pods >= self.completions) if self.meta.kind in TRAINED else pods
 
     @property
     def ended(self) -> bool:
@@ -75,7 +86,7 @@ class JobView:
         if any(pod.alive for pod in self.pods):
             return False
         if "Complete" in self.conditions:
-            return sum(pod.phase == "Succeeded" for pod in self.pods) < self.shards
+            return sum(pod.phase == "Succeeded" for pod in self.pods) < self.completions
         return "Failed" in self.conditions and not any(pod.phase == "Failed" for pod in self.pods)
 
 
@@ -143,8 +154,8 @@ def job_view(body: Mapping[str, Any]) -> JobView:
         key=(metadata.get("annotations") or {}).get(labels.KEY, ""),
         suspended=bool(spec.get("suspend")),
         queue=tags.get(labels.QUEUE),
-        shards=spec.get("completions") or 1,
-        shards_done=status.get("succeeded") or 0,
+        completions=spec.get("completions") or 1,
+        succeeded=status.get("succeeded") or 0,
         started_at=_began(body),
         held=bool(spec.get("suspend")) and _suspended_elsewhere(metadata),
         template=(metadata.get("annotations") or {}).get(labels.TEMPLATE, ""),

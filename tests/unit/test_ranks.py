@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from evolution_jobs.attempt.torchrun import RankReport, environment, failure
 from evolution_jobs.contract.errors import TransientError
-from evolution_jobs.contract.stage import RankLayout
+from evolution_jobs.contract.stage import RankLayout, Sharding
 from evolution_jobs.contract.workspace import Result
 from evolution_jobs.stages import dpo, sft
 from evolution_jobs.training.ranks import Ranks
@@ -22,7 +23,7 @@ from tests.support.stages.workspace import LocalWorkspace
 pytestmark = pytest.mark.model
 
 SFT = {
-    "epochs": 4,
+    "epochs": 3,
     "batchSize": 2,
     "gradientAccumulation": 2,
     "learningRate": 5e-3,
@@ -66,6 +67,15 @@ def same(left: Result, right: Result) -> None:
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
+def test_sft_with_a_sharded_base_model_ends_as_in_one_process(tmp_path: Path, sft_inputs: dict[str, Path]) -> None:
+    """Its last step, of one row, and its last validation batch leave one rank without a pass of its own."""
+    alone = sft.run(LocalWorkspace(tmp_path / "alone", "sft", SFT, inputs=sft_inputs))
+    two = RanksOf(tmp_path / "two", "sft", SFT, sft_inputs, "full").run()
+    same(two, alone)
+    assert (alone.details["processes"], two.details["processes"]) == (1, 2)
+    assert two.details["heldWeights"] == pytest.approx(alone.details["heldWeights"] / 2, rel=0.01)
+
+
 def test_sft_with_a_killed_rank_ends_as_in_one_process(tmp_path: Path, sft_inputs: dict[str, Path]) -> None:
     alone = sft.run(LocalWorkspace(tmp_path / "alone", "sft", SFT, inputs=sft_inputs))
     with pytest.raises(TransientError, match="rank 1 of 2 was killed") as caught:
@@ -76,9 +86,10 @@ def test_sft_with_a_killed_rank_ends_as_in_one_process(tmp_path: Path, sft_input
     same(again.run(), alone)
 
 
-def test_dpo_ends_as_in_one_process(tmp_path: Path, dpo_inputs: dict[str, Path]) -> None:
+@pytest.mark.parametrize("sharding", get_args(Sharding))
+def test_dpo_ends_as_in_one_process(tmp_path: Path, dpo_inputs: dict[str, Path], sharding: Sharding) -> None:
     alone = dpo.run(LocalWorkspace(tmp_path / "alone", "dpo", DPO, inputs=dpo_inputs))
-    two = RanksOf(tmp_path / "two", "dpo", DPO, dpo_inputs).run()
+    two = RanksOf(tmp_path / "two", "dpo", DPO, dpo_inputs, sharding).run()
     same(two, alone)
     first = two.details["reference"]["firstStep"]
     assert first == pytest.approx(alone.details["reference"]["firstStep"], abs=1e-6)

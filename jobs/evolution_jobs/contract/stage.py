@@ -73,12 +73,22 @@ class Shard(Document):
     count: Annotated[int, Field(ge=1)] = 1
 
 
+Sharding = Literal["none", "full"]
+"""Whether each process that trains holds the whole base model, or only its part of it."""
+
+
 class RankLayout(Document):
     """How many processes train together. torch calls each of them a rank."""
 
     processes: Annotated[int, Field(ge=1)] = 1
     """Processes on each node."""
     nodes: Annotated[int, Field(ge=1)] = 1
+    sharding: Sharding = "none"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the base model is spread over the processes."""
+        return self.sharding == "full" and self.count > 1
 
     @property
     def count(self) -> int:

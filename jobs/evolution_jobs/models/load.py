@@ -90,9 +90,14 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    reference: Path | str, adapter: Path | None, precision: Precision, *, trainable: bool = False
+    reference: Path | str,
+    adapter: Path | None,
+    precision: Precision,
+    *,
+    trainable: bool = False,
+    to_device: bool = True,
 ) -> PreTrainedModel:
-    """The base model with its adapter, on the GPU if there is one, in evaluation mode.
+    """The base model with its adapter, in evaluation mode, on the GPU if there is one and `to_device` is True.
 
     With `trainable`, the result is a PeftModel, and the adapter's weights require gradients. Otherwise the adapter of a
     float32 model is merged into its weights, which saves two small products a layer. The adapter of a bfloat16 model
@@ -116,7 +121,7 @@ def load_model(
             location.name,
             revision=location.revision or "main",
             dtype=dtype,
-            device_map={"": device} if device.type == "cuda" else None,
+            device_map={"": device} if device.type == "cuda" and to_device else None,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -12,13 +12,14 @@ from ..contract.errors import PermanentError
 from ..contract.rows import Pair
 from ..contract.settings import DpoSettings
 from ..contract.workspace import Result, Workspace
-from ..models.load import load_model, load_tokenizer
+from ..models.load import load_model, load_tokenizer, placement
 from ..models.positions import longest, require_positions
 from ..store.base import file_sha256
 from ..training.adapter import WEIGHTS, adapter_tensors, require_learnt, save_adapter
 from ..training.encoding import ChatEncoder
 from ..training.preference import PreferenceTrainer, preference_trainer
 from ..training.reference import REFERENCE
+from ..training.sharding import held_weights, shard
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
 from .models import base_model
@@ -43,8 +44,11 @@ def run(workspace: Workspace) -> Result:
             "DataEmpty",
             f"input pairs: none of {len(pairs)} pairs fits; see why reflect dropped its rows, or raise dpo.maxLength",
         )
-    model = load_model(reference, before, settings.precision, trainable=True)
+    sharded = workspace.spec.ranks.sharded
+    model = load_model(reference, before, settings.precision, trainable=True, to_device=not sharded)
     require_positions("dpo.maxLength", settings.max_length, longest(model.config.to_dict()))
+    if sharded:
+        shard(model, placement(settings.precision)[0])
     trainer = preference_trainer(
         model, tokenizer, settings, workspace.spec.seed, encoded.rows, load_file(before / WEIGHTS), workspace
     )
@@ -92,4 +96,6 @@ def _details(trainer: PreferenceTrainer, adapter_digest: str) -> dict[str, objec
         "steps": trainer.state.global_step,
         "sharedPrompts": trainer.layout.shared,
         "packed": trainer.layout.packed,
+        "processes": trainer.ranks.count,
+        "heldWeights": held_weights(trainer.model),
     }

@@ -12,10 +12,11 @@ from ..contract.errors import PermanentError
 from ..contract.rows import Dialogue, Instruction
 from ..contract.settings import SftSettings
 from ..contract.workspace import Result, Workspace
-from ..models.load import load_model, load_tokenizer
+from ..models.load import load_model, load_tokenizer, placement
 from ..models.positions import longest, require_positions
 from ..training.adapter import adapter_tensors, new_adapter, require_learnt, same_tensors, save_adapter
 from ..training.encoding import ChatEncoder, Encoded, Example
+from ..training.sharding import held_weights, shard
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
@@ -42,10 +43,13 @@ def run(workspace: Workspace) -> Result:
         if not encoded.rows:
             raise PermanentError("DataEmpty", _nothing_left(name, encoded))
 
-    base = load_model(reference, None, settings.precision)
+    sharded = workspace.spec.ranks.sharded
+    base = load_model(reference, None, settings.precision, to_device=not sharded)
     require_positions("sft.maxLength", settings.max_length, longest(base.config.to_dict()))
     model = new_adapter(base, settings.lora, workspace.spec.seed)
     untrained = adapter_tensors(model)
+    if sharded:
+        shard(model, placement(settings.precision)[0])
     trainer = supervised_trainer(
         model, tokenizer, settings, workspace.spec.seed, [*train.rows, *replay.rows], validation.rows, workspace
     )
@@ -112,6 +116,8 @@ def _details(trainer: SupervisedTrainer) -> dict[str, object]:
         "steps": trainer.state.global_step,
         "keptStep": trainer.kept_step,
         "stoppedEarly": trainer.validations.exhausted,
+        "processes": trainer.ranks.count,
+        "heldWeights": held_weights(trainer.model),
         "packed": trainer.layout.packed,
     }
 

@@ -118,11 +118,14 @@ def _scattered(output: Any, trees: Sequence[TokenTree], labelled: Tensor) -> Any
     return type(output)(loss=output.loss, **fields)
 
 
-def best_layout(model: PreTrainedModel, input_ids: Tensor, labels: Tensor, *, pairs: bool) -> Layout:
+def best_layout(
+    model: PreTrainedModel, input_ids: Tensor, labels: Tensor, *, pairs: bool, sharded: Any = None
+) -> Layout:
     """The fastest layout in which the model computes what it computes for separate sequences; before `spare_forward`.
 
     It is tried on a small batch: dialogues, or with `pairs` the chosen and then the rejected answers. For a packed
-    layout the model's attention becomes FlexAttention.
+    layout the model's attention becomes FlexAttention. `sharded` is the whole of a model that is spread over ranks: it
+    must be called, and is not packed, because a kernel that fails on one rank would leave the others waiting.
 
     Only models with rotary positions, full attention and PyTorch's own attention function are tried: a recurrent layer
     would carry one sequence into the next, and a sliding window is measured in places of the one row.
@@ -132,9 +135,10 @@ def best_layout(model: PreTrainedModel, input_ids: Tensor, labels: Tensor, *, pa
     fit = getattr(config, "rope_parameters", None) and not getattr(config, "sliding_window", None)
     if not fit or layers != {"full_attention"} or model.config._attn_implementation != SDPA:
         return Layout()
-    expected = _log_probs(model, Layout(), input_ids, labels)
-    shared = Layout(shared=pairs and _close(model, Layout(shared=True), input_ids, labels, expected))
-    if model.device.type != "cuda" or pairs > shared.shared:
+    fused = sharded or model.forward
+    expected = _log_probs(model, fused, Layout(), input_ids, labels)
+    shared = Layout(shared=pairs and _close(model, fused, Layout(shared=True), input_ids, labels, expected))
+    if sharded is not None or model.device.type != "cuda" or pairs > shared.shared:
         return shared
     model.set_attn_implementation(FLEX)
     if _packs(model, replace(shared, packed=True), input_ids, labels, expected):
@@ -147,7 +151,7 @@ def _packs(model: PreTrainedModel, layout: Layout, input_ids: Tensor, labels: Te
     try:
         # The gradient, too: its kernel is another one.
         _run(model, model.forward, layout, input_ids, labels, {}).log_probs.sum().backward()
-        return _close(model, layout, input_ids, labels, expected)
+        return _close(model, model.forward, layout, input_ids, labels, expected)
     except Exception as error:  # noqa: BLE001 -- a compiler, a driver and a kernel can fail in many ways
         log.warning("rows are padded, not packed, because FlexAttention does not run here: %s", error)
         return False
@@ -155,14 +159,18 @@ def _packs(model: PreTrainedModel, layout: Layout, input_ids: Tensor, labels: Te
         model.zero_grad()
 
 
-def _close(model: PreTrainedModel, layout: Layout, input_ids: Tensor, labels: Tensor, expected: Tensor) -> bool:
+def _close(
+    model: PreTrainedModel, fused: Any, layout: Layout, input_ids: Tensor, labels: Tensor, expected: Tensor
+) -> bool:
     """Whether the mean difference a label is what rounding explains."""
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    difference = (_log_probs(model, layout, input_ids, labels) - expected).abs().sum() / (labels != IGNORED).sum()
+    difference = (_log_probs(model, fused, layout, input_ids, labels) - expected).abs().sum() / (
+        labels != IGNORED
+    ).sum()
     return bool(difference < tolerance)
 
 
 @torch.no_grad()
-def _log_probs(model: PreTrainedModel, layout: Layout, input_ids: Tensor, labels: Tensor) -> Tensor:
-    log_probs: Tensor = _run(model, model.forward, layout, input_ids, labels, {}).log_probs
+def _log_probs(model: PreTrainedModel, fused: Any, layout: Layout, input_ids: Tensor, labels: Tensor) -> Tensor:
+    log_probs: Tensor = _run(model, fused, layout, input_ids, labels, {}).log_probs
     return log_probs

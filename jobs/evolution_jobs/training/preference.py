@@ -88,9 +88,11 @@ def preference_trainer(
         train_dataset=Dataset.from_dict(rows).select(order),
         processing_class=tokenizer,
     )
-    base = model.get_base_model()
+    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
     trainer.sft_weight = settings.sft_weight
-    trainer.layout = best_layout(base, *_tried(pairs[:TRIED_PAIRS], model.device), pairs=True)
+    trainer.layout = best_layout(
+        base, *_tried(pairs[:TRIED_PAIRS], trainer.args.device), pairs=True, sharded=model if sharded else None
+    )
     spare_forward(base, trainer.layout)
     trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
     trainer.add_callback(trainer.guard)

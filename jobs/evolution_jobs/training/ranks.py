@@ -56,9 +56,13 @@ def joined() -> Iterator[Ranks]:
 
 
 class Ranks:
-    """The processes that train together, seen from one of them. Every method but `own` must be called by all."""
+    """The processes that train together, seen from one of them. Every method that returns no plain value of this rank
+    must be called by all.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, lockstep: bool = False) -> None:
+        """`lockstep`: all must run the model at the same time, because each has only a part of it."""
+        self.lockstep = lockstep
         together = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if together else 0
         self.count = dist.get_world_size() if together else 1
@@ -71,6 +75,13 @@ class Ranks:
     def own(self, place: int) -> bool:
         """Whether this rank computes the pass, or the batch, at this place."""
         return place % self.count == self.rank
+
+    def spare(self, place: int, places: int) -> bool:
+        """Whether this rank must run the last of so many passes beside the rank whose turn it is, and discard it.
+
+        That is so in lockstep if the last round leaves it without a pass of its own.
+        """
+        return self.lockstep and place == places - 1 and 0 < places % self.count <= self.rank
 
     def share(self, rows: int, batch: int) -> int:
         """Rows of one pass: at most `batch`, divides the `rows` of a step, and leaves a pass for every rank."""
@@ -161,15 +172,18 @@ class SharesSteps:
         self._place += 1
         # Each pass has random numbers of its own (dropout), so they do not depend on which rank computes it.
         torch.manual_seed((self.args.seed * 1_000_003 + self.state.global_step) * 4099 + place)
+        loss = torch.zeros((), device=self.args.device)
         if self.ranks.own(place):
-            loss: Tensor = super().training_step(model, *given, **options)  # type: ignore[misc]
-            self._own_loss += float(loss) if self.ranks.count > 1 else 0.0
-        else:
-            loss = torch.zeros((), device=self.args.device)
+            loss = super().training_step(model, *given, **options)  # type: ignore[misc]
+            self._own_loss += loss.detach().double()
+        elif self.ranks.spare(place, self._passes):
+            with _discarded(model, self._metrics["train"]):
+                super().training_step(model, *given, **options)  # type: ignore[misc]
         if self._place == self._passes and self.ranks.count > 1:
             self.ranks.sum_gradients(model.parameters())
-            [whole] = self.ranks.summed([self._own_loss])
-            loss = loss + (whole - self._own_loss)
+            own = float(self._own_loss)
+            [whole] = self.ranks.summed([own])
+            loss = loss + (whole - own)
             self._metrics["train"] = _merged(self.ranks.gathered(self._metrics["train"]))
         return loss
 
@@ -177,6 +191,20 @@ class SharesSteps:
     def round_over(self: Any) -> bool:
         """Whether every rank has had its turn: here all may talk to each other without one waiting for another's pass."""
         return bool(self._place % self.ranks.count == 0)
+
+
+@contextmanager
+def _discarded(model: Any, figures: dict[str, list[float]]) -> Iterator[None]:
+    """Run a pass without its effect on gradients and figures."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    gradients, before = [weight.grad for weight in trained], {name: list(each) for name, each in figures.items()}
+    for weight in trained:
+        weight.grad = None
+    yield
+    for weight, gradient in zip(trained, gradients, strict=True):
+        weight.grad = gradient
+    figures.clear()
+    figures.update(before)
 
 
 def _merged(figures: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -85,15 +85,18 @@ class SupervisedTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
         """Nats a learnt token over the whole validation set; a mean over batches would depend on their size."""
         loss, tokens = 0.0, 0.0
         self.model.eval()
-        for place, batch in enumerate(self.get_eval_dataloader(self.validation)):
+        batches = self.get_eval_dataloader(self.validation)
+        for place, batch in enumerate(batches):
             if place % self.ranks.count == 0:
                 self.stop_if_asked()
-            if not self.ranks.own(place):
+            own = self.ranks.own(place)
+            if not own and not self.ranks.spare(place, len(batches)):
                 continue
             with self.compute_loss_context_manager():
                 output = self.model(**self._prepare_inputs(batch), use_cache=False, fused_lm_head=True)
-            loss -= float(output.log_probs.sum())
-            tokens += int(output.label_mask.sum())
+            if own:
+                loss -= float(output.log_probs.sum())
+                tokens += int(output.label_mask.sum())
         loss, tokens = self.ranks.summed([loss, tokens])
         return loss / tokens
 
@@ -133,8 +136,10 @@ def supervised_trainer(
         train_dataset=_dataset(train).select(order),
         processing_class=tokenizer,
     )
-    base = model.get_base_model()
-    trainer.layout = best_layout(base, *_tried(train[:TRIED_ROWS], model.device), pairs=False)
+    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
+    trainer.layout = best_layout(
+        base, *_tried(train[:TRIED_ROWS], trainer.args.device), pairs=False, sharded=model if sharded else None
+    )
     spare_forward(base, trainer.layout)
     steps = optimiser_steps(len(order), settings.batch_size, settings.gradient_accumulation)
     trainer.validation = _dataset(sorted(validation, key=lambda example: example.tokens))

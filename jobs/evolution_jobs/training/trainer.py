@@ -41,7 +41,7 @@ class Resumable(SharesSteps):
     def attach(self: Any, workspace: Workspace, row_tokens: Sequence[int]) -> None:
         """Report and save through `workspace`. Call it before `train`. `row_tokens` are the rows' lengths, in order."""
         self.workspace = workspace
-        self.ranks = Ranks()
+        self.ranks = Ranks(lockstep=workspace.spec.ranks.sharded)
         self.row_tokens = row_tokens
         self.best: Tensors | None = None
         """SFT: the adapter with the lowest validation loss so far."""

@@ -26,7 +26,7 @@ from .status import RunStatus
 FILE = Path(__file__).parents[3] / "crds" / f"{GROUP}_{PLURAL}.yaml"
 COMMAND = "make crds"
 
-CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "champion_metric"})
+CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "sharding", "champion_metric"})
 """Fields of a stage's block that do not decide its result, beside those marked `NotInKey`."""
 STAGES = ("prepare", "sft", "generation", "reflection", "dpo", "evaluation")
 SOURCES = ("seed", "base_model", "storage", "data", "preference_source")

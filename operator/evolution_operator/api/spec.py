@@ -15,6 +15,7 @@ from evolution_jobs.contract.settings import (
     RefinementSettings,
     SftSettings,
 )
+from evolution_jobs.contract.stage import Sharding
 from pydantic import BaseModel, ConfigDict, Field
 
 from .pod import PodSettings
@@ -41,12 +42,31 @@ CHAMPION_METRICS: dict[str, bool] = {
 """Metrics that can choose the champion. True means that a higher value is better."""
 
 
-ENOUGH_ROWS = Rule(
-    "processes",
-    "times nodes exceeds batchSize times gradientAccumulation, the rows of an optimiser step: each process needs a row",
-    "self.processes * self.nodes <= self.batchSize * self.gradientAccumulation",
-    lambda stage: stage.processes * stage.nodes <= stage.batch_size * stage.gradient_accumulation,
-)
+class Together(Document):
+    """How many processes train together. They decide how fast a result is made, and not which."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "processes",
+            "times nodes exceeds batchSize times gradientAccumulation, the rows of an optimiser step: each process needs "
+            "a row",
+            "self.processes * self.nodes <= self.batchSize * self.gradientAccumulation",
+            lambda stage: stage.processes * stage.nodes <= stage.batch_size * stage.gradient_accumulation,
+        ),
+        Rule(
+            "sharding",
+            "full spreads the base model over several processes: set processes or nodes",
+            "self.sharding == 'none' || self.processes * self.nodes > 1",
+            lambda stage: stage.sharding == "none" or stage.processes * stage.nodes > 1,
+        ),
+    )
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each node that train together, each on a GPU of its own. They share the rows of each step."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nodes (Pods) that train together. On one machine, all processes run there, at most one a GPU or core."""
+    sharding: Sharding = "none"
+    """`none`: each process holds the whole base model. `full`: each holds its part (FSDP2), for a model larger than a GPU."""
 
 
 class PrepareStage(Document):
@@ -56,15 +76,9 @@ class PrepareStage(Document):
     """This stage's Pod."""
 
 
-class SftStage(SftSettings):
+class SftStage(SftSettings, Together):
     """Supervised fine-tuning: base model to M0."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (ENOUGH_ROWS,)
-
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes on each node that train together, each on a GPU of its own. A step keeps its rows: they share them."""
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Nodes (Pods) that train together. On one machine, all processes run there, at most one a GPU or core."""
     pod: PodSettings = PodSettings()
     """This stage's Pod."""
 
@@ -87,15 +101,9 @@ class ReflectionStage(RefinementSettings):
     """This stage's Pods."""
 
 
-class DpoStage(DpoSettings):
+class DpoStage(DpoSettings, Together):
     """Preference training from M(t-1) to Mt, with M(t-1) as the reference."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (ENOUGH_ROWS,)
-
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes on each node that train together, each on a GPU of its own. A step keeps its rows: they share them."""
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Nodes (Pods) that train together. On one machine, all processes run there, at most one a GPU or core."""
     pod: PodSettings = PodSettings()
     """This stage's Pod."""
 

@@ -130,7 +130,8 @@ class LocalAttempt:
     def _layout(self, machine: Machine) -> RankLayout:
         """Processes that train together: as many as the run asks for on all nodes, at most one for each GPU or core."""
         room = len(machine.gpus) if self.needs_gpu and machine.gpus else machine.cpus
-        return RankLayout(processes=min(self.start.spec.ranks.count, max(1, room)))
+        asked = self.start.spec.ranks
+        return RankLayout(processes=min(asked.count, max(1, room)), sharding=asked.sharding)
 
     def poll(self) -> None:
         """Read output and ends of processes. If a shard fails, the attempt's other shards are ended."""

@@ -52,7 +52,7 @@ def ranks(spec: EvolutionRunSpec, kind: str) -> RankLayout:
     if kind not in TRAINED:
         return RankLayout()
     block = getattr(spec, BLOCKS[kind])
-    return RankLayout(processes=block.processes, nodes=block.nodes)
+    return RankLayout(processes=block.processes, nodes=block.nodes, sharding=block.sharding)
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:

@@ -13,7 +13,7 @@ from typing import Any
 from evolution_jobs.attempt.stop import StopRequest
 from evolution_jobs.attempt.torchrun import in_ranks
 from evolution_jobs.attempt.workspace import StoredWorkspace
-from evolution_jobs.contract.stage import RankLayout, StageKind
+from evolution_jobs.contract.stage import RankLayout, Sharding, StageKind
 from evolution_jobs.contract.workspace import Result
 from evolution_jobs.store.open import open_store
 
@@ -24,13 +24,18 @@ class RanksOf:
     """A stage in processes that train together. A second one on the same root has the checkpoints of the first."""
 
     def __init__(
-        self, root: Path, kind: StageKind, settings: Mapping[str, Any], inputs: Mapping[str, Path], processes: int = 2
+        self,
+        root: Path,
+        kind: StageKind,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        sharding: Sharding = "none",
     ) -> None:
         self.root = root
         self._attempt = f"a{len(list(root.glob('a*')))}"
         self._inputs = inputs
         plain = LocalWorkspace(root / "plain", kind, settings, inputs=inputs)
-        self._spec = plain.spec.model_copy(update={"ranks": RankLayout(processes=processes)})
+        self._spec = plain.spec.model_copy(update={"ranks": RankLayout(processes=2, sharding=sharding)})
 
     def run(self) -> Result:
         """Run to the end; raises what the stage raises."""

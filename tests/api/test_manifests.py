@@ -59,6 +59,8 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "sft"), {"lora": {"r": 0}}, "spec.sft.lora.r"),
     (("spec", "sft"), {"lora": {"targetModules": "all-linear"}}, "spec.sft.lora.targetModules"),
     (("spec", "sft"), {"lora": {"targetModules": ["all-linear", "q_proj"]}}, "spec.sft.lora.targetModules"),
+    (("spec", "sft"), {"processes": 4, "nodes": 3}, "spec.sft.processes"),
+    (("spec", "dpo"), {"sharding": "full"}, "spec.dpo.sharding"),
     (("spec", "generation"), {"shards": 0}, "spec.generation.shards"),
     (("spec", "generation"), {"shards": 1001}, "spec.generation.shards"),
     (("spec", "generation"), {"topP": 0}, "spec.generation.topP"),
@@ -110,6 +112,7 @@ GOOD: list[tuple[KeyPath, Any]] = [
     ),
     (("spec", "data", "replay"), [{"uri": "s3://b/alpaca.json", "format": "alpaca", "samples": 500}]),
     (("spec", "generation"), {"topP": 1, "temperature": 0, "shards": 1000}),
+    (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
     (("metadata", "name"), "n" * 40),
 ]
 

@@ -123,6 +123,9 @@ def test_an_unset_method_setting_stays_unset() -> None:
     "field",
     [
         "generation.shards",
+        "sft.processes",
+        "dpo.nodes",
+        "dpo.sharding",
         "generation.tokenBudget",
         "dpo.checkpointSteps",
         "dpo.pod",

@@ -48,6 +48,7 @@ RIGHT = [
     (("spec", "iterations"), 0),
     (("spec", "sft"), None),
     (("spec", "sft", "learningRate"), 1),
+    (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
     (("spec", "sft", "lora", "targetModules"), ["q_proj", "v_proj"]),
     (("spec", "pod", "resources", "limits"), {"nvidia.com/gpu": 1, "memory": "48Gi"}),
     (("spec", "pod", "affinity"), {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": None}}),
@@ -146,6 +147,17 @@ WRONG = [
         ("spec", "data", "replay"),
         [source()],
         "spec.data.replay: takes general instruction samples: give each source format: alpaca",
+    ),
+    (
+        ("spec", "sft"),
+        {"processes": 4, "nodes": 3},
+        "spec.sft.processes: times nodes exceeds batchSize times gradientAccumulation, the rows of an optimiser step: each "
+        "process needs a row",
+    ),
+    (
+        ("spec", "dpo"),
+        {"sharding": "full"},
+        "spec.dpo.sharding: full spreads the base model over several processes: set processes or nodes",
     ),
     (
         ("spec", "data", "test"),

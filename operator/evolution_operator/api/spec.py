@@ -50,13 +50,14 @@ class Together(Document):
             "processes",
             "times nodes exceeds batchSize times gradientAccumulation, the rows of an optimiser step: each process needs "
             "a row",
-            "self.processes * self.nodes <= self.batchSize * self.gradientAccumulation",
+            # A block's default is empty when the API server checks the CRD, and complete in every run.
+            "!has(self.processes) || self.processes * self.nodes <= self.batchSize * self.gradientAccumulation",
             lambda stage: stage.processes * stage.nodes <= stage.batch_size * stage.gradient_accumulation,
         ),
         Rule(
             "sharding",
             "full spreads the base model over several processes: set processes or nodes",
-            "self.sharding == 'none' || self.processes * self.nodes > 1",
+            "!has(self.sharding) || self.sharding == 'none' || self.processes * self.nodes > 1",
             lambda stage: stage.sharding == "none" or stage.processes * stage.nodes > 1,
         ),
     )

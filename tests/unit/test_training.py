@@ -23,6 +23,7 @@ from evolution_jobs.training.schedule import (
     Validations,
     evaluation_interval,
     optimiser_steps,
+    rows_a_pass,
     training_order,
     warmup_steps,
 )
@@ -360,6 +361,28 @@ class TestLayout:
         assert [len(tree.ids) for tree in trees] == [40 + 99 + 69, 150 + 2 + 59]
         assert placed.ids.shape == (1, 512)
         assert int((placed.trees >= 0).sum()) == 208 + 211
+
+
+class TestRowsAPass:
+    @given(
+        st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=60),
+        st.integers(1, 6),
+        st.integers(1, 8),
+    )
+    def test_a_joined_pass_needs_no_more_room_than_the_settings_allow_for(
+        self, rows: list[tuple[int, int]], batch: int, accumulation: int
+    ) -> None:
+        packed, padded = [length for length, _ in rows], [length + more for length, more in rows]
+        size = rows_a_pass(packed, padded, batch, accumulation)
+        assert size % batch == 0
+        assert (batch * accumulation) % size == 0
+        largest = max(len(padded[at : at + batch]) * max(padded[at : at + batch]) for at in range(0, len(rows), batch))
+        assert max(sum(packed[at : at + size]) for at in range(0, len(rows), size)) <= largest
+
+    def test_pairs_that_share_prompts_are_joined_and_long_dialogues_are_not(self) -> None:
+        assert rows_a_pass([330] * 16, [2 * 290] * 16, batch=4, accumulation=2) == 4
+        assert rows_a_pass([330] * 16, [2 * 340] * 16, batch=4, accumulation=2) == 8
+        assert rows_a_pass([800] * 16, [800] * 16, batch=4, accumulation=2) == 4
 
 
 class TestThinned:

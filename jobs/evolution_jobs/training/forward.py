@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
 
 from .encoding import IGNORED
 from .layout import Placed, TokenTree, branched, packed, side_by_side, straight
@@ -135,16 +137,30 @@ def best_layout(
     fit = getattr(config, "rope_parameters", None) and not getattr(config, "sliding_window", None)
     if not fit or layers != {"full_attention"} or model.config._attn_implementation != SDPA:
         return Layout()
-    fused = sharded or model.forward
-    expected = _log_probs(model, fused, Layout(), input_ids, labels)
-    shared = Layout(shared=pairs and _close(model, fused, Layout(shared=True), input_ids, labels, expected))
-    if sharded is not None or model.device.type != "cuda" or pairs > shared.shared:
+    with _fused_head(model):
+        fused = sharded or model.forward
+        expected = _log_probs(model, fused, Layout(), input_ids, labels)
+        shared = Layout(shared=pairs and _close(model, fused, Layout(shared=True), input_ids, labels, expected))
+        if sharded is not None or model.device.type != "cuda" or pairs > shared.shared:
+            return shared
+        model.set_attn_implementation(FLEX)
+        if _packs(model, replace(shared, packed=True), input_ids, labels, expected):
+            return replace(shared, packed=True)
+        model.set_attn_implementation(SDPA)
         return shared
-    model.set_attn_implementation(FLEX)
-    if _packs(model, replace(shared, packed=True), input_ids, labels, expected):
-        return replace(shared, packed=True)
-    model.set_attn_implementation(SDPA)
-    return shared
+
+
+@contextmanager
+def _fused_head(model: PreTrainedModel) -> Iterator[None]:
+    """The head that a trainer of trl will give the model."""
+    own = vars(model).get("forward")
+    add_fused_lm_head(model)
+    try:
+        yield
+    finally:
+        vars(model).pop("forward")
+        if own is not None:
+            model.forward = own
 
 
 def _packs(model: PreTrainedModel, layout: Layout, input_ids: Tensor, labels: Tensor, expected: Tensor) -> bool:

@@ -12,11 +12,12 @@ from trl import DPOConfig, DPOTrainer
 
 from ..contract.settings import DpoSettings
 from ..contract.workspace import Workspace
+from ..models.load import placement
 from .adapter import Tensors
 from .encoding import IGNORED, Preference
 from .forward import Layout, best_layout, spare_forward
 from .reference import ReferenceGuard
-from .schedule import training_order
+from .schedule import rows_a_pass, training_order
 from .trainer import Resumable, arguments
 
 if TYPE_CHECKING:
@@ -77,10 +78,17 @@ def preference_trainer(
     """
     order = training_order([pair.tokens for pair in pairs], settings.epochs, settings.batch_size, seed)
     rows = {name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
+    layout = best_layout(
+        base,
+        *_tried(pairs[:TRIED_PAIRS], placement(settings.precision)[0]),
+        pairs=True,
+        sharded=model if sharded else None,
+    )
     trainer = PreferenceTrainer(
         model=model,
         args=DPOConfig(
-            **arguments(settings, len(order), seed, workspace.scratch),
+            **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, pairs, order)),
             beta=settings.beta,
             loss_type=["sigmoid", "sft"],
             loss_weights=[1.0, settings.sft_weight],
@@ -88,16 +96,20 @@ def preference_trainer(
         train_dataset=Dataset.from_dict(rows).select(order),
         processing_class=tokenizer,
     )
-    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
-    trainer.sft_weight = settings.sft_weight
-    trainer.layout = best_layout(
-        base, *_tried(pairs[:TRIED_PAIRS], trainer.args.device), pairs=True, sharded=model if sharded else None
-    )
-    spare_forward(base, trainer.layout)
+    trainer.sft_weight, trainer.layout = settings.sft_weight, layout
+    spare_forward(base, layout)
     trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
     trainer.add_callback(trainer.guard)
     trainer.attach(workspace, [pairs[row].tokens for row in order])
     return trainer
+
+
+def _together(settings: DpoSettings, layout: Layout, pairs: Sequence[Preference], order: Sequence[int]) -> int:
+    """Pairs that a pass may hold."""
+    if not layout.packed:
+        return settings.batch_size
+    packed, padded = [pairs[row].tokens for row in order], [2 * pairs[row].length for row in order]
+    return rows_a_pass(packed, padded, settings.batch_size, settings.gradient_accumulation)
 
 
 def _sizes(inputs: Any) -> tuple[int, int]:

@@ -30,6 +30,22 @@ def optimiser_steps(rows: int, batch: int, accumulation: int) -> int:
     return math.ceil(math.ceil(rows / batch) / accumulation)
 
 
+def rows_a_pass(packed: Sequence[int], padded: Sequence[int], batch: int, accumulation: int) -> int:
+    """Rows of a step that can be computed together in a packed layout: several times `batch` where that is free.
+
+    `packed` and `padded` are the tokens that each row takes, in the order of training, in one row with others and beside
+    them. No pass is larger than the largest of `batch` padded rows, which the settings allow for. A step's loss does not
+    depend on how it is cut into passes.
+    """
+    room = max(max(group) * len(group) for group in _groups(padded, batch))
+    sizes = (batch * times for times in range(accumulation, 1, -1) if accumulation % times == 0)
+    return next((size for size in sizes if max(map(sum, _groups(packed, size))) <= room), batch)
+
+
+def _groups(values: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [values[at : at + size] for at in range(0, len(values), size)]
+
+
 def warmup_steps(ratio: float, steps: int) -> int:
     """Steps over which the learning rate rises from 0.
 

@@ -13,10 +13,11 @@ from trl import SFTConfig, SFTTrainer
 
 from ..contract.settings import SftSettings
 from ..contract.workspace import Workspace
+from ..models.load import placement
 from .adapter import Tensors, adapter_tensors
 from .encoding import IGNORED, Example
 from .forward import Layout, best_layout, spare_forward
-from .schedule import Validations, evaluation_interval, optimiser_steps, training_order
+from .schedule import Validations, evaluation_interval, optimiser_steps, rows_a_pass, training_order
 from .trainer import Resumable, arguments
 
 if TYPE_CHECKING:
@@ -128,19 +129,24 @@ def supervised_trainer(
 ) -> SupervisedTrainer:
     """A trainer that is ready to `resume`. Neither list of examples is empty."""
     order = training_order([example.tokens for example in train], settings.epochs, settings.batch_size, seed)
+    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
+    layout = best_layout(
+        base,
+        *_tried(train[:TRIED_ROWS], placement(settings.precision)[0]),
+        pairs=False,
+        sharded=model if sharded else None,
+    )
     trainer = SupervisedTrainer(
         model=model,
         args=SFTConfig(
-            **arguments(settings, len(order), seed, workspace.scratch), dataset_kwargs={"skip_prepare_dataset": True}
+            **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, train, order)),
+            dataset_kwargs={"skip_prepare_dataset": True},
         ),
         train_dataset=_dataset(train).select(order),
         processing_class=tokenizer,
     )
-    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
-    trainer.layout = best_layout(
-        base, *_tried(train[:TRIED_ROWS], trainer.args.device), pairs=False, sharded=model if sharded else None
-    )
-    spare_forward(base, trainer.layout)
+    trainer.layout = layout
+    spare_forward(base, layout)
     steps = optimiser_steps(len(order), settings.batch_size, settings.gradient_accumulation)
     trainer.validation = _dataset(sorted(validation, key=lambda example: example.tokens))
     trainer.interval = evaluation_interval(steps, settings.epochs, settings.evaluations_per_epoch)
@@ -148,6 +154,14 @@ def supervised_trainer(
     trainer.add_callback(_Validation(trainer))
     trainer.attach(workspace, [train[row].tokens for row in order])
     return trainer
+
+
+def _together(settings: SftSettings, layout: Layout, train: Sequence[Example], order: Sequence[int]) -> int:
+    """Sequences that a pass may hold."""
+    if not layout.packed:
+        return settings.batch_size
+    tokens = [train[row].tokens for row in order]
+    return rows_a_pass(tokens, tokens, settings.batch_size, settings.gradient_accumulation)
 
 
 def _dataset(examples: Sequence[Example]) -> Dataset:

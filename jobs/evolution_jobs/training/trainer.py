@@ -148,8 +148,12 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
                 )
 
 
-def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path) -> dict[str, Any]:
+def arguments(
+    settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path, together: int | None = None
+) -> dict[str, Any]:
     """Arguments of both SFTConfig and DPOConfig. `rows` counts all epochs: the trainer sees them as one.
+
+    `together` is how many rows of a step a pass may hold, `batch_size` by default.
 
     An optimiser step takes batch_size x gradient_accumulation rows on any device and any number of ranks. A CPU takes
     them one by one: batches make it no faster, need padding, and four 512-token rows of a model of 135M parameters hold
@@ -158,7 +162,7 @@ def arguments(settings: SftSettings | DpoSettings, rows: int, seed: int, scratch
     device, dtype = placement(settings.precision)
     a_step = settings.batch_size * settings.gradient_accumulation
     steps = optimiser_steps(rows, settings.batch_size, settings.gradient_accumulation)
-    batch = 1 if device.type == "cpu" else Ranks().share(a_step, settings.batch_size)
+    batch = 1 if device.type == "cpu" else Ranks().share(a_step, together or settings.batch_size)
     accumulation = a_step // batch
     return {
         "output_dir": str(scratch / "trainer"),

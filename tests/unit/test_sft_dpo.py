@@ -406,6 +406,57 @@ class TestDpo:
         assert caught.value.reason == "DataEmpty"
 
 
+class TestReference:
+    """A reference other than M(t-1): the one that is declared, proven in the first step, and never another."""
+
+    @pytest.fixture
+    def before(self, tmp_path: Path, dpo_inputs: Inputs) -> Inputs:
+        """Inputs of a second round: M1's adapter, and M0's as the reference."""
+        first = run_dpo(tmp_path / "first", dpo_inputs, learningRate=1e-2, epochs=1)
+        return {**dpo_inputs, "adapter": first.outputs["adapter"], "reference": dpo_inputs["adapter"]}
+
+    def test_each_reference_gives_the_loss_by_hand(self, tmp_path: Path, before: Inputs) -> None:
+        rows = ChatEncoder(load_tokenizer(before["model"]), 2048).pairs(PAIRS).rows
+
+        def log_probs(adapter: Path | None) -> torch.Tensor:
+            model = load_model(before["model"], adapter, "float32")
+            sides = [[(row.prompt_ids + answer, [IGNORED] * len(row.prompt_ids) + answer)]
+                     for row in rows for answer in (row.chosen_ids, row.rejected_ids)]  # fmt: skip
+            return -torch.tensor([losses(model, side)[0] for side in sides]).view(-1, 2)
+
+        policy = log_probs(before["adapter"])
+        given = {"previous": before["adapter"], "sft": before["reference"], "base": None}
+        seen = set()
+        for kind, adapter in given.items():
+            result = run_dpo(tmp_path / kind, before, reference=kind, sftWeight=0.0, epochs=1,
+                             batchSize=len(rows), gradientAccumulation=1)  # fmt: skip
+            rewards = 0.1 * (policy - log_probs(adapter))
+            expected = -torch.nn.functional.logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()
+            assert result.metrics["loss_first"] == pytest.approx(float(expected), rel=1e-4)
+            shown = result.details["reference"]
+            assert shown["kind"] == kind
+            assert shown["firstStep"]["sigmoid"] == pytest.approx(math.log(2), abs=1e-5)
+            digest = None if adapter is None else hashlib.sha256((adapter / WEIGHTS).read_bytes()).hexdigest()
+            assert shown["adapterDigest"] == digest
+            assert (digest or "base model")[:12] in result.notes[0]
+            seen.add(round(result.metrics["loss_first"], 5))
+        assert len(seen) == 3
+
+    def test_the_first_step_tells_another_reference(
+        self, tmp_path: Path, before: Inputs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ReferenceGuard, "check_tensors", lambda _guard: None)
+        monkeypatch.setattr(preference, "set_peft_model_state_dict", lambda *_, **__: None)
+        with pytest.raises(PermanentError, match=r"not ln 2 = 0\.693147") as caught:
+            run_dpo(tmp_path, before, reference="sft")
+        assert caught.value.reason == "WrongReference"
+
+    def test_the_policy_goes_on_from_its_own_weights(self, tmp_path: Path, before: Inputs) -> None:
+        result = run_dpo(tmp_path, before, reference="base", learningRate=1e-6, epochs=1)
+        start = load_file(before["adapter"] / WEIGHTS)
+        assert max(float((weights(result)[name] - start[name]).abs().max()) for name in start) < 1e-5
+
+
 class TestWrongReference:
     """Each way in which the reference could silently be another model ends the stage before an adapter is left."""
 
@@ -443,7 +494,7 @@ class TestWrongReference:
 
     def test_another_adapter(self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
         error = self.refused(tmp_path, dpo_inputs, monkeypatch, lambda model: self.shift(model, REFERENCE))
-        assert "differ from the input adapter's" in str(error)
+        assert "are not those of its adapter" in str(error)
 
     def test_the_base_model_by_a_missing_copy(
         self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
@@ -479,7 +530,7 @@ class TestWrongReference:
 
         monkeypatch.setattr("trl.trainer.dpo_trainer.use_adapter", Disabled())
         error = self.refused(tmp_path, dpo_inputs, monkeypatch, lambda _model: None)
-        assert "DPO's reference is not M(t-1)" in str(error)
+        assert "DPO's reference is not the declared model" in str(error)
 
     def test_one_that_moves_during_training(
         self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
@@ -499,7 +550,7 @@ class TestWrongReference:
 
         monkeypatch.setattr(dpo, "preference_trainer", drifting)
         error = self.refused(tmp_path, dpo_inputs, monkeypatch, lambda _model: None)
-        assert "differ from the input adapter's" in str(error)
+        assert "are not those of its adapter" in str(error)
 
 
 class TestResumption:

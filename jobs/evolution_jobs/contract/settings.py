@@ -100,6 +100,9 @@ class SftSettings(TrainingSettings):
     """The adapter that SFT makes and DPO trains on."""
 
 
+ReferenceModel = Literal["previous", "sft", "base"]
+
+
 class DpoSettings(TrainingSettings):
     """Direct preference optimisation from M(t-1) to Mt (paper: beta 0.1, gamma 1, AdamW lr 5e-6, batch 4 x 2)."""
 
@@ -109,6 +112,8 @@ class DpoSettings(TrainingSettings):
     """How strongly the policy is kept close to its reference M(t-1)."""
     sft_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight (gamma) of the SFT loss on the chosen answer."""
+    reference: ReferenceModel = "previous"
+    """The model that the policy is kept close to: `previous` is M(t-1) (the paper), `sft` is M0, `base` is the base model."""
 
 
 class SamplingSettings(Document):

@@ -1,10 +1,12 @@
 """dpo: trains M(t-1)'s adapter towards chosen and away from rejected, which gives Mt (arXiv 2505.16610, section 3).
 
-The loss is sigmoid DPO plus the SFT loss on chosen. The reference is a frozen copy of M(t-1)'s adapter, not the base
-model and not M0; the stage refuses to train against any other.
+The loss is sigmoid DPO plus the SFT loss on chosen. The reference is M(t-1), as in the paper, or what `dpo.reference`
+declares; the stage refuses to train against any other.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from safetensors.torch import load_file
 
@@ -15,10 +17,10 @@ from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer, placement
 from ..models.positions import longest, require_positions
 from ..store.base import file_sha256
-from ..training.adapter import WEIGHTS, adapter_tensors, require_learnt, save_adapter
+from ..training.adapter import WEIGHTS, Tensors, adapter_tensors, require_learnt, save_adapter
 from ..training.encoding import ChatEncoder
 from ..training.preference import PreferenceTrainer, preference_trainer
-from ..training.reference import REFERENCE
+from ..training.reference import without_effect
 from ..training.sharding import held_weights, shard
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
@@ -26,7 +28,7 @@ from .models import base_model
 
 
 def run(workspace: Workspace) -> Result:
-    """Output `adapter`, from inputs `model`, `adapter` (M(t-1)) and `pairs`.
+    """Output `adapter`, from inputs `model`, `adapter` (M(t-1)), `pairs` and, if the reference is M0, `reference`.
 
     Raises PermanentError `DataEmpty` if there is no pair, `WrongReference`, and those of models.load,
     `require_positions`, `ChatEncoder`, `Resumable.resume` and `require_learnt`; Terminated once asked to stop, with a
@@ -49,26 +51,58 @@ def run(workspace: Workspace) -> Result:
     require_positions("dpo.maxLength", settings.max_length, longest(model.config.to_dict()))
     if sharded:
         shard(model, placement(settings.precision)[0])
+    untrained, kept_close_to = adapter_tensors(model), _reference(workspace, settings)
     trainer = preference_trainer(
-        model, tokenizer, settings, workspace.spec.seed, encoded.rows, load_file(before / WEIGHTS), workspace
+        model,
+        tokenizer,
+        settings,
+        workspace.spec.seed,
+        encoded.rows,
+        load_file(before / WEIGHTS),
+        kept_close_to.tensors,
+        workspace,
     )
     trainer.resume()
     trained = adapter_tensors(model)
-    require_learnt(adapter_tensors(model, REFERENCE), trained, "dpo", trainer.state.global_step)
+    require_learnt(untrained, trained, "dpo", trainer.state.global_step)
     adapter = save_adapter(model, trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
         counts={"pairs": len(encoded.rows), "truncated": encoded.truncated, "dropped.too_long": encoded.too_long},
         metrics=_metrics(trainer),
-        details=_details(trainer, file_sha256(before / WEIGHTS)),
+        details=_details(trainer, kept_close_to),
         tokens=trainer.trained_tokens,
+        notes=[kept_close_to.note],
     )
+
+
+class _Reference(NamedTuple):
+    """The model that the policy is kept close to."""
+
+    kind: str
+    tensors: Tensors
+    digest: str | None
+    """Of the adapter's file; None for the base model."""
+
+    @property
+    def note(self) -> str:
+        if self.digest is None:
+            return "the reference model was the base model"
+        names = {"previous": "M(t-1)", "sft": "M0"}
+        return f"the reference model was {names[self.kind]}, adapter {self.digest[:12]}"
+
+
+def _reference(workspace: Workspace, settings: DpoSettings) -> _Reference:
+    file = workspace.input("reference" if settings.reference == "sft" else "adapter") / WEIGHTS
+    if settings.reference == "base":
+        return _Reference("base", without_effect(load_file(file)), None)
+    return _Reference(settings.reference, load_file(file), file_sha256(file))
 
 
 def _metrics(trainer: PreferenceTrainer) -> dict[str, float]:
     """First and last loss are of one step; the others are means over the last quarter of the steps, before each update.
 
-    A log-probability is of a whole answer, in nats; its change is relative to M(t-1).
+    A log-probability is of a whole answer, in nats; its change is relative to the reference.
     """
 
     def late(name: str) -> float:
@@ -87,10 +121,10 @@ def _metrics(trainer: PreferenceTrainer) -> dict[str, float]:
     }
 
 
-def _details(trainer: PreferenceTrainer, adapter_digest: str) -> dict[str, object]:
+def _details(trainer: PreferenceTrainer, reference: _Reference) -> dict[str, object]:
     [(_, first_step)] = trainer.history("first_step")
     return {
-        "reference": {"adapterDigest": adapter_digest, "firstStep": first_step},
+        "reference": {"kind": reference.kind, "adapterDigest": reference.digest, "firstStep": first_step},
         "curve": thinned(trainer.history("loss")),
         "margins": thinned(trainer.history("rewards/margins")),
         "steps": trainer.state.global_step,

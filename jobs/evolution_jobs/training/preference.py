@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
+from peft import set_peft_model_state_dict
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
@@ -16,7 +17,7 @@ from ..models.load import placement
 from .adapter import Tensors
 from .encoding import IGNORED, Preference
 from .forward import Layout, best_layout, spare_forward
-from .reference import ReferenceGuard
+from .reference import REFERENCE, ReferenceGuard
 from .schedule import rows_a_pass, training_order
 from .trainer import Resumable, arguments
 
@@ -70,9 +71,12 @@ def preference_trainer(
     seed: int,
     pairs: Sequence[Preference],
     input_adapter: Tensors,
+    reference: Tensors,
     workspace: Workspace,
 ) -> PreferenceTrainer:
     """A trainer that is ready to `resume`. `model` has M(t-1)'s adapter, trainable; there is at least one pair.
+
+    `input_adapter` is that adapter as its file has it, `reference` the adapter of the reference model.
 
     The reference's log-probabilities are not computed ahead: over one epoch, the paper's, that saves nothing.
     """
@@ -98,7 +102,9 @@ def preference_trainer(
     )
     trainer.sft_weight, trainer.layout = settings.sft_weight, layout
     spare_forward(base, layout)
-    trainer.guard = ReferenceGuard(model, input_adapter, settings.beta)
+    if settings.reference != "previous":  # trl has made a copy of M(t-1)
+        set_peft_model_state_dict(model, reference, adapter_name=REFERENCE)
+    trainer.guard = ReferenceGuard(model, input_adapter, reference, settings.beta)
     trainer.add_callback(trainer.guard)
     trainer.attach(workspace, [pairs[row].tokens for row in order])
     return trainer

@@ -1,8 +1,11 @@
-"""DPO's reference is M(t-1), nothing else: checked before the first update and after the last (arXiv 2505.16610).
+"""DPO's reference is the declared model, nothing else: checked before the first update and after the last.
 
-The reference of chained LoRA training goes wrong silently: training then pulls towards the base model, or towards a
-moving target, and its losses look healthy. Before the first update policy and reference are one model, so every reward
-is 0 and the sigmoid term is ln 2; and the reference's tensors are those of M(t-1)'s file, bit by bit, throughout.
+The paper's reference is M(t-1) (arXiv 2505.16610); M0 and the base model are choices of the spec. The reference of
+chained LoRA training goes wrong silently: training then pulls towards another model, or towards a moving target, and its
+losses look healthy. So the reference's tensors must be those of its file, bit by bit, throughout. And before the first
+update the reference must give the same log-probabilities as the policy with those tensors: every reward is 0, and the
+sigmoid term is ln 2. With M(t-1) that is the first step as it stands; else the policy takes the reference's tensors for
+a moment.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import set_peft_model_state_dict
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import TrainerCallback
@@ -38,11 +42,21 @@ class FirstStep:
     beta: float
     policy: list[Tensor] = field(default_factory=list)
     reference: list[Tensor] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """What the reference was called with."""
 
-    def record(self, model: PeftModel, _arguments: Any, output: Any) -> None:
+    def record(self, model: PeftModel, _arguments: Any, asked: dict[str, Any], output: Any) -> None:
         """A forward hook of the whole model: one entry a pass, (2 x pairs,), chosen first."""
-        passes = self.reference if model.active_adapter == REFERENCE else self.policy
-        passes.append(output.log_probs.detach().float().sum(1))
+        if model.active_adapter == REFERENCE:
+            self.reference.append(_answers(output))
+            self.asked.append(asked)
+        else:
+            self.policy.append(_answers(output))
+
+    @torch.no_grad()
+    def repeat(self, model: PeftModel) -> None:
+        """Put the policy's log-probabilities of what the reference was asked in place of the recorded ones."""
+        self.policy = [_answers(model(**asked)) for asked in self.asked]
 
     @property
     def rewards(self) -> tuple[Tensor, Tensor]:
@@ -78,14 +92,26 @@ class FirstStep:
         }
 
 
-class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
-    """Raises PermanentError (`WrongReference`) unless the reference is M(t-1) from the first step to the last."""
+def _answers(output: Any) -> Tensor:
+    answers: Tensor = output.log_probs.detach().float().sum(1)
+    return answers
 
-    def __init__(self, model: PeftModel, input_adapter: Tensors, beta: float) -> None:
+
+def without_effect(adapter: Tensors) -> Tensors:
+    """An adapter of the same shape that changes nothing, so the model with it is the base model."""
+    return {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in adapter.items()}
+
+
+class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
+    """Raises PermanentError (`WrongReference`) unless the reference is the declared one from the first step to the last."""
+
+    def __init__(self, model: PeftModel, input_adapter: Tensors, reference: Tensors, beta: float) -> None:
+        """`input_adapter` is M(t-1)'s, `reference` the declared reference's."""
         self._model = model
         self._input_adapter = input_adapter
+        self._reference = reference
         self._first = FirstStep(beta)
-        self._hook = model.register_forward_hook(self._first.record)
+        self._hook = model.register_forward_hook(self._first.record, with_kwargs=True)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A fresh start has both adapters equal to M(t-1)'s file; a resumed one has at least the reference."""
@@ -98,11 +124,13 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Before the first update: the losses say that policy and reference are one model."""
+        """Before the first update: the losses say that the reference is the policy with the declared weights."""
         if state.global_step:
             return
         self._hook.remove()
         self.check_tensors()
+        if not same_tensors(self._reference, self._input_adapter):
+            self._repeat_as_reference()
         figures, tolerance = self._first.figures(Ranks()), TOLERANCE[self._model.dtype]
         if not figures:
             raise _wrong("the reference model did not run in the first step")
@@ -116,13 +144,20 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
         state.log_history.append({"step": 0, "first_step": figures})
 
     def check_tensors(self) -> None:
-        """The reference's tensors are the input adapter's, bit by bit, and frozen."""
+        """The reference's tensors are the declared ones, bit by bit, and frozen."""
         if REFERENCE not in self._model.peft_config:
             raise _wrong("trl has made no frozen copy of the input adapter")
-        if not same_tensors(adapter_tensors(self._model, REFERENCE), self._cast(self._input_adapter)):
-            raise _wrong("the reference's weights differ from the input adapter's")
+        if not same_tensors(adapter_tensors(self._model, REFERENCE), self._cast(self._reference)):
+            raise _wrong("the reference's weights are not those of its adapter")
         if any(weight.requires_grad for name, weight in self._model.named_parameters() if f".{REFERENCE}." in name):
             raise _wrong("the reference is being trained")
+
+    def _repeat_as_reference(self) -> None:
+        """Run the first step's answers again through the policy with the reference's weights."""
+        policy = adapter_tensors(self._model)
+        set_peft_model_state_dict(self._model, self._cast(self._reference), adapter_name="default")
+        self._first.repeat(self._model)
+        set_peft_model_state_dict(self._model, policy, adapter_name="default")
 
     def _cast(self, tensors: Tensors) -> Tensors:
         """In the precision of the model's adapters: float32, whatever the file has."""
@@ -132,5 +167,6 @@ class ReferenceGuard(TrainerCallback):  # type: ignore[misc]
 
 def _wrong(found: str) -> PermanentError:
     return PermanentError(
-        "WrongReference", f"DPO's reference is not M(t-1): {found}; the installed versions of trl or peft do not fit"
+        "WrongReference",
+        f"DPO's reference is not the declared model: {found}; the installed versions of trl or peft do not fit",
     )

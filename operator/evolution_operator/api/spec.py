@@ -103,7 +103,7 @@ class ReflectionStage(RefinementSettings):
 
 
 class DpoStage(DpoSettings, Together):
-    """Preference training from M(t-1) to Mt, with M(t-1) as the reference."""
+    """Preference training from M(t-1) to Mt."""
 
     pod: PodSettings = PodSettings()
     """This stage's Pod."""

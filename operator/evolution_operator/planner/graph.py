@@ -89,7 +89,7 @@ def _sft(spec: EvolutionRunSpec) -> Node:
 
 
 def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
-    """generate, reflect and dpo of one round; `adapter` is M(t-1), which answers, reflects and is the reference."""
+    """generate, reflect and dpo of one round; `adapter` is M(t-1), which answers, reflects and is trained on."""
     seed = spec.seed + iteration
     common = {"model": "prepare/model", "adapter": adapter}
     generate = Node(
@@ -108,13 +108,14 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         seed=seed,
         inputs={**common, "contexts": "prepare/contexts", "responses": f"generate-{iteration}/responses"},
     )
+    reference = {"reference": "sft/adapter"} if spec.dpo.reference == "sft" else {}
     dpo = Node(
         id=f"dpo-{iteration}",
         kind="dpo",
         iteration=iteration,
         settings=DpoSettings.taken_from(spec.dpo),
         seed=seed,
-        inputs={**common, "pairs": f"reflect-{iteration}/pairs"},
+        inputs={**common, "pairs": f"reflect-{iteration}/pairs", **reference},
     )
     return [generate, reflect, dpo]
 

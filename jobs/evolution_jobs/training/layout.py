@@ -22,7 +22,7 @@ BLOCK = 128
 """Tokens of a block of FlexAttention's mask. A packed row is filled up to whole blocks."""
 
 Visible = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Whether a token sees another, from (row, head, the one's place, the other's place): `mask_mod` of FlexAttention."""
+"""Whether a token sees another, from (row, head, the one's place, the other's place): the mask function of FlexAttention."""
 
 
 @dataclass(frozen=True)

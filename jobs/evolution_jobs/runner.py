@@ -138,7 +138,7 @@ def _computed(
             inputs=digests(spec, upstream),
             seconds=lambda: time.monotonic() - started,
             extra_counts={
-                "rows.corruptChunks": workspace.rows.corrupt_chunks,
+                "rows.corruptChunks": workspace.corrupt_chunks,
                 "checkpoints.corrupt": workspace.checkpoints.corrupt,
             },
         )

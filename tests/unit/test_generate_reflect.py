@@ -360,3 +360,126 @@ def test_reflect_on_the_real_model_accounts_for_every_row(tmp_path, generating, 
 def test_nothing_to_answer_is_an_error(generating):
     with pytest.raises(PermanentError, match=r"data\.contexts"):
         generate.run(generating(contexts=[]))
+
+
+# Rows of reflect that generate makes ahead.
+
+
+@pytest.fixture
+def ahead(tmp_path, monkeypatch):
+    """A function that makes a workspace of generate on a scripted engine, whose rows ahead are reflect's."""
+
+    def make(answer=None, name="both", settings=None, reflection=None, **options):
+        engine = ScriptedEngine(answer or (lambda request: DRAFTS[request.id] if first(request) else rewrite(request)))
+        monkeypatch.setattr(generate, "load_engine", lambda workspace, settings: engine)
+        inputs = {"contexts": write(tmp_path / "contexts.jsonl", CONTEXTS)}
+        workspace = LocalWorkspace(
+            tmp_path / name, "generate", settings or {}, inputs=inputs, ahead=reflection or {}, **options
+        )
+        workspace.engine = engine
+        return workspace
+
+    return make
+
+
+def first(request):
+    """Whether a request is for the answer, and for no profile or rewrite."""
+    return request.messages[-1]["content"] in SPOKEN
+
+
+def reflected(tmp_path, responses, name, settings=None):
+    """What reflect makes of these responses, over the rows in `tmp_path/name`."""
+    inputs = {"contexts": tmp_path / "contexts.jsonl", "responses": responses}
+    return reflect.run(LocalWorkspace(tmp_path / name, "reflect", settings or {}, inputs=inputs))
+
+
+def without_ahead(counts):
+    return {name: count for name, count in counts.items() if name != "ahead"}
+
+
+@pytest.mark.parametrize("source", ["self", "none"])
+def test_reflect_finds_its_rows_and_loads_no_engine(ahead, reflecting, monkeypatch, tmp_path, source):
+    alone = reflect.run(reflecting(name="alone", settings={"source": source}))
+    made = generate.run(ahead(reflection={"source": source}))
+    assert made.counts["ahead"] == 9
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    found = reflected(tmp_path, made.outputs["responses"], "both/ahead", {"source": source})
+    for output in alone.outputs:
+        assert found.outputs[output].read_bytes() == alone.outputs[output].read_bytes()
+    assert found.counts == {**alone.counts, "ahead": 9}
+    assert found.tokens == alone.tokens
+
+
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_stopped_at_any_time_generate_and_reflect_end_with_the_same_pairs(
+    ahead, reflecting, monkeypatch, tmp_path, stop_after
+):
+    whole = reflect.run(reflecting(name="alone"))
+    with pytest.raises(Terminated):
+        generate.run(ahead(stop_after=stop_after))
+    resumed = ahead()
+    answered, rewritten = resumed.rows.finished().keys(), resumed.rows_ahead.finished()
+    made = generate.run(resumed)
+    assert not answered & {request.id for request in resumed.engine.asked if first(request)}
+    assert not {id_.split(".")[0] for id_ in rewritten} & {
+        request.id for request in resumed.engine.asked if not first(request)
+    }
+    done = [done for done, _, _ in resumed.reported]
+    assert done == sorted(done)
+    assert resumed.reported[-1] == (9, 9, "rows")
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    found = reflected(tmp_path, made.outputs["responses"], "both/ahead")
+    assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
+
+
+def test_answers_that_are_all_there_are_left_to_reflect(ahead, monkeypatch):
+    workspace = ahead()
+    workspace.rows.append({"id": id_, "text": DRAFTS[id_], "finish": "stop", "tokens": 5} for id_ in IDS)
+    monkeypatch.setattr(generate, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    assert generate.run(workspace).counts["ahead"] == 0
+
+
+def test_a_fault_in_reflection_fails_reflect_alone(ahead, reflecting, tmp_path):
+    def answer(request):
+        if not first(request):
+            raise PermanentError("PromptTooLong", "row: raise reflection.maxPromptTokens")
+        return DRAFTS[request.id]
+
+    workspace = ahead(answer)
+    made = generate.run(workspace)
+    assert made.counts["responses"] == 9
+    assert made.counts["ahead"] == 0
+    assert len([request for request in workspace.engine.asked if not first(request)]) == 1
+    assert workspace.reported[-1] == (9, 9, "rows")
+    with pytest.raises(PermanentError, match="maxPromptTokens"):
+        reflect.run(reflecting(answer))
+
+
+def test_rows_of_another_answer_are_not_used(ahead, reflecting, tmp_path):
+    generate.run(ahead())
+    others = [response(id_, f"{DRAFTS[id_]} Say more.") if id_ == "bb-5" else response(id_) for id_ in IDS]
+    workspace = reflecting(name="both/ahead", responses=others)
+    pairs, _ = pairs_of(reflect.run(workspace))
+    assert {request.id for request in workspace.engine.asked} == {"bb-5"}
+    assert {pair.id: pair.rejected for pair in pairs}["bb-5"].endswith("Say more.")
+
+
+def test_a_batch_must_fit_both_stages(ahead, monkeypatch):
+    workspace = ahead(settings={"tokenBudget": 4096}, reflection={"tokenBudget": 512})
+    budgets = []
+    monkeypatch.setattr(
+        generate, "load_engine", lambda _, settings: budgets.append(settings.token_budget) or workspace.engine
+    )
+    generate.run(workspace)
+    assert budgets == [512]
+
+
+@pytest.mark.parametrize(("generating", "reflecting_"), [(1, 1), (3, 2)])
+def test_shards_make_the_rows_ahead_together(ahead, reflecting, tmp_path, monkeypatch, generating, reflecting_):
+    whole = reflect.run(reflecting(name="alone"))
+    ends = [generate.run(ahead(shard=(index, generating))) for index in range(generating)]
+    assert ends[-1].counts["ahead"] == 9
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    found = reflected(tmp_path, ends[-1].outputs["responses"], "both/ahead")
+    assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
+    assert without_ahead(found.counts) == whole.counts

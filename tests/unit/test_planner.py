@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Report
-from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.contract.stage import Ahead, RunRef
 from evolution_operator.api.spec import EvolutionRunSpec, Retry
 from evolution_operator.api.status import IterationMetrics
 from evolution_operator.planner import policies
 from evolution_operator.planner.actions import Resume, Start, Suspend
-from evolution_operator.planner.graph import build_graph
+from evolution_operator.planner.graph import build_graph, made_ahead
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
 
@@ -166,6 +166,43 @@ def test_a_start_has_everything_that_the_stage_needs():
         "adapter": ("sft", scenario.keys["sft"], "adapter"),
     }
     assert spec.graph == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "ahead"),
+    [
+        ({}, True),
+        ({"preferenceSource": "none"}, True),
+        ({"preferenceSource": "human"}, False),
+        ({"generation": {"precision": "float32"}}, False),
+        ({"generation": {"precision": "float32"}, "reflection": {"precision": "float32"}}, True),
+        ({"generation": {"shards": 4}}, True),
+        ({"reflection": {"shards": 4}}, False),
+        ({"reflection": {"tokenBudget": 512, "temperature": 0.5}}, True),
+        ({"generation": {"pod": {"image": "other"}}}, False),
+        ({"reflection": {"pod": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}}, False),
+        ({"reflection": {"pod": {"nodeSelector": {"card": "h100"}}}}, False),
+        (
+            {"pod": {"resources": {"limits": {"nvidia.com/gpu": 1}}}, "generation": {"pod": {"labels": {"a": "b"}}}},
+            True,
+        ),
+    ],
+)
+def test_generate_makes_the_rows_of_a_reflect_stage_that_uses_the_same_model_in_the_same_way(spec, ahead):
+    scenario = Scenario(iterations=2, **spec).after("prepare", "sft")
+    [start] = [action for action in scenario.observe(save=False).actions if action.spec.kind == "generate"]
+    reflect = next(node for node in build_graph(scenario.run.spec, {}) if node.id == "reflect-1")
+    expected = Ahead(stage="reflect-1", key=scenario.keys["reflect-1"], settings=reflect.settings, seed=reflect.seed)
+    assert start.spec.ahead == (expected if ahead else None)
+    assert start.spec.key == scenario.keys["generate-1"]
+
+
+@pytest.mark.parametrize("spec", [{}, {"preferenceSource": "none"}])
+def test_only_generate_makes_rows_ahead_and_each_round_its_own(spec):
+    run = Scenario(iterations=2, **spec).run.spec
+    graph = build_graph(run, {})
+    found = {node.id: ahead.id for node in graph if (ahead := made_ahead(run, graph, node))}
+    assert found == {"generate-1": "reflect-1", "generate-2": "reflect-2"}
 
 
 def test_prepare_gets_the_whole_graph():

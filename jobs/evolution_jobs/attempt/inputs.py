@@ -57,11 +57,17 @@ def check_key(spec: StageSpec, manifests: Mapping[str, Manifest]) -> None:
             inputs[name] = _output(name, source, manifests[name]).digest
         else:
             return
-    expected = stage_key(spec.kind, spec.settings, spec.seed, inputs)
-    if spec.key != expected:
+    _require_key("key", spec.key, stage_key(spec.kind, spec.settings, spec.seed, inputs))
+    if spec.ahead:
+        inputs["responses"] = f"{spec.key}/responses"
+        _require_key("ahead.key", spec.ahead.key, stage_key("reflect", spec.ahead.settings, spec.ahead.seed, inputs))
+
+
+def _require_key(field: str, key: str, expected: str) -> None:
+    if key != expected:
         raise PermanentError(
             "KeyMismatch",
-            f"key: {spec.key} does not follow from the settings, seed and inputs, which give {expected}; was the spec "
+            f"{field}: {key} does not follow from the settings, seed and inputs, which give {expected}; was the spec "
             "edited, or made by another version of evolution-operator than the one that runs it?",
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..contract.errors import PermanentError, Terminated
 from ..contract.stage import StageSpec
 from ..store.base import Store
+from ..store.manifests import published
 from .checkpoints import StoredCheckpoints
 from .rows import StoredRows
 from .stop import StopRequest
@@ -45,9 +46,17 @@ class StoredWorkspace:
         """Directory of the inputs, one subdirectory each."""
         self.references: dict[str, str] = {}
         self.rows = StoredRows(store, spec.key)
+        self.rows_ahead = (
+            StoredRows(store, spec.ahead.key) if spec.ahead and not published(store, [spec.ahead.key]) else None
+        )
         self.checkpoints = StoredCheckpoints(store, spec.key, attempt, directory)
         self._stop = stop
         self._reported = float("-inf")
+
+    @property
+    def corrupt_chunks(self) -> int:
+        """Chunks of finished rows that were found corrupt."""
+        return self.rows.corrupt_chunks + (self.rows_ahead.corrupt_chunks if self.rows_ahead else 0)
 
     def input(self, name: str) -> Path:
         """The named input as a local directory of verified files. It must not be written to."""

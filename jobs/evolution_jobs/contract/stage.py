@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .document import Document
 from .locations import Storage
-from .settings import SettingsOfKind
+from .settings import ReflectionSettings, SettingsOfKind
 
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 
@@ -96,6 +96,20 @@ class RankLayout(Document):
         return self.processes * self.nodes
 
 
+class Ahead(Document):
+    """A reflect stage whose rows a generate stage makes as well, while the model is loaded and knows each history.
+
+    It decides nothing of generate's own result, so it is no part of generate's key.
+    """
+
+    stage: str
+    """The reflect stage's id."""
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The reflect stage's key: the rows go below it."""
+    settings: ReflectionSettings
+    seed: int
+
+
 class StageSpec(Document):
     """Everything that a stage's process needs to know."""
 
@@ -114,5 +128,7 @@ class StageSpec(Document):
     storage: Storage
     shard: Shard = Shard()
     ranks: RankLayout = RankLayout()
+    ahead: Ahead | None = None
+    """For generate: the reflect stage that reads its responses, if this stage is to make that stage's rows as well."""
     graph: list[Node] = []
     """The whole run, for prepare only: it derives every key and reports which ones are published."""

@@ -76,6 +76,11 @@ class Workspace(Protocol):
         ...
 
     @property
+    def rows_ahead(self) -> Rows | None:
+        """Finished rows of the stage in `spec.ahead`; None without one, and once that stage is published."""
+        ...
+
+    @property
     def checkpoints(self) -> Checkpoints:
         """Training state, of a stage that trains."""
         ...

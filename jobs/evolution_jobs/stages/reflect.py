@@ -2,22 +2,25 @@
 
 arXiv 2505.16610, section 3. Two of the paper's comparisons differ only in `source`: with `human`, the data set's answer
 is `chosen` and no model is loaded; with `none`, the model rewrites its answer without a profile.
+
+Most rows are finished before this stage starts: generate makes them ahead (`stages.ahead`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
 from ..contract.settings import ReflectionSettings
 from ..contract.workspace import Result, Workspace, shard_of
-from ..preference.filters import judge, usable, words
+from ..preference.filters import words
 from .jsonl import read_rows, write_rows
 from .models import load_engine
-from .rewriting import Candidate, Rewriter
+from .outcomes import outcome_id, outcomes
+from .rewriting import Candidate
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
@@ -41,93 +44,35 @@ def run(workspace: Workspace) -> Result | None:
     _require_same(contexts, responses)
     shard = workspace.spec.shard
     own = list(shard_of(contexts, shard.index, shard.count))
+    ids = {id_: outcome_id(responses[id_]) for id_ in contexts}
     finished = workspace.rows.finished()
-    if candidates := [Candidate(contexts[id_], responses[id_]) for id_ in own if id_ not in finished]:
+    if candidates := [Candidate(contexts[id_], responses[id_]) for id_ in own if ids[id_] not in finished]:
         _finish(workspace, settings, candidates, len(own))
         finished = workspace.rows.finished()
-    if not contexts.keys() <= finished.keys():
+    if not finished.keys() >= set(ids.values()):
         return None
-    return _result(workspace, [finished[id_] for id_ in contexts])
+    return _result(workspace, [finished[id_] for id_ in ids.values()])
 
 
 def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
     """Make every candidate a pair or a reject, durable a batch at a time."""
     done = total - len(candidates)
-
-    def keep(ended: Iterable[Candidate]) -> None:
-        nonlocal done
-        outcomes = [_outcome(each, settings) for each in ended]
-        workspace.rows.append(outcomes)
-        done += len(outcomes)
+    for batch in outcomes(candidates, settings, workspace.spec.seed, lambda: load_engine(workspace, settings)):
+        workspace.rows.append(batch)
+        done += len(batch)
         workspace.progress(done, total, "rows")
         workspace.check_stop()
 
-    if settings.source == "human":
-        for each in candidates:
-            each.chosen = Response(id=each.context.id, text=each.context.human, finish="stop", tokens=0)
-        return keep(candidates)
-    for each in candidates:
-        fault = usable(each.rejected, "rejected")
-        each.reject = fault if isinstance(fault, Reject) else None
-    keep(each for each in candidates if each.reject)
-    if waiting := {each.context.id: each for each in candidates if not each.reject}:
-        engine = load_engine(workspace, settings)
-        rewriter = Rewriter(engine, settings, workspace.spec.seed)
-        for batch in engine.batches(map(rewriter.first_request, waiting.values())):
-            together = [waiting[request.id] for request in batch]
-            rewriter.rewrite(together)
-            keep(together)
-    return None
 
-
-def _outcome(candidate: Candidate, settings: ReflectionSettings) -> dict[str, Any]:
-    """The row that is made durable: the candidate's pair or reject, and what it cost."""
-    context, profile = candidate.context, candidate.profile.wire() if candidate.profile else None
-    cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}
-    if candidate.thought:
-        cost["thought"] = True
-    verdict = _verdict(candidate, settings)
-    if isinstance(verdict, Reject):
-        known = {
-            "turns": [turn.wire() for turn in context.turns],
-            "human": context.human,
-            "rejected": candidate.rejected.text,
-            "chosen": candidate.chosen.text if candidate.chosen else None,
-            "profile": profile or candidate.profile_text,
-            "attempts": candidate.attempts,
-            "source": settings.source,
-        }
-        known = {name: value for name, value in known.items() if value is not None}
-        return {"id": context.id, **cost, "reject": verdict.model_copy(update={"row": known}).wire()}
-    chosen, rejected = verdict
-    pair = Pair(
-        id=context.id,
-        turns=context.turns,
-        chosen=chosen,
-        rejected=rejected,
-        source=settings.source,
-        profile=profile,
-        attempts=max(candidate.attempts, 1),
-    )
-    return {"id": context.id, **cost, "pair": pair.wire()}
-
-
-def _verdict(candidate: Candidate, settings: ReflectionSettings) -> tuple[str, str] | Reject:
-    if candidate.reject:
-        return candidate.reject
-    assert candidate.chosen is not None
-    return judge(candidate.chosen, candidate.rejected, settings.max_length_ratio)
-
-
-def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Result:
-    pairs = [Pair.stored(row["pair"]) for row in outcomes if "pair" in row]
-    rejects = [Reject.stored(row["reject"]) for row in outcomes if "reject" in row]
+def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
+    pairs = [Pair.stored(row["pair"]) for row in rows if "pair" in row]
+    rejects = [Reject.stored(row["reject"]) for row in rows if "reject" in row]
     dropped = Counter(reject.reason for reject in rejects)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
         advice = ADVICE[dropped.most_common(1)[0][0]] if dropped else "name more dialogues in data.contexts"
-        raise PermanentError("NoPairs", f"none of {len(outcomes)} rows became a pair ({reasons}); {advice}")
-    attempts = Counter(row["attempts"] for row in outcomes if row["attempts"])
+        raise PermanentError("NoPairs", f"none of {len(rows)} rows became a pair ({reasons}); {advice}")
+    attempts = Counter(row["attempts"] for row in rows if row["attempts"])
     lengths = {side: sum(words(getattr(pair, side)) for pair in pairs) for side in ("chosen", "rejected")}
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in ("pairs", "rejects")}
     write_rows(outputs["pairs"], pairs)
@@ -135,15 +80,16 @@ def _result(workspace: Workspace, outcomes: Sequence[Mapping[str, Any]]) -> Resu
     return Result(
         outputs=outputs,
         counts={
-            "read": len(outcomes),
+            "read": len(rows),
             "pairs": len(pairs),
             **{f"dropped.{reason}": count for reason, count in sorted(dropped.items())},
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
-            "truncated": sum(row["truncated"] for row in outcomes),
-            **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in outcomes)) else {}),
+            "truncated": sum(row["truncated"] for row in rows),
+            **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
+            **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
-        tokens=sum(row["tokens"] for row in outcomes),
+        tokens=sum(row["tokens"] for row in rows),
     )
 
 

@@ -17,9 +17,12 @@ from .manifests import copied_models
 
 
 def record_stage(store: Store, spec: StageSpec) -> None:
-    """Record the spec's stage for its run. Raises StageError."""
+    """Record the spec's stage for its run, and the stage whose rows it makes ahead. Raises StageError."""
     record = Record(run=spec.run, stage=spec.stage, kind=spec.kind, iteration=spec.iteration)
     _put(store, record, stage_record_path(spec.run, spec.stage, spec.key))
+    if spec.ahead:
+        reflect = Record(run=spec.run, stage=spec.ahead.stage, kind="reflect", iteration=spec.iteration)
+        _put(store, reflect, stage_record_path(spec.run, spec.ahead.stage, spec.ahead.key))
 
 
 def record_run(store: Store, run: RunRef, graph: Sequence[Node], prepare: Manifest) -> dict[str, str]:

@@ -55,6 +55,28 @@ def ranks(spec: EvolutionRunSpec, kind: str) -> RankLayout:
     return RankLayout(processes=block.processes, nodes=block.nodes, sharding=block.sharding)
 
 
+SAME_MODEL = ("precision",)
+"""Settings that generation and reflection must share for reflect's rows to be made ahead: they decide the arithmetic."""
+
+SAME_POD = ("image", "resources", "node_selector")
+"""The same for Pod settings: a stage that was given other resources or nodes is to use them."""
+
+
+def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | None:
+    """The reflect stage whose rows `node` makes as well, if it is the generate stage that reflect reads.
+
+    None also if reflect needs no model (`preferenceSource: human`), would use another one or other resources, or has
+    more shards and so is faster by itself.
+    """
+    generation, reflection = spec.generation, spec.reflection
+    alike = all(getattr(generation, name) == getattr(reflection, name) for name in SAME_MODEL) and all(
+        getattr(generation.pod, name) == getattr(reflection.pod, name) for name in SAME_POD
+    )
+    if not alike or spec.preference_source == "human" or reflection.shards > generation.shards:
+        return None
+    return next((each for each in graph if each.inputs.get("responses") == f"{node.id}/responses"), None)
+
+
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
     settings = PrepareSettings.taken_from(spec.data, base_model=spec.base_model, model_use=_model_use(spec), pins=pins)
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from evolution_jobs.contract.keys import resolve_keys
-from evolution_jobs.contract.stage import Input, Node, StageSpec
+from evolution_jobs.contract.settings import ReflectionSettings
+from evolution_jobs.contract.stage import Ahead, Input, Node, StageSpec
 
 from ..api.status import RunStatus, StageStatus
 from . import policies
 from .actions import Action, Plan, Resume, Start, Stop, Suspend
 from .events import events_between
-from .graph import build_graph, critical, ranks, shards
+from .graph import build_graph, critical, made_ahead, ranks, shards
 from .ledger import Ledger, fold, prepare_report, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
 from .status import derive_status, rejected_status
@@ -159,9 +160,16 @@ def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Ma
         inputs=inputs,
         storage=run.spec.storage,
         ranks=ranks(run.spec, node.kind),
+        ahead=_ahead(made_ahead(run.spec, graph, node), keys),
         graph=graph if node.kind == "prepare" else [],
     )
     return Start(spec=spec, number=number, shards=shards(run.spec, node), critical=critical(node))
+
+
+def _ahead(reflect: Node | None, keys: Mapping[str, str]) -> Ahead | None:
+    if reflect is None or not isinstance(reflect.settings, ReflectionSettings):
+        return None
+    return Ahead(stage=reflect.id, key=keys[reflect.id], settings=reflect.settings, seed=reflect.seed)
 
 
 def _after_actions(ledger: Ledger, actions: Iterable[Action]) -> dict[str, StageStatus]:

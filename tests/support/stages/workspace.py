@@ -17,7 +17,7 @@ from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.locations import Storage
-from evolution_jobs.contract.stage import Input, RunRef, Shard, StageKind, StageSpec
+from evolution_jobs.contract.stage import Ahead, Input, RunRef, Shard, StageKind, StageSpec
 
 KEY = "0" * 64
 
@@ -76,7 +76,7 @@ class LocalWorkspace:
 
     `inputs` maps an input's name to a file (served as a directory that holds it) or to a directory; `references` to
     the location of a pinned input. `shard` is (index, count). `stop_after` asks the stage to stop at that many calls of
-    `check_stop`, counted from 1.
+    `check_stop`, counted from 1. `ahead` has the settings of reflect, whose rows `rows_ahead` are below `root/ahead`.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class LocalWorkspace:
         references: Mapping[str, str] | None = None,
         iteration: int | None = None,
         stop_after: int | None = None,
+        ahead: Mapping[str, Any] | None = None,
     ) -> None:
         self._inputs = dict(inputs or {})
         self._references = dict(references or {})
@@ -100,6 +101,7 @@ class LocalWorkspace:
         self.scratch = Path(tempfile.mkdtemp(dir=root / "scratch"))
         self._served = Path(tempfile.mkdtemp(dir=root / "scratch"))
         self.rows = DirectoryRows(root / "rows")
+        self.rows_ahead = None if ahead is None else DirectoryRows(root / "ahead" / "rows")
         self.checkpoints = DirectoryCheckpoints(root / "checkpoints")
         self.reported: list[tuple[int, int, str]] = []
         """Each call of `progress`."""
@@ -117,6 +119,7 @@ class LocalWorkspace:
             },
             storage=Storage(uri=f"file://{root / 'store'}"),
             shard=Shard(index=shard[0], count=shard[1]),
+            ahead=None if ahead is None else Ahead(stage="reflect", key=KEY, settings=dict(ahead), seed=seed),
         )
 
     def input(self, name: str) -> Path:

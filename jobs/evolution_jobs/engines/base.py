@@ -45,6 +45,8 @@ class Request:
     """JSON schema that the text must follow: an object with strings of limited length."""
     keep: int = 1
     """Number of messages at the end that are kept if the prompt is too long."""
+    extended: bool = True
+    """Whether a later prompt may extend this chat and its answer."""
 
 
 class Engine(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +67,28 @@ def empty_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def joined(cache: DynamicCache, parts: Sequence[DynamicCache]) -> None:
+    """Fill an empty cache with the rows of others, one after the other, padded on the left. Empties the others."""
+    for index in range(len(parts[0].layers)):
+        layers = [part.layers[index] for part in parts]
+        rows, width = sum(len(layer.keys) for layer in layers), max(layer.keys.shape[-2] for layer in layers)
+        both = []
+        for kind in ("keys", "values"):
+            first = getattr(layers[0], kind)
+            whole = first.new_zeros(rows, first.shape[1], width, first.shape[3])
+            start = 0
+            for layer in layers:
+                states = getattr(layer, kind)
+                whole[start : start + len(states), :, width - states.shape[-2] :] = states
+                start += len(states)
+            both.append(whole)
+        for part in parts:
+            part.layers[index] = RoomyLayer()
+        cache.update(*both, index)
+
+
 class Prefixes:
-    """Tokens and states of the latest rows, up to `capacity` tokens in all; the oldest row is dropped first."""
+    """Tokens and states of recent rows, up to `capacity` tokens in all; the oldest row is dropped first."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -76,50 +96,68 @@ class Prefixes:
         self._held = 0
 
     def add(self, tokens: Sequence[int], cache: DynamicCache, row: int) -> None:
-        """Keep a row of a batch padded on the left; `tokens` are those that have states in the cache."""
+        """Keep a row of a batch padded on the left; `tokens` are those that have states in the cache.
+
+        It takes the place of rows that it extends.
+        """
         if len(tokens) > self.capacity:
             return
         states = [
             (layer.keys[row, :, -len(tokens) :].clone(), layer.values[row, :, -len(tokens) :].clone())
             for layer in cache.layers
         ]
-        self._rows.append((torch.tensor(tokens), states))
-        self._held += len(tokens)
+        added = torch.tensor(tokens)
+        kept = [held for held in self._rows if not torch.equal(held[0], added[: len(held[0])])]
+        self._rows = deque([*kept, (added, states)])
+        self._held = sum(len(held) for held, _ in self._rows)
         while self._held > self.capacity:
             self._held -= len(self._rows.popleft()[0])
 
-    def longest(self, tokens: Sequence[int]) -> tuple[int, States]:
-        """The longest prefix, in tokens, that some kept row shares, and that row's states; never all tokens. 0 if no row does."""
+    def longest(self, tokens: Sequence[int]) -> Hit:
+        """The longest prefix that some kept row shares; never all tokens, because the last one's logits are needed."""
         wanted = torch.tensor(tokens[:-1])
         best, found = 0, States()
         for held, states in self._rows:
-            length = min(len(held), len(wanted))
-            differing = (held[:length] != wanted[:length]).nonzero()
-            shared = int(differing[0]) if len(differing) else length
-            if shared > best:
-                best, found = shared, states
-        return best, found
+            if (length := shared(held, wanted)) > best:
+                best, found = length, states
+        return Hit(best, found)
 
-    def filled(self, cache: DynamicCache, prompts: Sequence[Sequence[int]]) -> int:
-        """Fill an empty cache with the first columns of a batch padded on the left; returns their number.
 
-        A batch is computed as a rectangle, so the row with the most tokens left to compute decides how many columns can
-        be filled for all rows.
-        """
-        hits = [self.longest(prompt) for prompt in prompts]
-        computed = max(len(prompt) - shared for prompt, (shared, _) in zip(prompts, hits, strict=True))
-        columns = max(map(len, prompts)) - computed
-        if columns <= 0:
-            return 0
-        _, example = max(hits, key=lambda hit: hit[0])
-        for layer, kinds in enumerate(example):
-            filled = [kind.new_zeros(len(prompts), kind.shape[0], columns, kind.shape[2]) for kind in kinds]
-            for row, (prompt, (_, states)) in enumerate(zip(prompts, hits, strict=True)):
-                if (reused := len(prompt) - computed) > 0:
-                    for target, source in zip(filled, states[layer], strict=True):
-                        target[row, :, columns - reused :] = source[:, :reused]
-            cache.update(*filled, layer)
-        return columns
+class Hit(NamedTuple):
+    """States that a prompt can reuse."""
+
+    tokens: int
+    """Length of the shared prefix; 0 if there is none."""
+    states: States
+    """Of the row that shares it, which may be longer."""
+
+
+def shared(one: Tensor, other: Tensor) -> int:
+    """Length of the longest prefix that two token sequences share."""
+    length = min(len(one), len(other))
+    differing = (one[:length] != other[:length]).nonzero()
+    return int(differing[0]) if len(differing) else length
+
+
+def filled(cache: DynamicCache, prompts: Sequence[Sequence[int]], hits: Sequence[Hit]) -> int:
+    """Fill an empty cache with the first columns of a batch padded on the left; returns their number.
+
+    A batch is computed as a rectangle, so the row with the most tokens left to compute decides how many columns can be
+    filled for all rows.
+    """
+    computed = max(len(prompt) - hit.tokens for prompt, hit in zip(prompts, hits, strict=True))
+    columns = max(map(len, prompts)) - computed
+    if columns <= 0:
+        return 0
+    example = max(hits, key=lambda hit: hit.tokens).states
+    for layer, kinds in enumerate(example):
+        both = [kind.new_zeros(len(prompts), kind.shape[0], columns, kind.shape[2]) for kind in kinds]
+        for row, (prompt, hit) in enumerate(zip(prompts, hits, strict=True)):
+            if (reused := len(prompt) - computed) > 0:
+                for target, source in zip(both, hit.states[layer], strict=True):
+                    target[row, :, columns - reused :] = source[:, :reused]
+        cache.update(*both, layer)
+    return columns
 
 
 def reusable(cache: DynamicCache) -> bool:

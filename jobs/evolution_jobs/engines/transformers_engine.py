@@ -20,7 +20,8 @@ from .base import Request
 from .chat import prompt_tokens, stop_tokens
 from .grammar import Following, Grammars
 from .sampling import next_tokens
-from .states import Prefixes, empty_cache, reusable
+from .prefill import rounds
+from .states import Hit, Prefixes, empty_cache, filled, joined, reusable
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -101,11 +102,12 @@ class TransformersEngine:
     @torch.inference_mode()
     def _complete(self, rows: list[_BatchRow]) -> Iterator[Response]:
         sampling = rows[0].request.sampling
-        seeds = self._tensor([row.request.seed for row in rows])
         for row in rows:
             if row.request.schema is not None:
                 row.following = self._constraints.follow(row.request.schema, row.request.max_new_tokens)
-        cache, mask, seen, logits = self._prefilled(rows)
+        rows, cache, logits = self._prefilled(rows)
+        seen, mask = self._padded(rows)
+        seeds = self._tensor([row.request.seed for row in rows])
         for step in count():
             following = [row.following for row in rows if row.following]
             if following:
@@ -115,8 +117,8 @@ class TransformersEngine:
                 row.accept(token)
             going = [index for index, row in enumerate(rows) if not self._ended(row)]
             for index in sorted(set(range(len(rows))) - set(going)):
-                if self._prefixes:
-                    self._prefixes.add(rows[index].prompt + rows[index].sampled[:-1], cache, index)
+                if rows[index].request.extended:
+                    self._keep(rows[index], rows[index].prompt + rows[index].sampled[:-1], cache, index)
                 yield self._response(rows[index])
             if not going:
                 return
@@ -129,16 +131,45 @@ class TransformersEngine:
             seen = torch.cat([seen, tokens[:, None]], -1)
             logits = self._logits(tokens[:, None], mask, cache)
 
-    def _prefilled(self, rows: list[_BatchRow]) -> tuple[DynamicCache, Tensor, Tensor, Tensor]:
-        """Cache, mask, tokens so far and next logits of a batch padded on the left."""
+    def _prefilled(self, rows: list[_BatchRow]) -> tuple[list[_BatchRow], DynamicCache, Tensor]:
+        """The rows in the cache's order, the cache of their prompts, padded on the left, and the next logits."""
+        if self._prefixes is None:
+            cache = self._empty_cache()
+            return rows, cache, self._logits(*self._padded(rows), cache)
+        order, parts, logits = [], [], []
+        for groups in rounds([row.prompt for row in rows], lambda index: self._known(rows[index]).tokens):
+            for group in groups:
+                some = [rows[index] for index in group]
+                part = self._empty_cache()
+                seen, mask = self._padded(some)
+                columns = filled(part, [row.prompt for row in some], [self._known(row) for row in some])
+                logits.append(self._logits(seen[:, columns:], mask, part))
+                order += some
+                parts.append(part)
+            for group, part in zip(groups, parts[-len(groups) :], strict=True):
+                for place, index in enumerate(group):
+                    self._keep(rows[index], rows[index].prompt, part, place)
+        if len(parts) == 1:
+            return order, parts[0], logits[0]
+        cache = self._empty_cache()
+        joined(cache, parts)
+        return order, cache, torch.cat(logits)
+
+    def _padded(self, rows: list[_BatchRow]) -> tuple[Tensor, Tensor]:
+        """Tokens of the prompts, padded on the left, and their mask."""
         prompts = [row.prompt for row in rows]
         width = max(map(len, prompts))
         # Padded with a token that the row already has, so that padding does not change the repetition penalty.
         seen = self._tensor([[prompt[0]] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = self._tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        cache = self._empty_cache()
-        known = self._prefixes.filled(cache, prompts) if self._prefixes else 0
-        return cache, mask, seen, self._logits(seen[:, known:], mask, cache)
+        return seen, self._tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+
+    def _known(self, row: _BatchRow) -> Hit:
+        assert self._prefixes is not None
+        return self._prefixes.longest(row.prompt)
+
+    def _keep(self, row: _BatchRow, tokens: list[int], cache: DynamicCache, place: int) -> None:
+        if self._prefixes:
+            self._prefixes.add(tokens, cache, place)
 
     def _logits(self, tokens: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Logits after the last column, (rows, vocabulary) in float32."""

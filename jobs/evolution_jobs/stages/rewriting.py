@@ -96,7 +96,8 @@ class Rewriter:
 
     def _refinement(self, candidate: Candidate) -> Request:
         messages = refinement_messages(candidate.context.turns, candidate.rejected.text, candidate.profile_text)
-        return self._request(candidate, messages, "rewrite", attempt=1, keep=3 if candidate.profile_text is None else 5)
+        keep = 3 if candidate.profile_text is None else 5
+        return replace(self._request(candidate, messages, "rewrite", attempt=1, keep=keep), extended=False)
 
     def _request(self, candidate: Candidate, messages: list[Message], purpose: str, attempt: int, keep: int) -> Request:
         """A request. Its last `keep` messages, from the seeker's last turn on, are never left out."""

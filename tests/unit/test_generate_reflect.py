@@ -57,14 +57,19 @@ class ScriptedEngine:
         requests = list(requests)
         yield from (requests[start : start + 2] for start in range(0, len(requests), 2))
 
-    def generate(self, requests):
-        for request in reversed(list(requests)):
+    def generate(self, requests, follow=None):
+        waiting = list(requests)
+        while waiting:
+            request = waiting.pop()
             self.asked.append(request)
             text, finish = self.answer(request), "stop"
             if text.endswith("~"):
                 text, finish = text[:-1], "length"
             left_out = 2 if request.id == "cc-7" else 0
-            yield Response(id=request.id, text=text, finish=finish, tokens=5, truncated_turns=left_out)
+            response = Response(id=request.id, text=text, finish=finish, tokens=5, truncated_turns=left_out)
+            if follow and (request := follow(response)):
+                waiting.append(request)
+            yield response
 
 
 def rewrite(request):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,15 +49,19 @@ class Request:
     """Whether a later prompt may extend this chat and its answer."""
 
 
+Follow = Callable[[Response], Request | None]
+"""Called with each response before it is yielded. Returns the row's next request, whose chat extends the answered one, or None."""
+
+
 class Engine(Protocol):
     """A model that answers chats."""
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """The requests in batches that are best sampled together. A stage makes one batch durable at a time."""
+        """The requests in parts that are best sampled together. A stage makes its rows durable at the end of a part."""
         ...
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """One response a request, each as soon as it is complete.
+    def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:
+        """One response a request, and one for each request that `follow` adds, each as soon as it is complete.
 
         Raises PermanentError if a request cannot be answered at all: its prompt does not fit even without history.
         """

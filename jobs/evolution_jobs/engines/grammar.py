@@ -37,14 +37,16 @@ class Grammars:
         # Reserve some more for the end-of-turn token and for keys that are spelled in other tokens than the tokenizer's.
         return Following(xgrammar.GrammarMatcher(grammar), limit - needed - needed // 2 - 1)
 
-    def rule_out(self, logits: Tensor, texts: Sequence[Following]) -> None:
+    def rule_out(self, logits: Tensor, texts: Sequence[tuple[int, Following]]) -> None:
         """Set the logits (rows, vocabulary) of tokens that break a row's grammar to -inf, in place.
+
+        `texts` are the rows that follow a schema, with their places; the others may have any token.
 
         In a row that runs out of tokens, the tokens that close a string or spell a key in the fewest tokens are
         preferred, so that the object is complete and not cut off.
         """
-        mask = xgrammar.allocate_token_bitmask(len(texts), logits.shape[-1])
-        for row, text in enumerate(texts):
+        mask = xgrammar.allocate_token_bitmask(len(logits), logits.shape[-1])
+        for row, text in texts:
             text.matcher.fill_next_token_bitmask(mask, row)
             if text.left <= 0:
                 logits[row, self._quotes.to(logits.device)] += _PREFERRED

@@ -11,14 +11,16 @@ _GOLDEN = -7046029254386353131
 """0x9E3779B97F4A7C15 as a signed 64-bit integer: the increment of SplitMix64 (Steele et al., OOPSLA 2014)."""
 
 
-def next_tokens(logits: Tensor, seen: Tensor, seeds: Tensor, step: int, sampling: Sampling, exempt: Tensor) -> Tensor:
+def next_tokens(
+    logits: Tensor, seen: Tensor, seeds: Tensor, steps: Tensor, sampling: Sampling, exempt: Tensor
+) -> Tensor:
     """The next token of every row, (rows,).
 
     Args:
         logits: (rows, vocabulary) in float32, -inf for a masked token.
         seen: (rows, length), the tokens so far. Padding columns have any of that row's tokens.
         seeds: (rows,).
-        step: number of tokens sampled before this one.
+        steps: (rows,), the number of tokens sampled before this one.
         sampling: the same for all rows.
         exempt: tokens that are never penalised.
 
@@ -36,7 +38,7 @@ def next_tokens(logits: Tensor, seen: Tensor, seeds: Tensor, step: int, sampling
     before = probabilities.cumsum(-1) - probabilities
     before[:, 0] = 0  # keeps the likeliest token in spite of rounding
     scores = scores.masked_fill(before >= sampling.top_p, -torch.inf)
-    drawn = (scores + gumbel(seeds, step, tokens)).argmax(-1, keepdim=True)
+    drawn = (scores + gumbel(seeds, steps, tokens)).argmax(-1, keepdim=True)
     return tokens.gather(-1, drawn).squeeze(-1)
 
 
@@ -54,9 +56,9 @@ def penalised(logits: Tensor, seen: Tensor, penalty: float, exempt: Tensor) -> T
     return changed
 
 
-def gumbel(seeds: Tensor, step: int, tokens: Tensor) -> Tensor:
+def gumbel(seeds: Tensor, steps: Tensor, tokens: Tensor) -> Tensor:
     """Standard Gumbel noise (rows, candidates) for candidate `tokens`; depends only on (seed, step, token)."""
-    streams = _mixed(seeds + torch.full_like(seeds, step + 1) * _GOLDEN)
+    streams = _mixed(seeds + (steps + 1) * _GOLDEN)
     bits = _mixed(streams[:, None] + (tokens + 1) * _GOLDEN)
     uniform = (_shifted(bits, 12).double() + 0.5) * 2.0**-52  # 52 bits: never exactly 0 or 1
     return -torch.log(-torch.log(uniform))

@@ -54,6 +54,26 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = keys[:, :, :after], values[:, :, :after]
         return self.keys, self.values
 
+    def take(self, parts: Sequence[tuple[RoomyLayer, Sequence[int]]], width: int) -> None:
+        """Fill this empty layer with the last `width` columns of rows of others, padded on the left."""
+        rows, example = sum(len(chosen) for _, chosen in parts), parts[0][0]
+        self.lazy_initialization(example.keys, example.values)
+        roomy = []
+        for kind in ("keys", "values"):
+            first = getattr(example, kind)
+            whole = first.new_empty(rows, first.shape[1], width + _ROOM, first.shape[3])
+            start = 0
+            for layer, chosen in parts:
+                states = getattr(layer, kind)[:, :, -width:]
+                end, before = start + len(chosen), width - states.shape[-2]
+                whole[start:end, :, :before] = 0
+                for place, row in enumerate(chosen, start):
+                    whole[place, :, before:width] = states[row]
+                start = end
+            roomy.append(whole)
+        self._room = roomy[0], roomy[1]
+        self.keys, self.values = (whole[:, :, :width] for whole in roomy)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows of the batch."""
         super().batch_select_indices(indices)
@@ -67,24 +87,12 @@ def empty_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
-def joined(cache: DynamicCache, parts: Sequence[DynamicCache]) -> None:
-    """Fill an empty cache with the rows of others, one after the other, padded on the left. Empties the others."""
-    for index in range(len(parts[0].layers)):
-        layers = [part.layers[index] for part in parts]
-        rows, width = sum(len(layer.keys) for layer in layers), max(layer.keys.shape[-2] for layer in layers)
-        both = []
-        for kind in ("keys", "values"):
-            first = getattr(layers[0], kind)
-            whole = first.new_zeros(rows, first.shape[1], width, first.shape[3])
-            start = 0
-            for layer in layers:
-                states = getattr(layer, kind)
-                whole[start : start + len(states), :, width - states.shape[-2] :] = states
-                start += len(states)
-            both.append(whole)
-        for part in parts:
+def joined(cache: DynamicCache, parts: Sequence[tuple[DynamicCache, Sequence[int]]], width: int) -> None:
+    """Fill an empty cache with the last `width` columns of rows of others, padded on the left. Empties the others."""
+    for index, layer in enumerate(cache.layers):
+        layer.take([(part.layers[index], rows) for part, rows in parts if rows], width)
+        for part, _ in parts:
             part.layers[index] = RoomyLayer()
-        cache.update(*both, index)
 
 
 class Prefixes:

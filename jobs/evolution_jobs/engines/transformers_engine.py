@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import count, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,46 +15,34 @@ from ..chat.thoughts import Thoughts, without_thoughts
 from ..contract.rows import Response
 from ..contract.settings import Precision
 from ..models.load import load_model, load_tokenizer
-from .base import Request
+from .base import Follow, Request, Sampling
 from .chat import prompt_tokens, stop_tokens
-from .grammar import Following, Grammars
-from .sampling import next_tokens
+from .grammar import Grammars
 from .prefill import rounds
+from .row import Row, admitted, batched, kindred, padded
+from .sampling import next_tokens
 from .states import Hit, Prefixes, empty_cache, filled, joined, reusable
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass
-class _BatchRow:
-    """A request while it is sampled."""
+PART = 4
+"""How many times the token budget the requests of a part have. The batch runs empty only at the end of a part."""
 
-    request: Request
-    prompt: list[int]
-    truncated_turns: int
-    sampled: list[int] = field(default_factory=list)
-    following: Following | None = None
-
-    @property
-    def room(self) -> int:
-        return len(self.prompt) + self.request.max_new_tokens
-
-    def accept(self, token: int) -> None:
-        self.sampled.append(token)
-        if self.following:
-            self.following.accept(token)
+REGROUPED = 4
+"""A batch is regrouped once one row in so many has ended or can join it: each time, its states are copied."""
 
 
 class TransformersEngine:
-    """An `Engine` over one model: static batches that rows leave as they end, and prefixes computed once.
+    """An `Engine` over one model: rows leave the batch as they end, others take their place, prefixes are computed once.
 
     `generate` of transformers keeps a row until the last row of the batch has ended, and then drops the states. So the
     loop is our own and the forward pass is the library's. bench/generation.py measures what that saves.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:
-        """`token_budget` limits rows x (longest prompt + tokens to sample) of a batch, and the tokens of kept prefixes."""
+        """`token_budget` limits rows x (longest prompt + tokens to sample) sampled at a time, and the tokens of kept prefixes."""
         self._model = model
         self._tokenizer = tokenizer
         self._budget = token_budget
@@ -77,97 +64,120 @@ class TransformersEngine:
         return cls(load_model(reference, adapter, precision), load_tokenizer(reference), token_budget)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Requests by batch, longest first: padding stays small, and memory runs out at the start or never."""
-        for rows in self._batched(requests):
+        """Requests by part, longest first, and those that share a history together: little is padding or computed twice."""
+        for rows in batched(kindred(map(self._row, requests)), PART * self._budget):
             yield [row.request for row in rows]
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
-        for rows in self._batched(requests):
-            yield from self._complete(rows)
-
-    def _batched(self, requests: Iterable[Request]) -> Iterator[list[_BatchRow]]:
-        rows = [_BatchRow(r, *prompt_tokens(self._chats, r, self._positions)) for r in requests]
-        # All rows of a batch are sampled in the same way, and either all or none follow a schema.
-        rows.sort(key=lambda row: (*_way(row), -row.room))
-        for _, alike in groupby(rows, key=_way):
-            batch: list[_BatchRow] = []
-            for row in alike:
-                if batch and batch[0].room * (len(batch) + 1) > self._budget:
-                    yield batch
-                    batch = []
-                batch.append(row)
-            yield batch
-
     @torch.inference_mode()
-    def _complete(self, rows: list[_BatchRow]) -> Iterator[Response]:
-        sampling = rows[0].request.sampling
-        for row in rows:
-            if row.request.schema is not None:
-                row.following = self._constraints.follow(row.request.schema, row.request.max_new_tokens)
-        rows, cache, logits = self._prefilled(rows)
-        seen, mask = self._padded(rows)
-        seeds = self._tensor([row.request.seed for row in rows])
-        for step in count():
-            following = [row.following for row in rows if row.following]
-            if following:
-                self._constraints.rule_out(logits, following)
-            tokens = next_tokens(logits, seen, seeds, step, sampling, self._exempt)
-            for row, token in zip(rows, tokens.tolist(), strict=True):
+    def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:
+        """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
+        waiting = deque(kindred(map(self._row, requests)))
+        rows: list[Row] = []
+        cache, logits = self._empty_cache(), torch.empty(0)
+        seen = mask = seeds = torch.empty(0, dtype=torch.long)
+        while waiting or any(not row.ended for row in rows):
+            if (joining := self._joining(rows, waiting)) is not None:
+                added = [waiting.popleft() for _ in range(joining)]
+                rows, cache, logits = self._regrouped(rows, cache, logits, added)
+                seen, mask = (values.to(logits.device) for values in padded(rows))
+                seeds = self._tensor([row.request.seed for row in rows])
+            tokens = self._sampled(rows, logits, seen, seeds)
+            for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+                if row.ended:
+                    continue
                 row.accept(token)
-            going = [index for index, row in enumerate(rows) if not self._ended(row)]
-            for index in sorted(set(range(len(rows))) - set(going)):
-                if rows[index].request.extended:
-                    self._keep(rows[index], rows[index].prompt + rows[index].sampled[:-1], cache, index)
-                yield self._response(rows[index])
-            if not going:
-                return
-            if len(going) < len(rows):
-                kept = self._tensor(going)
-                rows = [rows[index] for index in going]
-                seeds, mask, seen, tokens = seeds[kept], mask[kept], seen[kept], tokens[kept]
-                cache.batch_select_indices(kept)
+                row.ended = self._ends(row)
+                if row.ended:
+                    if row.request.extended:
+                        self._keep(row.tokens[:-1], cache, place)
+                    response = self._response(row)
+                    if follow and (request := follow(response)):
+                        waiting.appendleft(self._row(request))
+                    yield response
+            if all(row.ended for row in rows):
+                continue
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
             seen = torch.cat([seen, tokens[:, None]], -1)
             logits = self._logits(tokens[:, None], mask, cache)
 
-    def _prefilled(self, rows: list[_BatchRow]) -> tuple[list[_BatchRow], DynamicCache, Tensor]:
-        """The rows in the cache's order, the cache of their prompts, padded on the left, and the next logits."""
+    def _row(self, request: Request) -> Row:
+        row = Row(request, *prompt_tokens(self._chats, request, self._positions))
+        if request.schema is not None:
+            row.following = self._constraints.follow(request.schema, request.max_new_tokens)
+        return row
+
+    def _joining(self, rows: list[Row], waiting: Iterable[Row]) -> int | None:
+        """The number of rows that join the batch if it is regrouped now; None if it goes on as it is."""
+        going = [row for row in rows if not row.ended]
+        # States that cannot be copied row by row stay in the batch that they were computed in.
+        fixed = self._prefixes is None and going
+        joining = 0 if fixed else admitted(going, waiting, self._budget)
+        changed = max(joining, len(rows) - len(going))
+        return joining if not going or changed >= max(1, len(going) // REGROUPED) else None
+
+    def _regrouped(
+        self, rows: list[Row], cache: DynamicCache, logits: Tensor, added: list[Row]
+    ) -> tuple[list[Row], DynamicCache, Tensor]:
+        """The batch without the rows that have ended and with others: rows in the cache's order, cache, next logits."""
+        going = [place for place, row in enumerate(rows) if not row.ended]
+        staying = [rows[place] for place in going]
         if self._prefixes is None:
+            if going:
+                cache.batch_select_indices(self._tensor(going))
+                return staying, cache, logits[going]
             cache = self._empty_cache()
-            return rows, cache, self._logits(*self._padded(rows), cache)
+            tokens, mask = (values.to(self._model.device) for values in padded(added))
+            return added, cache, self._logits(tokens, mask, cache)
+        joining, parts, first = self._prefilled(added)
+        order = [*staying, *joining]
+        whole = self._empty_cache()
+        pieces = [
+            (cache, going),
+            *((part, range(len(next_logits))) for part, next_logits in zip(parts, first, strict=True)),
+        ]
+        joined(whole, pieces, max(len(row.tokens) for row in order))
+        return order, whole, torch.cat([*([logits[going]] if going else []), *first])
+
+    def _sampled(self, rows: list[Row], logits: Tensor, seen: Tensor, seeds: Tensor) -> Tensor:
+        """The next token of every row, (rows,); of a row that has ended, any token."""
+        tokens = seen[:, -1].clone()
+        ways: dict[Sampling, list[int]] = {}
+        for place, row in enumerate(rows):
+            if not row.ended:
+                ways.setdefault(row.request.sampling, []).append(place)
+        for sampling, places in ways.items():
+            some = logits[places]
+            following = [(place, each) for place, row in enumerate(places) if (each := rows[row].following)]
+            if following:
+                self._constraints.rule_out(some, following)
+            steps = self._tensor([len(rows[place].sampled) for place in places])
+            tokens[places] = next_tokens(some, seen[places], seeds[places], steps, sampling, self._exempt)
+        return tokens
+
+    def _prefilled(self, rows: list[Row]) -> tuple[list[Row], list[DynamicCache], list[Tensor]]:
+        """The rows in the order of the caches, the caches of their prompts, and the next logits of each."""
         order, parts, logits = [], [], []
         for groups in rounds([row.prompt for row in rows], lambda index: self._known(rows[index]).tokens):
+            computed = []
             for group in groups:
                 some = [rows[index] for index in group]
                 part = self._empty_cache()
-                seen, mask = self._padded(some)
+                tokens, mask = (values.to(self._model.device) for values in padded(some))
                 columns = filled(part, [row.prompt for row in some], [self._known(row) for row in some])
-                logits.append(self._logits(seen[:, columns:], mask, part))
+                logits.append(self._logits(tokens[:, columns:], mask, part))
                 order += some
-                parts.append(part)
-            for group, part in zip(groups, parts[-len(groups) :], strict=True):
+                computed.append(part)
+            for group, part in zip(groups, computed, strict=True):
                 for place, index in enumerate(group):
-                    self._keep(rows[index], rows[index].prompt, part, place)
-        if len(parts) == 1:
-            return order, parts[0], logits[0]
-        cache = self._empty_cache()
-        joined(cache, parts)
-        return order, cache, torch.cat(logits)
+                    self._keep(rows[index].prompt, part, place)
+            parts += computed
+        return order, parts, logits
 
-    def _padded(self, rows: list[_BatchRow]) -> tuple[Tensor, Tensor]:
-        """Tokens of the prompts, padded on the left, and their mask."""
-        prompts = [row.prompt for row in rows]
-        width = max(map(len, prompts))
-        # Padded with a token that the row already has, so that padding does not change the repetition penalty.
-        seen = self._tensor([[prompt[0]] * (width - len(prompt)) + prompt for prompt in prompts])
-        return seen, self._tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-
-    def _known(self, row: _BatchRow) -> Hit:
+    def _known(self, row: Row) -> Hit:
         assert self._prefixes is not None
         return self._prefixes.longest(row.prompt)
 
-    def _keep(self, row: _BatchRow, tokens: list[int], cache: DynamicCache, place: int) -> None:
+    def _keep(self, tokens: list[int], cache: DynamicCache, place: int) -> None:
         if self._prefixes:
             self._prefixes.add(tokens, cache, place)
 
@@ -180,7 +190,7 @@ class TransformersEngine:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def _response(self, row: _BatchRow) -> Response:
+    def _response(self, row: Row) -> Response:
         stopped = row.sampled[-1] in self._stops
         sampled = row.sampled[:-1] if stopped else row.sampled
         said = self._thoughts.left_out(sampled)
@@ -194,7 +204,7 @@ class TransformersEngine:
             thought=text.thought or len(said) < len(sampled),
         )
 
-    def _ended(self, row: _BatchRow) -> bool:
+    def _ends(self, row: Row) -> bool:
         return row.sampled[-1] in self._stops or len(row.sampled) == row.request.max_new_tokens
 
     @property
@@ -208,9 +218,3 @@ class TransformersEngine:
 
     def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         return torch.tensor(values, device=self._model.device)
-
-
-def _way(row: _BatchRow) -> tuple[bool, float, float, int, float]:
-    sampling = row.request.sampling
-    drawing = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty)
-    return (row.request.schema is not None, *drawing)

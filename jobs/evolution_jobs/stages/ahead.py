@@ -1,4 +1,4 @@
-"""Rows of reflect that generate makes: it rewrites each batch of answers at once, with the same model.
+"""Rows of reflect that generate makes: each answer is rewritten at once, with the same model.
 
 A rewrite's prompt extends the answer's, so the attention states of the history are there already. reflect then finds
 finished rows, and neither loads the model nor computes a history again.
@@ -7,69 +7,67 @@ finished rows, and neither loads the model nor computes a history again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
 from ..contract.stage import Ahead
 from ..contract.workspace import Rows, Workspace
-from .outcomes import outcome_id, outcomes
-from .rewriting import Candidate
-
-if TYPE_CHECKING:
-    from ..engines.base import Engine
+from ..engines.base import Request
+from .outcomes import Outcome, decide_without_model, outcome, outcome_id
+from .rewriting import Candidate, Rewriter
 
 log = logging.getLogger(__name__)
 
 
 class RewritesAhead:
-    """Makes the rows of the reflect stage in a spec's `ahead`."""
+    """Makes the rows of the reflect stage in a spec's `ahead`. `follow` is an engine's `Follow`."""
 
-    def __init__(self, asked: Ahead, rows: Rows) -> None:
+    def __init__(self, asked: Ahead, rows: Rows, contexts: Mapping[str, Context]) -> None:
         self._asked = asked
         self._rows = rows
-        self._finished = set(rows.finished())
-        self.stopped = False
-        """Whether reflection has failed. reflect meets the fault again and reports it as its own."""
+        self._contexts = contexts
+        self._rewriter = Rewriter(asked.settings, asked.seed)
+        self._candidates: dict[str, Candidate] = {}
+        self._ended: list[Outcome] = []
 
     @classmethod
-    def of(cls, workspace: Workspace) -> RewritesAhead | None:
+    def of(cls, workspace: Workspace, contexts: Mapping[str, Context]) -> RewritesAhead | None:
         """None if the workspace's stage is to make no rows ahead."""
         asked, rows = workspace.spec.ahead, workspace.rows_ahead
-        return cls(asked, rows) if asked is not None and rows is not None else None
+        return cls(asked, rows, contexts) if asked is not None and rows is not None else None
 
     @property
     def token_budget(self) -> int:
         """The reflect stage's limit of a batch."""
         return self._asked.settings.token_budget
 
-    def lacks(self, response: Response) -> bool:
-        """Whether the answer is still to be rewritten."""
-        return not self.stopped and outcome_id(response) not in self._finished
+    def finished(self, answers: Iterable[Response]) -> set[str]:
+        """Ids of the answers whose rows are durable, made by this process or any other."""
+        rows = self._rows.finished()
+        return {answer.id for answer in answers if outcome_id(answer) in rows}
 
-    def count(self, responses: Sequence[Response]) -> int:
-        """How many of these answers are rewritten, by this process or any other."""
-        finished = self._rows.finished().keys()
-        return sum(outcome_id(response) in finished for response in responses)
+    def follow(self, response: Response) -> Request | None:
+        """The row's next request. Its first response is the answer itself, the others are profiles and the rewrite."""
+        if candidate := self._candidates.get(response.id):
+            request = self._rewriter.follow(response)
+        else:
+            candidate = self._candidates[response.id] = Candidate(self._contexts[response.id], response)
+            decide_without_model(candidate, self._asked.settings)
+            request = None if candidate.ended else self._rewriter.start(candidate)
+        if candidate.ended:
+            self._ended.append({**outcome(candidate, self._asked.settings), "ahead": True})
+        return request
 
-    def rewrite(
-        self,
-        contexts: Mapping[str, Context],
-        responses: Sequence[Response],
-        engine: Engine,
-        durable: Callable[[int], None],
-    ) -> None:
-        """Rewrite answers, and make the outcomes durable. `durable` is called with the number of rows of each batch.
+    def keep(self, least: int = 1) -> int:
+        """Make ended rows durable if there are so many. Returns how many this were."""
+        count = len(self._ended)
+        if count < least:
+            return 0
+        self._rows.append(self._ended)
+        self._ended = []
+        return count
 
-        A fault of the reflect stage (PermanentError) stops it, and is no fault of generate.
-        """
-        candidates = [Candidate(contexts[each.id], each) for each in responses]
-        try:
-            for batch in outcomes(candidates, self._asked.settings, self._asked.seed, lambda: engine):
-                self._rows.append({**row, "ahead": True} for row in batch)
-                self._finished.update(row["id"] for row in batch)
-                durable(len(batch))
-        except PermanentError as error:
-            self.stopped = True
-            log.warning("%s is left to its own stage: %s: %s", self._asked.stage, error.reason, error)
+    def leave(self, error: PermanentError) -> None:
+        """Log a fault of the reflect stage, which meets it again and reports it as its own."""
+        log.warning("%s is left to its own stage: %s: %s", self._asked.stage, error.reason, error)

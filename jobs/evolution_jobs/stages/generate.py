@@ -6,7 +6,7 @@ With `spec.ahead`, it also makes the rows of the reflect stage that reads its an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
@@ -18,6 +18,10 @@ from ..preference.prompts import answer_messages
 from .ahead import RewritesAhead
 from .jsonl import read_rows, write_rows
 from .models import load_engine
+from .outcomes import CHUNKS
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
 
 
 def run(workspace: Workspace) -> Result | None:
@@ -33,7 +37,7 @@ def run(workspace: Workspace) -> Result | None:
     shard = workspace.spec.shard
     own = list(shard_of(contexts, shard.index, shard.count))
     finished = workspace.rows.finished()
-    ahead = RewritesAhead.of(workspace)
+    ahead = RewritesAhead.of(workspace, contexts)
     if any(id_ not in finished for id_ in own):
         _answer(workspace, settings, {id_: contexts[id_] for id_ in own}, ahead)
         finished = workspace.rows.finished()
@@ -51,7 +55,7 @@ def run(workspace: Workspace) -> Result | None:
             "truncated": sum(response.truncated_turns > 0 for response in responses),
             "cut": sum(response.finish == "length" for response in responses),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
-            **({"ahead": ahead.count(responses)} if ahead else {}),
+            **({"ahead": len(ahead.finished(responses))} if ahead else {}),
         },
         metrics={"words": round(sum(words(response.text) for response in responses) / len(responses), 2)},
         tokens=sum(response.tokens for response in responses),
@@ -61,59 +65,60 @@ def run(workspace: Workspace) -> Result | None:
 def _answer(
     workspace: Workspace, settings: GenerationSettings, own: Mapping[str, Context], ahead: RewritesAhead | None
 ) -> None:
-    """Answer the contexts that have no answer, and make the answers durable, a batch at a time.
-
-    With `ahead`, each batch is rewritten as well, before the next one is answered; first the answers that an earlier
-    attempt has not rewritten.
-    """
+    """Answer the contexts that have no answer, and rewrite the answers ahead."""
     if ahead:  # a batch must fit both stages
         settings = settings.model_copy(update={"token_budget": min(settings.token_budget, ahead.token_budget)})
     engine = load_engine(workspace, settings)
-    finished = workspace.rows.finished()
-    answered = [Response.stored(finished[id_]) for id_ in own if id_ in finished]
-    known = sum(not ahead.lacks(each) for each in answered) if ahead else 0
-    progress = _Progress(workspace, ahead, len(own), len(answered), known)
-
-    def rewrite(responses: list[Response]) -> None:
-        if ahead and (lacking := [each for each in responses if ahead.lacks(each)]):
-            ahead.rewrite(own, lacking, engine, progress.rewritten)
-
-    progress.report()
-    rewrite(answered)
-    unanswered = [context for id_, context in own.items() if id_ not in finished]
-    for batch in engine.batches(_request(context, settings, workspace.spec.seed) for context in unanswered):
-        responses = []
-        for response in engine.generate(batch):
-            responses.append(response)
-            progress.answered(1)
-        workspace.rows.append(dict(response) for response in responses)
-        workspace.check_stop()
-        rewrite(responses)
+    try:
+        _sample(workspace, settings, engine, own, ahead)
+    except PermanentError as error:
+        if ahead is None:
+            raise
+        # If the fault is generate's own, it comes again.
+        ahead.leave(error)
+        _sample(workspace, settings, engine, own, None)
 
 
-@dataclass
-class _Progress:
-    """Progress in rows. With rewrites ahead, a row is done once its answer is rewritten, and half done before that."""
+def _sample(
+    workspace: Workspace,
+    settings: GenerationSettings,
+    engine: Engine,
+    own: Mapping[str, Context],
+    ahead: RewritesAhead | None,
+) -> None:
+    """Sample what is not durable yet, and make it durable, some rows at a time.
 
-    workspace: Workspace
-    ahead: RewritesAhead | None
-    total: int
-    answers: int
-    rewrites: int
+    Progress is in rows: with `ahead`, a row is half done with its answer and done with its rewrite.
+    """
+    stored = workspace.rows.finished()
+    answers = {id_: Response.stored(stored[id_]) for id_ in own if id_ in stored}
+    rewritten = ahead.finished(answers.values()) if ahead else set(answers)
+    requests = [_request(context, settings, workspace.spec.seed) for id_, context in own.items() if id_ not in answers]
+    if ahead:
+        unwritten = [ahead.follow(answer) for id_, answer in answers.items() if id_ not in rewritten]
+        requests += [request for request in unwritten if request]
+    rewrites = len(rewritten)
+    fresh: list[Response] = []
 
-    def answered(self, count: int) -> None:
-        self.answers += count
-        self.report()
+    def keep(least: int) -> None:
+        nonlocal rewrites, fresh
+        if kept := len(fresh) >= least:
+            workspace.rows.append(dict(answer) for answer in fresh)
+            fresh = []
+        moved = ahead.keep(least) if ahead else len(answers) - rewrites
+        rewrites += moved
+        workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")
+        if kept or moved:
+            workspace.check_stop()
 
-    def rewritten(self, count: int) -> None:
-        self.rewrites += count
-        self.report()
-        self.workspace.check_stop()
-
-    def report(self) -> None:
-        half = self.ahead is not None and not self.ahead.stopped
-        done = (self.answers + self.rewrites) // 2 if half else self.answers
-        self.workspace.progress(done, self.total, "rows")
+    workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")
+    for part in engine.batches(requests):
+        for response in engine.generate(part, ahead.follow if ahead else None):
+            if response.id not in answers:
+                answers[response.id] = response
+                fresh.append(response)
+            keep(max(1, len(part) // CHUNKS))
+        keep(1)
 
 
 def _request(context: Context, settings: GenerationSettings, seed: int) -> Request:

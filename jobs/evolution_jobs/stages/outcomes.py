@@ -27,6 +27,10 @@ def outcome_id(response: Response) -> str:
     return f"{response.id}.{text[:32]}"
 
 
+CHUNKS = 4
+"""Chunks in which the rows of one part are made durable."""
+
+
 def outcomes(
     candidates: Sequence[Candidate], settings: ReflectionSettings, seed: int, engine: Callable[[], Engine]
 ) -> Iterator[list[Outcome]]:
@@ -34,26 +38,35 @@ def outcomes(
 
     `engine` is called only if a model must write. Raises what encoding a chat raises.
     """
-    if settings.source == "human":
-        for each in candidates:
-            each.chosen = Response(id=each.context.id, text=each.context.human, finish="stop", tokens=0)
-        yield [_outcome(each, settings) for each in candidates]
-        return
     for each in candidates:
-        fault = usable(each.rejected, "rejected")
-        each.reject = fault if isinstance(fault, Reject) else None
-    if unusable := [each for each in candidates if each.reject]:
-        yield [_outcome(each, settings) for each in unusable]
-    if waiting := {each.context.id: each for each in candidates if not each.reject}:
-        loaded = engine()
-        rewriter = Rewriter(loaded, settings, seed)
-        for batch in loaded.batches(map(rewriter.first_request, waiting.values())):
-            together = [waiting[request.id] for request in batch]
-            rewriter.rewrite(together)
-            yield [_outcome(each, settings) for each in together]
+        decide_without_model(each, settings)
+    if ended := [each for each in candidates if each.ended]:
+        yield [outcome(each, settings) for each in ended]
+    if waiting := {each.context.id: each for each in candidates if not each.ended}:
+        loaded, rewriter = engine(), Rewriter(settings, seed)
+        for part in loaded.batches(map(rewriter.start, waiting.values())):
+            rows: list[Outcome] = []
+            for response in loaded.generate(part, rewriter.follow):
+                if waiting[response.id].ended:
+                    rows.append(outcome(waiting[response.id], settings))
+                if len(rows) >= max(1, len(part) // CHUNKS):
+                    yield rows
+                    rows = []
+            if rows:
+                yield rows
 
 
-def _outcome(candidate: Candidate, settings: ReflectionSettings) -> Outcome:
+def decide_without_model(candidate: Candidate, settings: ReflectionSettings) -> None:
+    """Set the chosen answer if it is the human one; set the reason if the draft cannot be a rejected answer."""
+    if settings.source == "human":
+        context = candidate.context
+        candidate.chosen = Response(id=context.id, text=context.human, finish="stop", tokens=0)
+        return
+    fault = usable(candidate.rejected, "rejected")
+    candidate.reject = fault if isinstance(fault, Reject) else None
+
+
+def outcome(candidate: Candidate, settings: ReflectionSettings) -> Outcome:
     """The row that is made durable: the candidate's pair or reject, and what it cost."""
     context, profile = candidate.context, candidate.profile.wire() if candidate.profile else None
     cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}

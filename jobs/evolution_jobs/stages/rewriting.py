@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ..contract.rows import Context, Message, Reject, Response
 from ..contract.settings import ReflectionSettings
@@ -12,9 +10,6 @@ from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import clean
 from ..preference.prompts import refinement_messages, reflection_messages
 from ..preference.reflection import SCHEMA, Profile, ProfileError, parse_profile
-
-if TYPE_CHECKING:
-    from ..engines.base import Engine
 
 
 @dataclass
@@ -37,6 +32,11 @@ class Candidate:
     """Whether the model wrote a think block before its answer."""
     reject: Reject | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is decided what becomes of it."""
+        return self.chosen is not None or self.reject is not None
+
     def count(self, response: Response) -> None:
         """Add the cost of a response to this candidate."""
         self.tokens += response.tokens
@@ -45,43 +45,38 @@ class Candidate:
 
 
 class Rewriter:
-    """Asks the engine for profiles and rewrites."""
+    """Makes the requests for profiles and rewrites, and takes their responses. `follow` is an engine's `Follow`."""
 
-    def __init__(self, engine: Engine, settings: ReflectionSettings, seed: int) -> None:
-        self._engine = engine
+    def __init__(self, settings: ReflectionSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
         self._sampling = Sampling.of(settings)
+        # Greedy sampling gives the same text every time.
+        self._tries = settings.max_attempts if self._sampling.temperature else 1
+        self._candidates: dict[str, Candidate] = {}
 
-    def rewrite(self, candidates: Sequence[Candidate]) -> None:
-        """Set the chosen answer of each candidate, or why it is rejected."""
-        if self._settings.source == "self":
-            self._infer_profiles(candidates)
-        profiled = {each.context.id: each for each in candidates if not each.reject}
-        for response in self._engine.generate(map(self._refinement, profiled.values())):
-            candidate = profiled[response.id]
-            candidate.count(response)
-            candidate.chosen = response.model_copy(update={"text": clean(response.text)})
-
-    def first_request(self, candidate: Candidate) -> Request:
-        """The first request for a candidate: batches are made of these."""
+    def start(self, candidate: Candidate) -> Request:
+        """The first request for a candidate."""
+        self._candidates[candidate.context.id] = candidate
         return self._refinement(candidate) if self._settings.source == "none" else self._reflection(candidate)
 
-    def _infer_profiles(self, candidates: Sequence[Candidate]) -> None:
-        waiting = {each.context.id: each for each in candidates}
-        # Greedy sampling gives the same text every time.
-        tries = self._settings.max_attempts if self._sampling.temperature else 1
-        for _ in range(tries):
-            for response in self._engine.generate([self._reflection(each) for each in waiting.values()]):
-                candidate = waiting[response.id]
-                candidate.count(response)
-                candidate.attempts += 1
-                candidate.profile_text = response.text
-                try:
-                    candidate.profile, candidate.reject = parse_profile(response.text), None
-                except ProfileError as error:
-                    candidate.reject = Reject(id=response.id, reason="profile_unparsed", detail=str(error))
-            waiting = {id_: each for id_, each in waiting.items() if each.reject}
+    def follow(self, response: Response) -> Request | None:
+        """The candidate's next request; None once it has a chosen answer, or a reason why it is rejected."""
+        candidate = self._candidates[response.id]
+        candidate.count(response)
+        if self._settings.source == "none" or candidate.profile:
+            candidate.chosen = response.model_copy(update={"text": clean(response.text)})
+            return None
+        candidate.attempts += 1
+        candidate.profile_text = response.text
+        try:
+            candidate.profile = parse_profile(response.text)
+        except ProfileError as error:
+            if candidate.attempts < self._tries:
+                return self._reflection(candidate)
+            candidate.reject = Reject(id=response.id, reason="profile_unparsed", detail=str(error))
+            return None
+        return self._refinement(candidate)
 
     def _reflection(self, candidate: Candidate) -> Request:
         # No penalty: a profile naturally repeats words of the conversation, and its JSON repeats field names of the prompt.

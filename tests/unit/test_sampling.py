@@ -25,7 +25,8 @@ def logits_of(rows, vocabulary=40, seed=0):
 
 def draw(logits, seeds, step=0, sampling=PLAIN, seen=None):
     seen = torch.zeros(len(logits), 1, dtype=torch.long) if seen is None else seen
-    return next_tokens(logits, seen, torch.tensor(seeds), step, sampling, NONE)
+    steps = torch.full((len(logits),), step)
+    return next_tokens(logits, seen, torch.tensor(seeds), steps, sampling, NONE)
 
 
 def chi_square(logits, sampling, expected):
@@ -97,7 +98,7 @@ def test_the_penalty_is_that_of_transformers(penalty, seed):
 
 def test_noise_differs_by_seed_step_and_token_and_its_mean_is_euler_s_constant():
     seeds, tokens = torch.arange(500), torch.arange(50).expand(500, -1)
-    noise = torch.stack([gumbel(seeds, step, tokens) for step in range(4)])
+    noise = torch.stack([gumbel(seeds, torch.full_like(seeds, step), tokens) for step in range(4)])
     assert noise.unique().numel() == noise.numel()
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
     assert noise.var().item() == pytest.approx(torch.pi**2 / 6, abs=0.03)

@@ -90,7 +90,7 @@ def empty_cache(config: PreTrainedConfig) -> DynamicCache:
 def joined(cache: DynamicCache, parts: Sequence[tuple[DynamicCache, Sequence[int]]], width: int) -> None:
     """Fill an empty cache with the last `width` columns of rows of others, padded on the left. Empties the others."""
     for index, layer in enumerate(cache.layers):
-        layer.take([(part.layers[index], rows) for part, rows in parts if rows], width)
+        layer.take([(part.layers[index], rows) for part, rows in parts], width)
         for part, _ in parts:
             part.layers[index] = RoomyLayer()
 

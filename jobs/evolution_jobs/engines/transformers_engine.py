@@ -16,12 +16,13 @@ from ..contract.rows import Response
 from ..contract.settings import Precision
 from ..models.load import load_model, load_tokenizer
 from .base import Follow, Request, Sampling
+from .batch import Batch, merged
 from .chat import prompt_tokens, stop_tokens
 from .grammar import Grammars
 from .prefill import rounds
 from .row import Row, admitted, batched, kindred, padded
 from .sampling import next_tokens
-from .states import Hit, Prefixes, empty_cache, filled, joined, reusable
+from .states import Hit, Prefixes, empty_cache, filled, reusable
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -72,106 +73,88 @@ class TransformersEngine:
     def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:
         """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
         waiting = deque(kindred(map(self._row, requests)))
-        rows: list[Row] = []
-        cache, logits = self._empty_cache(), torch.empty(0)
-        seen = mask = seeds = torch.empty(0, dtype=torch.long)
-        while waiting or any(not row.ended for row in rows):
-            if (joining := self._joining(rows, waiting)) is not None:
-                added = [waiting.popleft() for _ in range(joining)]
-                rows, cache, logits = self._regrouped(rows, cache, logits, added)
-                seen, mask = (values.to(logits.device) for values in padded(rows))
-                seeds = self._tensor([row.request.seed for row in rows])
-            tokens = self._sampled(rows, logits, seen, seeds)
-            for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+        batch = self._empty_batch()
+        while waiting or batch.going:
+            if (joining := self._joining(batch, waiting)) is not None:
+                batch = self._regrouped(batch, [waiting.popleft() for _ in range(joining)])
+            tokens = self._sampled(batch)
+            for place, (row, token) in enumerate(zip(batch.rows, tokens.tolist(), strict=True)):
                 if row.ended:
                     continue
                 row.accept(token)
                 row.ended = self._ends(row)
                 if row.ended:
                     if row.request.extended:
-                        self._keep(row.tokens[:-1], cache, place)
+                        self._keep(row.tokens[:-1], batch.cache, place)
                     response = self._response(row)
                     if follow and (request := follow(response)):
                         waiting.appendleft(self._row(request))
                     yield response
-            if all(row.ended for row in rows):
-                continue
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
-            seen = torch.cat([seen, tokens[:, None]], -1)
-            logits = self._logits(tokens[:, None], mask, cache)
+            if batch.going:
+                batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], -1)
+                batch.seen = torch.cat([batch.seen, tokens[:, None]], -1)
+                batch.logits = self._logits(tokens[:, None], batch.mask, batch.cache)
 
     def _row(self, request: Request) -> Row:
-        row = Row(request, *prompt_tokens(self._chats, request, self._positions))
-        if request.schema is not None:
-            row.following = self._constraints.follow(request.schema, request.max_new_tokens)
-        return row
+        return Row(request, *prompt_tokens(self._chats, request, self._positions))
 
-    def _joining(self, rows: list[Row], waiting: Iterable[Row]) -> int | None:
+    def _joining(self, batch: Batch, waiting: Iterable[Row]) -> int | None:
         """The number of rows that join the batch if it is regrouped now; None if it goes on as it is."""
-        going = [row for row in rows if not row.ended]
+        going = [batch.rows[place] for place in batch.going]
         # States that cannot be copied row by row stay in the batch that they were computed in.
-        fixed = self._prefixes is None and going
-        joining = 0 if fixed else admitted(going, waiting, self._budget)
-        changed = max(joining, len(rows) - len(going))
+        joining = 0 if self._prefixes is None and going else admitted(going, waiting, self._budget)
+        changed = max(joining, len(batch.rows) - len(going))
         return joining if not going or changed >= max(1, len(going) // REGROUPED) else None
 
-    def _regrouped(
-        self, rows: list[Row], cache: DynamicCache, logits: Tensor, added: list[Row]
-    ) -> tuple[list[Row], DynamicCache, Tensor]:
-        """The batch without the rows that have ended and with others: rows in the cache's order, cache, next logits."""
-        going = [place for place, row in enumerate(rows) if not row.ended]
-        staying = [rows[place] for place in going]
+    def _regrouped(self, batch: Batch, joining: list[Row]) -> Batch:
+        """The batch without the rows that have ended and with others."""
+        for row in joining:
+            if row.request.schema is not None:
+                row.following = self._constraints.follow(row.request.schema, row.request.max_new_tokens)
         if self._prefixes is None:
-            if going:
-                cache.batch_select_indices(self._tensor(going))
-                return staying, cache, logits[going]
-            cache = self._empty_cache()
-            tokens, mask = (values.to(self._model.device) for values in padded(added))
-            return added, cache, self._logits(tokens, mask, cache)
-        joining, parts, first = self._prefilled(added)
-        order = [*staying, *joining]
-        whole = self._empty_cache()
-        pieces = [
-            (cache, going),
-            *((part, range(len(next_logits))) for part, next_logits in zip(parts, first, strict=True)),
-        ]
-        joined(whole, pieces, max(len(row.tokens) for row in order))
-        return order, whole, torch.cat([*([logits[going]] if going else []), *first])
+            return batch.without_ended() if batch.going else self._computed(joining)
+        parts = self._prefilled(joining)
+        if not batch.going and len(parts) == 1:
+            return parts[0]
+        return merged([batch, *parts], self._empty_cache())
 
-    def _sampled(self, rows: list[Row], logits: Tensor, seen: Tensor, seeds: Tensor) -> Tensor:
+    def _sampled(self, batch: Batch) -> Tensor:
         """The next token of every row, (rows,); of a row that has ended, any token."""
-        tokens = seen[:, -1].clone()
+        tokens = batch.seen[:, -1].clone()
         ways: dict[Sampling, list[int]] = {}
-        for place, row in enumerate(rows):
-            if not row.ended:
-                ways.setdefault(row.request.sampling, []).append(place)
+        for place in batch.going:
+            ways.setdefault(batch.rows[place].request.sampling, []).append(place)
         for sampling, places in ways.items():
-            some = logits[places]
-            following = [(place, each) for place, row in enumerate(places) if (each := rows[row].following)]
-            if following:
-                self._constraints.rule_out(some, following)
-            steps = self._tensor([len(rows[place].sampled) for place in places])
-            tokens[places] = next_tokens(some, seen[places], seeds[places], steps, sampling, self._exempt)
+            rows, logits = [batch.rows[place] for place in places], batch.logits[places]
+            if following := [(index, row.following) for index, row in enumerate(rows) if row.following]:
+                self._constraints.rule_out(logits, following)
+            seeds = self._tensor([row.request.seed for row in rows])
+            steps = self._tensor([len(row.sampled) for row in rows])
+            tokens[places] = next_tokens(logits, batch.seen[places], seeds, steps, sampling, self._exempt)
         return tokens
 
-    def _prefilled(self, rows: list[Row]) -> tuple[list[Row], list[DynamicCache], list[Tensor]]:
-        """The rows in the order of the caches, the caches of their prompts, and the next logits of each."""
-        order, parts, logits = [], [], []
+    def _prefilled(self, rows: list[Row]) -> list[Batch]:
+        """The rows as batches of their prompts."""
+        parts = []
         for groups in rounds([row.prompt for row in rows], lambda index: self._known(rows[index]).tokens):
-            computed = []
-            for group in groups:
-                some = [rows[index] for index in group]
-                part = self._empty_cache()
-                tokens, mask = (values.to(self._model.device) for values in padded(some))
-                columns = filled(part, [row.prompt for row in some], [self._known(row) for row in some])
-                logits.append(self._logits(tokens[:, columns:], mask, part))
-                order += some
-                computed.append(part)
-            for group, part in zip(groups, computed, strict=True):
-                for place, index in enumerate(group):
-                    self._keep(rows[index].prompt, part, place)
+            computed = [self._computed([rows[index] for index in group]) for group in groups]
+            for part in computed:
+                for place, row in enumerate(part.rows):
+                    self._keep(row.prompt, part.cache, place)
             parts += computed
-        return order, parts, logits
+        return parts
+
+    def _computed(self, rows: list[Row]) -> Batch:
+        """A batch of prompts; of each, the longest prefix whose states are kept is not computed again."""
+        cache = self._empty_cache()
+        seen, mask = (values.to(self._model.device) for values in padded(rows))
+        known = [self._known(row) for row in rows] if self._prefixes else []
+        columns = filled(cache, [row.prompt for row in rows], known) if known else 0
+        return Batch(rows, cache, seen, mask, self._logits(seen[:, columns:], mask, cache))
+
+    def _empty_batch(self) -> Batch:
+        nothing = torch.empty(0, 0)
+        return Batch([], self._empty_cache(), nothing, nothing, nothing)
 
     def _known(self, row: Row) -> Hit:
         assert self._prefixes is not None

@@ -115,6 +115,29 @@ def test_a_run_killed_in_a_stage_resumes(finished: TinyRun, tmp_path: Path, stag
         assert all((run.store / entry["location"]).stat().st_size == entry["size"] for entry in file["files"])
 
 
+def test_pairs_are_the_same_after_a_kill_in_the_middle_of_answers_and_rewrites(
+    finished: TinyRun, tmp_path: Path
+) -> None:
+    """generate makes reflect's rows, too. Killed after its first ones, both stages end as they did without a kill."""
+    run = finished.copy(tmp_path)
+    reflect = run.store / "stages" / run.key("reflect-1")
+    for stage in ("generate-1", "reflect-1"):
+        (run.store / "stages" / run.key(stage) / "manifest.json").unlink()
+    assert run.kill_when(lambda: any((reflect / "rows").glob("*.jsonl"))) == -signal.SIGKILL
+    assert not (reflect / "manifest.json").exists()
+    cached = states(run.run())
+    assert [id_ for id_, there in cached.items() if not there] == ["generate-1", "reflect-1"]
+    for stage in ("generate-1", "reflect-1"):
+        before, after = (each.manifest_of(stage) for each in (finished, run))
+        assert after["outputs"].keys() == before["outputs"].keys()
+        assert [output["digest"] for output in after["outputs"].values()] == [
+            output["digest"] for output in before["outputs"].values()
+        ]
+    pairs, rejects = run.files_of("reflect-1")
+    rows = sum(len(path.read_text().splitlines()) for path in (pairs, rejects))
+    assert run.manifest_of("generate-1")["counts"]["ahead"] == rows == run.manifest_of("reflect-1")["counts"]["ahead"]
+
+
 def test_a_stage_process_ends_with_the_driver(finished: TinyRun, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     key = run.key("dpo-1")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import UserDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from evolution_jobs import __main__ as command
 from evolution_jobs.attempt import checkpoints, scratch
 from evolution_jobs.attempt import workspace as workspace_module
 from evolution_jobs.attempt.report import TERMINATION_LIMIT, trimmed
+from evolution_jobs.attempt.rows import StoredRows
 from evolution_jobs.contract.errors import (
     EXIT_PERMANENT,
     EXIT_TERMINATED,
@@ -35,12 +37,13 @@ from evolution_jobs.contract.keys import (
     manifest_path,
     resolve_keys,
     rows_prefix,
+    stage_key,
     stage_prefix,
 )
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import File, Manifest, Output, Report, content_digest
-from evolution_jobs.contract.settings import SftSettings
-from evolution_jobs.contract.stage import Node, RunRef, StageSpec
+from evolution_jobs.contract.settings import ReflectionSettings, SftSettings
+from evolution_jobs.contract.stage import Ahead, Node, RunRef, StageSpec
 from evolution_jobs.contract.variables import STORAGE_PATIENCE_VARIABLE
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import run_stage
@@ -483,6 +486,83 @@ def test_a_corrupt_chunk_of_rows_is_removed_counted_and_made_again(storage: Stor
     responses = store.read(manifest.outputs["responses"].files[0].location)
     assert responses is not None
     assert b"forged" not in responses
+
+
+# Rows of reflect that generate makes ahead.
+
+
+def ahead_of(spec: StageSpec, contents: Mapping[str, str], **settings: Any) -> StageSpec:
+    """The spec of generate with the reflect stage that reads its responses."""
+    reflection = ReflectionSettings.model_validate(settings)
+    inputs = {
+        "contexts": contents["contexts"],
+        "adapter": f"{spec.inputs['adapter'].key}/adapter",
+        "responses": f"{spec.key}/responses",
+    }
+    key = stage_key("reflect", reflection, 5, inputs)
+    return spec.model_copy(update={"ahead": Ahead(stage="reflect-1", key=key, settings=reflection, seed=5)})
+
+
+def test_rows_ahead_are_the_reflect_stage_s_and_recorded_for_its_run(directory: Storage, run: Runner) -> None:
+    contents = run.trained(directory)
+    spec = ahead_of(fake_stages.spec(directory, "generate-1", contents), contents)
+    assert spec.ahead is not None
+
+    def makes_two_kinds(workspace: Workspace) -> Result | None:
+        assert workspace.rows_ahead is not None
+        workspace.rows_ahead.append([{"id": "context-0.digest"}])
+        assert recorded(directory)["reflect-1"] == workspace.spec.ahead.key  # type: ignore[union-attr]
+        return fake_stages.generate(workspace)
+
+    assert run(spec, generate=makes_two_kinds)[0] == 0
+    store = open_store(directory)
+    assert list(StoredRows(store, spec.ahead.key).finished()) == ["context-0.digest"]
+    assert manifest_of(directory, spec).key == spec.key
+    other = ahead_of(spec, contents, temperature=0.5)
+    assert other.ahead is not None
+    assert StoredRows(store, other.ahead.key).finished() == {}
+
+
+def test_no_rows_are_made_ahead_for_a_published_stage(directory: Storage, run: Runner) -> None:
+    contents = run.trained(directory)
+    spec = ahead_of(fake_stages.spec(directory, "generate-1", contents), contents)
+    assert spec.ahead is not None
+    given: list[object] = []
+
+    def looks(workspace: Workspace) -> Result | None:
+        given.append(workspace.rows_ahead)
+        return fake_stages.generate(workspace)
+
+    published = manifest_of(directory, fake_stages.spec(directory, "sft", contents))
+    reflect = {"key": spec.ahead.key, "kind": "reflect", "stage": "reflect-1", "outputs": {}}
+    assert publish(open_store(directory), published.model_copy(update=reflect))
+    assert run(spec, generate=looks)[0] == 0
+    assert given == [None]
+
+
+def test_a_corrupt_chunk_of_rows_ahead_is_counted(directory: Storage, run: Runner) -> None:
+    contents = run.trained(directory)
+    spec = ahead_of(fake_stages.spec(directory, "generate-1", contents), contents)
+    assert spec.ahead is not None
+    open_store(directory).put_bytes(b"{}", f"{rows_prefix(spec.ahead.key)}{'0' * 64}.jsonl")
+
+    def looks(workspace: Workspace) -> Result | None:
+        assert workspace.rows_ahead is not None
+        assert workspace.rows_ahead.finished() == {}
+        return fake_stages.generate(workspace)
+
+    assert run(spec, generate=looks)[0] == 0
+    assert manifest_of(directory, spec).counts["rows.corruptChunks"] == 1
+
+
+def test_a_key_ahead_that_does_not_follow_from_its_settings_is_refused(directory: Storage, run: Runner) -> None:
+    contents = run.trained(directory)
+    spec = ahead_of(fake_stages.spec(directory, "generate-1", contents), contents)
+    assert spec.ahead is not None
+    wrong = spec.model_copy(update={"ahead": spec.ahead.model_copy(update={"seed": 6})})
+    code, report = run(wrong, generate=never)
+    assert (code, report.reason) == (EXIT_PERMANENT, "KeyMismatch")
+    assert "ahead.key" in report.message
 
 
 def test_a_stage_that_is_not_sharded_must_return_a_result(directory: Storage, run: Runner) -> None:

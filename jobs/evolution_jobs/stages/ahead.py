@@ -69,5 +69,6 @@ class RewritesAhead:
         return count
 
     def leave(self, error: PermanentError) -> None:
-        """Log a fault of the reflect stage, which meets it again and reports it as its own."""
+        """Keep what is ended, and log a fault of the reflect stage, which meets it again and reports it as its own."""
+        self.keep()
         log.warning("%s is left to its own stage: %s: %s", self._asked.stage, error.reason, error)

@@ -92,23 +92,25 @@ def _sample(
     """
     stored = workspace.rows.finished()
     answers = {id_: Response.stored(stored[id_]) for id_ in own if id_ in stored}
-    rewritten = ahead.finished(answers.values()) if ahead else set(answers)
+    known = ahead.finished(answers.values()) if ahead else set(answers)
     requests = [_request(context, settings, workspace.spec.seed) for id_, context in own.items() if id_ not in answers]
     if ahead:
-        unwritten = [ahead.follow(answer) for id_, answer in answers.items() if id_ not in rewritten]
+        unwritten = [ahead.follow(answer) for id_, answer in answers.items() if id_ not in known]
         requests += [request for request in unwritten if request]
-    rewrites = len(rewritten)
+    rewrites = len(known)
     fresh: list[Response] = []
 
     def keep(least: int) -> None:
         nonlocal rewrites, fresh
+        if workspace.stopping:
+            least = 1
         if kept := len(fresh) >= least:
             workspace.rows.append(dict(answer) for answer in fresh)
             fresh = []
-        moved = ahead.keep(least) if ahead else len(answers) - rewrites
-        rewrites += moved
+        rewritten = ahead.keep(least) if ahead else 0
+        rewrites = rewrites + rewritten if ahead else len(answers)
         workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")
-        if kept or moved:
+        if kept or rewritten or workspace.stopping:
             workspace.check_stop()
 
     workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")

@@ -1,13 +1,8 @@
-"""In what order the prompts of a batch are computed, so that no token is computed twice and little is padding. Pure."""
+"""In what order prompts are computed, so that no token is computed twice and little is padding. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-
-import torch
-from torch import Tensor
-
-from .states import shared
 
 Prompt = Sequence[int]
 
@@ -22,21 +17,21 @@ def rounds(prompts: Sequence[Prompt], known: Callable[[int], int]) -> Iterator[l
     left to a later round, when the longer one's states are there. The prompts of a group have about as many tokens left
     to compute. `known(index)` is the number of leading tokens whose states are there; it is asked anew in each round.
     """
-    tokens = [torch.tensor(prompt) for prompt in prompts]
     left = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     while left:
         hits = {index: known(index) for index in left}
         now = [
             index
             for place, index in enumerate(left)
-            if not _can_wait(tokens[index], [tokens[longer] for longer in left[:place]], hits[index])
+            if not _can_wait(prompts[index], [prompts[longer] for longer in left[:place]], hits[index])
         ]
         yield list(_alike({index: len(prompts[index]) - hits[index] for index in now}))
         left = [index for index in left if index not in set(now)]
 
 
-def _can_wait(prompt: Tensor, longer: Sequence[Tensor], known: int) -> bool:
-    return any(shared(prompt[:-1], other) >= known + WORTH for other in longer)
+def _can_wait(prompt: Prompt, longer: Sequence[Prompt], known: int) -> bool:
+    saved = known + WORTH
+    return saved < len(prompt) and any(other[:saved] == prompt[:saved] for other in longer)
 
 
 def _alike(remaining: dict[int, int]) -> Iterator[list[int]]:
@@ -48,3 +43,9 @@ def _alike(remaining: dict[int, int]) -> Iterator[list[int]]:
             group = []
         group.append(index)
     yield group
+
+
+def shared_prefix(one: Prompt, other: Prompt) -> int:
+    """Length of the longest prefix that two token sequences share."""
+    length = min(len(one), len(other))
+    return next((place for place in range(length) if one[place] != other[place]), length)

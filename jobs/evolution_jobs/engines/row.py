@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import Request
+from .prefill import shared_prefix
 
 if TYPE_CHECKING:
     from .grammar import Following
@@ -82,12 +83,6 @@ def admitted(rows: Sequence[Row], waiting: Iterable[Row], budget: int) -> int:
             break
         found += 1
     return found
-
-
-def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest prefix that two token sequences share."""
-    length = min(len(one), len(other))
-    return next((place for place in range(length) if one[place] != other[place]), length)
 
 
 def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

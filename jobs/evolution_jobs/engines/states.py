@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from .prefill import shared_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -100,10 +101,9 @@ class Prefixes:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._rows: deque[tuple[Tensor, States]] = deque()
-        self._held = 0
+        self._rows: deque[tuple[list[int], States]] = deque()
 
-    def add(self, tokens: Sequence[int], cache: DynamicCache, row: int) -> None:
+    def add(self, tokens: list[int], cache: DynamicCache, row: int) -> None:
         """Keep a row of a batch padded on the left; `tokens` are those that have states in the cache.
 
         It takes the place of rows that it extends.
@@ -114,20 +114,18 @@ class Prefixes:
             (layer.keys[row, :, -len(tokens) :].clone(), layer.values[row, :, -len(tokens) :].clone())
             for layer in cache.layers
         ]
-        added = torch.tensor(tokens)
-        kept = [held for held in self._rows if not torch.equal(held[0], added[: len(held[0])])]
-        self._rows = deque([*kept, (added, states)])
-        self._held = sum(len(held) for held, _ in self._rows)
-        while self._held > self.capacity:
-            self._held -= len(self._rows.popleft()[0])
+        kept = [held for held in self._rows if held[0] != tokens[: len(held[0])]]
+        self._rows = deque([*kept, (tokens, states)])
+        excess = sum(len(held) for held, _ in self._rows) - self.capacity
+        while excess > 0:
+            excess -= len(self._rows.popleft()[0])
 
-    def longest(self, tokens: Sequence[int]) -> Hit:
+    def longest(self, tokens: list[int]) -> Hit:
         """The longest prefix that some kept row shares; never all tokens, because the last one's logits are needed."""
-        wanted = torch.tensor(tokens[:-1])
-        best, found = 0, States()
+        wanted, best, found = tokens[:-1], 0, States()
         for held, states in self._rows:
-            if (length := shared(held, wanted)) > best:
-                best, found = length, states
+            if held[: best + 1] == wanted[: best + 1]:
+                best, found = shared_prefix(held, wanted), states
         return Hit(best, found)
 
 
@@ -138,13 +136,6 @@ class Hit(NamedTuple):
     """Length of the shared prefix; 0 if there is none."""
     states: States
     """Of the row that shares it, which may be longer."""
-
-
-def shared(one: Tensor, other: Tensor) -> int:
-    """Length of the longest prefix that two token sequences share."""
-    length = min(len(one), len(other))
-    differing = (one[:length] != other[:length]).nonzero()
-    return int(differing[0]) if len(differing) else length
 
 
 def filled(cache: DynamicCache, prompts: Sequence[Sequence[int]], hits: Sequence[Hit]) -> int:

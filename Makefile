@@ -140,7 +140,7 @@ e2e: setup ## Test the chart and real Pods, with faults: on kind if it is instal
 
 bench: setup ## Benchmarks, each as a ratio to a baseline of the same run
 	$(BIN)/python bench/threads.py
-	$(BIN)/python bench/generation.py
+	$(BIN)/python -m bench.generation
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python -m bench.scale --runs 10
 

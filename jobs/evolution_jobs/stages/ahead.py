@@ -28,8 +28,11 @@ class RewritesAhead:
         self._rows = rows
         self._contexts = contexts
         self._rewriter = Rewriter(asked.settings, asked.seed)
+        self._known = rows.finished().keys()
         self._candidates: dict[str, Candidate] = {}
-        self._ended: list[Outcome] = []
+        """Answers of this process whose rewrite has not ended."""
+        self._ended: list[Response] = []
+        self._outcomes: list[Outcome] = []
 
     @classmethod
     def of(cls, workspace: Workspace, contexts: Mapping[str, Context]) -> RewritesAhead | None:
@@ -42,33 +45,43 @@ class RewritesAhead:
         """The reflect stage's limit of a batch."""
         return self._asked.settings.token_budget
 
-    def finished(self, answers: Iterable[Response]) -> set[str]:
-        """Ids of the answers whose rows are durable, made by this process or any other."""
+    def count(self, answers: Iterable[Response]) -> int:
+        """How many of the answers have a durable row ahead, made by this process or any other."""
         rows = self._rows.finished()
-        return {answer.id for answer in answers if outcome_id(answer) in rows}
+        return sum(outcome_id(answer) in rows for answer in answers)
 
     def follow(self, response: Response) -> Request | None:
         """The row's next request. Its first response is the answer itself, the others are profiles and the rewrite."""
         if candidate := self._candidates.get(response.id):
             request = self._rewriter.follow(response)
+        elif outcome_id(response) in self._known:
+            self._ended.append(response)
+            return None
         else:
             candidate = self._candidates[response.id] = Candidate(self._contexts[response.id], response)
             decide_without_model(candidate, self._asked.settings)
             request = None if candidate.ended else self._rewriter.start(candidate)
         if candidate.ended:
-            self._ended.append({**outcome(candidate, self._asked.settings), "ahead": True})
+            del self._candidates[response.id]
+            self._ended.append(candidate.rejected)
+            self._outcomes.append({**outcome(candidate, self._asked.settings), "ahead": True})
         return request
 
-    def keep(self, least: int = 1) -> int:
-        """Make ended rows durable if there are so many. Returns how many this were."""
-        count = len(self._ended)
-        if count < least:
-            return 0
-        self._rows.append(self._ended)
-        self._ended = []
-        return count
+    def ended(self) -> list[Response]:
+        """The answers whose rewrites have ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
 
-    def leave(self, error: PermanentError) -> None:
-        """Keep what is ended, and log a fault of the reflect stage, which meets it again and reports it as its own."""
-        self.keep()
+    def keep(self) -> None:
+        """Make the rows of ended rewrites durable."""
+        self._rows.append(self._outcomes)
+        self._outcomes = []
+
+    def leave(self, error: PermanentError) -> list[Response]:
+        """Give up after a fault of the reflect stage, which meets it again and reports it as its own.
+
+        Returns the answers whose rewrites had not ended.
+        """
         log.warning("%s is left to its own stage: %s: %s", self._asked.stage, error.reason, error)
+        self.keep()
+        return [*self._ended, *(each.rejected for each in self._candidates.values())]

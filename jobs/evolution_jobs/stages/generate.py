@@ -55,7 +55,7 @@ def run(workspace: Workspace) -> Result | None:
             "truncated": sum(response.truncated_turns > 0 for response in responses),
             "cut": sum(response.finish == "length" for response in responses),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
-            **({"ahead": len(ahead.finished(responses))} if ahead else {}),
+            **({"ahead": ahead.count(responses)} if ahead else {}),
         },
         metrics={"words": round(sum(words(response.text) for response in responses) / len(responses), 2)},
         tokens=sum(response.tokens for response in responses),
@@ -65,7 +65,7 @@ def run(workspace: Workspace) -> Result | None:
 def _answer(
     workspace: Workspace, settings: GenerationSettings, own: Mapping[str, Context], ahead: RewritesAhead | None
 ) -> None:
-    """Answer the contexts that have no answer, and rewrite the answers ahead."""
+    """Answer the contexts that have no answer, and rewrite these answers ahead."""
     if ahead:  # a batch must fit both stages
         settings = settings.model_copy(update={"token_budget": min(settings.token_budget, ahead.token_budget)})
     engine = load_engine(workspace, settings)
@@ -75,7 +75,7 @@ def _answer(
         if ahead is None:
             raise
         # If the fault is generate's own, it comes again.
-        ahead.leave(error)
+        workspace.rows.append(dict(answer) for answer in ahead.leave(error))
         _sample(workspace, settings, engine, own, None)
 
 
@@ -86,39 +86,34 @@ def _sample(
     own: Mapping[str, Context],
     ahead: RewritesAhead | None,
 ) -> None:
-    """Sample what is not durable yet, and make it durable, some rows at a time.
+    """Sample the answers that are not durable yet, and make them durable, some rows at a time.
 
-    Progress is in rows: with `ahead`, a row is half done with its answer and done with its rewrite.
+    With `ahead`, an answer becomes durable after its rewrite. So once all answers are there, all rows ahead are, too. A
+    row then counts half for its answer and half for its rewrite in the progress.
     """
-    stored = workspace.rows.finished()
-    answers = {id_: Response.stored(stored[id_]) for id_ in own if id_ in stored}
-    known = ahead.finished(answers.values()) if ahead else set(answers)
-    requests = [_request(context, settings, workspace.spec.seed) for id_, context in own.items() if id_ not in answers]
-    if ahead:
-        unwritten = [ahead.follow(answer) for id_, answer in answers.items() if id_ not in known]
-        requests += [request for request in unwritten if request]
-    rewrites = len(known)
+    finished = workspace.rows.finished()
+    requests = [_request(context, settings, workspace.spec.seed) for id_, context in own.items() if id_ not in finished]
+    answered: set[str] = set()
+    ended, durable = 0, len(own) - len(requests)
     fresh: list[Response] = []
 
     def keep(least: int) -> None:
-        nonlocal rewrites, fresh
-        if workspace.stopping:
-            least = 1
-        if kept := len(fresh) >= least:
+        nonlocal fresh
+        workspace.progress(durable + (len(answered) + ended) // 2, len(own), "rows")
+        if fresh and (len(fresh) >= least or workspace.stopping):
+            if ahead:
+                ahead.keep()
             workspace.rows.append(dict(answer) for answer in fresh)
             fresh = []
-        rewritten = ahead.keep(least) if ahead else 0
-        rewrites = rewrites + rewritten if ahead else len(answers)
-        workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")
-        if kept or rewritten or workspace.stopping:
             workspace.check_stop()
 
-    workspace.progress((len(answers) + rewrites) // 2, len(own), "rows")
+    keep(1)
     for part in engine.batches(requests):
         for response in engine.generate(part, ahead.follow if ahead else None):
-            if response.id not in answers:
-                answers[response.id] = response
-                fresh.append(response)
+            answered.add(response.id)
+            done = ahead.ended() if ahead else [response]
+            fresh += done
+            ended += len(done)
             keep(max(1, len(part) // CHUNKS))
         keep(1)
 

@@ -30,6 +30,7 @@ from ..models.load import load_model, load_tokenizer
 from ..models.positions import longest
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
+from .chunks import chunk_size, chunks
 from .jsonl import read_rows, write_rows
 from .models import adapter, base_model
 
@@ -109,12 +110,12 @@ def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: S
     for start in range(0, len(unscored), CHUNK):
         workspace.rows.append(_likelihoods(model, tokenizer, settings, unscored[start : start + CHUNK]))
         workspace.check_stop()
-    for batch in engine.batches(requests):
-        responses = list(engine.generate(batch))
-        workspace.rows.append({**dict(response), "id": f"{response.id}/answer"} for response in responses)
-        done += len(responses)
-        workspace.progress(done, len(contexts), "rows")
-        workspace.check_stop()
+    for part in engine.batches(requests):
+        for responses in chunks(engine.generate(part), chunk_size(len(part))):
+            workspace.rows.append({**dict(response), "id": f"{response.id}/answer"} for response in responses)
+            done += len(responses)
+            workspace.progress(done, len(contexts), "rows")
+            workspace.check_stop()
 
 
 def _request(context: Context, settings: EvaluationSettings, seed: int) -> Request:

@@ -16,9 +16,9 @@ from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import words
 from ..preference.prompts import answer_messages
 from .ahead import RewritesAhead
+from .chunks import chunk_size
 from .jsonl import read_rows, write_rows
 from .models import load_engine
-from .outcomes import CHUNKS
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -114,7 +114,7 @@ def _sample(
             done = ahead.ended() if ahead else [response]
             fresh += done
             ended += len(done)
-            keep(max(1, len(part) // CHUNKS))
+            keep(chunk_size(len(part)))
         keep(1)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..contract.rows import Pair, Reject, Response
 from ..contract.settings import ReflectionSettings
 from ..preference.filters import judge, usable
+from .chunks import chunk_size, chunks
 from .rewriting import Candidate, Rewriter
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ def outcome_id(response: Response) -> str:
     return f"{response.id}.{text[:32]}"
 
 
-CHUNKS = 4
-"""Chunks in which the rows of one part are made durable."""
-
-
 def outcomes(
     candidates: Sequence[Candidate], settings: ReflectionSettings, seed: int, engine: Callable[[], Engine]
 ) -> Iterator[list[Outcome]]:
@@ -45,15 +42,10 @@ def outcomes(
     if waiting := {each.context.id: each for each in candidates if not each.ended}:
         loaded, rewriter = engine(), Rewriter(settings, seed)
         for part in loaded.batches(map(rewriter.start, waiting.values())):
-            rows: list[Outcome] = []
-            for response in loaded.generate(part, rewriter.follow):
-                if waiting[response.id].ended:
-                    rows.append(outcome(waiting[response.id], settings))
-                if len(rows) >= max(1, len(part) // CHUNKS):
-                    yield rows
-                    rows = []
-            if rows:
-                yield rows
+            responses = loaded.generate(part, rewriter.follow)
+            ends = (waiting[each.id] for each in responses if waiting[each.id].ended)
+            for chunk in chunks(ends, chunk_size(len(part))):
+                yield [outcome(each, settings) for each in chunk]
 
 
 def decide_without_model(candidate: Candidate, settings: ReflectionSettings) -> None:

@@ -501,3 +501,31 @@ def test_shards_make_the_rows_ahead_together(ahead, reflecting, tmp_path, monkey
     found = reflected(tmp_path, ends[-1].outputs["responses"], "both/ahead")
     assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
     assert without_ahead(found.counts) == whole.counts
+
+
+@pytest.mark.model
+def test_rows_made_ahead_on_the_real_model_are_those_of_separate_stages(tmp_path, small_model, monkeypatch):
+    """The budget holds about three rows, and one attempt is stopped: the batches of the two ways differ."""
+    settings = {"maxNewTokens": 24, "maxPromptTokens": 700, "tokenBudget": 700}
+    reflection = {**settings, "maxProfileTokens": 48}
+    inputs = {"contexts": write(tmp_path / "contexts.jsonl", CONTEXTS[:3]), "model": small_model}
+
+    def answered(name, **options):
+        return generate.run(LocalWorkspace(tmp_path / name, "generate", settings, inputs=inputs, **options))
+
+    def paired(name, responses):
+        asked = {**inputs, "responses": responses.outputs["responses"]}
+        return reflect.run(LocalWorkspace(tmp_path / name, "reflect", reflection, inputs=asked))
+
+    separate = answered("separate")
+    expected = paired("reflect", separate)
+    with pytest.raises(Terminated):
+        answered("both", ahead=reflection, stop_after=1)
+    together = answered("both", ahead=reflection)
+    assert together.outputs["responses"].read_bytes() == separate.outputs["responses"].read_bytes()
+    assert together.counts == {**separate.counts, "ahead": 3}
+    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    found = paired("both/ahead", together)
+    for output in expected.outputs:
+        assert found.outputs[output].read_bytes() == expected.outputs[output].read_bytes()
+    assert found.counts == {**expected.counts, "ahead": 3}

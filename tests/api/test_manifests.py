@@ -113,6 +113,7 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "data", "replay"), [{"uri": "s3://b/alpaca.json", "format": "alpaca", "samples": 500}]),
     (("spec", "generation"), {"topP": 1, "temperature": 0, "shards": 1000}),
     (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
+    (("spec", "baseModel"), {"uri": "hf://owner/name", "quantization": "nf4"}),
     (("metadata", "name"), "n" * 40),
 ]
 

@@ -155,6 +155,11 @@ WRONG = [
         "process needs a row",
     ),
     (
+        ("spec", "baseModel"),
+        {"uri": "hf://o/m", "quantization": "int8"},
+        "spec.baseModel.quantization: must be 'nf4', not 'int8'",
+    ),
+    (
         ("spec", "dpo"),
         {"sharding": "full"},
         "spec.dpo.sharding: full spreads the base model over several processes: set processes or nodes",
@@ -165,6 +170,15 @@ WRONG = [
         "spec.data.test: takes dialogues: format alpaca has none, so move the source to replay",
     ),
 ]
+
+
+def test_4_bits_exclude_sharding():
+    document = changed(("spec", "dpo"), {"processes": 2, "sharding": "full"})
+    document["spec"]["baseModel"]["quantization"] = "nf4"
+    assert found(document) == [
+        "spec.baseModel: quantization cannot be combined with sharding: full; use one of them for a model that is larger "
+        "than a GPU"
+    ]
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), WRONG)

@@ -18,7 +18,7 @@ from ..store.base import Store, check_location, file_sha256
 from ..store.manifests import publish
 from ..store.record import record_model
 
-DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft")
+DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft", "bitsandbytes")
 """Packages whose version a manifest names."""
 
 

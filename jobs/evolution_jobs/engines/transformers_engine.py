@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..chat.chats import Chats
 from ..chat.thoughts import Thoughts, without_thoughts
+from ..contract.locations import Quantization
 from ..contract.rows import Response
 from ..contract.settings import Precision
 from ..models.load import load_model, load_tokenizer
@@ -59,10 +60,16 @@ class TransformersEngine:
 
     @classmethod
     def load(
-        cls, reference: Path | str, adapter: Path | None, precision: Precision, token_budget: int
+        cls,
+        reference: Path | str,
+        adapter: Path | None,
+        precision: Precision,
+        token_budget: int,
+        quantization: Quantization | None = None,
     ) -> TransformersEngine:
         """An engine over a model directory or reference with its adapter. Raises as `models.load` does."""
-        return cls(load_model(reference, adapter, precision), load_tokenizer(reference), token_budget)
+        model = load_model(reference, adapter, precision, quantization=quantization)
+        return cls(model, load_tokenizer(reference), token_budget)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Requests by part, longest first, and those that share a history together: little is padding or computed twice."""

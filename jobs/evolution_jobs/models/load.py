@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..cgroup import allowed_cores
 from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.locations import Quantization
 from ..contract.settings import Precision
 from ..contract.variables import GPUS_VARIABLE
 from ..contract.volumes import mounted_path
@@ -96,13 +98,14 @@ def load_model(
     *,
     trainable: bool = False,
     to_device: bool = True,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The base model with its adapter, in evaluation mode, on the GPU if there is one and `to_device` is True.
 
     With `trainable`, the result is a PeftModel, and the adapter's weights require gradients. Otherwise the adapter of a
     float32 model is merged into its weights, which saves two small products a layer. The adapter of a bfloat16 model
     stays separate: most of a DPO update (learning rate 5e-6) is smaller than half a unit in the last place of a bfloat16
-    weight and would be lost in rounding.
+    weight and would be lost in rounding. So does that of a quantised model, whose weights cannot take it.
 
     Raises PermanentError (`ModelIncomplete`, `AdapterIncomplete`), which names the missing or broken file, or
     TransientError (`ModelUnavailable`) if the hub cannot be reached.
@@ -121,7 +124,8 @@ def load_model(
             location.name,
             revision=location.revision or "main",
             dtype=dtype,
-            device_map={"": device} if device.type == "cuda" and to_device else None,
+            device_map={"": device} if (device.type == "cuda" and to_device) or quantization else None,
+            **_quantised(quantization, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -133,9 +137,24 @@ def load_model(
         raise PermanentError("ModelIncomplete", f"{location.name} lacks {len(missing)} weights, first {missing[0]}")
     if adapter is not None:
         model = _with_adapter(model, adapter, trainable=trainable)
-        if not trainable and dtype == torch.float32:
+        if not trainable and dtype == torch.float32 and not quantization:
             model = model.merge_and_unload()
     return model.eval()
+
+
+def _quantised(quantization: Quantization | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, with the settings of QLoRA (arXiv 2305.14314)."""
+    if quantization is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise PermanentError(
+            "DependencyMissing",
+            f"baseModel.quantization: {quantization} needs bitsandbytes: pip install 'evolution-operator[train]'",
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return {"quantization_config": config}
 
 
 def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:

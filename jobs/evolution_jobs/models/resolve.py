@@ -10,7 +10,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..chat.chats import Chats
@@ -25,6 +25,7 @@ from ..store.data_sources import blamed_on, local_path, open_bucket
 from .files import FIELD, BucketFiles, DirectoryFiles, HubFiles, ModelFiles
 from .gguf import convert_gguf
 from .hub import explained, pin
+from .marked import mark
 from .usable import require_usable
 
 DIGESTS = "digests.json"
@@ -62,6 +63,13 @@ def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: Mod
     Raises PermanentError (`ModelMissing`, those of `require_usable`, of the store and of the hub), which says what is
     wrong and what to do, or TransientError.
     """
+    resolved = _resolved(source, storage, directory, use)
+    if source.quantization is None:
+        return resolved
+    return replace(resolved, files=mark(directory / "model", source.quantization, resolved.reference))
+
+
+def _resolved(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Resolved:
     found = _find(source, storage, directory)
     tried = _usable(found, use, directory)
     target = directory / "model"

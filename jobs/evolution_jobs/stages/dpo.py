@@ -24,7 +24,7 @@ from ..training.reference import without_effect
 from ..training.sharding import held_weights, shard
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
-from .models import base_model
+from .models import base_model, quantization
 
 
 def run(workspace: Workspace) -> Result:
@@ -47,7 +47,14 @@ def run(workspace: Workspace) -> Result:
             f"input pairs: none of {len(pairs)} pairs fits; see why reflect dropped its rows, or raise dpo.maxLength",
         )
     sharded = workspace.spec.ranks.sharded
-    model = load_model(reference, before, settings.precision, trainable=True, to_device=not sharded)
+    model = load_model(
+        reference,
+        before,
+        settings.precision,
+        trainable=True,
+        to_device=not sharded,
+        quantization=quantization(workspace),
+    )
     require_positions("dpo.maxLength", settings.max_length, longest(model.config.to_dict()))
     if sharded:
         shard(model, placement(settings.precision)[0])

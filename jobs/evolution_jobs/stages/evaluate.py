@@ -32,7 +32,7 @@ from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .chunks import chunk_size, chunks
 from .jsonl import read_rows, write_rows
-from .models import adapter, base_model
+from .models import adapter, base_model, quantization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +101,7 @@ def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: S
         return
     reference = base_model(workspace)
     tokenizer = load_tokenizer(reference)
-    model = load_model(reference, adapter(workspace), settings.precision)
+    model = load_model(reference, adapter(workspace), settings.precision, quantization=quantization(workspace))
     engine = TransformersEngine(model, tokenizer, settings.token_budget)
     requests = [_request(context, settings, workspace.spec.seed) for context in unanswered]
 

@@ -20,7 +20,7 @@ from ..training.sharding import held_weights, shard
 from ..training.supervised import SupervisedTrainer, supervised_trainer
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
-from .models import base_model
+from .models import base_model, quantization
 
 
 def run(workspace: Workspace) -> Result:
@@ -44,7 +44,7 @@ def run(workspace: Workspace) -> Result:
             raise PermanentError("DataEmpty", _nothing_left(name, encoded))
 
     sharded = workspace.spec.ranks.sharded
-    base = load_model(reference, None, settings.precision, to_device=not sharded)
+    base = load_model(reference, None, settings.precision, to_device=not sharded, quantization=quantization(workspace))
     require_positions("sft.maxLength", settings.max_length, longest(base.config.to_dict()))
     model = new_adapter(base, settings.lora, workspace.spec.seed)
     untrained = adapter_tensors(model)

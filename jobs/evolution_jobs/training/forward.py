@@ -23,6 +23,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from .encoding import IGNORED
 from .layout import Placed, TokenTree, branched, packed, side_by_side, straight
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,11 +141,13 @@ def best_layout(
     with _fused_head(model):
         fused = sharded or model.forward
         expected = _log_probs(model, fused, Layout(), input_ids, labels)
-        shared = Layout(shared=pairs and _close(model, fused, Layout(shared=True), input_ids, labels, expected))
+        branches = pairs and _close(model, fused, Layout(shared=True), input_ids, labels, expected)
+        # Passes are cut by the layout, so all ranks must take the same.
+        shared = Layout(shared=not Ranks().agreed(not branches))
         if sharded is not None or model.device.type != "cuda" or pairs > shared.shared:
             return shared
         model.set_attn_implementation(FLEX)
-        if _packs(model, replace(shared, packed=True), input_ids, labels, expected):
+        if not Ranks().agreed(not _packs(model, replace(shared, packed=True), input_ids, labels, expected)):
             return replace(shared, packed=True)
         model.set_attn_implementation(SDPA)
         return shared

@@ -19,7 +19,7 @@ from .encoding import IGNORED, Preference
 from .forward import Layout, best_layout, spare_forward
 from .reference import REFERENCE, ReferenceGuard
 from .schedule import rows_a_pass, training_order
-from .trainer import Resumable, arguments
+from .trainer import Resumable, arguments, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,17 +89,18 @@ def preference_trainer(
         pairs=True,
         sharded=model if sharded else None,
     )
-    trainer = PreferenceTrainer(
-        model=model,
-        args=DPOConfig(
-            **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, pairs, order)),
-            beta=settings.beta,
-            loss_type=["sigmoid", "sft"],
-            loss_weights=[1.0, settings.sft_weight],
-        ),
-        train_dataset=Dataset.from_dict(rows).select(order),
-        processing_class=tokenizer,
-    )
+    with whole_adapter(base):
+        trainer = PreferenceTrainer(
+            model=model,
+            args=DPOConfig(
+                **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, pairs, order)),
+                beta=settings.beta,
+                loss_type=["sigmoid", "sft"],
+                loss_weights=[1.0, settings.sft_weight],
+            ),
+            train_dataset=Dataset.from_dict(rows).select(order),
+            processing_class=tokenizer,
+        )
     trainer.sft_weight, trainer.layout = settings.sft_weight, layout
     spare_forward(base, layout)
     if settings.reference != "previous":  # trl has made a copy of M(t-1)

@@ -38,6 +38,8 @@ def shard(model: PeftModel, device: torch.device) -> None:
     adapter = {weight for weight in model.parameters() if weight.requires_grad}
     for module in (*layers, model):
         fully_shard(module, mesh=mesh, ignored_params=adapter)
+    for weight in adapter:
+        weight.data = weight.data.to(device)
 
 
 def held_weights(model: PeftModel) -> int:

@@ -18,7 +18,7 @@ from .adapter import Tensors, adapter_tensors
 from .encoding import IGNORED, Example
 from .forward import Layout, best_layout, spare_forward
 from .schedule import Validations, evaluation_interval, optimiser_steps, rows_a_pass, training_order
-from .trainer import Resumable, arguments
+from .trainer import Resumable, arguments, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -136,15 +136,16 @@ def supervised_trainer(
         pairs=False,
         sharded=model if sharded else None,
     )
-    trainer = SupervisedTrainer(
-        model=model,
-        args=SFTConfig(
-            **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, train, order)),
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
-        train_dataset=_dataset(train).select(order),
-        processing_class=tokenizer,
-    )
+    with whole_adapter(base):
+        trainer = SupervisedTrainer(
+            model=model,
+            args=SFTConfig(
+                **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, train, order)),
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=_dataset(train).select(order),
+            processing_class=tokenizer,
+        )
     trainer.layout = layout
     spare_forward(base, layout)
     steps = optimiser_steps(len(order), settings.batch_size, settings.gradient_accumulation)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from .ranks import Ranks, SharesSteps
 from .schedule import optimiser_steps, warmup_steps
 
 if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 CURVE_POINTS = 200
 """Most points of a curve in a manifest."""
@@ -188,6 +189,21 @@ def arguments(
         "report_to": [],
         "disable_tqdm": True,
     }
+
+
+@contextmanager
+def whole_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Keep trl from rounding the adapter of a quantised model to bfloat16 while it makes its trainer.
+
+    Most of a DPO update (learning rate 5e-6) is smaller than half a unit in the last place of a bfloat16 weight, and the
+    policy would no longer begin as M(t-1).
+    """
+    quantised = getattr(model, "is_loaded_in_4bit", False)
+    if quantised:
+        model.is_loaded_in_4bit = False
+    yield
+    if quantised:
+        model.is_loaded_in_4bit = True
 
 
 def quiet() -> None:

@@ -172,6 +172,15 @@ class Retry(Document):
 class EvolutionRunSpec(Document):
     """A self-evolution run: SFT to M0, then T rounds of generate, reflect and DPO (arXiv 2505.16610)."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "baseModel",
+            "quantization cannot be combined with sharding: full; use one of them for a model that is larger than a GPU",
+            "!has(self.baseModel.quantization) || (self.sft.sharding == 'none' && self.dpo.sharding == 'none')",
+            lambda spec: spec.base_model.quantization is None or {spec.sft.sharding, spec.dpo.sharding} == {"none"},
+        ),
+    )
+
     iterations: Annotated[int, Field(ge=0, le=100)] = 2
     """Rounds T (paper: 2). 0 makes and evaluates M0 alone. It may be raised on a finished run: only the new rounds run."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

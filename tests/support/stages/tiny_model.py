@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from evolution_jobs.contract.document import Document
@@ -17,22 +18,21 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 def tiny_model(tokenizer_of: Path, directory: Path, **settings: object) -> Path:
     """A Llama of two layers with random weights, and the tokenizer and chat template of another model."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=49152,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-        **settings,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    usual: dict[str, Any] = {
+        "vocab_size": 49152,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
+    LlamaForCausalLM(LlamaConfig(**usual | settings)).save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(tokenizer_of / name, directory / name)
     return directory

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from .attempt.failures import failure_report
+from .attempt.rank_failures import RankReport
 from .attempt.stop import StopRequest, stop_on_signals
-from .attempt.torchrun import RESULT, RankReport, RankTask
+from .attempt.torchrun import RESULT, RankTask
 from .attempt.workspace import StoredWorkspace
 from .libraries import set_library_defaults
 from .redaction import redact_output

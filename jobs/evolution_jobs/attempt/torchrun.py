@@ -12,30 +12,24 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..cgroup import allowed_cores, oom_kills
 from ..contract.document import Document
-from ..contract.errors import (
-    EXIT_KILLED,
-    EXIT_PERMANENT,
-    EXIT_TERMINATED,
-    EXIT_TRANSIENT,
-    MEMORY_LEVERS,
-    RANK_LOST,
-    PermanentError,
-    StageError,
-    Terminated,
-    TransientError,
-    failure_kind,
-)
+from ..contract.errors import RANK_LOST, PermanentError, Terminated, TransientError
 from ..contract.stage import RankLayout, StageSpec
 from ..contract.variables import GPUS_VARIABLE, MASTER_ADDRESS_VARIABLE, MASTER_PORT_VARIABLE
 from ..contract.workspace import Result
+from .rank_failures import RankReport, failure
 from .workspace import StoredWorkspace
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +39,6 @@ LOOK = 2.0
 """Seconds after which a node looks for the first one again."""
 PATIENCE = 900
 """Seconds that the ranks of all nodes have to find each other."""
-
-
-class RankReport(Document):
-    """Why a rank has failed."""
-
-    reason: str
-    message: str
-    exit_code: int
 
 
 class RankTask(Document):
@@ -147,51 +133,6 @@ def environment(layout: RankLayout, given: Mapping[str, str], cores: int) -> dic
     return {**variables, "OMP_NUM_THREADS": str(max(1, available // layout.processes))}
 
 
-def failure(
-    spec: StageSpec, codes: Mapping[int, int], reports: Mapping[int, RankReport], out_of_memory: bool
-) -> StageError:
-    """The error of a stage whose ranks have failed: the most severe one.
-
-    torchrun asks the other ranks to stop once one has failed. So one that has stopped explains nothing, and one that has
-    lost another explains little.
-
-    Args:
-        spec: the stage.
-        codes: the exit code of each rank that has failed, negative for a signal.
-        reports: what ranks have said themselves.
-        out_of_memory: whether the kernel has killed a process because memory ran out.
-    """
-    found = [
-        _reported(reports[rank]) if rank in reports else _silent(spec, rank, codes[rank], out_of_memory)
-        for rank in sorted({*codes, *reports})
-    ]
-    order = (EXIT_PERMANENT, EXIT_TRANSIENT, EXIT_TERMINATED)
-    found.sort(key=lambda error: (order.index(error.exit_code), error.reason == RANK_LOST))
-    return found[0] if found else TransientError("ProcessDied", "the training processes ended without a result")
-
-
-def _silent(spec: StageSpec, rank: int, code: int, out_of_memory: bool) -> StageError:
-    """The error of a rank that has left no report."""
-    who = f"rank {rank} of {spec.ranks.count}"
-    if code in EXIT_KILLED:
-        if out_of_memory:
-            remedy = f"{MEMORY_LEVERS[spec.kind]}, or give the stage more memory"
-            return TransientError("OutOfMemory", f"{who} was killed because memory ran out: {remedy}")
-        return TransientError("Killed", f"{who} was killed (SIGKILL)")
-    if failure_kind(code) == "disruption":
-        return Terminated("asked to stop before it had begun")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return TransientError("ProcessDied", f"{who} ended by {how} without a report; see the stage's log")
-
-
-def _reported(report: RankReport) -> StageError:
-    if report.exit_code == EXIT_PERMANENT:
-        return PermanentError(report.reason, report.message)
-    if report.exit_code == EXIT_TERMINATED:
-        return Terminated(report.message)
-    return TransientError(report.reason, report.message)
-
-
 def _reports(task: RankTask) -> dict[int, RankReport]:
     found = {}
     for rank in range(task.spec.ranks.count):
@@ -219,41 +160,20 @@ def _check_gpus(spec: StageSpec) -> None:
 def _torchrun(
     layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str
 ) -> tuple[dict[int, int], bool]:
-    """Start the ranks of this node and wait for their end.
+    """Start the ranks of this node and wait for their end. A signal to this process goes to all of them.
 
-    Returns the exit code of each that has failed, and whether this process was asked to stop meanwhile. A signal to this process goes to all ranks, which then save and stop.
+    Returns the exit code of each that has failed, and whether this process was asked to stop meanwhile.
     """
     # They take seconds to import, and a stage of one process needs none of them.
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    together = layout.nodes > 1
-    config = LaunchConfig(
-        min_nodes=layout.nodes,
-        max_nodes=layout.nodes,
-        nproc_per_node=layout.processes,
-        run_id=run_id if not together else "ranks",
-        rdzv_backend="static" if together else "c10d",
-        rdzv_endpoint=f"{_address()}:{_port()}" if together else f"{LOOPBACK}:0",
-        rdzv_configs={"rank": node, "timeout": PATIENCE} if together else {"timeout": PATIENCE},
-        local_addr=None if together else LOOPBACK,
-        # The planner retries, from the newest checkpoint.
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
-        # Every rank has one GPU, which it sees as the first.
-        virtual_local_rank=True,
-        # Ranks that are asked to stop end once they have saved; whoever asked ends this process if it takes too long.
-        shutdown_timeout=24 * 3600,
-        signals_to_handle="SIGTERM,SIGINT",
-    )
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    variables = environment(layout, os.environ, allowed_cores())
-    replaced = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    config = _config(layout, node, logs, run_id)
     try:
-        elastic_launch(config, sys.executable)("-P", "-m", "evolution_jobs.rank", *arguments)
+        with _as_it_was(environment(layout, os.environ, allowed_cores())):
+            elastic_launch(config, sys.executable)("-P", "-m", "evolution_jobs.rank", *arguments)
     except ChildFailedError as error:
         return {rank: failed.exitcode for rank, failed in error.failures.items()}, False
     except SignalException as error:
@@ -265,13 +185,60 @@ def _torchrun(
             f"{layout.nodes} node(s) did not find each other at {config.rdzv_endpoint} within {PATIENCE} s: all Pods must "
             "run at the same time, and a NetworkPolicy must let them reach each other on every port",
         ) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.environ.update({name: value for name, value in replaced.items() if value is not None})
-        for name in (name for name, value in replaced.items() if value is None):
-            os.environ.pop(name, None)
     return {}, False
+
+
+def _config(layout: RankLayout, node: int, logs: Path, run_id: str) -> LaunchConfig:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    # The first node listens on all its addresses, and its name may not be known yet.
+    address = _address() if node else LOOPBACK
+    alone: dict[str, Any] = {
+        "run_id": run_id,
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": f"{LOOPBACK}:0",
+        "rdzv_configs": {"timeout": PATIENCE},
+        "local_addr": LOOPBACK,
+    }
+    together: dict[str, Any] = {
+        "run_id": "ranks",
+        "rdzv_backend": "static",
+        "rdzv_endpoint": f"{address}:{_port()}",
+        "rdzv_configs": {"rank": node, "timeout": PATIENCE},
+    }
+    return LaunchConfig(
+        min_nodes=layout.nodes,
+        max_nodes=layout.nodes,
+        nproc_per_node=layout.processes,
+        # The planner retries, from the newest checkpoint.
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+        # Every rank has one GPU, which it sees as the first.
+        virtual_local_rank=True,
+        # Ranks that are asked to stop end once they have saved; whoever asked ends this process if it takes too long.
+        shutdown_timeout=24 * 3600,
+        signals_to_handle="SIGTERM,SIGINT",
+        **(together if layout.nodes > 1 else alone),
+    )
+
+
+@contextmanager
+def _as_it_was(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the ranks; afterwards, they and the signals that torchrun handles are as before."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    replaced = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name, value in replaced.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _address() -> str:

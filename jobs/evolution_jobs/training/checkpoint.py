@@ -6,7 +6,7 @@
     optimizer.json          its settings, and the position of the learning-rate schedule
     trainer_state.json      steps, losses and early stopping (transformers.TrainerState)
 
-No random state: every pass seeds its own (ranks.SharesSteps).
+No random state: every step seeds its own (steps.SharesSteps).
 """
 
 from __future__ import annotations

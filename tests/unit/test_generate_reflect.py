@@ -49,6 +49,8 @@ def response(id_, text=None, finish="stop"):
 class ScriptedEngine:
     """Answers by a function of the request; asks are shared out in twos, so that rows are made durable often."""
 
+    name = "scripted 1"
+
     def __init__(self, answer):
         self.answer = answer
         self.asked = []

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from evolution_jobs.contract.errors import TransientError
+from evolution_jobs.contract.stage import StageKind
 from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.models.load import placement
+
+from tests.support.stages.workspace import LocalWorkspace
 
 
 def test_a_stage_that_was_given_a_gpu_does_not_crawl_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,14 +34,30 @@ def test_without_a_gpu_the_cpu_computes_in_float32(monkeypatch: pytest.MonkeyPat
     assert placement("auto") == (torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize(("given", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2"}, "2")])
-def test_a_stage_sees_one_gpu_unless_told_which(given: dict[str, str], seen: str) -> None:
+TWO_GPUS = {"engine": "vllm", "vllm": {"tensorParallel": 2}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "given", "seen"),
+    [
+        ("sft", {}, {}, "0"),
+        ("generate", {}, {}, "0"),
+        ("generate", TWO_GPUS, {}, "0,1"),
+        ("generate", TWO_GPUS, {"CUDA_VISIBLE_DEVICES": "2"}, "2"),
+    ],
+)
+def test_a_stage_sees_the_gpus_that_it_uses_unless_told_which(
+    tmp_path: Path, kind: StageKind, settings: dict[str, object], given: dict[str, str], seen: str
+) -> None:
     script = (
         "import os, sys; from evolution_jobs.__main__ import main; main(); print(os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | given
+    # The stage itself fails at once: its key is none.
+    spec = LocalWorkspace(tmp_path, kind, settings).spec.model_dump_json(by_alias=True)
     done = subprocess.run(
-        [sys.executable, "-c", script, "sft", "--spec", "/nowhere"],
+        [sys.executable, "-c", script, kind, "--spec", "-"],
+        input=spec,
         capture_output=True,
         text=True,
         env=environment,

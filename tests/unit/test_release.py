@@ -59,10 +59,10 @@ def release(tmp_path: Path) -> Release:
     return Release(tmp_path)
 
 
-def test_both_images_are_pushed_with_sbom_and_provenance(release: Release) -> None:
+def test_every_image_is_pushed_with_sbom_and_provenance(release: Release) -> None:
     status, calls = release.make("images", f"REGISTRY={REGISTRY}")
     assert status == 0
-    for call, name in zip(calls, ("operator", "train"), strict=True):
+    for call, name in zip(calls, ("operator", "train", "vllm"), strict=True):
         assert call.startswith(f"docker buildx build --file=images/{name}/Dockerfile ")
         assert (ROOT / f"images/{name}/Dockerfile").exists()
         words = set(call.split())
@@ -92,7 +92,7 @@ def test_what_was_pushed_is_signed_by_its_digest(release: Release) -> None:
     release.make("images", "chart", f"REGISTRY={REGISTRY}")
     status, calls = release.make("sign", f"REGISTRY={REGISTRY}")
     assert status == 0
-    names = ("operator", "train", "charts/evolution-operator")
+    names = ("operator", "train", "vllm", "charts/evolution-operator")
     assert calls == [f"cosign sign --yes {REGISTRY}/{name}@{DIGEST}" for name in names]
 
 

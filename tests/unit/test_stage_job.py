@@ -16,13 +16,14 @@ from evolution_operator.api.pod import PodSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
 from evolution_operator.controller.jobs.cleanup_job import build_cleanup_job, cleanup_name
-from evolution_operator.controller.jobs.pods import cores_of, gpus_of, template_digests
+from evolution_operator.controller.jobs.pods import cores_of, gpus_of, pod_template, template_digests
 from evolution_operator.controller.jobs.service import build_service, service_name
 from evolution_operator.controller.jobs.stage_job import NAME_LENGTH, build_job, job_name
 from evolution_operator.controller.settings import Settings, SettingsError, read_settings
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
+from evolution_operator.planner.policies import BLOCKS
 
 from tests.support.cluster.objects import KEY, stage_start
 from tests.support.run_document import minimal_spec
@@ -228,6 +229,24 @@ def test_pod_settings_of_a_stage_override_those_of_the_run_and_those_of_the_oper
     assert (dpo["nodeSelector"], sft["nodeSelector"]) == ({"gpu": "h100"}, {"gpu": "a100"})
     assert {dpo["runtimeClassName"], sft["runtimeClassName"]} == {"gvisor"}
     assert dpo["priorityClassName"] == "critical"
+
+
+@pytest.mark.parametrize(
+    ("kind", "block", "image"),
+    [
+        ("generate", {}, "vllm:1"),
+        ("reflect", {}, "vllm:1"),
+        ("evaluate", {"engine": "vllm"}, "vllm:1"),
+        ("evaluate", {"engine": "transformers"}, "train:1"),
+        ("generate", {"pod": {"image": "own:1"}}, "own:1"),
+        ("sft", {}, "train:1"),
+    ],
+)
+def test_stages_that_may_use_vllm_take_its_image(kind: str, block: dict[str, Any], image: str) -> None:
+    spec = parsed({**LEAST, BLOCKS[kind]: block})
+    for given, expected in (("vllm:1", image), ("", image.replace("vllm", "train"))):
+        settings = Settings(stage_image="train:1", vllm_image=given)
+        assert pod_template(spec, kind, settings)["spec"]["containers"][0]["image"] == expected
 
 
 def test_a_run_of_the_most_rounds_fits_an_annotation() -> None:

@@ -116,6 +116,20 @@ class DpoSettings(TrainingSettings):
     """The model that the policy is kept close to: `previous` is M(t-1) (the paper), `sft` is M0, `base` is the base model."""
 
 
+EngineChoice = Literal["auto", "transformers", "vllm"]
+
+
+class VllmSettings(Document):
+    """How vLLM uses the machine. Without effect where the engine is transformers."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory that vLLM takes, for weights and attention states. Lower it if memory runs out."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that the model's weights are divided among; the stage's Pod must be given as many."""
+    max_model_length: Annotated[int, Field(ge=64, le=1_048_576)] | None = None
+    """Longest sequence in tokens, prompt and answer; unset takes what the stage's own settings need. Lower it if the attention states of one sequence do not fit into memory. A history that is then too long loses its oldest turns, which changes its answer, although no key has this setting."""
+
+
 class SamplingSettings(Document):
     """How an answer is sampled (paper: temperature 0.9, top-p 0.8, top-k 50, repetition penalty 1.2)."""
 
@@ -134,7 +148,11 @@ class SamplingSettings(Document):
     precision: Precision = "auto"
     """Arithmetic of the base model: `auto` is bfloat16 on a GPU that has it, else float32."""
     token_budget: Annotated[int, Field(ge=128, le=10_000_000), NotInKey] = 8192
-    """Tokens (prompt and answer, padding included) a batch may hold."""
+    """Tokens (prompt and answer, padding included) a batch of the transformers engine may hold. vLLM makes its own batches."""
+    engine: Annotated[EngineChoice, NotInKey] = "auto"
+    """What runs the model: `auto` is vLLM if the image has it and the process has a GPU, else transformers. Both sample from the same distribution, but not the same text. It is in no key, so that a run that goes on with another image keeps its finished work; the manifest says how many rows each engine made (`details.engines`)."""
+    vllm: Annotated[VllmSettings, NotInKey] = VllmSettings()
+    """How vLLM uses the machine."""
 
 
 class GenerationSettings(SamplingSettings):
@@ -244,6 +262,11 @@ SETTINGS: dict[str, type[Settings]] = {
     "dpo": DpoSettings,
     "evaluate": EvaluationSettings,
 }
+
+
+def gpus_of(settings: Settings) -> int:
+    """GPUs that one process of a stage can use, if it has some."""
+    return settings.vllm.tensor_parallel if isinstance(settings, SamplingSettings) else 1
 
 
 def _of_its_kind(value: Any, _any_kind: ValidatorFunctionWrapHandler, document: ValidationInfo) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..chat.chats import Chats, Passage
 from ..contract.rows import Message, Response
 from ..contract.settings import SamplingSettings
 
@@ -56,6 +57,13 @@ Follow = Callable[[Response], Request | None]
 class Engine(Protocol):
     """A model that answers chats."""
 
+    name: str
+    """Library and version, for the manifest: `vllm 0.33.0`."""
+    chats: Chats
+    """How the model writes chats."""
+    positions: int | None
+    """The longest passage in tokens; None if there is no limit."""
+
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """The requests in parts that are best sampled together. A stage makes its rows durable at the end of a part."""
         ...
@@ -64,6 +72,13 @@ class Engine(Protocol):
         """One response a request, and one for each request that `follow` adds, each as soon as it is complete.
 
         Raises PermanentError if a request cannot be answered at all: its prompt does not fit even without history.
+        """
+        ...
+
+    def answer_losses(self, passages: Sequence[Passage]) -> Iterator[tuple[int, float]]:
+        """Each passage's position and the negative log-likelihood of its answer, in nats, in any order.
+
+        It is the sum over the answer's tokens, under the model itself: no temperature, no penalty.
         """
         ...
 

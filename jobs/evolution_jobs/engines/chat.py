@@ -1,16 +1,56 @@
-"""Prompts that fit, and tokens that end an answer."""
+"""What every engine does around the model: prompts that fit, tokens that end an answer, and answers as text."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..chat.chats import Chats
 from ..chat.fitting import CHARACTERS, first_that_fits
+from ..chat.thoughts import Thoughts, without_thoughts
 from ..contract.errors import PermanentError
+from ..contract.rows import Response
 from .base import Request
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+UNLIMITED = 1 << 30
+"""Positions of a model without a limit."""
+
+
+class ChatTokens:
+    """A model's chats as token ids: prompts on the way in, responses on the way out."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None, positions: int | None
+    ) -> None:
+        """`positions` is the longest sequence of prompt and answer; None if there is no limit."""
+        self.chats = Chats.of(tokenizer)
+        self.stops = stop_tokens(self.chats, tokenizer, generation)
+        self._tokenizer = tokenizer
+        self._thoughts = Thoughts(tokenizer.backend_tokenizer)
+        self._positions = positions or UNLIMITED
+
+    def prompt(self, request: Request) -> tuple[list[int], int]:
+        """As `prompt_tokens`, which also says what it raises."""
+        return prompt_tokens(self.chats, request, self._positions)
+
+    def response(self, request: Request, sampled: Sequence[int], truncated_turns: int) -> Response:
+        """The response of these tokens, the one that ended them included; `truncated_turns` comes from `prompt`."""
+        stopped = sampled[-1] in self.stops
+        spoken = sampled[:-1] if stopped else sampled
+        said = self._thoughts.left_out(spoken)
+        text = without_thoughts(self._tokenizer.decode(said, skip_special_tokens=True))
+        return Response(
+            id=request.id,
+            text=text.rest.strip(),
+            finish="stop" if stopped else "length",
+            tokens=len(sampled),
+            truncated_turns=truncated_turns,
+            thought=text.thought or len(said) < len(spoken),
+        )
 
 
 def prompt_tokens(chats: Chats, request: Request, positions: int) -> tuple[list[int], int]:

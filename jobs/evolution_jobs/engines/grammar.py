@@ -13,8 +13,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PREFERRED = 1e4
+PREFERRED = 1e4
 """Added to a logit: larger than any difference between a model's logits, small enough for float32 to keep them apart."""
+
+
+def quotes(vocabulary: Sequence[bytes]) -> list[int]:
+    """The tokens that begin with a quotation mark: those that close a string."""
+    return [index for index, text in enumerate(vocabulary) if text.startswith(b'"')]
+
+
+def reserve(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> int:
+    """Tokens that an object needs to be closed, wherever it is."""
+    shortest = json.dumps(dict.fromkeys(schema["properties"], "a"), separators=(",", ":"))
+    needed = len(tokenizer(shortest, add_special_tokens=False)["input_ids"])
+    # Some more for the end-of-turn token and for keys that are spelled in other tokens than the tokenizer's.
+    return needed + needed // 2 + 1
 
 
 class Grammars:
@@ -25,17 +38,12 @@ class Grammars:
         info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary, stop_token_ids=sorted(stops))
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=torch.get_num_threads())
         self._tokenizer = tokenizer
-        self._quotes = torch.tensor(
-            [index for index, text in enumerate(info.decoded_vocab) if text.startswith(b'"')], dtype=torch.long
-        )
+        self._quotes = torch.tensor(quotes(info.decoded_vocab), dtype=torch.long)
 
     def follow(self, schema: dict[str, Any], limit: int) -> Following:
         """The state of one text that follows a schema and is complete within `limit` tokens."""
         grammar = self._compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
-        shortest = json.dumps(dict.fromkeys(schema["properties"], "a"), separators=(",", ":"))
-        needed = len(self._tokenizer(shortest, add_special_tokens=False)["input_ids"])
-        # Reserve some more for the end-of-turn token and for keys that are spelled in other tokens than the tokenizer's.
-        return Following(xgrammar.GrammarMatcher(grammar), limit - needed - needed // 2 - 1)
+        return Following(xgrammar.GrammarMatcher(grammar), limit - reserve(self._tokenizer, schema))
 
     def rule_out(self, logits: Tensor, texts: Sequence[tuple[int, Following]]) -> None:
         """Set the logits (rows, vocabulary) of tokens that break a row's grammar to -inf, in place.
@@ -49,10 +57,10 @@ class Grammars:
         for row, text in texts:
             text.matcher.fill_next_token_bitmask(mask, row)
             if text.left <= 0:
-                logits[row, self._quotes.to(logits.device)] += _PREFERRED
+                logits[row, self._quotes.to(logits.device)] += PREFERRED
                 # A key can be spelled letter by letter, but the reserve was computed for the tokenizer's own spelling.
                 if forced := text.matcher.find_jump_forward_string():
-                    logits[row, self._tokenizer(forced, add_special_tokens=False)["input_ids"][0]] += 2 * _PREFERRED
+                    logits[row, self._tokenizer(forced, add_special_tokens=False)["input_ids"][0]] += 2 * PREFERRED
         xgrammar.apply_token_bitmask_inplace(logits, mask.to(logits.device))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor
 
-from ..chat.chats import Chats
-from ..chat.thoughts import Thoughts, without_thoughts
+from ..chat.chats import Passage
 from ..contract.locations import Quantization
 from ..contract.rows import Response
 from ..contract.settings import Precision
+from ..metrics.perplexity import answer_losses
 from ..models.load import load_model, load_tokenizer
+from ..models.positions import longest
 from .base import Follow, Request, Sampling
 from .batch import Batch, merged
-from .chat import prompt_tokens, stop_tokens
+from .chat import ChatTokens
 from .grammar import Grammars
 from .prefill import rounds
 from .row import Row, admitted, batched, kindred, padded
@@ -45,14 +47,14 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:
         """`token_budget` limits rows x (longest prompt + tokens to sample) sampled at a time, and the tokens of kept prefixes."""
+        self.name = f"transformers {transformers.__version__}"
+        self.positions = longest(model.config.to_dict())
         self._model = model
         self._tokenizer = tokenizer
         self._budget = token_budget
-        config = model.config.get_text_config(decoder=True)
-        self._positions: int = getattr(config, "max_position_embeddings", None) or 1 << 30
-        self._chats = Chats.of(tokenizer)
-        self._thoughts = Thoughts(tokenizer.backend_tokenizer)
-        self._stops = stop_tokens(self._chats, tokenizer, model.generation_config)
+        self._tokens = ChatTokens(tokenizer, model.generation_config, self.positions)
+        self.chats = self._tokens.chats
+        self._stops = self._tokens.stops
         self._vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._exempt = self._tensor(sorted(self._stops))
         self._grammars: Grammars | None = None
@@ -76,6 +78,11 @@ class TransformersEngine:
         for rows in batched(kindred(map(self._row, requests)), PART * self._budget):
             yield [row.request for row in rows]
 
+    def answer_losses(self, passages: Sequence[Passage]) -> Iterator[tuple[int, float]]:
+        """Each passage's position and loss, as `metrics.perplexity.answer_losses` gives them."""
+        for batch in answer_losses(self._model, passages, self._budget):
+            yield from batch
+
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:
         """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
@@ -93,7 +100,7 @@ class TransformersEngine:
                 if row.ended:
                     if row.request.extended:
                         self._keep(row.tokens[:-1], batch.cache, place)
-                    response = self._response(row)
+                    response = self._tokens.response(row.request, row.sampled, row.truncated_turns)
                     if follow and (request := follow(response)):
                         waiting.appendleft(self._row(request))
                     yield response
@@ -103,7 +110,7 @@ class TransformersEngine:
                 batch.logits = self._logits(tokens[:, None], batch.mask, batch.cache)
 
     def _row(self, request: Request) -> Row:
-        return Row(request, *prompt_tokens(self._chats, request, self._positions))
+        return Row(request, *self._tokens.prompt(request))
 
     def _joining(self, batch: Batch, waiting: Iterable[Row]) -> int | None:
         """The number of rows that join the batch if it is regrouped now; None if it goes on as it is."""
@@ -179,20 +186,6 @@ class TransformersEngine:
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
-
-    def _response(self, row: Row) -> Response:
-        stopped = row.sampled[-1] in self._stops
-        sampled = row.sampled[:-1] if stopped else row.sampled
-        said = self._thoughts.left_out(sampled)
-        text = without_thoughts(self._tokenizer.decode(said, skip_special_tokens=True))
-        return Response(
-            id=row.request.id,
-            text=text.rest.strip(),
-            finish="stop" if stopped else "length",
-            tokens=len(row.sampled),
-            truncated_turns=row.truncated_turns,
-            thought=text.thought or len(said) < len(sampled),
-        )
 
     def _ends(self, row: Row) -> bool:
         return row.sampled[-1] in self._stops or len(row.sampled) == row.request.max_new_tokens

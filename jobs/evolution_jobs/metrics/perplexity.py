@@ -22,7 +22,9 @@ LOGIT_BYTES = 256 * 2**20
 """Approximate limit for the logits of a batch in float32: a vocabulary of 49,152 takes 192 KiB a token."""
 
 
-class _Sequence(NamedTuple):
+class ScoredSequence(NamedTuple):
+    """Tokens that are scored in one forward pass."""
+
     tokens: list[int]
     members: list[int]
     """Positions of the passages that are a prefix of this sequence."""
@@ -42,30 +44,33 @@ def answer_losses(
     """Each passage's position and the summed negative log-likelihood of its answer, in nats, batch by batch.
 
     A passage that is a prefix of another one (an earlier turn of the same dialogue) is scored in the other's forward
-    pass. A causal model gives its tokens the same probabilities, so a dialogue of n answers costs one pass and not n.
+    pass (`sequences`).
 
     A batch has at most `token_budget` tokens, padding included, and fewer if its logits would take too much memory; a
     longer passage is a batch of its own.
     """
     budget = min(token_budget, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
-    for batch in _batches(_sequences(passages), budget):
+    for batch in _batches(sequences(passages), budget):
         yield _losses(model, passages, batch)
 
 
-def _sequences(passages: Sequence[Passage]) -> list[_Sequence]:
-    """The passages that are no prefix of another one, longest first, each with its prefixes."""
-    found: list[_Sequence] = []
+def sequences(passages: Sequence[Passage]) -> list[ScoredSequence]:
+    """The passages that are no prefix of another one, longest first, each with its prefixes.
+
+    A causal model gives a prefix's tokens the same probabilities, so a dialogue of n answers costs one pass and not n.
+    """
+    found: list[ScoredSequence] = []
     # In this order, a prefix follows its sequence directly, or follows another prefix of it.
     for position in sorted(range(len(passages)), key=lambda position: passages[position].tokens, reverse=True):
         tokens = passages[position].tokens
         if found and found[-1].tokens[: len(tokens)] == tokens:
             found[-1].members.append(position)
         else:
-            found.append(_Sequence(tokens, [position]))
+            found.append(ScoredSequence(tokens, [position]))
     return sorted(found, key=lambda sequence: len(sequence.tokens), reverse=True)
 
 
-def _batches(sequences: Sequence[_Sequence], budget: int) -> Iterator[Sequence[_Sequence]]:
+def _batches(sequences: Sequence[ScoredSequence], budget: int) -> Iterator[Sequence[ScoredSequence]]:
     start = 0
     while start < len(sequences):
         rows = max(1, budget // len(sequences[start].tokens))
@@ -73,7 +78,9 @@ def _batches(sequences: Sequence[_Sequence], budget: int) -> Iterator[Sequence[_
         start += rows
 
 
-def _losses(model: PreTrainedModel, passages: Sequence[Passage], batch: Sequence[_Sequence]) -> list[tuple[int, float]]:
+def _losses(
+    model: PreTrainedModel, passages: Sequence[Passage], batch: Sequence[ScoredSequence]
+) -> list[tuple[int, float]]:
     longest = len(batch[0].tokens)
     # Padding on the right: a causal model never attends to it, so neither a mask nor position ids are needed.
     ids = torch.tensor([[*tokens, *([0] * (longest - len(tokens)))] for tokens, _ in batch], device=model.device)

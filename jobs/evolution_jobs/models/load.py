@@ -76,7 +76,7 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
             location.name, revision=location.revision or "main", trust_remote_code=False, padding_side="left"
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise _unloadable(location, "tokenizer", error) from error
+        raise unloadable(location, "tokenizer", error) from error
     if not tokenizer.chat_template:
         raise PermanentError(
             "ModelIncomplete",
@@ -112,9 +112,9 @@ def load_model(
     """
     location = locate(reference)
     if location.directory:
-        _check_weights(location.directory)
+        require_weights(location.directory)
     if adapter is not None:
-        _check_adapter(adapter)
+        require_adapter(adapter)
     device, dtype = placement(precision)
     # torch itself counts the machine's cores: a container with 2 of 64 would run 64 threads on them.
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -131,7 +131,7 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _unloadable(location, "model", error) from error
+        raise unloadable(location, "model", error) from error
     # Without this check, missing weights would be initialised at random, with only a warning.
     if missing := sorted(info["missing_keys"]):
         raise PermanentError("ModelIncomplete", f"{location.name} lacks {len(missing)} weights, first {missing[0]}")
@@ -174,7 +174,8 @@ def placement(precision: Precision) -> tuple[torch.device, torch.dtype]:
     return torch.device("cuda" if gpu else "cpu"), torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _check_adapter(adapter: Path) -> None:
+def require_adapter(adapter: Path) -> None:
+    """Raise PermanentError (`AdapterIncomplete`) if a file of an adapter is missing."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
             raise PermanentError("AdapterIncomplete", f"the adapter in {adapter} has no {name}")
@@ -197,7 +198,8 @@ def _with_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool) -> 
     return wrapped
 
 
-def _check_weights(directory: Path) -> None:
+def require_weights(directory: Path) -> None:
+    """Raise PermanentError (`ModelIncomplete`) if a file of a model is missing, or its weights are no safetensors."""
     _require_any(directory, ("config.json",), "model")
     index = directory / "model.safetensors.index.json"
     if index.is_file():
@@ -220,7 +222,8 @@ def _require_any(directory: Path, names: tuple[str, ...], what: str) -> None:
         raise PermanentError("ModelIncomplete", f"{directory} has no {' or '.join(names)}")
 
 
-def _unloadable(location: Location, what: str, error: Exception) -> StageError:
+def unloadable(location: Location, what: str, error: Exception) -> StageError:
+    """The error for what a library raised as it loaded a part of a model; transient if the hub could not be reached."""
     # Errors for a missing repository, a wrong revision and a gated model are subclasses of OSError, as connection errors are.
     causes = (error, error.__cause__, error.__context__)
     refused = any(

@@ -31,6 +31,8 @@ class RewritesAhead:
         self._known = rows.finished().keys()
         self._candidates: dict[str, Candidate] = {}
         """Answers of this process whose rewrite has not ended."""
+        self.engine = ""
+        """Name of the engine that writes, for the rows."""
         self._ended: list[Response] = []
         self._outcomes: list[Outcome] = []
 
@@ -52,8 +54,10 @@ class RewritesAhead:
 
     def follow(self, response: Response) -> Request | None:
         """The row's next request. Its first response is the answer itself, the others are profiles and the rewrite."""
+        made: dict[str, object] = {"ahead": True}
         if candidate := self._candidates.get(response.id):
             request = self._rewriter.follow(response)
+            made["engine"] = self.engine
         elif outcome_id(response) in self._known:
             self._ended.append(response)
             return None
@@ -64,7 +68,7 @@ class RewritesAhead:
         if candidate.ended:
             del self._candidates[response.id]
             self._ended.append(candidate.rejected)
-            self._outcomes.append({**outcome(candidate, self._asked.settings), "ahead": True})
+            self._outcomes.append(outcome(candidate, self._asked.settings) | made)
         return request
 
     def ended(self) -> list[Response]:

@@ -22,20 +22,17 @@ from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
-from ..engines.transformers_engine import TransformersEngine
 from ..metrics.bootstrap import interval, ratio
-from ..metrics.perplexity import answer_losses, perplexity
+from ..metrics.perplexity import perplexity
 from ..metrics.score import Scores, score
-from ..models.load import load_model, load_tokenizer
-from ..models.positions import longest
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .chunks import chunk_size, chunks
 from .jsonl import read_rows, write_rows
-from .models import adapter, base_model, quantization
+from .models import engines_of, load_engine, mixed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from ..engines.base import Engine
 
 CONTEXT_TAIL = 3
 """Number of the context's last turns in answers.jsonl."""
@@ -89,7 +86,8 @@ def run(workspace: Workspace) -> Result | None:
         return None
     answers = [_answer(context, finished) for context in drawn]
     thoughts = sum(finished[f"{context.id}/answer"].get("thought", False) for context in drawn)
-    return _result(workspace.scratch, answers, {"read": len(contexts), **({"thoughts": thoughts} if thoughts else {})})
+    counts = {"read": len(contexts), **({"thoughts": thoughts} if thoughts else {})}
+    return _result(workspace.scratch, answers, counts, engines_of(finished.values()))
 
 
 def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: Sequence[Context]) -> None:
@@ -99,21 +97,19 @@ def _finish_rows(workspace: Workspace, settings: EvaluationSettings, contexts: S
     unanswered = _unfinished(contexts, finished, "answer")
     if not unscored and not unanswered:
         return
-    reference = base_model(workspace)
-    tokenizer = load_tokenizer(reference)
-    model = load_model(reference, adapter(workspace), settings.precision, quantization=quantization(workspace))
-    engine = TransformersEngine(model, tokenizer, settings.token_budget)
+    engine = load_engine(workspace, settings, scores=bool(unscored))
     requests = [_request(context, settings, workspace.spec.seed) for context in unanswered]
 
     done = len(contexts) - len(unanswered)
     workspace.progress(done, len(contexts), "rows")
     for start in range(0, len(unscored), CHUNK):
-        workspace.rows.append(_likelihoods(model, tokenizer, settings, unscored[start : start + CHUNK]))
+        workspace.rows.append(_likelihoods(engine, settings, unscored[start : start + CHUNK]))
         workspace.check_stop()
     for part in engine.batches(requests):
-        for responses in chunks(engine.generate(part), chunk_size(len(part))):
-            workspace.rows.append({**dict(response), "id": f"{response.id}/answer"} for response in responses)
-            done += len(responses)
+        answers = ({**dict(each), "id": f"{each.id}/answer", "engine": engine.name} for each in engine.generate(part))
+        for rows in chunks(answers, chunk_size(len(part))):
+            workspace.rows.append(rows)
+            done += len(rows)
             workspace.progress(done, len(contexts), "rows")
             workspace.check_stop()
 
@@ -130,36 +126,33 @@ def _request(context: Context, settings: EvaluationSettings, seed: int) -> Reque
     )
 
 
-def _likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: EvaluationSettings,
-    contexts: Sequence[Context],
-) -> Iterable[dict[str, Any]]:
+def _likelihoods(engine: Engine, settings: EvaluationSettings, contexts: Sequence[Context]) -> Iterable[dict[str, Any]]:
     """A row for each context: negative log-likelihood and tokens of its human answer, encoded as for training."""
     asked = settings.max_prompt_tokens + settings.max_new_tokens
     # The model's positions bound this as they bound prompts: a table of positions has no entry beyond them.
-    encoder = ChatEncoder(tokenizer, min(asked, longest(model.config.to_dict()) or asked))
+    encoder = ChatEncoder(engine.chats, min(asked, engine.positions or asked))
     passages = encoder.answers(contexts)
     ids = list(passages)
     rows: dict[str, dict[str, Any]] = {
-        context.id: {"id": f"{context.id}/likelihood", "nll": None, "tokens": 0} for context in contexts
+        context.id: {"id": f"{context.id}/likelihood", "nll": None, "tokens": 0, "engine": engine.name}
+        for context in contexts
     }
-    for batch in answer_losses(model, list(passages.values()), settings.token_budget):
-        for position, nll in batch:
-            id_ = ids[position]
-            tokens = len(passages[id_].answer)
-            if not nll < DIVERGED * tokens:  # NaN, too
-                raise PermanentError(
-                    "ModelDiverged",
-                    f"context {id_}: the negative log-likelihood of the human answer is {nll:g}, so the model has "
-                    "diverged; train it again with a lower learning rate",
-                )
-            rows[id_] |= {"nll": nll, "tokens": tokens}
+    for position, nll in engine.answer_losses(list(passages.values())):
+        id_ = ids[position]
+        tokens = len(passages[id_].answer)
+        if not nll < DIVERGED * tokens:  # NaN, too
+            raise PermanentError(
+                "ModelDiverged",
+                f"context {id_}: the negative log-likelihood of the human answer is {nll:g}, so the model has "
+                "diverged; train it again with a lower learning rate",
+            )
+        rows[id_] |= {"nll": nll, "tokens": tokens}
     return rows.values()
 
 
-def _result(directory: Path, answers: Sequence[Answer], counts: Mapping[str, int]) -> Result:
+def _result(
+    directory: Path, answers: Sequence[Answer], counts: Mapping[str, int], engines: Mapping[str, Mapping[str, int]]
+) -> Result:
     scores = _scores(answers)
     answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
     write_rows(answers_file, answers)
@@ -174,7 +167,8 @@ def _result(directory: Path, answers: Sequence[Answer], counts: Mapping[str, int
         },
         # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
         metrics={name: round(value, 4) for name, value in scores["metrics"].items()},
-        details={name: scores[name] for name in ("intervals", "human", "methods")},
+        details={**{name: scores[name] for name in ("intervals", "human", "methods")}, **engines},
+        notes=mixed(engines),
         tokens=sum(answer.tokens for answer in answers),
     )
 

@@ -18,7 +18,7 @@ from ..preference.prompts import answer_messages
 from .ahead import RewritesAhead
 from .chunks import chunk_size
 from .jsonl import read_rows, write_rows
-from .models import load_engine
+from .models import engines_of, load_engine, mixed
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -47,6 +47,7 @@ def run(workspace: Workspace) -> Result | None:
     responses = [Response.stored(row) for row in rows]
     output = workspace.scratch / "responses.jsonl"
     write_rows(output, responses)
+    engines = engines_of(rows)
     return Result(
         outputs={"responses": output},
         counts={
@@ -58,6 +59,8 @@ def run(workspace: Workspace) -> Result | None:
             **({"ahead": ahead.count(responses)} if ahead else {}),
         },
         metrics={"words": round(sum(words(response.text) for response in responses) / len(responses), 2)},
+        details=engines,
+        notes=mixed(engines),
         tokens=sum(response.tokens for response in responses),
     )
 
@@ -69,13 +72,15 @@ def _answer(
     if ahead:  # a batch must fit both stages
         settings = settings.model_copy(update={"token_budget": min(settings.token_budget, ahead.token_budget)})
     engine = load_engine(workspace, settings)
+    if ahead:
+        ahead.engine = engine.name
     try:
         _sample(workspace, settings, engine, own, ahead)
     except PermanentError as error:
         if ahead is None:
             raise
         # If the fault is generate's own, it comes again.
-        workspace.rows.append(dict(answer) for answer in ahead.leave(error))
+        workspace.rows.append({**dict(answer), "engine": engine.name} for answer in ahead.leave(error))
         _sample(workspace, settings, engine, own, None)
 
 
@@ -103,7 +108,7 @@ def _sample(
         if fresh and (len(fresh) >= least or workspace.stopping):
             if ahead:
                 ahead.keep()
-            workspace.rows.append(dict(answer) for answer in fresh)
+            workspace.rows.append({**dict(answer), "engine": engine.name} for answer in fresh)
             fresh = []
             workspace.check_stop()
 

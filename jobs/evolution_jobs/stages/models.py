@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..contract.locations import Quantization
 from ..contract.settings import SamplingSettings
@@ -12,6 +15,11 @@ from ..models.marked import quantization_of
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
+
+log = logging.getLogger(__name__)
+
+BLOCKS = {"generate": "generation", "reflect": "reflection", "evaluate": "evaluation"}
+"""By kind of stage: its block of the run file, for messages."""
 
 
 def base_model(workspace: Workspace) -> Path | str:
@@ -29,15 +37,41 @@ def adapter(workspace: Workspace) -> Path | None:
     return workspace.input("adapter") if workspace.has_input("adapter") else None
 
 
-def load_engine(workspace: Workspace, settings: SamplingSettings) -> Engine:
-    """An engine over the base model and the adapter. Raises as `models.load` does."""
-    # Takes seconds to import. A shard that only merges finished rows needs no engine.
+def load_engine(workspace: Workspace, settings: SamplingSettings, *, scores: bool = False) -> Engine:
+    """An engine over the base model and the adapter; `scores` if it will be asked for likelihoods.
+
+    Raises as `models.load`, `VllmEngine.load` and `choose` do.
+    """
+    # These take seconds to import. A shard that only merges finished rows needs no engine.
+    import torch
+
+    from ..engines.choice import choose, vllm_installed
+
+    block, quantised = BLOCKS[workspace.spec.kind], quantization(workspace)
+    engine, why = choose(
+        settings.engine, vllm_installed(), torch.cuda.is_available(), block, quantised=quantised is not None
+    )
+    log.info("%s: the engine is %s, because %s", workspace.spec.stage, engine, why)
+    model = base_model(workspace), adapter(workspace)
+    if engine == "vllm":
+        from ..engines.vllm_engine import VllmEngine
+
+        return VllmEngine.load(*model, settings, block, scores=scores, check_stop=workspace.check_stop)
     from ..engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine.load(
-        base_model(workspace),
-        adapter(workspace),
-        settings.precision,
-        settings.token_budget,
-        quantization(workspace),
-    )
+    return TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)
+
+
+def engines_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """For a manifest's details: how many rows each engine made. Empty if no row names one."""
+    made = Counter(row["engine"] for row in rows if "engine" in row)
+    return {"engines": dict(made.most_common())} if made else {}
+
+
+def mixed(engines: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A note for the user if several engines made one stage's rows."""
+    made = engines.get("engines", {})
+    if len(made) < 2:
+        return []
+    shares = ", ".join(f"{name} {count}" for name, count in made.items())
+    return [f"several engines made its rows ({shares}), which sample different text from the same seeds"]

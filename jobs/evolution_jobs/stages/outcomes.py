@@ -45,7 +45,7 @@ def outcomes(
             responses = loaded.generate(part, rewriter.follow)
             ends = (waiting[each.id] for each in responses if waiting[each.id].ended)
             for chunk in chunks(ends, chunk_size(len(part))):
-                yield [outcome(each, settings) for each in chunk]
+                yield [{**outcome(each, settings), "engine": loaded.name} for each in chunk]
 
 
 def decide_without_model(candidate: Candidate, settings: ReflectionSettings) -> None:

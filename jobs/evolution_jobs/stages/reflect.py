@@ -18,7 +18,7 @@ from ..contract.settings import ReflectionSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..preference.filters import words
 from .jsonl import read_rows, write_rows
-from .models import load_engine
+from .models import engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
 from .rewriting import Candidate
 
@@ -77,6 +77,7 @@ def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in ("pairs", "rejects")}
     write_rows(outputs["pairs"], pairs)
     write_rows(outputs["rejects"], rejects)
+    engines = engines_of(rows)
     return Result(
         outputs=outputs,
         counts={
@@ -89,6 +90,8 @@ def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
+        details=engines,
+        notes=mixed(engines),
         tokens=sum(row["tokens"] for row in rows),
     )
 

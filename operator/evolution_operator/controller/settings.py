@@ -38,6 +38,8 @@ class Settings(BaseSettings):
 
     stage_image: str = "evolution-operator/train:latest"
     """Image of a stage if its run sets none."""
+    vllm_image: str = ""
+    """Image of generate, reflect and evaluate if their run sets none and may use vLLM; empty takes `stage_image`."""
     stage_pod: Annotated[PodSettings, NoDecode] = PodSettings()
     """Pod settings (JSON) for every stage; `spec.pod` and a stage's own override them field by field."""
     openshift: bool = False

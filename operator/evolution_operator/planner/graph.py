@@ -55,7 +55,7 @@ def ranks(spec: EvolutionRunSpec, kind: str) -> RankLayout:
     return RankLayout(processes=block.processes, nodes=block.nodes, sharding=block.sharding)
 
 
-SAME_MODEL = ("precision",)
+SAME_MODEL = ("precision", "engine", "vllm")
 """Settings that generation and reflection must share for reflect's rows to be made ahead: they decide the arithmetic."""
 
 SAME_POD = ("image", "resources", "node_selector")

@@ -11,6 +11,7 @@ from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.contract.stage import RankLayout
 from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.volumes import PVC_ROOT
@@ -77,6 +78,7 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
     priority = pod.priority_class_name or usual
     container = {
         **container_basics(pod, settings),
+        "image": pod.image or _stage_image(spec, kind, settings),
         "command": ["python", "-m", "evolution_jobs", kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
         "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_devices_env(pod)], pod),
         "envFrom": _source_credentials(spec) if kind == "prepare" else [],
@@ -88,6 +90,13 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         "containers": [present(container)],
         "volumes": volumes,
     }
+
+
+def _stage_image(spec: EvolutionRunSpec, kind: str, settings: Settings) -> str:
+    """The image of a kind of stage whose run sets none."""
+    block = getattr(spec, BLOCKS[kind])
+    samples = isinstance(block, SamplingSettings) and block.engine != "transformers"
+    return settings.vllm_image if samples and settings.vllm_image else settings.stage_image
 
 
 def pod_basics(pod: PodSettings, settings: Settings) -> Object:

@@ -148,7 +148,7 @@ def test_rows_that_end_leave_the_batch(model, engine):
 def test_a_row_that_waits_takes_the_place_of_one_that_has_ended(model, tokenizer):
     """Three rows fit. If a batch had to end first, the long row would be among the first three to end."""
     rows = [request(str(place), CHATS[2], GREEDY, max_new_tokens=6 if place else 24) for place in range(9)]
-    engine = TransformersEngine(model, tokenizer, token_budget=3 * (24 + 20))
+    engine = TransformersEngine(model, tokenizer, token_budget=3 * (24 + 24))
     with forward_passes(model) as shapes:
         ended = [response.id for response in engine.generate(rows)]
     assert sorted(ended) == [row.id for row in rows]

@@ -200,8 +200,8 @@ class Bench:
         tokenizer = AutoTokenizer.from_pretrained(self._tokenizer)
         rows = ChatEncoder(tokenizer, 8192).pairs(pairs(self._dialogues, self.steps * BATCH * ACCUMULATION)).rows
         settings = DpoSettings.model_validate(self._settings())
-        workspace = LocalWorkspace(place, "dpo", settings.wire())
-        trainer = preference_trainer(model, tokenizer, settings, 0, rows, adapter_tensors(model), workspace)
+        workspace, start = LocalWorkspace(place, "dpo", settings.wire()), adapter_tensors(model)
+        trainer = preference_trainer(model, tokenizer, settings, 0, rows, start, start, workspace)
         result = self._timed(trainer, trainer.resume, lambda share: share * len(rows))
         counted = share_of(self.steps) * sum(row.tokens for row in rows)
         layout = trainer.layout

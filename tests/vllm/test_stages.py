@@ -49,9 +49,10 @@ CONTEXTS = [
 @pytest.fixture
 def prepared(tmp_path, small_model, adapter):
     """The root of a stage's workspace, and its inputs."""
-    contexts = tmp_path / "contexts.jsonl"
-    contexts.write_text("".join(json.dumps(each.wire()) + "\n" for each in CONTEXTS))
-    return tmp_path / "stage", {"contexts": contexts, "test": contexts, "model": small_model, "adapter": adapter}
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("contexts", "test")}
+    for file in files.values():
+        file.write_text("".join(json.dumps(each.wire()) + "\n" for each in CONTEXTS))
+    return tmp_path / "stage", {**files, "model": small_model, "adapter": adapter}
 
 
 @pytest.fixture

@@ -22,12 +22,10 @@ def quotes(vocabulary: Sequence[bytes]) -> list[int]:
     return [index for index, text in enumerate(vocabulary) if text.startswith(b'"')]
 
 
-def reserve(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> int:
-    """Tokens that an object needs to be closed, wherever it is."""
-    shortest = json.dumps(dict.fromkeys(schema["properties"], "a"), separators=(",", ":"))
-    needed = len(tokenizer(shortest, add_special_tokens=False)["input_ids"])
-    # Some more for the end-of-turn token and for keys that are spelled in other tokens than the tokenizer's.
-    return needed + needed // 2 + 1
+def shortest(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> int:
+    """Tokens of the shortest object that follows a schema, as the tokenizer spells it."""
+    text = json.dumps(dict.fromkeys(schema["properties"], "a"), separators=(",", ":"))
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class Grammars:
@@ -43,7 +41,9 @@ class Grammars:
     def follow(self, schema: dict[str, Any], limit: int) -> Following:
         """The state of one text that follows a schema and is complete within `limit` tokens."""
         grammar = self._compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
-        return Following(xgrammar.GrammarMatcher(grammar), limit - reserve(self._tokenizer, schema))
+        needed = shortest(self._tokenizer, schema)
+        # Reserve some more for the end-of-turn token and for keys that are spelled in other tokens than the tokenizer's.
+        return Following(xgrammar.GrammarMatcher(grammar), limit - needed - needed // 2 - 1)
 
     def rule_out(self, logits: Tensor, texts: Sequence[tuple[int, Following]]) -> None:
         """Set the logits (rows, vocabulary) of tokens that break a row's grammar to -inf, in place.

@@ -17,7 +17,7 @@ from ..contract.settings import SamplingSettings
 from ..metrics.perplexity import sequences
 from .base import Request
 from .feed import Feed
-from .grammar import reserve
+from .grammar import shortest
 from .vllm_arguments import sampling_arguments, scoring_arguments
 from .vllm_errors import out_of_memory
 from .vllm_load import Loaded, load
@@ -101,8 +101,9 @@ class VllmEngine:
     def start(self, request: Request) -> None:
         """Give vLLM a request."""
         prompt, truncated = self._loaded.tokens.prompt(request)
-        needed = reserve(self._loaded.tokenizer, request.schema) if request.schema else 0
-        arguments = sampling_arguments(request, prompt, self._loaded.tokens.stops, needed)
+        # Twice as many as the shortest object needs: the model may spell keys in more tokens than the tokenizer.
+        reserve = 2 * shortest(self._loaded.tokenizer, request.schema) + 1 if request.schema else 0
+        arguments = sampling_arguments(request, prompt, self._loaded.tokens.stops, reserve)
         if request.schema is not None:
             arguments["structured_outputs"] = StructuredOutputsParams(json=request.schema)
         self._add(prompt, arguments, (request, truncated))

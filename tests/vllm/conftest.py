@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from evolution_jobs.contract.settings import EvaluationSettings
 from evolution_jobs.engines.transformers_engine import TransformersEngine
-from evolution_jobs.engines.vllm_engine import VllmEngine
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model
 from evolution_jobs.training.adapter import save_adapter
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+if TYPE_CHECKING:
+    from evolution_jobs.engines.vllm_engine import VllmEngine
+
+if importlib.util.find_spec("vllm") is None:  # pytest without a folder looks here, too
+    collect_ignore_glob = ["test_*.py"]
 
 # vLLM reads them when it is used.
 set_library_defaults()
@@ -40,6 +47,8 @@ def adapter(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def vllm_engine(small_model: Path, adapter: Path) -> VllmEngine:
+    from evolution_jobs.engines.vllm_engine import VllmEngine
+
     settings = EvaluationSettings.model_validate(SETTINGS)
     return VllmEngine.load(small_model, adapter, settings, "evaluation", scores=True)
 

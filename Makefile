@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api vllm-env test-vllm unit lint actionlint format types crds pins ci bench bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
+.PHONY: help setup quickstart test test-local test-api vllm-env test-vllm unit lint actionlint format types crds pins ci bench bench-gpu bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -155,8 +155,14 @@ e2e: setup ## Test the chart and real Pods, with faults: on kind if it is instal
 bench: setup ## Benchmarks, each as a ratio to a baseline of the same run
 	$(BIN)/python bench/threads.py
 	$(BIN)/python -m bench.generation
+	$(BIN)/python -m bench.training
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python -m bench.scale --runs 10
+
+bench-gpu: setup ## The tests and benchmarks that need a GPU, for docs/performance.md (10 minutes)
+	$(BIN)/pytest tests/gpu
+	$(BIN)/python -m bench.training --shape 8b
+	$(BIN)/python -m bench.training dpo --shape 1b --steps 16 --rounds 1
 
 bench-scale: setup ## Measure the operator with 1, 10, 100 and 400 runs at once, for docs/performance.md (half an hour)
 	$(BIN)/python -m bench.scale --runs 1 10 100 400 --workers 4 16 --limit 400 --calls

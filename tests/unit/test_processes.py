@@ -293,21 +293,25 @@ def test_a_server_that_dies_is_reported_and_replaced(
     process.close()
 
 
-def test_a_stage_starts_afresh_where_the_server_has_touched_a_gpu(
-    server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_stage_starts_afresh_where_the_server_has_started_cuda_on_a_gpu(
+    server: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
 ) -> None:
-    """CUDA does not survive a fork. The fake torch says of a forked process what torch says then."""
+    """CUDA does not survive a fork. The fake torch says what torch says in a forked process, also without a GPU."""
     modules = fake_modules(tmp_path / "modules", FAIL, *HEAVY[1:])
-    torch = tmp_path / "modules/torch"
+    torch, forked = tmp_path / "modules/torch", tmp_path / "forked"
     torch.mkdir()
-    (torch / "__init__.py").write_text("from torch import cuda\ndef set_num_threads(_): raise RuntimeError('forked')")
-    (torch / "cuda.py").write_text("import os\nPID = os.getpid()\ndef _is_in_bad_fork(): return os.getpid() != PID")
+    (torch / "__init__.py").write_text(
+        f"from torch import cuda\ndef set_num_threads(_): open({str(forked)!r}, 'w').close()"
+    )
+    (torch / "cuda.py").write_text(f"def is_available(): return {gpu}\ndef _is_in_bad_fork(): return True")
     monkeypatch.setenv("PYTHONPATH", modules)
     process = start(server, tmp_path, {"uri": (tmp_path / "store").as_uri()})
     assert process.join()
     process.read()
     assert process.report is not None, (tmp_path / "log").read_text()
     assert (process.exit_code, process.report.reason) == (65, "KeyMismatch")
+    assert forked.exists() is not gpu, "what runs in a forked process has torch already"
     process.close()
 
 

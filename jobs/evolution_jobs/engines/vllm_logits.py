@@ -47,7 +47,8 @@ def close_at(parameters: SamplingParams) -> int | None:
 
 def processor(config: VllmConfig) -> str:
     """The processor for the model runner that vLLM will use, as `<module>:<class>`."""
-    newer = getattr(config, "use_v2_model_runner", False)
+    # Where the newer runner takes no processors, vLLM takes the older one as soon as it is given one.
+    newer = NewLogitsProcessor is not object and getattr(config, "use_v2_model_runner", False)
     return f"{__name__}:{(ForNewerRunner if newer else ForOlderRunner).__name__}"
 
 

@@ -41,8 +41,9 @@ REGROUPED = 4
 class TransformersEngine:
     """An `Engine` over one model: rows leave the batch as they end, others take their place, prefixes are computed once.
 
-    `generate` of transformers keeps a row until the last row of the batch has ended, and then drops the states. So the
-    loop is our own and the forward pass is the library's. bench/generation.py measures what that saves.
+    `generate` of transformers keeps a row until the last row of the batch has ended, and then drops the states. Its
+    continuous batching has no repetition penalty. So the loop is our own and the forward pass is the library's.
+    bench/generation.py measures what that saves.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_budget: int) -> None:

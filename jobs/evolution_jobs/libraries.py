@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 DEFAULTS = {
@@ -30,3 +31,5 @@ def set_library_defaults() -> None:
     """Set the defaults. Must come before the first import of torch, which reads them then."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # peft imports it for every adapter, and it warns of kernels that only a quantised model would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

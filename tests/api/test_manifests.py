@@ -203,7 +203,7 @@ def test_fields_that_decide_no_result_may_change(runs: Runs) -> None:
 
 def test_kubectl_explains_and_lists(control_plane: ControlPlane, runs: Runs) -> None:
     explained = control_plane.kubectl("explain", "evolutionrun.spec.dpo")
-    assert "How strongly the policy is kept close to its reference M(t-1)." in explained
+    assert "How strongly the policy is kept close to its reference." in explained
     assert "Number of" not in control_plane.kubectl("explain", "evo.spec")
     assert "Digest of everything that decides the result" in control_plane.kubectl("explain", "evo.status.stages.key")
     runs.create("listed")

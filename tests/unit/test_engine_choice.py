@@ -118,6 +118,13 @@ def test_the_length_is_what_the_settings_need_and_the_model_has(settings, positi
     assert arguments.model_length(settings, positions) == expected
 
 
+def test_the_length_covers_rows_made_ahead():
+    """The quickstart's reflection has longer prompts than its generation."""
+    generation = GenerationSettings(max_prompt_tokens=224, max_new_tokens=32)
+    reflection = ReflectionSettings(max_prompt_tokens=416, max_new_tokens=32, max_profile_tokens=64)
+    assert arguments.model_length(generation, 4096, [reflection]) == 481
+
+
 def request(penalty):
     return Request("a", [], Sampling(0.9, 0.8, 50, penalty), seed=2**63 - 1, max_new_tokens=7, max_prompt_tokens=9)
 

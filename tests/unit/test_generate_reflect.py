@@ -7,6 +7,7 @@ import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Context, Pair, Reject, Response, Turn
 from evolution_jobs.stages import generate, reflect
+from evolution_jobs.stages.chunks import chunks
 
 from tests.support.stages.workspace import LocalWorkspace
 
@@ -207,7 +208,7 @@ def test_no_pair_at_all_says_why_and_what_to_change(reflecting):
 
 def test_the_human_answer_needs_no_engine(reflecting, monkeypatch):
     workspace = reflecting(settings={"source": "human", "maxLengthRatio": 1})
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     result = reflect.run(workspace)
     pairs, rejects = pairs_of(result)
     assert {pair.chosen for pair in pairs} == {SPOKEN[3], SPOKEN[5], SPOKEN[7]}
@@ -271,7 +272,7 @@ def test_stopped_between_batches_it_goes_on_without_doing_anything_twice(reflect
 def test_merging_finished_rows_loads_no_engine(reflecting, monkeypatch):
     result = reflect.run(reflecting(name="done"))
     again = reflecting(name="done")
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     assert reflect.run(again).counts == result.counts
 
 
@@ -378,7 +379,7 @@ def ahead(tmp_path, monkeypatch):
 
     def make(answer=None, name="both", settings=None, reflection=None, **options):
         engine = ScriptedEngine(answer or (lambda request: DRAFTS[request.id] if first(request) else rewrite(request)))
-        monkeypatch.setattr(generate, "load_engine", lambda workspace, settings: engine)
+        monkeypatch.setattr(generate, "load_engine", lambda *_, **__: engine)
         inputs = {"contexts": write(tmp_path / "contexts.jsonl", CONTEXTS)}
         workspace = LocalWorkspace(
             tmp_path / name, "generate", settings or {}, inputs=inputs, ahead=reflection or {}, **options
@@ -409,7 +410,7 @@ def test_reflect_finds_its_rows_and_loads_no_engine(ahead, reflecting, monkeypat
     alone = reflect.run(reflecting(name="alone", settings={"source": source}))
     made = generate.run(ahead(reflection={"source": source}))
     assert made.counts["ahead"] == 9
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     found = reflected(tmp_path, made.outputs["responses"], "both/ahead", {"source": source})
     for output in alone.outputs:
         assert found.outputs[output].read_bytes() == alone.outputs[output].read_bytes()
@@ -433,7 +434,7 @@ def test_stopped_at_any_time_generate_and_reflect_end_with_the_same_pairs(
     assert done == sorted(done)
     assert done[-1:] == ([9] if len(durable) < 9 else [])
     assert made.counts["ahead"] == 9
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     found = reflected(tmp_path, made.outputs["responses"], "both/ahead")
     assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
 
@@ -455,7 +456,7 @@ def test_an_answer_whose_row_ahead_is_there_is_not_rewritten_again(ahead, monkey
 def test_answers_that_are_all_there_are_left_to_reflect(ahead, monkeypatch):
     workspace = ahead()
     workspace.rows.append({"id": id_, "text": DRAFTS[id_], "finish": "stop", "tokens": 5} for id_ in IDS)
-    monkeypatch.setattr(generate, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(generate, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     assert generate.run(workspace).counts["ahead"] == 0
 
 
@@ -485,13 +486,55 @@ def test_rows_of_another_answer_are_not_used(ahead, reflecting, tmp_path):
 
 
 def test_a_batch_must_fit_both_stages(ahead, monkeypatch):
-    workspace = ahead(settings={"tokenBudget": 4096}, reflection={"tokenBudget": 512})
-    budgets = []
-    monkeypatch.setattr(
-        generate, "load_engine", lambda _, settings: budgets.append(settings.token_budget) or workspace.engine
-    )
+    workspace = ahead(settings={"tokenBudget": 4096}, reflection={"tokenBudget": 512, "maxPromptTokens": 900})
+    asked = []
+
+    def load(_workspace, settings, others):
+        asked.append((settings.token_budget, [each.max_prompt_tokens for each in others]))
+        return workspace.engine
+
+    monkeypatch.setattr(generate, "load_engine", load)
     generate.run(workspace)
-    assert budgets == [512]
+    assert asked == [(512, [900])]
+
+
+class StoppingEngine(ScriptedEngine):
+    """vLLM looks at a stop request itself, between two steps: here after some responses of a part."""
+
+    def __init__(self, answer, responses):
+        super().__init__(answer)
+        self._left = responses
+
+    def batches(self, requests):
+        yield list(requests)
+
+    def generate(self, requests, follow=None):
+        responses = super().generate(requests, follow)
+        while self._left:
+            self._left -= 1
+            yield next(responses)
+        raise Terminated
+
+
+@pytest.mark.parametrize(("responses", "durable"), [(0, 0), (2, 0), (3, 1), (5, 1), (7, 2)])
+def test_what_has_ended_is_saved_where_the_engine_stops(ahead, monkeypatch, responses, durable):
+    workspace = ahead()
+    engine = StoppingEngine(workspace.engine.answer, responses)
+    monkeypatch.setattr(generate, "load_engine", lambda *_, **__: engine)
+    with pytest.raises(Terminated):
+        generate.run(workspace)
+    assert len(workspace.rows.finished()) == len(workspace.rows_ahead.finished()) == durable
+
+
+def test_a_chunk_that_is_not_full_is_saved_where_the_engine_stops():
+    def rows():
+        yield from range(5)
+        raise Terminated
+
+    saved = []
+    with pytest.raises(Terminated):
+        saved.extend(chunks(rows(), 2))
+    assert saved == [[0, 1], [2, 3], [4]]
 
 
 @pytest.mark.parametrize(("generating", "reflecting_"), [(1, 1), (3, 2)])
@@ -499,7 +542,7 @@ def test_shards_make_the_rows_ahead_together(ahead, reflecting, tmp_path, monkey
     whole = reflect.run(reflecting(name="alone"))
     ends = [generate.run(ahead(shard=(index, generating))) for index in range(generating)]
     assert ends[-1].counts["ahead"] == 9
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     found = reflected(tmp_path, ends[-1].outputs["responses"], "both/ahead")
     assert found.outputs["pairs"].read_bytes() == whole.outputs["pairs"].read_bytes()
     assert without_ahead(found.counts) == whole.counts
@@ -526,7 +569,7 @@ def test_rows_made_ahead_on_the_real_model_are_those_of_separate_stages(tmp_path
     together = answered("both", ahead=reflection)
     assert together.outputs["responses"].read_bytes() == separate.outputs["responses"].read_bytes()
     assert together.counts == {**separate.counts, "ahead": 3}
-    monkeypatch.setattr(reflect, "load_engine", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
     found = paired("both/ahead", together)
     for output in expected.outputs:
         assert found.outputs[output].read_bytes() == expected.outputs[output].read_bytes()

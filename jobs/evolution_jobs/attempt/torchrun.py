@@ -25,6 +25,7 @@ from ..contract.errors import RANK_LOST, PermanentError, Terminated, TransientEr
 from ..contract.stage import RankLayout, StageSpec
 from ..contract.variables import GPUS_VARIABLE, MASTER_ADDRESS_VARIABLE, MASTER_PORT_VARIABLE
 from ..contract.workspace import Result
+from ..redaction import words_of
 from .rank_failures import RankReport, failure
 from .workspace import StoredWorkspace
 
@@ -94,7 +95,7 @@ def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
     file = directory / "task.json"
     file.write_text(task.model_dump_json(by_alias=True, exclude_none=True), "utf-8")
     kills = oom_kills()
-    codes, asked = _torchrun(layout, node, [str(file)], directory / "logs", task.attempt)
+    codes, asked = _torchrun(layout, node, [str(file)], directory / "logs", task.attempt, workspace.check_stop)
     if task.corrupt.exists():
         workspace.checkpoints.corrupt += int(task.corrupt.read_text())
     if task.result.exists():
@@ -158,9 +159,10 @@ def _check_gpus(spec: StageSpec) -> None:
 
 
 def _torchrun(
-    layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str
+    layout: RankLayout, node: int, arguments: list[str], logs: Path, run_id: str, check_stop: Callable[[], None]
 ) -> tuple[dict[int, int], bool]:
-    """Start the ranks of this node and wait for their end. A signal to this process goes to all of them.
+    """Start the ranks of this node and wait for their end. A signal to this process goes to all of them, one that came
+    before makes `check_stop` raise.
 
     Returns the exit code of each that has failed, and whether this process was asked to stop meanwhile.
     """
@@ -173,6 +175,7 @@ def _torchrun(
     config = _config(layout, node, logs, run_id)
     try:
         with _as_it_was(environment(layout, os.environ, allowed_cores())):
+            check_stop()
             elastic_launch(config, sys.executable)("-P", "-m", "evolution_jobs.rank", *arguments)
     except ChildFailedError as error:
         return {rank: failed.exitcode for rank, failed in error.failures.items()}, False
@@ -180,6 +183,8 @@ def _torchrun(
         first = node * layout.processes
         return dict.fromkeys(range(first, first + layout.processes), -int(error.sigval)), True
     except (RuntimeError, RendezvousError) as error:
+        if layout.nodes == 1:
+            raise TransientError("RanksMissing", f"torchrun did not start the processes: {words_of(error)}") from error
         raise TransientError(
             "RanksMissing",
             f"{layout.nodes} node(s) did not find each other at {config.rdzv_endpoint} within {PATIENCE} s: all Pods must "
@@ -189,24 +194,21 @@ def _torchrun(
 
 
 def _config(layout: RankLayout, node: int, logs: Path, run_id: str) -> LaunchConfig:
+    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
+    visible = torch.cuda.device_count()
+    if 0 < visible < layout.processes:
+        raise PermanentError(
+            "GpuMissing",
+            f"processes is {layout.processes} and this node shows {visible} GPU(s): each process needs one, so give it "
+            "more (CUDA_VISIBLE_DEVICES), or lower processes",
+        )
     # The first node listens on all its addresses, and its name may not be known yet.
     address = _address() if node else LOOPBACK
-    alone: dict[str, Any] = {
-        "run_id": run_id,
-        "rdzv_backend": "c10d",
-        "rdzv_endpoint": f"{LOOPBACK}:0",
-        "rdzv_configs": {"timeout": PATIENCE},
-        "local_addr": LOOPBACK,
-    }
-    together: dict[str, Any] = {
-        "run_id": "ranks",
-        "rdzv_backend": "static",
-        "rdzv_endpoint": f"{address}:{_port()}",
-        "rdzv_configs": {"rank": node, "timeout": PATIENCE},
-    }
+    alone: dict[str, Any] = {"run_id": run_id, "rdzv_endpoint": f"{LOOPBACK}:{_free_port()}", "local_addr": LOOPBACK}
+    together: dict[str, Any] = {"run_id": "ranks", "rdzv_endpoint": f"{address}:{_port()}"}
     return LaunchConfig(
         min_nodes=layout.nodes,
         max_nodes=layout.nodes,
@@ -214,8 +216,11 @@ def _config(layout: RankLayout, node: int, logs: Path, run_id: str) -> LaunchCon
         # The planner retries, from the newest checkpoint.
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
+        # torchrun's dynamic backends unpickle what any process can write into their store.
+        rdzv_backend="static",
+        rdzv_configs={"rank": node, "timeout": PATIENCE},
         # Every rank has one GPU, which it sees as the first.
-        virtual_local_rank=True,
+        virtual_local_rank=visible > 0,
         # Ranks that are asked to stop end once they have saved; whoever asked ends this process if it takes too long.
         shutdown_timeout=24 * 3600,
         signals_to_handle="SIGTERM,SIGINT",
@@ -243,6 +248,13 @@ def _as_it_was(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _address() -> str:
     return os.environ.get(MASTER_ADDRESS_VARIABLE, LOOPBACK)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _port() -> int:

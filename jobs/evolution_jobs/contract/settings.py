@@ -68,9 +68,9 @@ class TrainingSettings(Document):
     epochs: Annotated[float, Field(gt=0, le=100)] = 1
     """Passes over the training rows."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Rows per device and forward pass."""
+    """Rows of a forward pass. On a CPU a pass has one row; packed passes on a GPU may have more where that takes no more memory."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Forward passes per optimiser step."""
+    """Passes of `batchSize` rows per optimiser step, over all processes: a step has batchSize x gradientAccumulation rows however they are computed."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Share of the steps over which the learning rate rises from 0."""
     scheduler: Literal["linear", "cosine", "constant"] = "cosine"
@@ -109,7 +109,7 @@ class DpoSettings(TrainingSettings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-6
     """Peak learning rate of AdamW."""
     beta: Annotated[float, Field(gt=0, le=10)] = 0.1
-    """How strongly the policy is kept close to its reference M(t-1)."""
+    """How strongly the policy is kept close to its reference."""
     sft_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight (gamma) of the SFT loss on the chosen answer."""
     reference: ReferenceModel = "previous"

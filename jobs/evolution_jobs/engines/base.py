@@ -65,7 +65,7 @@ class Engine(Protocol):
     """The longest passage in tokens; None if there is no limit."""
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """The requests in parts that are best sampled together. A stage makes its rows durable at the end of a part."""
+        """The requests in parts that are best sampled together. A stage makes rows durable within a part and at its end."""
         ...
 
     def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:

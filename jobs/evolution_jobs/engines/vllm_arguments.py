@@ -68,10 +68,10 @@ def longest_needed(settings: SamplingSettings) -> int:
     return settings.max_prompt_tokens + max(settings.max_new_tokens, profile)
 
 
-def model_length(settings: SamplingSettings, positions: int | None) -> int:
-    """`max_model_len` for a model with so many positions (None: no limit): what the settings need, and no more."""
+def model_length(settings: SamplingSettings, positions: int | None, others: Sequence[SamplingSettings] = ()) -> int:
+    """`max_model_len` for a model with so many positions (None: no limit): what all settings need, and no more."""
     # One more than needed: to score a passage, vLLM wants to sample a token after it.
-    limits = (longest_needed(settings) + 1, positions, settings.vllm.max_model_length)
+    limits = (max(map(longest_needed, (settings, *others))) + 1, positions, settings.vllm.max_model_length)
     return min(limit for limit in limits if limit is not None)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
 
 PART = 128
-"""Rows that a stage makes durable together."""
+"""Rows of a part. A stage makes a quarter of them durable at a time."""
 
 
 class VllmEngine:
@@ -57,10 +57,11 @@ class VllmEngine:
         block: str,
         *,
         scores: bool,
+        others: Sequence[SamplingSettings] = (),
         check_stop: Callable[[], None] = lambda: None,
     ) -> VllmEngine:
         """An engine over a model directory or reference with its adapter. Raises as `vllm_load.load` does."""
-        return cls(load(reference, adapter, settings, block, scores=scores), block, check_stop)
+        return cls(load(reference, adapter, settings, block, scores=scores, others=others), block, check_stop)
 
     def batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Requests by part, in their order: those of one dialogue follow each other and share its history's states."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,10 +43,16 @@ class Loaded(NamedTuple):
 
 
 def load(
-    reference: Path | str, adapter: Path | None, settings: SamplingSettings, block: str, *, scores: bool
+    reference: Path | str,
+    adapter: Path | None,
+    settings: SamplingSettings,
+    block: str,
+    *,
+    scores: bool,
+    others: Sequence[SamplingSettings] = (),
 ) -> Loaded:
     """A model directory or reference with its adapter. `scores`: whether it will be asked for likelihoods; `block` is the
-    stage's block of the run file, for messages.
+    stage's block of the run file, for messages. Sequences may be as long as `settings` or any of `others` allow.
 
     Raises what `models.load` raises, PermanentError (`EngineUnsupported`) if vLLM cannot run this model or adapter
     here, and TransientError (`OutOfMemory`, `EngineFailed`).
@@ -65,7 +72,7 @@ def load(
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise unloadable(location, "config", error) from error
-    length = model_length(settings, longest(config.to_dict()))
+    length = model_length(settings, longest(config.to_dict()), others)
     arguments = engine_arguments(
         location,
         settings,

@@ -12,7 +12,8 @@ from typing import Any, get_args
 from ..contract.errors import PermanentError
 from ..contract.locations import Quantization
 
-MARK = "quantization.json"
+MARK = "evolution-quantization.json"
+"""No file that a model ships has this name."""
 
 
 def mark(directory: Path, quantization: Quantization, reference: str | None) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
+from ..contract.settings import ReflectionSettings
 from ..contract.stage import Ahead
 from ..contract.workspace import Rows, Workspace
 from ..engines.base import Request
@@ -43,9 +44,9 @@ class RewritesAhead:
         return cls(asked, rows, contexts) if asked is not None and rows is not None else None
 
     @property
-    def token_budget(self) -> int:
-        """The reflect stage's limit of a batch."""
-        return self._asked.settings.token_budget
+    def settings(self) -> ReflectionSettings:
+        """The reflect stage's settings."""
+        return self._asked.settings
 
     def count(self, answers: Iterable[Response]) -> int:
         """How many of the answers have a durable row ahead, made by this process or any other."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from ..contract.errors import PermanentError, Terminated
+
 T = TypeVar("T")
 
 
@@ -14,12 +16,17 @@ def chunk_size(part: int) -> int:
 
 
 def chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The rows in lists of `size`, each as soon as it is full; the last one may be shorter."""
+    """The rows in lists of `size`, each as soon as it is full; the last one, and one before an error, may be shorter."""
     chunk: list[T] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except (Terminated, PermanentError):  # an engine may stop, or find a fault, between rows
+        if chunk:
             yield chunk
-            chunk = []
+        raise
     if chunk:
         yield chunk

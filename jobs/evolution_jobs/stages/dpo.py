@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Pair
-from ..contract.settings import DpoSettings
+from ..contract.settings import DpoSettings, ReferenceModel
 from ..contract.workspace import Result, Workspace
 from ..models.load import load_model, load_tokenizer, placement
 from ..models.positions import longest, require_positions
@@ -86,24 +86,24 @@ def run(workspace: Workspace) -> Result:
 class _Reference(NamedTuple):
     """The model that the policy is kept close to."""
 
-    kind: str
+    kind: ReferenceModel
+    name: str
+    """M0, M1, ..., or the base model."""
     tensors: Tensors
     digest: str | None
     """Of the adapter's file; None for the base model."""
 
     @property
     def note(self) -> str:
-        if self.digest is None:
-            return "the reference model was the base model"
-        names = {"previous": "M(t-1)", "sft": "M0"}
-        return f"the reference model was {names[self.kind]}, adapter {self.digest[:12]}"
+        return f"the reference was {self.name}" + (f", adapter {self.digest[:12]}" if self.digest else "")
 
 
 def _reference(workspace: Workspace, settings: DpoSettings) -> _Reference:
     file = workspace.input("reference" if settings.reference == "sft" else "adapter") / WEIGHTS
     if settings.reference == "base":
-        return _Reference("base", without_effect(load_file(file)), None)
-    return _Reference(settings.reference, load_file(file), file_sha256(file))
+        return _Reference("base", "the base model", without_effect(load_file(file)), None)
+    before = 0 if settings.reference == "sft" else (workspace.spec.iteration or 1) - 1
+    return _Reference(settings.reference, f"M{before}", load_file(file), file_sha256(file))
 
 
 def _metrics(trainer: PreferenceTrainer) -> dict[str, float]:

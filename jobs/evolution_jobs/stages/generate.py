@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..contract.errors import PermanentError
+from ..contract.errors import PermanentError, Terminated
 from ..contract.rows import Context, Response
 from ..contract.settings import GenerationSettings
 from ..contract.workspace import Result, Workspace, shard_of
@@ -70,8 +70,8 @@ def _answer(
 ) -> None:
     """Answer the contexts that have no answer, and rewrite these answers ahead."""
     if ahead:  # a batch must fit both stages
-        settings = settings.model_copy(update={"token_budget": min(settings.token_budget, ahead.token_budget)})
-    engine = load_engine(workspace, settings)
+        settings = settings.model_copy(update={"token_budget": min(settings.token_budget, ahead.settings.token_budget)})
+    engine = load_engine(workspace, settings, others=[ahead.settings] if ahead else [])
     if ahead:
         ahead.engine = engine.name
     try:
@@ -102,25 +102,32 @@ def _sample(
     ended, durable = 0, len(own) - len(requests)
     fresh: list[Response] = []
 
-    def keep(least: int) -> None:
+    def save() -> None:
         nonlocal fresh
+        if ahead:
+            ahead.keep()
+        workspace.rows.append({**dict(answer), "engine": engine.name} for answer in fresh)
+        fresh = []
+
+    def keep(least: int) -> None:
         workspace.progress(durable + (len(answered) + ended) // 2, len(own), "rows")
-        if fresh and (len(fresh) >= least or workspace.stopping):
-            if ahead:
-                ahead.keep()
-            workspace.rows.append({**dict(answer), "engine": engine.name} for answer in fresh)
-            fresh = []
+        if len(fresh) >= least or workspace.stopping:
+            save()
             workspace.check_stop()
 
     keep(1)
-    for part in engine.batches(requests):
-        for response in engine.generate(part, ahead.follow if ahead else None):
-            answered.add(response.id)
-            done = ahead.ended() if ahead else [response]
-            fresh += done
-            ended += len(done)
-            keep(chunk_size(len(part)))
-        keep(1)
+    try:
+        for part in engine.batches(requests):
+            for response in engine.generate(part, ahead.follow if ahead else None):
+                answered.add(response.id)
+                done = ahead.ended() if ahead else [response]
+                fresh += done
+                ended += len(done)
+                keep(chunk_size(len(part)))
+            keep(1)
+    except (Terminated, PermanentError):  # an engine may stop, or find a fault, within a part
+        save()
+        raise
 
 
 def _request(context: Context, settings: GenerationSettings, seed: int) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,11 @@ def adapter(workspace: Workspace) -> Path | None:
     return workspace.input("adapter") if workspace.has_input("adapter") else None
 
 
-def load_engine(workspace: Workspace, settings: SamplingSettings, *, scores: bool = False) -> Engine:
-    """An engine over the base model and the adapter; `scores` if it will be asked for likelihoods.
+def load_engine(
+    workspace: Workspace, settings: SamplingSettings, *, scores: bool = False, others: Sequence[SamplingSettings] = ()
+) -> Engine:
+    """An engine over the base model and the adapter; `scores` if it will be asked for likelihoods. Requests may be as long
+    as `settings` or any of `others` allow.
 
     Raises as `models.load`, `VllmEngine.load` and `choose` do.
     """
@@ -56,7 +59,7 @@ def load_engine(workspace: Workspace, settings: SamplingSettings, *, scores: boo
     if engine == "vllm":
         from ..engines.vllm_engine import VllmEngine
 
-        return VllmEngine.load(*model, settings, block, scores=scores, check_stop=workspace.check_stop)
+        return VllmEngine.load(*model, settings, block, scores=scores, others=others, check_stop=workspace.check_stop)
     from ..engines.transformers_engine import TransformersEngine
 
     return TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)

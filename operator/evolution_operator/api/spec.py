@@ -179,6 +179,16 @@ class EvolutionRunSpec(Document):
             "!has(self.baseModel.quantization) || (self.sft.sharding == 'none' && self.dpo.sharding == 'none')",
             lambda spec: spec.base_model.quantization is None or {spec.sft.sharding, spec.dpo.sharding} == {"none"},
         ),
+        Rule(
+            "baseModel",
+            "quantization cannot be combined with engine: vllm; set engine: transformers or auto",
+            "!has(self.baseModel.quantization) || (self.generation.engine != 'vllm' && self.reflection.engine != 'vllm' "
+            "&& self.evaluation.engine != 'vllm')",
+            lambda spec: (
+                spec.base_model.quantization is None
+                or "vllm" not in {spec.generation.engine, spec.reflection.engine, spec.evaluation.engine}
+            ),
+        ),
     )
 
     iterations: Annotated[int, Field(ge=0, le=100)] = 2

@@ -95,7 +95,9 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
 def _stage_image(spec: EvolutionRunSpec, kind: str, settings: Settings) -> str:
     """The image of a kind of stage whose run sets none."""
     block = getattr(spec, BLOCKS[kind])
-    samples = isinstance(block, SamplingSettings) and block.engine != "transformers"
+    # vLLM does not run a model that is quantised as it is loaded.
+    unquantised = spec.base_model.quantization is None
+    samples = isinstance(block, SamplingSettings) and block.engine != "transformers" and unquantised
     return settings.vllm_image if samples and settings.vllm_image else settings.stage_image
 
 

@@ -181,6 +181,16 @@ def test_4_bits_exclude_sharding():
     ]
 
 
+@pytest.mark.parametrize("block", ["generation", "reflection", "evaluation"])
+def test_4_bits_exclude_vllm(block):
+    document = changed(("spec", block), {"engine": "vllm"})
+    assert found(document) == []
+    document["spec"]["baseModel"]["quantization"] = "nf4"
+    assert found(document) == [
+        "spec.baseModel: quantization cannot be combined with engine: vllm; set engine: transformers or auto"
+    ]
+
+
 @pytest.mark.parametrize(("path", "value", "expected"), WRONG)
 def test_each_fault_has_its_path_and_says_what_to_do(path, value, expected):
     assert found(changed(path, value)) == ([expected] if expected else [])

@@ -6,10 +6,8 @@ finished rows, and neither loads the model nor computes a history again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 
-from ..contract.errors import PermanentError
 from ..contract.rows import Context, Response
 from ..contract.settings import ReflectionSettings
 from ..contract.stage import Ahead
@@ -17,8 +15,6 @@ from ..contract.workspace import Rows, Workspace
 from ..engines.base import Request
 from .outcomes import Outcome, decide_without_model, outcome, outcome_id
 from .rewriting import Candidate, Rewriter
-
-log = logging.getLogger(__name__)
 
 
 class RewritesAhead:
@@ -82,11 +78,12 @@ class RewritesAhead:
         self._rows.append(self._outcomes)
         self._outcomes = []
 
-    def leave(self, error: PermanentError) -> list[Response]:
-        """Give up after a fault of the reflect stage, which meets it again and reports it as its own.
+    @property
+    def stage(self) -> str:
+        """The reflect stage's id."""
+        return self._asked.stage
 
-        Returns the answers whose rewrites had not ended.
-        """
-        log.warning("%s is left to its own stage: %s: %s", self._asked.stage, error.reason, error)
+    def leave(self) -> list[Response]:
+        """Give up, and leave all other rows to the reflect stage. Returns the answers whose rewrites had not ended."""
         self.keep()
         return [*self._ended, *(each.rejected for each in self._candidates.values())]

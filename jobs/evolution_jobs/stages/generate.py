@@ -5,6 +5,7 @@ With `spec.ahead`, it also makes the rows of the reflect stage that reads its an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from .models import engines_of, load_engine, mixed
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
+
+log = logging.getLogger(__name__)
 
 
 def run(workspace: Workspace) -> Result | None:
@@ -79,9 +82,10 @@ def _answer(
     except PermanentError as error:
         if ahead is None:
             raise
-        # If the fault is generate's own, it comes again.
-        workspace.rows.append({**dict(answer), "engine": engine.name} for answer in ahead.leave(error))
+        workspace.rows.append({**dict(answer), "engine": engine.name} for answer in ahead.leave())
+        # If the fault is generate's own, it comes again. Else reflect meets it again, and reports it as its own.
         _sample(workspace, settings, engine, own, None)
+        log.warning("the rows of %s are left to that stage: %s: %s", ahead.stage, error.reason, error)
 
 
 def _sample(

@@ -102,12 +102,12 @@ def test_generate_and_reflect(prepared, shared, tmp_path):
     assert reflected.details == {"engines": {shared.name: asked}}
 
 
-def test_a_killed_generate_loses_at_most_a_part(prepared, shared):
+def test_a_killed_generate_loses_at_most_a_chunk_and_what_was_sampled(prepared, shared):
     root, inputs = prepared
     assert killed(root, "generate", inputs, signal.SIGKILL) == -signal.SIGKILL
     again = LocalWorkspace(root, "generate", SETTINGS, inputs=inputs)
     kept = again.rows.finished()
-    assert 4 <= len(kept) < len(CONTEXTS)
+    assert 0 < len(kept) < len(CONTEXTS)
     made = generate.run(again)
     said = {each.id: each.text for each in rows(made.outputs["responses"], Response)}
     assert {id_: said[id_] for id_ in kept} == {id_: row["text"] for id_, row in kept.items()}

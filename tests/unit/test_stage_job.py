@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from evolution_jobs.contract.stage import RankLayout, RunRef, StageSpec
+from evolution_jobs.contract.stage import BLOCKS, RankLayout, RunRef, StageSpec
 from evolution_operator.api.pod import PodSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.controller import labels
@@ -23,7 +23,6 @@ from evolution_operator.controller.settings import Settings, SettingsError, read
 from evolution_operator.planner.actions import Start
 from evolution_operator.planner.observed import Observed, Run
 from evolution_operator.planner.plan import plan
-from evolution_operator.planner.policies import BLOCKS
 
 from tests.support.cluster.objects import KEY, stage_start
 from tests.support.run_document import minimal_spec

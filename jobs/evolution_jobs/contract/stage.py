@@ -12,6 +12,16 @@ from .settings import ReflectionSettings, SettingsOfKind
 
 StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
 
+BLOCKS = {
+    "prepare": "prepare",
+    "sft": "sft",
+    "generate": "generation",
+    "reflect": "reflection",
+    "dpo": "dpo",
+    "evaluate": "evaluation",
+}
+"""Stage kind to the run's block that configures it."""
+
 SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
 """Kinds with rows that several shards can share."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.locations import Quantization
 from ..contract.settings import SamplingSettings
+from ..contract.stage import BLOCKS
 from ..contract.workspace import Workspace
 from ..models.marked import quantization_of
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from ..engines.base import Engine
 
 log = logging.getLogger(__name__)
-
-BLOCKS = {"generate": "generation", "reflect": "reflection", "evaluate": "evaluation"}
-"""By kind of stage: its block of the run file, for messages."""
 
 
 def base_model(workspace: Workspace) -> Path | str:

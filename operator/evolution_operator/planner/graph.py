@@ -11,10 +11,9 @@ from evolution_jobs.contract.settings import (
     ReflectionSettings,
     SftSettings,
 )
-from evolution_jobs.contract.stage import TRAINED, Node, RankLayout
+from evolution_jobs.contract.stage import BLOCKS, TRAINED, Node, RankLayout
 
 from ..api.spec import EvolutionRunSpec
-from .policies import BLOCKS
 
 
 def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:

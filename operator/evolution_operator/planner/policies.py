@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from evolution_jobs.contract.errors import MEMORY_LEVERS
+from evolution_jobs.contract.stage import BLOCKS
 
 from ..api.spec import CHAMPION_METRICS, EvolutionRunSpec, Retry
 from ..api.status import IterationMetrics
@@ -29,17 +30,6 @@ def backoff(failures: int, retry: Retry) -> timedelta:
         return timedelta(0)
     # The exponent is bounded because 2**100 seconds overflows a timedelta long before the cap is applied.
     return timedelta(seconds=min(retry.backoff_seconds * 2 ** min(failures - 1, 20), retry.max_backoff_seconds))
-
-
-BLOCKS = {
-    "prepare": "prepare",
-    "sft": "sft",
-    "generate": "generation",
-    "reflect": "reflection",
-    "dpo": "dpo",
-    "evaluate": "evaluation",
-}
-"""Stage kind to the spec's block that configures it."""
 
 
 def memory_limit(kind: str, given: bool = True) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import SamplingSettings
-from evolution_jobs.contract.stage import RankLayout
+from evolution_jobs.contract.stage import BLOCKS, RankLayout
 from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.volumes import PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
@@ -20,7 +20,6 @@ from kubernetes.utils.quantity import parse_quantity
 from ...api.pod import SCRATCH, SHARED_MEMORY, SPEC_DIRECTORY, TMP, PodSettings
 from ...api.spec import EvolutionRunSpec
 from ...planner.graph import ranks
-from ...planner.policies import BLOCKS
 from .. import labels
 from ..settings import Settings
 

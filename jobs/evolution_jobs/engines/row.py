@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,14 +65,11 @@ def kindred(rows: Iterable[Row]) -> list[Row]:
 
 def batched(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     """The rows in batches whose rows x longest room is at most `budget`; a row over the budget goes alone."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and max(each.room for each in (*batch, row)) * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    start = 0
+    while start < len(rows):
+        end = start + admitted([], islice(rows, start, None), budget)
+        yield list(rows[start:end])
+        start = end
 
 
 def admitted(rows: Sequence[Row], waiting: Iterable[Row], budget: int) -> int:

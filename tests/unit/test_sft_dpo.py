@@ -18,7 +18,7 @@ from evolution_jobs.contract.settings import DpoSettings, SftSettings
 from evolution_jobs.contract.workspace import Result
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.stages import dpo, sft
-from evolution_jobs.training import preference, supervised
+from evolution_jobs.training import passes, preference, supervised
 from evolution_jobs.training.encoding import IGNORED, ChatEncoder
 from evolution_jobs.training.forward import Layout
 from evolution_jobs.training.reference import REFERENCE, ReferenceGuard
@@ -373,7 +373,7 @@ class TestDpo:
         self, tmp_path: Path, dpo_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shared = run_dpo(tmp_path / "a", dpo_inputs)
-        monkeypatch.setattr(preference, "best_layout", lambda *_, **__: Layout())
+        monkeypatch.setattr(passes, "best_layout", lambda *_, **__: Layout())
         apart = run_dpo(tmp_path / "b", dpo_inputs)
         assert apart.details["sharedPrompts"] is False
         for name, value in weights(shared).items():

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from peft import set_peft_model_state_dict
-from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
 from ..contract.settings import DpoSettings
 from ..contract.workspace import Workspace
-from ..models.load import placement
 from .adapter import Tensors
 from .encoding import IGNORED, Preference
-from .forward import Layout, best_layout, spare_forward
+from .forward import Layout, spare_forward
+from .passes import arguments, layout_of
 from .reference import REFERENCE, ReferenceGuard
-from .schedule import rows_a_pass, training_order
-from .trainer import Resumable, arguments, whole_adapter
+from .schedule import training_order
+from .trainer import Resumable, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,18 +80,14 @@ def preference_trainer(
     """
     order = training_order([pair.tokens for pair in pairs], settings.epochs, settings.batch_size, seed)
     rows = {name: [getattr(pair, name) for pair in pairs] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
-    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
-    layout = best_layout(
-        base,
-        *_tried(pairs[:TRIED_PAIRS], placement(settings.precision)[0]),
-        pairs=True,
-        sharded=model if sharded else None,
-    )
+    tokens, padded = [pairs[row].tokens for row in order], [2 * pairs[row].length for row in order]
+    layout = layout_of(model, settings, workspace, *_tried(pairs[:TRIED_PAIRS]), pairs=True)
+    base = model.get_base_model()
     with whole_adapter(base):
         trainer = PreferenceTrainer(
             model=model,
             args=DPOConfig(
-                **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, pairs, order)),
+                **arguments(settings, seed, workspace.scratch, layout, packed=tokens, padded=padded),
                 beta=settings.beta,
                 loss_type=["sigmoid", "sft"],
                 loss_weights=[1.0, settings.sft_weight],
@@ -107,16 +101,8 @@ def preference_trainer(
         set_peft_model_state_dict(model, reference, adapter_name=REFERENCE)
     trainer.guard = ReferenceGuard(model, input_adapter, reference, settings.beta)
     trainer.add_callback(trainer.guard)
-    trainer.attach(workspace, [pairs[row].tokens for row in order])
+    trainer.attach(workspace, tokens)
     return trainer
-
-
-def _together(settings: DpoSettings, layout: Layout, pairs: Sequence[Preference], order: Sequence[int]) -> int:
-    """Pairs that a pass may hold."""
-    if not layout.packed:
-        return settings.batch_size
-    packed, padded = [pairs[row].tokens for row in order], [2 * pairs[row].length for row in order]
-    return rows_a_pass(packed, padded, settings.batch_size, settings.gradient_accumulation)
 
 
 def _sizes(inputs: Any) -> tuple[int, int]:
@@ -126,15 +112,11 @@ def _sizes(inputs: Any) -> tuple[int, int]:
     return pairs, int(mask[:pairs, 1:].sum())
 
 
-def _tried(pairs: Sequence[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ends of the prompts and the beginnings of the answers as token ids and labels, (2 x pairs, tokens)."""
-    ids, labels = [], []
-    for answers in ([pair.chosen_ids for pair in pairs], [pair.rejected_ids for pair in pairs]):
-        for pair, answer in zip(pairs, answers, strict=True):
-            prompt, answer = pair.prompt_ids[-TRIED_PROMPT:], answer[:TRIED_ANSWER]
-            ids.append(torch.tensor([*prompt, *answer]))
-            labels.append(torch.tensor([*[IGNORED] * len(prompt), *answer]))
-    return (
-        pad_sequence(ids, batch_first=True).to(device),
-        pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(device),
-    )
+def _tried(pairs: Sequence[Preference]) -> tuple[list[list[int]], list[list[int]]]:
+    """The ends of the prompts and the beginnings of the answers as token ids and labels, all chosen answers first."""
+    prompts = [pair.prompt_ids[-TRIED_PROMPT:] for pair in pairs] * 2
+    answers = [
+        ids[:TRIED_ANSWER] for ids in (*(pair.chosen_ids for pair in pairs), *(pair.rejected_ids for pair in pairs))
+    ]
+    rows = list(zip(prompts, answers, strict=True))
+    return [prompt + answer for prompt, answer in rows], [[IGNORED] * len(prompt) + answer for prompt, answer in rows]

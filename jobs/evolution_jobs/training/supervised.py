@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..contract.settings import SftSettings
 from ..contract.workspace import Workspace
-from ..models.load import placement
 from .adapter import Tensors, adapter_tensors
-from .encoding import IGNORED, Example
-from .forward import Layout, best_layout, spare_forward
-from .schedule import Validations, evaluation_interval, optimiser_steps, rows_a_pass, training_order
-from .trainer import Resumable, arguments, whole_adapter
+from .encoding import Example
+from .forward import Layout, spare_forward
+from .passes import arguments, layout_of
+from .schedule import Validations, evaluation_interval, optimiser_steps, training_order
+from .trainer import Resumable, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -129,18 +127,14 @@ def supervised_trainer(
 ) -> SupervisedTrainer:
     """A trainer that is ready to `resume`. Neither list of examples is empty."""
     order = training_order([example.tokens for example in train], settings.epochs, settings.batch_size, seed)
-    base, sharded = model.get_base_model(), workspace.spec.ranks.sharded
-    layout = best_layout(
-        base,
-        *_tried(train[:TRIED_ROWS], placement(settings.precision)[0]),
-        pairs=False,
-        sharded=model if sharded else None,
-    )
+    tokens = [train[row].tokens for row in order]
+    layout = layout_of(model, settings, workspace, *_tried(train[:TRIED_ROWS]), pairs=False)
+    base = model.get_base_model()
     with whole_adapter(base):
         trainer = SupervisedTrainer(
             model=model,
             args=SFTConfig(
-                **arguments(settings, len(order), seed, workspace.scratch, _together(settings, layout, train, order)),
+                **arguments(settings, seed, workspace.scratch, layout, packed=tokens, padded=tokens),
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=_dataset(train).select(order),
@@ -153,16 +147,8 @@ def supervised_trainer(
     trainer.interval = evaluation_interval(steps, settings.epochs, settings.evaluations_per_epoch)
     trainer.patience = settings.early_stopping_patience
     trainer.add_callback(_Validation(trainer))
-    trainer.attach(workspace, [train[row].tokens for row in order])
+    trainer.attach(workspace, tokens)
     return trainer
-
-
-def _together(settings: SftSettings, layout: Layout, train: Sequence[Example], order: Sequence[int]) -> int:
-    """Sequences that a pass may hold."""
-    if not layout.packed:
-        return settings.batch_size
-    tokens = [train[row].tokens for row in order]
-    return rows_a_pass(tokens, tokens, settings.batch_size, settings.gradient_accumulation)
 
 
 def _dataset(examples: Sequence[Example]) -> Dataset:
@@ -171,11 +157,9 @@ def _dataset(examples: Sequence[Example]) -> Dataset:
     )
 
 
-def _tried(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The ends of the sequences, which are learnt, as token ids and labels, (sequences, tokens)."""
-    ids = [torch.tensor(example.input_ids[-TRIED_TOKENS:]) for example in examples]
-    labels = [torch.tensor(example.labels[-TRIED_TOKENS:]) for example in examples]
+def _tried(examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
+    """The ends of the sequences, which are learnt, as token ids and labels."""
     return (
-        pad_sequence(ids, batch_first=True).to(device),
-        pad_sequence(labels, batch_first=True, padding_value=IGNORED).to(device),
+        [example.input_ids[-TRIED_TOKENS:] for example in examples],
+        [example.labels[-TRIED_TOKENS:] for example in examples],
     )

@@ -1,4 +1,4 @@
-"""What SFT and DPO share around trl's trainers: arguments, checkpoints, progress, stopping."""
+"""What SFT and DPO share around trl's trainers: checkpoints, progress, stopping."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import torch
 import transformers
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..contract.errors import PermanentError, Terminated
-from ..contract.settings import DpoSettings, SftSettings
 from ..contract.workspace import Workspace
-from ..models.load import placement
 from .adapter import Tensors
 from .checkpoint import read_adapter, read_best, read_optimizer, write_checkpoint
 from .ranks import Ranks
-from .schedule import optimiser_steps, warmup_steps
 from .steps import SharesSteps
 
 if TYPE_CHECKING:
@@ -148,48 +144,6 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
                     "TrainingDiverged",
                     f"{name} is {logs[name]} at step {state.global_step} of {state.max_steps}: lower learningRate",
                 )
-
-
-def arguments(
-    settings: SftSettings | DpoSettings, rows: int, seed: int, scratch: Path, together: int | None = None
-) -> dict[str, Any]:
-    """Arguments of both SFTConfig and DPOConfig. `rows` counts all epochs: the trainer sees them as one.
-
-    `together` is how many rows of a step a pass may hold, `batch_size` by default.
-
-    An optimiser step takes batch_size x gradient_accumulation rows on any device and any number of ranks. A CPU takes
-    them one by one: batches make it no faster, need padding, and four 512-token rows of a model of 135M parameters hold
-    7 GiB of activations.
-    """
-    device, dtype = placement(settings.precision)
-    a_step = settings.batch_size * settings.gradient_accumulation
-    steps = optimiser_steps(rows, settings.batch_size, settings.gradient_accumulation)
-    batch = 1 if device.type == "cpu" else Ranks().share(a_step, together or settings.batch_size)
-    accumulation = a_step // batch
-    return {
-        "output_dir": str(scratch / "trainer"),
-        "num_train_epochs": 1,
-        "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch,
-        "gradient_accumulation_steps": accumulation,
-        "optim": "adamw_torch",
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler,
-        "warmup_steps": warmup_steps(settings.warmup_ratio, steps),
-        "max_length": None,
-        "seed": seed,
-        "use_cpu": device.type == "cpu",
-        "bf16": dtype == torch.bfloat16,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "dataloader_pin_memory": device.type != "cpu",
-        "save_strategy": "steps",
-        "save_steps": settings.checkpoint_steps,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "disable_tqdm": True,
-    }
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """`python -m evolution_jobs.rank TASK`: one of several processes that train together; torchrun starts it.
 
 The first rank writes progress, checkpoints and the result. The others compute and are silent; only a failure is told,
-in the log and to the process that has started torchrun (`attempt.torchrun`).
+in the log and to the process that has started torchrun (`attempt.in_ranks`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from .attempt.failures import failure_report
+from .attempt.in_ranks import RESULT, RankTask
 from .attempt.rank_failures import RankReport
 from .attempt.stop import StopRequest, stop_on_signals
-from .attempt.torchrun import RESULT, RankTask
 from .attempt.workspace import StoredWorkspace
 from .libraries import set_library_defaults
 from .redaction import redact_output

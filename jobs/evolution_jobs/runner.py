@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping
 from .attempt.claim import claimed
 from .attempt.conclusion import conclude
 from .attempt.failures import failure_report
+from .attempt.in_ranks import in_ranks
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
 from .attempt.publication import publish_result
 from .attempt.report import write_report
 from .attempt.scratch import scratch_directory
 from .attempt.shard import node, on_this_shard
 from .attempt.stop import StopRequest, stop_on_signals
-from .attempt.torchrun import first_node_waits, in_ranks
+from .attempt.torchrun import first_node_waits
 from .attempt.workspace import StoredWorkspace, say_waiting
 from .contract.errors import PermanentError
 from .contract.keys import manifest_path

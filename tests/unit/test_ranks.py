@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from evolution_jobs.attempt.rank_failures import RankReport, failure
-from evolution_jobs.attempt.torchrun import environment
-from evolution_jobs.contract.errors import TransientError
+from evolution_jobs.attempt.torchrun import environment, require_gpus
+from evolution_jobs.contract.errors import PermanentError, TransientError
 from evolution_jobs.contract.stage import RankLayout
+from evolution_jobs.contract.variables import GPUS_VARIABLE
 from evolution_jobs.contract.workspace import Result
 from evolution_jobs.stages import dpo, sft
 from evolution_jobs.training.ranks import Ranks
@@ -132,3 +133,21 @@ def test_cores_are_divided_among_ranks_and_one_node_stays_on_the_loopback() -> N
     assert environment(four, {}, 8) == {"OMP_NUM_THREADS": "2", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     assert environment(four, {"OMP_NUM_THREADS": "2", "GLOO_SOCKET_IFNAME": "eth1"}, 8)["OMP_NUM_THREADS"] == "1"
     assert environment(RankLayout(processes=4, nodes=2), {"OMP_NUM_THREADS": "16"}, 64) == {"OMP_NUM_THREADS": "4"}
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "enough"),
+    [("0", 0, True), ("2", 2, True), ("0", 4, True), ("2", 0, True), ("1", 4, False), ("4", 1, False), ("0", 1, False)],
+)
+def test_each_process_needs_a_gpu_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, visible: int, enough: bool
+) -> None:
+    """`given` is what the Pod has, `visible` what CUDA_VISIBLE_DEVICES leaves of it."""
+    monkeypatch.setenv(GPUS_VARIABLE, given)
+    spec = LocalWorkspace(tmp_path, "sft", SFT).spec.model_copy(update={"ranks": RankLayout(processes=2)})
+    if enough:
+        return require_gpus(spec, visible)
+    with pytest.raises(PermanentError, match=r"sft\.processes is 2 and 1 GPU\(s\) can be used here") as caught:
+        require_gpus(spec, visible)
+    assert caught.value.reason == "GpuMissing"
+    return None

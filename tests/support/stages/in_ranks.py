@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from evolution_jobs.attempt.in_ranks import in_ranks
 from evolution_jobs.attempt.stop import StopRequest
-from evolution_jobs.attempt.torchrun import in_ranks
 from evolution_jobs.attempt.workspace import StoredWorkspace
 from evolution_jobs.contract.stage import RankLayout, Sharding, StageKind
 from evolution_jobs.contract.workspace import Result

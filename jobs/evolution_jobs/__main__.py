@@ -12,6 +12,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from .attempt.failures import failure_report, invalid_fields
+from .attempt.phases import Phases
 from .attempt.report import write_report
 from .contract.credentials import tidy_environment
 from .contract.errors import EXIT_PERMANENT, PermanentError
@@ -79,7 +80,7 @@ def main() -> int:
     if spec.ranks.processes == 1:
         # A stage sees the GPUs that it uses. If it saw more, the trainer would split every batch among all of them.
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus_of(spec.settings)))))
-    return run_stage(spec)
+    return run_stage(spec, phases=Phases(Path(arguments.spec or os.environ[STAGE_SPEC_VARIABLE])))
 
 
 if __name__ == "__main__":

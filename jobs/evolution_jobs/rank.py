@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from .attempt.failures import failure_report
-from .attempt.in_ranks import RESULT, RankTask
+from .attempt.in_ranks import RESULT, Account, RankTask
 from .attempt.rank_failures import RankReport
 from .attempt.stop import StopRequest, stop_on_signals
 from .attempt.workspace import StoredWorkspace
@@ -62,7 +62,8 @@ def _run(task: RankTask, rank: int, stop: StopRequest) -> None:
         result = installed_stage(task.spec.kind)(workspace)
     if rank == 0:
         assert result is not None, "a stage that trains has a result"
-        task.corrupt.write_text(str(workspace.checkpoints.corrupt))
+        account = Account(corrupt=workspace.checkpoints.corrupt, loaded_at=workspace.loaded_at)
+        task.account.write_text(account.model_dump_json(by_alias=True), "utf-8")
         partial = task.result.with_suffix(".partial")
         partial.write_bytes(RESULT.dump_json(result))
         partial.rename(task.result)

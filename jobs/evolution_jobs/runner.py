@@ -20,6 +20,7 @@ from .attempt.conclusion import conclude
 from .attempt.failures import failure_report
 from .attempt.in_ranks import in_ranks
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
+from .attempt.phases import Phases
 from .attempt.publication import publish_result
 from .attempt.report import write_report
 from .attempt.scratch import scratch_directory
@@ -60,22 +61,24 @@ def installed_stage(kind: str) -> Stage:
     return run
 
 
-def run_stage(spec: StageSpec, stages: Callable[[str], Stage] = installed_stage) -> int:
-    """Run a stage and return the exit code for its process (see contract.errors).
+def run_stage(spec: StageSpec, stages: Callable[[str], Stage] = installed_stage, phases: Phases | None = None) -> int:
+    """Run a stage and return the exit code for its process (see contract.errors). `phases` has what came before.
 
     Writes progress and, last, the report as one JSON line each to stdout, and the report to the termination log. An
     error that the user can correct is one line on stderr; only an unexpected one has its traceback. Never raises.
     """
+    phases = phases or Phases()
+    phases.end("import")
     try:
         with stop_on_signals() as stop:
-            report, code = _run(on_this_shard(spec), stages, stop), 0
+            report, code = _run(on_this_shard(spec), stages, stop, phases), 0
     except BaseException as error:  # noqa: BLE001 -- the process's edge: whatever it was, it is reported
         report, code = failure_report(spec, error)
     write_report(report)
     return code
 
 
-def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> Report:
+def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest, phases: Phases) -> Report:
     bare = open_store(spec.storage)
     # A stage has inputs only after other stages have used the storage.
     store = patient(bare, proven=bool(spec.inputs), pause=stop.pause)
@@ -100,7 +103,7 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
         return cached(earlier, f"{manifest_path(spec.key)} is published already")
     attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
     with claimed(store, bare, spec, published, lambda run: say_waiting(spec, run, stop), stop.pause) as theirs:
-        mine = None if theirs is not None else _computed(spec, stages, store, upstream, attempt, stop)
+        mine = None if theirs is not None else _computed(spec, stages, store, upstream, attempt, stop, phases)
     if theirs is not None:
         return cached(
             theirs, f"ComputedElsewhere: run {theirs.run.namespace}/{theirs.run.name} has published this stage"
@@ -108,6 +111,7 @@ def _run(spec: StageSpec, stages: Callable[[str], Stage], stop: StopRequest) -> 
     assert mine is not None, "what no other run has published is computed here"
     if isinstance(mine, Report):
         return mine
+    log.info("%s took: %s", spec.stage, phases)
     if mine.attempt != attempt:
         return cached(mine, f"attempt {mine.attempt} published first")
     return conclude(store, bare, spec, mine, "Completed", "", mine.seconds)
@@ -120,15 +124,20 @@ def _computed(
     upstream: Mapping[str, Manifest],
     attempt: str,
     stop: StopRequest,
+    phases: Phases,
 ) -> Manifest | Report:
     """The manifest in force once the stage has run, or this shard's report while rows of other shards are missing."""
     with scratch_directory() as directory:
         workspace = StoredWorkspace(spec, store, attempt, directory, stop)
+        phases.end("fetch")
         stage = stages(spec.kind) if spec.ranks.count == 1 else in_ranks
+        phases.end("import")
         fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
         workspace.references = references(spec, upstream)
-        started = time.monotonic()
+        phases.end("fetch")
         result = stage(workspace)
+        if workspace.loaded_at is not None:
+            phases.end("load", workspace.loaded_at)
         if result is None:
             return read_manifest(store, spec.key) or _shard_report(spec, workspace)
         return publish_result(
@@ -137,7 +146,7 @@ def _computed(
             attempt,
             result,
             inputs=digests(spec, upstream),
-            seconds=lambda: time.monotonic() - started,
+            phases=phases,
             extra_counts={
                 "rows.corruptChunks": workspace.corrupt_chunks,
                 "checkpoints.corrupt": workspace.checkpoints.corrupt,

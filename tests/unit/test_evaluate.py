@@ -99,6 +99,7 @@ def test_figures_of_the_small_model(whole):
     again = score_files(result.outputs["answers"], result.outputs["answers"])["metrics"]
     assert again.items() <= written["metrics"].items()
     assert space.reported[-1] == (4, 4, "rows")
+    assert space.is_loaded
 
 
 @pytest.mark.model

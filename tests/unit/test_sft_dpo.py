@@ -149,6 +149,7 @@ class TestSft:
         }
         # 7 rows, twice, 2 a step.
         assert workspace.reported == [(step, 7, "steps") for step in range(8)]
+        assert workspace.is_loaded
         assert result.details["steps"] == 7
         curve = result.details["curve"]
         assert [step for step, _ in curve] == list(range(1, 8))

@@ -51,9 +51,18 @@ class RankTask(Document):
         return Path(self.directory) / "result.json"
 
     @property
-    def corrupt(self) -> Path:
-        """How many checkpoints the first rank has skipped."""
-        return Path(self.directory) / "corrupt"
+    def account(self) -> Path:
+        """What the first rank tells beside the result: an `Account`."""
+        return Path(self.directory) / "account.json"
+
+
+class Account(Document):
+    """What a manifest has of a rank's workspace."""
+
+    corrupt: int
+    """Checkpoints that were found corrupt, and skipped."""
+    loaded_at: float | None
+    """When the first step began, on the machine's monotonic clock."""
 
 
 def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
@@ -76,8 +85,10 @@ def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
     file.write_text(task.model_dump_json(by_alias=True, exclude_none=True), "utf-8")
     kills = oom_kills()
     codes, asked = run_ranks(workspace.spec, node, [str(file)], directory / "logs", task.attempt, workspace.check_stop)
-    if task.corrupt.exists():
-        workspace.checkpoints.corrupt += int(task.corrupt.read_text())
+    if task.account.exists():
+        account = Account.stored(task.account.read_bytes())
+        workspace.checkpoints.corrupt += account.corrupt
+        workspace.loaded_at = account.loaded_at
     if task.result.exists():
         return RESULT.validate_json(task.result.read_bytes())
     if codes or node == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..contract.workspace import Result
 from ..store.base import Store, check_location, file_sha256
 from ..store.manifests import publish
 from ..store.record import record_model
+from .phases import Phases
 
 DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft", "bitsandbytes")
 """Packages whose version a manifest names."""
@@ -28,12 +29,12 @@ def publish_result(
     attempt: str,
     result: Result,
     inputs: Mapping[str, str],
-    seconds: Callable[[], float],
+    phases: Phases,
     extra_counts: Mapping[str, int],
 ) -> Manifest:
     """Upload a result's files under this attempt and publish its manifest.
 
-    Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
+    The work of `phases` ends with the upload. Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
     removes this attempt's files.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
@@ -42,6 +43,8 @@ def publish_result(
     counts = {**result.counts, **{name: count for name, count in extra_counts.items() if count}}
     if lost := len(result.metrics) - len(metrics):
         counts["metrics.notFinite"] = lost
+    phases.end("work")
+    took = phases.seconds
     mine = Manifest(
         key=spec.key,
         kind=spec.kind,
@@ -58,7 +61,8 @@ def publish_result(
         metrics=metrics,
         details={name: _finite(value) for name, value in result.details.items()},
         notes=list(result.notes),
-        seconds=round(seconds(), 3),
+        seconds=round(took.get("load", 0) + took["work"], 3),
+        phases=took,
         tokens=result.tokens,
         gpus=visible_gpus() * spec.ranks.nodes,
     )

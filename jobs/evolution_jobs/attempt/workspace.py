@@ -50,6 +50,8 @@ class StoredWorkspace:
             StoredRows(store, spec.ahead.key) if spec.ahead and not published(store, [spec.ahead.key]) else None
         )
         self.checkpoints = StoredCheckpoints(store, spec.key, attempt, directory)
+        self.loaded_at: float | None = None
+        """When the first step began, on the clock of `time.monotonic`."""
         self._stop = stop
         self._reported = float("-inf")
 
@@ -71,6 +73,11 @@ class StoredWorkspace:
     def has_input(self, name: str) -> bool:
         """Whether the spec names this input."""
         return name in self.spec.inputs
+
+    def loaded(self) -> None:
+        """Say that models and rows are loaded and the first step begins."""
+        if self.loaded_at is None:
+            self.loaded_at = time.monotonic()
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Write one JSON line to stdout: at most two a second, but always the last, and every one that counts parts."""

@@ -100,6 +100,10 @@ class Workspace(Protocol):
         """Whether the spec names this input (replay may be absent)."""
         ...
 
+    def loaded(self) -> None:
+        """Say that models and rows are loaded and the first step begins. Only the first call counts."""
+        ...
+
     def progress(self, done: int, total: int, unit: str) -> None:
         """Report progress in rows, steps or parts. It is cheap: the workspace limits the rate."""
         ...

@@ -39,7 +39,7 @@ def load_engine(
     workspace: Workspace, settings: SamplingSettings, *, scores: bool = False, others: Sequence[SamplingSettings] = ()
 ) -> Engine:
     """An engine over the base model and the adapter; `scores` if it will be asked for likelihoods. Requests may be as long
-    as `settings` or any of `others` allow.
+    as `settings` or any of `others` allow. The stage's first step comes next.
 
     Raises as `models.load`, `VllmEngine.load` and `choose` do.
     """
@@ -54,13 +54,17 @@ def load_engine(
     )
     log.info("%s: the engine is %s, because %s", workspace.spec.stage, engine, why)
     model = base_model(workspace), adapter(workspace)
+    loaded: Engine
     if engine == "vllm":
         from ..engines.vllm_engine import VllmEngine
 
-        return VllmEngine.load(*model, settings, block, scores=scores, others=others, check_stop=workspace.check_stop)
-    from ..engines.transformers_engine import TransformersEngine
+        loaded = VllmEngine.load(*model, settings, block, scores=scores, others=others, check_stop=workspace.check_stop)
+    else:
+        from ..engines.transformers_engine import TransformersEngine
 
-    return TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)
+        loaded = TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)
+    workspace.loaded()
+    return loaded
 
 
 def engines_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

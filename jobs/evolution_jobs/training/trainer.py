@@ -117,6 +117,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trainer.saved_step = state.global_step
+        self._trainer.workspace.loaded()
         self._trainer.workspace.progress(state.global_step, state.max_steps, "steps")
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -105,6 +105,7 @@ class LocalWorkspace:
         self.checkpoints = DirectoryCheckpoints(root / "checkpoints")
         self.reported: list[tuple[int, int, str]] = []
         """Each call of `progress`."""
+        self.is_loaded = False
         self.spec = StageSpec(
             run=RunRef(namespace="default", name="test", uid="test"),
             stage=kind if iteration is None else f"{kind}-{iteration}",
@@ -121,6 +122,9 @@ class LocalWorkspace:
             shard=Shard(index=shard[0], count=shard[1]),
             ahead=None if ahead is None else Ahead(stage="reflect", key=KEY, settings=dict(ahead), seed=seed),
         )
+
+    def loaded(self) -> None:
+        self.is_loaded = True
 
     def input(self, name: str) -> Path:
         if name not in self._inputs:

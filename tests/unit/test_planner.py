@@ -133,6 +133,52 @@ def test_replay_is_an_input_only_if_the_spec_has_replay_data():
         assert sft.inputs.get("replay") == expected
 
 
+# ---- the model cache
+
+MODEL_CACHE = {"hostPath": "/var/lib/models", "nodes": 3}
+
+
+def test_a_model_cache_changes_no_key_of_a_result():
+    plain, cached = Scenario(iterations=2), Scenario(iterations=2, modelCache=MODEL_CACHE)
+    assert cached.keys.keys() - plain.keys.keys() == {"prewarm"}
+    assert plain.keys.items() <= cached.keys.items()
+
+
+def test_the_model_cache_is_filled_after_prepare_and_before_every_other_stage():
+    scenario = Scenario(modelCache=MODEL_CACHE).after("prepare")
+    answer = scenario.observe(*scenario.done("prepare"))
+    (start,) = answer.actions
+    assert (start.spec.stage, start.shards, start.critical) == ("prewarm", 3, True)
+    answer = scenario.observe(*scenario.done("prepare"), scenario.attempt("prewarm"))
+    assert not answer.actions
+    answer = scenario.observe(*scenario.done("prepare", "prewarm"))
+    assert actions(answer) == [("Start", "sft", 1)]
+
+
+def test_stages_that_are_published_do_not_let_others_pass_the_model_cache():
+    scenario = Scenario(modelCache=MODEL_CACHE).after("prepare")
+    published = {scenario.keys["sft"]: Published()}
+    answer = scenario.observe(*scenario.done("prepare"), published=published)
+    assert [action.spec.stage for action in answer.actions] == ["prewarm"]
+
+
+def test_a_run_whose_model_cache_cannot_be_filled_fails_with_the_reason():
+    scenario = Scenario(modelCache=MODEL_CACHE).after("prepare")
+    shut = Failure("permanent", "ModelCacheUnwritable", "modelCache: let user 65532 write to the volume")
+    answer = scenario.observe(*scenario.done("prepare"), scenario.attempt("prewarm", "failed", failure=shut))
+    assert answer.status.phase == "Failed"
+    assert "let user 65532 write" in next(c.message for c in answer.status.conditions if c.type == "Failed")
+
+
+def test_each_run_fills_the_cache_itself():
+    def key(pins, **cache):
+        spec = Scenario(modelCache={"hostPath": "/models", **cache}).run.spec
+        return resolve_keys(build_graph(spec, pins), CONTENTS)["prewarm"]
+
+    assert key({"run": "a"}) != key({"run": "b"})
+    assert key({"run": "a"}) != key({"run": "a"}, nodes=2)
+
+
 # ---- what starts when
 
 WHAT_STARTS = [

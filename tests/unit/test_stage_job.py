@@ -85,6 +85,13 @@ NODES: dict[str, Any] = minimal_spec(
 )
 
 
+CACHED: dict[str, Any] = minimal_spec(
+    modelCache={"hostPath": "/var/lib/models", "nodes": 3, "pod": {"resources": {"requests": {"cpu": 1}}}},
+    pod={"tolerations": [{"key": "gpu", "operator": "Exists"}], "resources": {"limits": {"memory": "48Gi"}}},
+    sft={"pod": {"nodeSelector": {"gpu": "h100"}, "resources": {"limits": {"nvidia.com/gpu": 1}}}},
+)
+
+
 def parsed(spec: dict[str, Any]) -> EvolutionRunSpec:
     return EvolutionRunSpec.model_validate(spec)
 
@@ -98,6 +105,8 @@ CASES = {
     "job-evaluate-least": (LEAST, start("evaluate", 0)),
     "job-prepare-rich": (RICH, start("prepare")),
     "job-generate-rich": (RICH, start("generate", 1, shards=3)),
+    "job-prewarm-nodes": (CACHED, start("prewarm", shards=3)),
+    "job-sft-cached": (CACHED, start("sft", 0)),
     "job-sft-nodes": (NODES, start("sft", 0, ranks=RankLayout(processes=4, nodes=2))),
 }
 

@@ -12,6 +12,7 @@ from ..contract.manifest import File, Manifest, Output
 from ..contract.stage import Input, StageSpec
 from ..store.base import CorruptObjectError, MissingObjectError, Store, inside
 from ..store.manifests import CorruptManifestError, read_manifest, retract
+from .model_cache import ModelCache
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def fetch_inputs(
     Raises InputError `InputMissing` if the stage that makes an input is not published, `InputCorrupt` if a file is
     missing or has another digest; that stage's manifest is then withdrawn.
     """
+    cache = ModelCache.mounted()
     for name, source in spec.inputs.items():
         if name not in manifests:
             raise InputError(
@@ -92,7 +94,7 @@ def fetch_inputs(
         for file in _output(name, source, manifests[name]).files:
             check_stop()
             try:
-                _provide(store, file, inside(target, file.path))
+                _provide(store, file, inside(target, file.path), cache)
             except (CorruptObjectError, MissingObjectError) as error:
                 retract(store, source.key, f"found by {spec.stage}: {error}")
                 raise InputError(
@@ -120,17 +122,17 @@ def _output(name: str, source: Input, manifest: Manifest) -> Output:
     return manifest.outputs[source.output]
 
 
-def _provide(store: Store, file: File, target: Path) -> None:
+def _provide(store: Store, file: File, target: Path, cache: ModelCache | None) -> None:
     """Verify one file and make it readable at `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     stored = store.local(file.location)
     if stored is None:
         try:
-            store.get_file(file.location, target, file.sha256)
+            _copy(store, file, target, cache)
         except CorruptObjectError as error:
             # To run a finished stage again is expensive, so rule out an error of the transfer first.
             log.warning("%s: read again", error)
-            store.get_file(file.location, target, file.sha256)
+            _copy(store, file, target, cache)
         return
     found = store.sha256(file.location)
     if found is None:
@@ -138,3 +140,11 @@ def _provide(store: Store, file: File, target: Path) -> None:
     if found != file.sha256:
         raise CorruptObjectError(store.uri, file.location, file.sha256, found)
     target.symlink_to(stored)
+
+
+def _copy(store: Store, file: File, target: Path, cache: ModelCache | None) -> None:
+    """Make a stored file readable at `target`: a copy, or a link to the one in the model cache."""
+    if cache is not None and cache.keeps(file):
+        target.symlink_to(cache.provide(store, file))
+    else:
+        store.get_file(file.location, target, file.sha256)

@@ -24,6 +24,7 @@ MEMORY_LEVERS: dict[str, str] = {
     "generate": "lower generation.tokenBudget",
     "reflect": "lower reflection.tokenBudget",
     "evaluate": "lower evaluation.tokenBudget",
+    "prewarm": "nothing else: it only downloads",
 }
 """By kind of stage: the settings that make it need less memory."""
 

@@ -19,7 +19,15 @@ from .manifest import canonical_digest
 from .settings import Settings, deciding
 from .stage import Node, RunRef
 
-CODE_VERSIONS: dict[str, int] = {"prepare": 3, "sft": 3, "generate": 2, "reflect": 3, "dpo": 2, "evaluate": 2}
+CODE_VERSIONS: dict[str, int] = {
+    "prepare": 3,
+    "sft": 3,
+    "generate": 2,
+    "reflect": 3,
+    "dpo": 2,
+    "evaluate": 2,
+    "prewarm": 1,
+}
 """Raise a stage's number if a code change changes its result. Otherwise cached results of the old code are reused."""
 
 
@@ -103,9 +111,13 @@ def claim_path(key: str, number: int) -> str:
     return f"{claims_prefix(key)}{number:08d}.json"
 
 
+MODELS_PREFIX = "models/"
+"""Prefix of all copied base models."""
+
+
 def model_prefix(digest: str) -> str:
     """Prefix of a copied base model, with a trailing slash. `digest` is that of its output."""
-    return f"models/{digest}/"
+    return f"{MODELS_PREFIX}{digest}/"
 
 
 RUNS_PREFIX = "runs/"

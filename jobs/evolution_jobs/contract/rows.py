@@ -105,3 +105,14 @@ class Reject(Document):
     reason: str
     detail: str = ""
     row: dict[str, Any] = {}
+
+
+class WarmNode(Document):
+    """A Pod of prewarm, and so a node whose model cache has the base model."""
+
+    id: str
+    """Index of the Pod."""
+    files: int
+    """Files of the model."""
+    bytes: int
+    """Their bytes."""

@@ -251,7 +251,26 @@ class PrepareSettings(DataSettings):
     """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 
 
-Settings = PrepareSettings | SftSettings | GenerationSettings | ReflectionSettings | DpoSettings | EvaluationSettings
+class PrewarmSettings(Document):
+    """Where the model cache lies. A run fills it once for each volume and number of nodes."""
+
+    volume: str
+    """`pvc://claim` or `file:///directory/on/the/node`."""
+    nodes: int = 1
+    """Nodes that are filled."""
+    pins: dict[str, str] = {}
+    """As in `PrepareSettings`: the run's uid. Whether an earlier run's cache is still there is not known."""
+
+
+Settings = (
+    PrepareSettings
+    | SftSettings
+    | GenerationSettings
+    | ReflectionSettings
+    | DpoSettings
+    | EvaluationSettings
+    | PrewarmSettings
+)
 """Settings of a stage of any kind."""
 
 SETTINGS: dict[str, type[Settings]] = {
@@ -261,6 +280,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "reflect": ReflectionSettings,
     "dpo": DpoSettings,
     "evaluate": EvaluationSettings,
+    "prewarm": PrewarmSettings,
 }
 
 

@@ -10,7 +10,7 @@ from .document import Document
 from .locations import Storage
 from .settings import ReflectionSettings, SettingsOfKind
 
-StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate"]
+StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate", "prewarm"]
 
 BLOCKS = {
     "prepare": "prepare",
@@ -19,11 +19,12 @@ BLOCKS = {
     "reflect": "reflection",
     "dpo": "dpo",
     "evaluate": "evaluation",
+    "prewarm": "modelCache",
 }
 """Stage kind to the run's block that configures it."""
 
-SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate"})
-"""Kinds with rows that several shards can share."""
+SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate", "prewarm"})
+"""Kinds with rows that several shards can share. Of prewarm, each shard has one row: its node."""
 
 TRAINED: frozenset[str] = frozenset({"sft", "dpo"})
 """Kinds that several processes can train together."""
@@ -58,11 +59,13 @@ class Node(Document):
     seed: int
     inputs: dict[str, str] = {}
     """Input name to its source: `<stage id>/<output>`."""
+    after: list[str] = []
+    """Ids of stages that must end first, although this one reads nothing of theirs."""
 
     @property
     def upstream(self) -> frozenset[str]:
-        """Ids of the stages whose outputs this one reads."""
-        return frozenset(source.partition("/")[0] for source in self.inputs.values())
+        """Ids of the stages that must end before this one starts."""
+        return frozenset([*(source.partition("/")[0] for source in self.inputs.values()), *self.after])
 
 
 class Input(Document):

@@ -14,6 +14,9 @@ GPUS_VARIABLE = "EVOLUTION_GPUS"
 STORAGE_PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
 """Seconds that a stage waits for a storage that has answered before and does not now. The default is 300."""
 
+MODEL_CACHE_VARIABLE = "EVOLUTION_MODEL_CACHE"
+"""Directory of the model cache, if the Pod has one."""
+
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
 """Index of the shard, or of the node where several train together. Kubernetes sets it in the Pods of an Indexed Job."""
 

@@ -7,6 +7,9 @@ from pathlib import Path
 PVC_ROOT = Path("/mnt/pvc")
 """`pvc://claim/path` lies at `<root>/<claim>/<path>`."""
 
+MODEL_CACHE = Path("/mnt/model-cache")
+"""Where a stage's Pod has the model cache."""
+
 
 def mounted_path(uri: str) -> Path | None:
     """The directory of a `pvc://claim/path`; None if the path points outside its volume or the claim has no name."""

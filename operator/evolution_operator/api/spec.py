@@ -15,7 +15,7 @@ from evolution_jobs.contract.settings import (
     RefinementSettings,
     SftSettings,
 )
-from evolution_jobs.contract.stage import Sharding
+from evolution_jobs.contract.stage import BLOCKS, Sharding
 from pydantic import BaseModel, ConfigDict, Field
 
 from .pod import PodSettings
@@ -169,6 +169,40 @@ class Retry(Document):
     """Longest pause between attempts."""
 
 
+class ModelCache(Document):
+    """A volume that keeps the base model between Pods. A Job without a GPU, prewarm, fills it before the first stage needs it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "claim",
+            "or hostPath must be set, and not both",
+            "has(self.claim) != has(self.hostPath)",
+            lambda cache: (cache.claim is None) != (cache.host_path is None),
+        ),
+        Rule(
+            "hostPath",
+            "must not contain '..'",
+            "!has(self.hostPath) || !self.hostPath.matches('(^|/)[.][.](/|$)')",
+            lambda cache: ".." not in (cache.host_path or "").split("/"),
+        ),
+        Rule(
+            "nodes",
+            "applies to hostPath only: a claim is filled once",
+            "!has(self.nodes) || self.nodes == 1 || has(self.hostPath)",
+            lambda cache: cache.nodes == 1 or cache.host_path is not None,
+        ),
+    )
+
+    claim: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
+    """PersistentVolumeClaim in the run's namespace; `ReadWriteMany` if its Pods run on several nodes."""
+    host_path: Annotated[str, Field(pattern=r"^/[^:]*$", max_length=1024)] | None = None
+    """Directory on each node, writable for user 65532. The namespace must allow hostPath volumes."""
+    nodes: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Nodes whose directory is filled before sft starts, with `hostPath`. On any other node the first stage fills it."""
+    pod: PodSettings = PodSettings()
+    """The Job's Pods. Unless set here, they have the placement of sft's Pod, and none of its resources."""
+
+
 class EvolutionRunSpec(Document):
     """A self-evolution run: SFT to M0, then T rounds of generate, reflect and DPO (arXiv 2505.16610)."""
 
@@ -189,6 +223,12 @@ class EvolutionRunSpec(Document):
                 or "vllm" not in {spec.generation.engine, spec.reflection.engine, spec.evaluation.engine}
             ),
         ),
+        Rule(
+            "modelCache",
+            "is for models that are downloaded (hf, s3, package); every stage reads this one where it lies: remove it",
+            "!has(self.modelCache) || self.baseModel.uri.matches('^(hf|s3|package)://')",
+            lambda spec: spec.model_cache is None or spec.base_model.uri.startswith(("hf://", "s3://", "package://")),
+        ),
     )
 
     iterations: Annotated[int, Field(ge=0, le=100)] = 2
@@ -197,6 +237,8 @@ class EvolutionRunSpec(Document):
     """Seed of every random choice."""
     base_model: BaseModelSource
     """The model that SFT starts from."""
+    model_cache: ModelCache | None = None
+    """Volume that keeps the base model between Pods. `evolution run` has the machine's own cache, and ignores it."""
     storage: Storage
     """Where artifacts go."""
     data: Data
@@ -229,6 +271,11 @@ class EvolutionRunSpec(Document):
     """What happens to artifacts in storage when the resource is deleted. Delete keeps what other runs share."""
     queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Kueue LocalQueue: Jobs carry its label and are created suspended, for Kueue to admit."""
+
+    def block(self, kind: str) -> Any:
+        """The block that configures a kind of stage; None if the run has no such stage."""
+        fields = type(self).model_fields.items()
+        return next(getattr(self, name) for name, field in fields if field.alias == BLOCKS[kind])
 
 
 class Metadata(BaseModel):

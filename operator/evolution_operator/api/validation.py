@@ -75,7 +75,7 @@ def _validated(document: object, written: Written) -> tuple[EvolutionRun | None,
 
 
 def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
-    """The run with every relative `file://path` resolved against the run file's directory. For local runs only."""
+    """The run as one machine has it: every relative `file://path` resolved against the run file's directory, no volumes."""
     root = quote(str(directory.absolute()))
 
     def absolute(place: Place) -> Place:
@@ -95,6 +95,8 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
         "base_model": absolute(spec.base_model),
         "storage": absolute(spec.storage),
         "data": data.model_copy(update=sources),
+        # Stages on one machine share its own cache of the hub.
+        "model_cache": None,
     }
     return run.model_copy(update={"spec": spec.model_copy(update=places)})
 

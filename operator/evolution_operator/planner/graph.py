@@ -1,4 +1,4 @@
-"""The graph of a run: prepare, sft, evaluate-0, then per round generate, reflect, dpo, evaluate (arXiv 2505.16610, section 3)."""
+"""The graph of a run: prepare, prewarm if it has a model cache, sft, evaluate-0, then per round generate, reflect, dpo, evaluate (arXiv 2505.16610, section 3)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from evolution_jobs.contract.settings import (
     GenerationSettings,
     ModelUse,
     PrepareSettings,
+    PrewarmSettings,
     ReflectionSettings,
     SftSettings,
 )
-from evolution_jobs.contract.stage import BLOCKS, TRAINED, Node, RankLayout
+from evolution_jobs.contract.stage import TRAINED, Node, RankLayout
 
-from ..api.spec import EvolutionRunSpec
+from ..api.spec import EvolutionRunSpec, ModelCache
 
 
 def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
     """The stages of a run in topological order, the critical path of each round before its evaluation.
 
-    `pins` is what the executor knows of sources that can change in place; it enters prepare's key alone.
+    `pins` is what the executor knows of sources that can change in place; it enters the keys of prepare and prewarm alone.
     """
-    graph = [_prepare(spec, pins), _sft(spec)]
+    graph = [_sft(spec)]
     adapter = "sft/adapter"
     evaluations = [_evaluate(spec, 0, adapter)]
     for iteration in range(1, spec.iterations + 1):
         graph += _round(spec, iteration, adapter)
         adapter = f"dpo-{iteration}/adapter"
         evaluations.append(_evaluate(spec, iteration, adapter))
-    return graph + evaluations
+    prepare, stages = _prepare(spec, pins), graph + evaluations
+    if spec.model_cache is None:
+        return [prepare, *stages]
+    prewarm = _prewarm(spec.model_cache, pins)
+    return [prepare, prewarm, *(stage.model_copy(update={"after": [prewarm.id]}) for stage in stages)]
 
 
 def critical(node: Node) -> bool:
@@ -42,6 +47,7 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
         "generate": spec.generation.shards,
         "reflect": spec.reflection.shards,
         "evaluate": spec.evaluation.shards,
+        "prewarm": spec.model_cache.nodes if spec.model_cache else 1,
     }
     return by_kind.get(node.kind, 1)
 
@@ -50,7 +56,7 @@ def ranks(spec: EvolutionRunSpec, kind: str) -> RankLayout:
     """How many processes train a stage of this kind together."""
     if kind not in TRAINED:
         return RankLayout()
-    block = getattr(spec, BLOCKS[kind])
+    block = spec.block(kind)
     return RankLayout(processes=block.processes, nodes=block.nodes, sharding=block.sharding)
 
 
@@ -98,6 +104,12 @@ def _model_use(spec: EvolutionRunSpec) -> ModelUse:
         },
         rounds=spec.iterations > 0,
     )
+
+
+def _prewarm(cache: ModelCache, pins: dict[str, str]) -> Node:
+    volume = f"pvc://{cache.claim}" if cache.claim else f"file://{cache.host_path}"
+    settings = PrewarmSettings(volume=volume, nodes=cache.nodes, pins=pins)
+    return Node(id="prewarm", kind="prewarm", settings=settings, seed=0, inputs={"model": "prepare/model"})
 
 
 def _sft(spec: EvolutionRunSpec) -> Node:

@@ -37,7 +37,7 @@ def stage_start(
     ranks: RankLayout | None = None,
 ) -> Start:
     """The first attempt at a stage of the smallest run; `ranks`: how many processes train it together."""
-    stage = kind if kind in ("prepare", "sft") else f"{kind}-{iteration}"
+    stage = kind if kind in ("prepare", "prewarm", "sft") else f"{kind}-{iteration}"
     spec = StageSpec(
         run=run,
         stage=stage,

@@ -11,5 +11,5 @@ PREPARE = {
 
 
 def least_settings(kind: str) -> dict[str, Any]:
-    """Only prepare has settings without a default."""
-    return PREPARE if kind == "prepare" else {}
+    """Only prepare and prewarm have settings without a default."""
+    return {"prepare": PREPARE, "prewarm": {"volume": "pvc://models"}}.get(kind, {})

@@ -13,8 +13,8 @@ from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.contract.stage import BLOCKS, RankLayout
-from evolution_jobs.contract.variables import GPUS_VARIABLE
-from evolution_jobs.contract.volumes import PVC_ROOT
+from evolution_jobs.contract.variables import GPUS_VARIABLE, MODEL_CACHE_VARIABLE
+from evolution_jobs.contract.volumes import MODEL_CACHE, PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
 
 from ...api.pod import SCRATCH, SHARED_MEMORY, SPEC_DIRECTORY, TMP, PodSettings
@@ -44,12 +44,42 @@ OUR_USER: Object = {
 
 def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
     """The Pod template of a kind of stage, as the run's spec gives it now, without the StageSpec of a single stage."""
-    own: PodSettings = getattr(spec, BLOCKS[kind]).pod
-    pod = merged(settings.stage_pod, spec.pod, own)
+    pod = _spread(spec, kind, merged(settings.stage_pod, *_given(spec, kind)))
     return {
         "metadata": {"labels": pod.labels or {}, "annotations": pod.annotations or {}},
         "spec": _pod_spec(spec, kind, pod, settings),
     }
+
+
+def _given(spec: EvolutionRunSpec, kind: str) -> list[PodSettings]:
+    """The run's own settings of a kind's Pods, from the most general."""
+    own: PodSettings = spec.block(kind).pod
+    if kind != "prewarm":
+        return [spec.pod, own]
+    # It runs where the stages run that read the cache, and needs no GPU for it.
+    return [_without_resources(spec.pod), _without_resources(spec.sft.pod), own]
+
+
+def _without_resources(pod: PodSettings) -> PodSettings:
+    given = {name: getattr(pod, name) for name in pod.model_fields_set if name != "resources"}
+    return PodSettings().model_copy(update=given)
+
+
+def _spread(spec: EvolutionRunSpec, kind: str, pod: PodSettings) -> PodSettings:
+    """The settings with each Pod on another node, where each is to fill a node's cache."""
+    if kind != "prewarm" or spec.model_cache is None or spec.model_cache.nodes == 1:
+        return pod
+    apart = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        # A tainted node that takes none of the Pods would otherwise keep all others from a second one.
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": {"matchLabels": {labels.STAGE: kind}},
+        "matchLabelKeys": ["batch.kubernetes.io/job-name"],
+    }
+    constraints = [*(pod.topology_spread_constraints or []), apart]
+    return pod.model_copy(update={"topology_spread_constraints": constraints})
 
 
 def template_digest(template: Object, layout: RankLayout) -> str:
@@ -60,7 +90,11 @@ def template_digest(template: Object, layout: RankLayout) -> str:
 
 def template_digests(spec: EvolutionRunSpec, settings: Settings) -> dict[str, str]:
     """The digest of each kind's template, as the run's spec gives it now."""
-    return {kind: template_digest(pod_template(spec, kind, settings), ranks(spec, kind)) for kind in BLOCKS}
+    return {
+        kind: template_digest(pod_template(spec, kind, settings), ranks(spec, kind))
+        for kind in BLOCKS
+        if spec.block(kind)
+    }
 
 
 def merged(*settings: PodSettings) -> PodSettings:
@@ -70,7 +104,12 @@ def merged(*settings: PodSettings) -> PodSettings:
 
 
 def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
-    ours = [spec_volume("stage.json"), *_model_volume(spec), *_shared_memory(ranks(spec, kind))]
+    ours = [
+        spec_volume("stage.json"),
+        *_model_volume(spec),
+        *_cache_volume(spec, kind),
+        *_shared_memory(ranks(spec, kind)),
+    ]
     volumes, mounts = volumes_and_mounts(ours, pod)
     evaluates = kind == "evaluate"
     usual = settings.evaluation_priority_class if evaluates else settings.critical_priority_class
@@ -79,7 +118,14 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         **container_basics(pod, settings),
         "image": pod.image or _stage_image(spec, kind, settings),
         "command": ["python", "-m", "evolution_jobs", kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
-        "env": variables([*credentials_env(spec.storage, spec.base_model.token_secret), *_devices_env(pod)], pod),
+        "env": variables(
+            [
+                *credentials_env(spec.storage, spec.base_model.token_secret),
+                *_devices_env(pod),
+                *_cache_env(spec, kind),
+            ],
+            pod,
+        ),
         "envFrom": _source_credentials(spec) if kind == "prepare" else [],
         "volumeMounts": mounts,
     }
@@ -93,7 +139,7 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
 
 def _stage_image(spec: EvolutionRunSpec, kind: str, settings: Settings) -> str:
     """The image of a kind of stage whose run sets none."""
-    block = getattr(spec, BLOCKS[kind])
+    block = spec.block(kind)
     # vLLM does not run a model that is quantised as it is loaded.
     unquantised = spec.base_model.quantization is None
     samples = isinstance(block, SamplingSettings) and block.engine != "transformers" and unquantised
@@ -231,6 +277,25 @@ def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
     claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
     source = {"claimName": claim, "readOnly": True}
     return [(f"{PVC_ROOT}/{claim}", {"name": "evolution-model", "persistentVolumeClaim": source}, True)]
+
+
+def _cache_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
+    """The model cache, for every stage that loads the base model. prepare reads only its small files."""
+    cache = spec.model_cache
+    if cache is None or kind == "prepare":
+        return []
+    if cache.claim:
+        source: Object = {"persistentVolumeClaim": {"claimName": cache.claim}}
+    else:
+        source = {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
+    return [(str(MODEL_CACHE), {"name": "evolution-model-cache", **source}, False)]
+
+
+def _cache_env(spec: EvolutionRunSpec, kind: str) -> list[Object]:
+    if not _cache_volume(spec, kind):
+        return []
+    given = {MODEL_CACHE_VARIABLE: str(MODEL_CACHE), "HF_HUB_CACHE": f"{MODEL_CACHE}/hub"}
+    return [{"name": name, "value": value} for name, value in given.items()]
 
 
 def _shared_memory(layout: RankLayout) -> list[Mounted]:

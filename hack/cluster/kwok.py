@@ -13,6 +13,8 @@ A Pod scheduled on such a node runs at once and succeeds, unless its annotations
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -70,6 +72,16 @@ class Kwok:
         command += ["--manage-nodes-with-label-selector=type=kwok"]
         self.process.start(command, environment())
         wait_until(lambda: self._control_plane.schedulable(*self.nodes), "KWOK nodes ready", [self.process])
+
+    @contextmanager
+    def joined(self, name: str) -> Iterator[None]:
+        """One more node for a while. Its Pods are lost with it."""
+        self._control_plane.kubectl("apply", "--filename=-", manifest=_node(name))
+        try:
+            wait_until(lambda: self._control_plane.schedulable(name), f"node {name} ready", [self.process])
+            yield
+        finally:
+            self._control_plane.kubectl("delete", "node", name)
 
     def stop(self) -> None:
         """Stop KWOK. Its nodes remain, but their heartbeats stop."""

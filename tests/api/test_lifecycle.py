@@ -129,6 +129,25 @@ def test_a_lost_node_of_several_restarts_the_attempt_on_all(runs: Runs, script: 
     assert "shards" not in stage(run, "sft")
 
 
+def test_the_model_cache_is_filled_on_each_node_before_training(runs: Runs, script: Script, kwok: Kwok) -> None:
+    script.will(runs.namespace, "prewarm", STAYS, STAYS)
+    with kwok.joined("second"):
+        runs.create("warm", iterations=0, modelCache={"hostPath": "/var/lib/models", "nodes": 2})
+        pods = wait_for(
+            lambda: runs.core.list_namespaced_pod(runs.namespace, label_selector=f"{labels.STAGE}=prewarm").items,
+            lambda found: [pod.status.phase for pod in found] == ["Running", "Running"],
+            "two Pods fill the cache",
+        )
+        assert {pod.spec.node_name for pod in pods} == {"second", *kwok.nodes}
+        assert {job.metadata.labels[labels.STAGE] for job in runs.jobs()} == {"prepare", "prewarm"}, "sft waits"
+        for pod in pods:
+            end(runs.core, runs.namespace, pod.metadata.name, "prewarm", Outcome())
+        run = runs.wait_phase("warm", "Complete")
+        assert stage(run, "prewarm")["shards"] == "2/2"
+        (volume,) = [volume for volume in runs.job("sft").spec.template.spec.volumes if volume.host_path]
+        assert volume.host_path.path == "/var/lib/models"
+
+
 def test_an_evicted_pod_is_replaced_and_no_failure_is_counted(runs: Runs, script: Script) -> None:
     script.will(runs.namespace, "sft", STAYS, STAYS)
     runs.create("moved")

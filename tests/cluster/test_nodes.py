@@ -1,4 +1,7 @@
-"""Two Pods that train together: they meet, one is killed, and the attempt on both goes on from the checkpoint."""
+"""Two Pods that train together: they meet, one is killed, and the attempt on both goes on from the checkpoint.
+
+They read the model from a cache that prewarm has filled.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,16 @@ SFT: dict[str, Any] = {
     "learningRate": 2.5e-4,
     "pod": {"resources": {"requests": {"cpu": "500m", "memory": "1500Mi"}, "limits": {"cpu": 1, "memory": "3Gi"}}},
 }
+
+
+CLAIM = "models"
+
+
+def claim(runs: Runs) -> None:
+    """A claim for the model cache, of the default StorageClass."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
+    runs.core.create_namespaced_persistent_volume_claim(runs.namespace, body)
 
 
 def pods(runs: Runs, attempt: int) -> list[client.V1Pod]:
@@ -58,7 +71,8 @@ def test_two_nodes_train_together_and_survive_the_loss_of_one(
     release: Cluster, node: Node, elsewhere: Runs, bucket: Bucket
 ) -> None:
     runs = elsewhere
-    runs.apply(example_run("pair", runs.namespace, iterations=0, sft=SFT))
+    claim(runs)
+    runs.apply(example_run("pair", runs.namespace, iterations=0, sft=SFT, modelCache={"claim": CLAIM}))
     first, second = first_pod_at(runs, attempt=1, done=1)
     assert steps(runs, second) == [], "only the first node reports"
     saved = steps(runs, first)[-1] - 1
@@ -70,8 +84,13 @@ def test_two_nodes_train_together_and_survive_the_loss_of_one(
     assert run["status"]["phase"] == "Complete", json.dumps(run["status"]["conditions"], indent=1)
     assert (stage(run, "sft")["attempts"], stage(run, "sft")["failures"]) == (2, 1)
     with bucket.store() as store:
-        manifest = read_manifests(store, run)["sft"]
-    assert manifest.details["processes"] == 2
+        manifests = read_manifests(store, run)
+    assert manifests["sft"].details["processes"] == 2
+    # config.json, tokenizer, weights: SmolLM2-135M in float32.
+    assert manifests["prewarm"].counts["bytes"] > 500 << 20
+    assert {"pull", "import", "fetch", "load", "work"} == set(manifests["sft"].phases)
+    kept = [path for path in node.volumes.directory.glob("*/files/*") if path.is_file()]
+    assert sum(path.stat().st_size for path in kept) == manifests["prewarm"].counts["bytes"]
 
     assert len(runs.core.list_namespaced_service(runs.namespace).items) == 1
     release.kubectl("delete", f"--namespace={runs.namespace}", "evolutionrun", "pair", "--timeout=120s")

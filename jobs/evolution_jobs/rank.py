@@ -59,10 +59,12 @@ def _run(task: RankTask, rank: int, stop: StopRequest) -> None:
     with joined():
         workspace = StoredWorkspace(task.spec, store, task.attempt, directory, stop)
         workspace.inputs, workspace.references = Path(task.inputs), task.references
-        result = installed_stage(task.spec.kind)(workspace)
+        stage = installed_stage(task.spec.kind)
+        workspace.imported()
+        result = stage(workspace)
     if rank == 0:
         assert result is not None, "a stage that trains has a result"
-        account = Account(corrupt=workspace.checkpoints.corrupt, loaded_at=workspace.loaded_at)
+        account = Account(corrupt=workspace.checkpoints.corrupt, moments=workspace.moments)
         task.account.write_text(account.model_dump_json(by_alias=True), "utf-8")
         partial = task.result.with_suffix(".partial")
         partial.write_bytes(RESULT.dump_json(result))

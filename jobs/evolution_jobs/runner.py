@@ -20,6 +20,7 @@ from .attempt.conclusion import conclude
 from .attempt.failures import failure_report
 from .attempt.in_ranks import in_ranks
 from .attempt.inputs import check_key, digests, fetch_inputs, read_input_manifests, references
+from .attempt.model_cache import usable_cache
 from .attempt.phases import Phases
 from .attempt.publication import publish_result
 from .attempt.report import write_report
@@ -129,15 +130,17 @@ def _computed(
     """The manifest in force once the stage has run, or this shard's report while rows of other shards are missing."""
     with scratch_directory() as directory:
         workspace = StoredWorkspace(spec, store, attempt, directory, stop)
+        cache, uncached = usable_cache(spec.kind)
         phases.end("fetch")
         stage = stages(spec.kind) if spec.ranks.count == 1 else in_ranks
         phases.end("import")
-        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
+        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop, cache)
         workspace.references = references(spec, upstream)
         phases.end("fetch")
+        started = time.monotonic()
         result = stage(workspace)
-        if workspace.loaded_at is not None:
-            phases.end("load", workspace.loaded_at)
+        for phase, moment in workspace.moments.items():
+            phases.end(phase, moment)
         if result is None:
             return read_manifest(store, spec.key) or _shard_report(spec, workspace)
         return publish_result(
@@ -146,10 +149,12 @@ def _computed(
             attempt,
             result,
             inputs=digests(spec, upstream),
+            since=started,
             phases=phases,
             extra_counts={
                 "rows.corruptChunks": workspace.corrupt_chunks,
                 "checkpoints.corrupt": workspace.checkpoints.corrupt,
+                "modelCache.unwritable": uncached,
             },
         )
 
@@ -159,7 +164,8 @@ def _assist(spec: StageSpec, store: Store, upstream: Mapping[str, Manifest], sto
     attempt = f"{spec.attempt[:ATTEMPT_LENGTH]}-{secrets.token_hex(4)}"
     with scratch_directory() as directory:
         workspace = StoredWorkspace(spec, store, attempt, directory, stop)
-        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop)
+        cache, _ = usable_cache(spec.kind)
+        fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop, cache)
         workspace.references = references(spec, upstream)
         if first_node_waits(lambda: read_manifest(store, spec.key) is not None, stop.pause):
             in_ranks(workspace, node(spec))

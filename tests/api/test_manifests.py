@@ -83,6 +83,7 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "modelCache"), {"claim": "models", "nodes": 2}, "spec.modelCache.nodes"),
     (("spec", "modelCache"), {"hostPath": "models"}, "spec.modelCache.hostPath"),
     (("spec", "modelCache"), {"hostPath": "/models/../etc"}, "spec.modelCache.hostPath"),
+    (("spec", "modelCache"), {"hostPath": "/"}, "spec.modelCache.hostPath"),
     (("spec", "retry"), {"maxAttempts": 0}, "spec.retry.maxAttempts"),
     (("spec", "suspend"), "yes", "spec.suspend"),
     (("spec", "deletionPolicy"), "Shred", "spec.deletionPolicy"),

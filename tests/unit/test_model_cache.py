@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 from evolution_jobs.attempt.model_cache import ABANDONED, ModelCache
-from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.errors import EXIT_PERMANENT, PermanentError
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import Input, Node, RunRef, Shard, StageSpec
-from evolution_jobs.contract.variables import MODEL_CACHE_VARIABLE
+from evolution_jobs.contract.variables import HUB_CACHE_VARIABLE, MODEL_CACHE_VARIABLE, NODE_VARIABLE
 from evolution_jobs.contract.workspace import Result, Workspace
+from evolution_jobs.models.hub_errors import explain
 from evolution_jobs.runner import Stage, run_stage
 from evolution_jobs.stages import prewarm
 from evolution_jobs.store.manifests import read_manifest
@@ -66,7 +68,7 @@ class Cluster:
         self.contents = manifest.contents
         self.keys = resolve_keys(GRAPH, self.contents)
 
-    def run(self, stage: str, code: Stage, shard: Shard | None = None) -> int:
+    def run(self, stage: str, code: Stage, shard: Shard | None = None, attempt: str = "a-1") -> int:
         keys = resolve_keys(GRAPH, None if stage == "prepare" else self.contents)
         node = next(node for node in GRAPH if node.id == stage)
         inputs = {"model": Input(stage="prepare", key=keys["prepare"], output="model")} if node.inputs else {}
@@ -75,7 +77,7 @@ class Cluster:
             stage=stage,
             kind=node.kind,
             key=keys[stage],
-            attempt="a-1",
+            attempt=attempt,
             settings=node.settings,
             seed=0,
             inputs=inputs,
@@ -129,6 +131,7 @@ def test_each_node_is_filled_and_the_last_one_publishes(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in range(3):
+        monkeypatch.setenv(NODE_VARIABLE, f"node-{index}")
         assert read_manifest(open_store(cluster.storage), cluster.keys["prewarm"]) is None
         monkeypatch.setenv(MODEL_CACHE_VARIABLE, str(tmp_path / f"node-{index}"))
         assert cluster.run("prewarm", prewarm.run, Shard(index=index, count=3)) == 0
@@ -136,6 +139,61 @@ def test_each_node_is_filled_and_the_last_one_publishes(
     manifest = read_manifest(open_store(cluster.storage), cluster.keys["prewarm"])
     assert manifest is not None
     assert manifest.counts["nodes"] == 3
+
+
+def test_nodes_that_an_earlier_attempt_has_filled_do_not_count(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NODE_VARIABLE, "a")
+    assert cluster.run("prewarm", prewarm.run, Shard(index=0, count=2), attempt="a-1") == 0
+    monkeypatch.setenv(NODE_VARIABLE, "b")
+    assert cluster.run("prewarm", prewarm.run, Shard(index=1, count=2), attempt="a-2") == 0
+    assert read_manifest(open_store(cluster.storage), cluster.keys["prewarm"]) is None
+    monkeypatch.setenv(MODEL_CACHE_VARIABLE, str(tmp_path / "c"))
+    monkeypatch.setenv(NODE_VARIABLE, "c")
+    assert cluster.run("prewarm", prewarm.run, Shard(index=0, count=2), attempt="a-2") == 0
+    manifest = read_manifest(open_store(cluster.storage), cluster.keys["prewarm"])
+    assert manifest is not None
+    assert manifest.counts["nodes"] == 2
+    assert len(list((tmp_path / "c" / "files").iterdir())) == len(WEIGHTS)
+
+
+def test_a_file_that_another_pod_has_put_there_meanwhile_is_left_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_file = S3Store.get_file
+
+    def late(store: S3Store, location: str, local: Path, sha256: str) -> None:
+        get_file(store, location, local, sha256)
+        get_file(store, location, cluster.cache / "files" / sha256, sha256)
+        inodes.add((cluster.cache / "files" / sha256).stat().st_ino)
+
+    inodes: set[int] = set()
+    monkeypatch.setattr(S3Store, "get_file", late)
+    cluster.run("sft", cluster.look)
+    assert cluster.seen == WEIGHTS
+    assert {path.stat().st_ino for path in (cluster.cache / "files").iterdir()} == inodes
+
+
+def test_a_stage_that_cannot_write_to_the_cache_does_without(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: "cache" not in str(path))
+    monkeypatch.setenv(HUB_CACHE_VARIABLE, str(cluster.cache / "hub"))
+
+    def sft(workspace: Workspace) -> Result:
+        with pytest.raises(RuntimeError, match="seen enough"):
+            cluster.look(workspace)
+        assert HUB_CACHE_VARIABLE not in os.environ
+        (workspace.scratch / "adapter").write_bytes(b"x")
+        return Result(outputs={"adapter": workspace.scratch / "adapter"})
+
+    assert cluster.run("sft", sft) == 0
+    assert cluster.seen == WEIGHTS
+    manifest = read_manifest(open_store(cluster.storage), cluster.keys["sft"])
+    assert manifest is not None
+    assert manifest.counts == {"modelCache.unwritable": 1}
+    assert cluster.run("prewarm", prewarm.run) == EXIT_PERMANENT
 
 
 def test_only_copied_models_are_kept(cluster: Cluster) -> None:
@@ -182,14 +240,27 @@ def test_a_volume_that_cannot_be_written_to_is_named(
 def test_what_killed_processes_leave_is_removed_and_what_others_write_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = tmp_path / "files"
+    files, blobs = tmp_path / "files", tmp_path / "hub" / "models--owner--model" / "blobs"
     files.mkdir()
-    for name, age in ((".old.1234", ABANDONED + 60), (".new.5678", 1), ("whole", ABANDONED + 60)):
-        (files / name).write_bytes(b"x")
-        os.utime(files / name, (time.time() - age,) * 2)
+    blobs.mkdir(parents=True)
+    digest, old = "a" * 64, ABANDONED + 60
+    aged = {
+        files / f".{digest}.1234": old,
+        files / f".{digest}.5678": 1,
+        files / digest: old,
+        blobs / "etag.1234.incomplete": old,
+        blobs / "etag.5678.incomplete": 1,
+    }
+    for path, age in aged.items():
+        path.write_bytes(b"x")
+        os.utime(path, (time.time() - age,) * 2)
+    # Of the file system itself.
+    (files / ".snapshot").mkdir()
+    os.utime(files / ".snapshot", (0, 0))
     monkeypatch.setenv(MODEL_CACHE_VARIABLE, str(tmp_path))
     ModelCache.mounted()
-    assert sorted(path.name for path in files.iterdir()) == [".new.5678", "whole"]
+    assert sorted(path.name for path in files.iterdir()) == sorted([".snapshot", f".{digest}.5678", digest])
+    assert [path.name for path in blobs.iterdir()] == ["etag.5678.incomplete"]
 
 
 # A model of the hub.
@@ -226,3 +297,15 @@ def test_offline_the_model_must_be_there(hub: Hub, tmp_path: Path, monkeypatch: 
     with pytest.raises(PermanentError, match="owner/model") as caught:
         prewarm.run(workspace)
     assert caught.value.reason == "HubOffline"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "DiskFull"),
+        (PermissionError(errno.EACCES, "Permission denied", "/mnt/model-cache/hub/x"), "StorageDenied"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "HubUnreachable"),
+    ],
+)
+def test_a_cache_that_is_full_is_not_called_a_hub_that_is_down(error: OSError, reason: str) -> None:
+    assert explain(error, "baseModel.uri: hf://owner/model", offline=False).reason == reason

@@ -125,6 +125,30 @@ def test_a_job_is_as_its_golden_file_says(name: str) -> None:
     check(name, build_job(OWNER, parsed(spec), action, SETTINGS))
 
 
+def test_prewarm_has_the_placement_and_resources_of_sft_but_never_a_gpu() -> None:
+    spec = minimal_spec(
+        modelCache={"claim": "models"},
+        pod={"tolerations": [{"key": "gpu", "operator": "Exists"}]},
+        sft={
+            "pod": {
+                "nodeSelector": {"gpu": "h100"},
+                "resources": {"requests": {"cpu": 4, "nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 1}},
+            }
+        },
+    )
+    chart = SETTINGS.model_copy(
+        update={"stage_pod": PodSettings.model_validate({"resources": {"limits": {"amd.com/gpu": 1, "memory": "4Gi"}}})}
+    )
+    found = pod_template(parsed(spec), "prewarm", chart)["spec"]
+    assert found["containers"][0]["resources"] == {"requests": {"cpu": 4}}
+    assert found["nodeSelector"] == {"gpu": "h100"}
+    assert found["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert "topologySpreadConstraints" not in found
+    del spec["sft"]
+    found = pod_template(parsed(spec), "prewarm", chart)["spec"]
+    assert found["containers"][0]["resources"] == {"limits": {"memory": "4Gi"}}
+
+
 def test_a_cleanup_job_is_as_its_golden_file_says() -> None:
     check("job-cleanup", build_cleanup_job(OWNER, parsed(RICH), ["b" * 64, "a" * 64, "a" * 64], SETTINGS))
 

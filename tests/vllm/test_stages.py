@@ -66,16 +66,26 @@ def rows(path, kind):
     return [kind.stored(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def killed(root, kind, inputs, how, **settings):
-    """Runs a stage in a process of its own, and ends it once some of its rows are durable. Returns its exit code."""
+def start(root, kind, inputs, **settings):
+    """A stage that runs in a process of its own."""
     given = {name: str(path) for name, path in inputs.items()}
     arguments = {"root": str(root), "kind": kind, "settings": {**SETTINGS, **settings}, "inputs": given}
-    child = subprocess.Popen([sys.executable, "-m", "tests.vllm.child", json.dumps(arguments)])
+    return subprocess.Popen([sys.executable, "-m", "tests.vllm.child", json.dumps(arguments)])
+
+
+def ended(child):
+    """Its exit code."""
+    return child.wait(timeout=300)
+
+
+def killed(root, kind, inputs, how):
+    """Runs a stage in a process of its own, and ends it once some of its rows are durable. Returns its exit code."""
+    child = start(root, kind, inputs)
     while not list((root / "rows").glob("*.jsonl")):
         assert child.poll() is None, "it ended before the moment to kill it came"
         time.sleep(0.02)
     child.send_signal(how)
-    return child.wait(timeout=120)
+    return ended(child)
 
 
 def test_generate_and_reflect(prepared, shared, tmp_path):
@@ -130,10 +140,26 @@ def test_evaluate_stops_on_sigterm_keeps_what_it_has_and_goes_on(prepared, share
     settings = {**SETTINGS, "engine": "transformers", "precision": "float32", "samples": 4}
     other = evaluate.run(LocalWorkspace(root.parent / "other", "evaluate", settings, inputs=inputs))
     assert other.details["engines"] == {transformers_engine.name: 8}
-    losses = [
-        {row["id"]: (row["nll"], row["nllTokens"]) for row in map(json.loads, each.outputs["answers"].open())}
-        for each in (result, other)
-    ]
-    for id_, (nll, tokens) in losses[1].items():
-        assert abs(losses[0][id_][0] - nll) < 1e-3 * tokens
-        assert losses[0][id_][1] == tokens
+    expected, found = likelihoods(other.outputs["answers"]), likelihoods(result.outputs["answers"])
+    for id_, (nll, tokens) in expected.items():
+        assert found[id_] == (pytest.approx(nll, abs=1e-3 * tokens), tokens)
+
+
+def test_in_bfloat16_likelihoods_are_close_to_those_of_transformers(prepared):
+    root, inputs = prepared
+    settings = {**SETTINGS, "precision": "bfloat16", "samples": 4, "maxNewTokens": 4}
+    assert ended(start(root, "evaluate", inputs, **settings)) == 0
+    made = evaluate.run(LocalWorkspace(root, "evaluate", settings, inputs=inputs))
+    assert [name.partition(" ")[0] for name in made.details["engines"]] == ["vllm"]
+    settings["engine"] = "transformers"
+    other = evaluate.run(LocalWorkspace(root.parent / "other", "evaluate", settings, inputs=inputs))
+    expected, found = likelihoods(other.outputs["answers"]), likelihoods(made.outputs["answers"])
+    assert len(expected) == 4
+    print({id_: abs(found[id_][0] - nll) / tokens for id_, (nll, tokens) in expected.items()})
+    for id_, (nll, tokens) in expected.items():
+        assert found[id_] == (pytest.approx(nll, abs=1e-2 * tokens), tokens)
+
+
+def likelihoods(answers):
+    """Nats and tokens of each human answer."""
+    return {row["id"]: (row["nll"], row["nllTokens"]) for row in map(json.loads, answers.open())}

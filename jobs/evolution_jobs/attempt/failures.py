@@ -67,7 +67,8 @@ def explain(error: BaseException, kind: str | None) -> StageError:
         if "No space left on device" in str(cause):
             return TransientError("DiskFull", f"no space left in {tempfile.gettempdir()}: free space, or set TMPDIR")
         if _is_out_of_memory(cause):
-            remedy = f"{MEMORY_LEVERS[kind]}, or give the stage more memory" if kind else "give the process more memory"
+            lever = MEMORY_LEVERS.get(kind or "")
+            remedy = f"{lever}, or give the stage more memory" if lever else "give the process more memory"
             return TransientError("OutOfMemory", f"out of memory: {remedy}")
     words = f"{type(error).__name__}: {words_of(error)}"
     if _is_determined(error):

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..cgroup import oom_kills
 from ..contract.document import Document
 from ..contract.errors import RANK_LOST, Terminated
+from ..contract.manifest import Phase
 from ..contract.stage import StageSpec
 from ..contract.workspace import Result
 from .rank_failures import RankReport, failure
@@ -61,8 +62,8 @@ class Account(Document):
 
     corrupt: int
     """Checkpoints that were found corrupt, and skipped."""
-    loaded_at: float | None
-    """When the first step began, on the machine's monotonic clock."""
+    moments: dict[Phase, float]
+    """When a phase ended, on the machine's monotonic clock."""
 
 
 def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
@@ -88,7 +89,7 @@ def in_ranks(workspace: StoredWorkspace, node: int = 0) -> Result | None:
     if task.account.exists():
         account = Account.stored(task.account.read_bytes())
         workspace.checkpoints.corrupt += account.corrupt
-        workspace.loaded_at = account.loaded_at
+        workspace.moments = account.moments
     if task.result.exists():
         return RESULT.validate_json(task.result.read_bytes())
     if codes or node == 0:

@@ -74,14 +74,18 @@ def _require_key(field: str, key: str, expected: str) -> None:
 
 
 def fetch_inputs(
-    store: Store, spec: StageSpec, manifests: Mapping[str, Manifest], directory: Path, check_stop: Callable[[], None]
+    store: Store,
+    spec: StageSpec,
+    manifests: Mapping[str, Manifest],
+    directory: Path,
+    check_stop: Callable[[], None],
+    cache: ModelCache | None = None,
 ) -> None:
-    """Provide each input as `directory/<name>` with verified files: links into a local store, else copies.
+    """Provide each input as `directory/<name>` with verified files: links into a local store or `cache`, else copies.
 
     Raises InputError `InputMissing` if the stage that makes an input is not published, `InputCorrupt` if a file is
     missing or has another digest; that stage's manifest is then withdrawn.
     """
-    cache = ModelCache.mounted()
     for name, source in spec.inputs.items():
         if name not in manifests:
             raise InputError(

@@ -6,22 +6,20 @@ import os
 import time
 from pathlib import Path
 
+from ..contract import volumes
 from ..contract.manifest import Phase
-
-_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
-"""The kubelet sets it in every container."""
 
 
 class Phases:
     """Seconds by phase. Each `end` closes the time since the one before it."""
 
     def __init__(self, spec: Path | None = None) -> None:
-        """Start with this process. `spec` is the stage's spec as the kubelet has mounted it, if it has."""
+        """Start with this process. `spec` is the file of the stage's spec, which tells the Pod's start if the kubelet wrote it."""
         age = process_age()
         self._since = time.monotonic() - age
         self._seconds: dict[Phase, float] = {}
-        if spec is not None and _POD_VARIABLE in os.environ and spec.is_file():
-            # The kubelet writes a Pod's volumes, then pulls its image and starts the container.
+        if spec is not None and spec.parent == volumes.SPEC_DIRECTORY:
+            # The kubelet writes this file while it attaches the Pod's volumes, before it pulls the image.
             self._seconds["pull"] = max(0.0, time.time() - age - spec.stat().st_mtime)
 
     def __str__(self) -> str:
@@ -34,7 +32,7 @@ class Phases:
         self._since = now
 
     @property
-    def seconds(self) -> dict[Phase, float]:
+    def seconds(self) -> dict[str, float]:
         """Seconds of each phase that has ended."""
         return {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
 

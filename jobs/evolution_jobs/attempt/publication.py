@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,12 +30,13 @@ def publish_result(
     attempt: str,
     result: Result,
     inputs: Mapping[str, str],
+    since: float,
     phases: Phases,
     extra_counts: Mapping[str, int],
 ) -> Manifest:
     """Upload a result's files under this attempt and publish its manifest.
 
-    The work of `phases` ends with the upload. Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
+    `since` is when the inputs were there (`time.monotonic`). The work of `phases` ends with the upload. Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
     removes this attempt's files.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
@@ -44,7 +46,7 @@ def publish_result(
     if lost := len(result.metrics) - len(metrics):
         counts["metrics.notFinite"] = lost
     phases.end("work")
-    took = phases.seconds
+    seconds = time.monotonic() - since
     mine = Manifest(
         key=spec.key,
         kind=spec.kind,
@@ -61,8 +63,8 @@ def publish_result(
         metrics=metrics,
         details={name: _finite(value) for name, value in result.details.items()},
         notes=list(result.notes),
-        seconds=round(took.get("load", 0) + took["work"], 3),
-        phases=took,
+        seconds=round(seconds, 3),
+        phases=phases.seconds,
         tokens=result.tokens,
         gpus=visible_gpus() * spec.ranks.nodes,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.errors import PermanentError, Terminated
+from ..contract.manifest import Phase
 from ..contract.stage import StageSpec
 from ..store.base import Store
 from ..store.manifests import published
@@ -50,8 +51,8 @@ class StoredWorkspace:
             StoredRows(store, spec.ahead.key) if spec.ahead and not published(store, [spec.ahead.key]) else None
         )
         self.checkpoints = StoredCheckpoints(store, spec.key, attempt, directory)
-        self.loaded_at: float | None = None
-        """When the first step began, on the clock of `time.monotonic`."""
+        self.moments: dict[Phase, float] = {}
+        """When a phase ended within the stage's own code, on the clock of `time.monotonic`."""
         self._stop = stop
         self._reported = float("-inf")
 
@@ -74,10 +75,13 @@ class StoredWorkspace:
         """Whether the spec names this input."""
         return name in self.spec.inputs
 
+    def imported(self) -> None:
+        """Say that the libraries are imported."""
+        self.moments.setdefault("import", time.monotonic())
+
     def loaded(self) -> None:
-        """Say that models and rows are loaded and the first step begins."""
-        if self.loaded_at is None:
-            self.loaded_at = time.monotonic()
+        """Say that models are loaded and the first step begins."""
+        self.moments.setdefault("load", time.monotonic())
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Write one JSON line to stdout: at most two a second, but always the last, and every one that counts parts."""

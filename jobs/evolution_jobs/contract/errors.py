@@ -24,9 +24,8 @@ MEMORY_LEVERS: dict[str, str] = {
     "generate": "lower generation.tokenBudget",
     "reflect": "lower reflection.tokenBudget",
     "evaluate": "lower evaluation.tokenBudget",
-    "prewarm": "nothing else: it only downloads",
 }
-"""By kind of stage: the settings that make it need less memory."""
+"""By kind of stage: the settings that make it need less memory. prewarm only downloads, and has none."""
 
 FailureKind = Literal["permanent", "transient", "disruption", "out-of-memory"]
 

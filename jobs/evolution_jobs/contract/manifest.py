@@ -17,10 +17,11 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Phase = Literal["pull", "import", "fetch", "load", "work"]
 """What an attempt spends its time on.
 
-- `pull`: the node pulls the image and starts the container.
-- `import`: Python starts and imports the libraries.
+- `pull`: the node attaches volumes, pulls the image and starts the container.
+- `import`: Python starts and imports the libraries; processes that train together find each other.
 - `fetch`: the storage is asked and inputs are fetched; waiting for another run that computes the same is included.
-- `load`: rows and models are loaded, up to the first step. prepare and a shard that only merges have none.
+- `load`: models are loaded, up to the first step. A model of the hub that no cache has is downloaded here. prepare, prewarm
+  and a shard that only merges have none.
 - `work`: the rest, with the upload of the result.
 """
 
@@ -71,9 +72,9 @@ class Manifest(Document):
     notes: list[str] = []
     """What a user should know of a stage that succeeded, one sentence each. The run's status shows them."""
     seconds: float
-    """Wall time of the process that published, from the moment its inputs were there: `load` and `work` of `phases`."""
-    phases: dict[Phase, float] = {}
-    """Seconds of that process by phase, from the start of its Pod; without a Pod, from its own, and `pull` is missing."""
+    """Wall time of the process that published, from the moment its inputs were there."""
+    phases: dict[str, float] = {}
+    """Seconds of that process by `Phase`, from the moment the kubelet wrote its spec; without a Pod, from its own start, and `pull` is missing."""
     tokens: int = 0
     """Tokens generated or trained on, padding not counted."""
     gpus: int = 0

@@ -108,10 +108,12 @@ class Reject(Document):
 
 
 class WarmNode(Document):
-    """A Pod of prewarm, and so a node whose model cache has the base model."""
+    """A Pod of prewarm, which has put the base model into the model cache."""
 
     id: str
-    """Index of the Pod."""
+    """Attempt and index of the Pod."""
+    node: str
+    """Node on which it ran."""
     files: int
     """Files of the model."""
     bytes: int

@@ -17,6 +17,12 @@ STORAGE_PATIENCE_VARIABLE = "EVOLUTION_STORAGE_PATIENCE"
 MODEL_CACHE_VARIABLE = "EVOLUTION_MODEL_CACHE"
 """Directory of the model cache, if the Pod has one."""
 
+HUB_CACHE_VARIABLE = "HF_HUB_CACHE"
+"""Directory of the hub's cache, as `huggingface_hub` calls it."""
+
+NODE_VARIABLE = "EVOLUTION_NODE"
+"""Name of the node on which a Pod of prewarm runs."""
+
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
 """Index of the shard, or of the node where several train together. Kubernetes sets it in the Pods of an Indexed Job."""
 

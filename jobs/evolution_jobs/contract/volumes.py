@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SPEC_DIRECTORY = Path("/etc/evolution")
+"""Where a Pod has its own spec."""
 PVC_ROOT = Path("/mnt/pvc")
 """`pvc://claim/path` lies at `<root>/<claim>/<path>`."""
 

@@ -100,8 +100,12 @@ class Workspace(Protocol):
         """Whether the spec names this input (replay may be absent)."""
         ...
 
+    def imported(self) -> None:
+        """Say that the libraries are imported, where a stage imports some when it needs them. Only the first call counts."""
+        ...
+
     def loaded(self) -> None:
-        """Say that models and rows are loaded and the first step begins. Only the first call counts."""
+        """Say that models are loaded and the first step begins. Only the first call counts."""
         ...
 
     def progress(self, done: int, total: int, unit: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from ..contract.errors import PermanentError, StageError, TransientError, causes
 from ..redaction import words_of
+from ..store.base import disk_error
 from ..store.connection import (
     answers_without_tls,
     certificate_fault,
@@ -35,6 +38,8 @@ def explain(error: Exception, what: str, offline: bool) -> StageError:
     from huggingface_hub import errors
 
     for cause in causes(error):
+        if _of_the_disk(cause):
+            return disk_error(cause, "the hub's cache")
         response = getattr(cause, "response", None)
         if (status := getattr(response, "status_code", None)) is not None and status >= 400:
             return _refusal(cause, status, getattr(response, "headers", {}), what)
@@ -47,6 +52,14 @@ def explain(error: Exception, what: str, offline: bool) -> StageError:
     if isinstance(error, FileNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
         return PermanentError("HubMissing", f"{what}: a file is missing there: {words_of(error)}")
     return _no_answer(error, what)
+
+
+def _of_the_disk(error: BaseException) -> TypeGuard[OSError]:
+    """Whether the cache cannot be written. A refused connection has such an errno, too, but no file."""
+    if not isinstance(error, OSError):
+        return False
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE) and error.filename is not None
+    return denied or error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _refusal(error: BaseException, status: int, headers: Mapping[str, str], what: str) -> StageError:

@@ -21,8 +21,8 @@ class Fetched(NamedTuple):
 
 
 def prefetch(reference: str) -> Iterator[Fetched]:
-    """Fetch the files that stages read of `hf://owner/model@commit`, one after the other; those in the cache are not fetched
-    again. An interrupted file goes on where it ended. Raises as `pin` does.
+    """Fetch the files that stages read of `hf://owner/model@commit`, one after the other. Those in the cache are not fetched
+    again. Raises as `pin` does.
     """
     import huggingface_hub
 

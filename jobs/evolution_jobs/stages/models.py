@@ -58,10 +58,12 @@ def load_engine(
     if engine == "vllm":
         from ..engines.vllm_engine import VllmEngine
 
+        workspace.imported()
         loaded = VllmEngine.load(*model, settings, block, scores=scores, others=others, check_stop=workspace.check_stop)
     else:
         from ..engines.transformers_engine import TransformersEngine
 
+        workspace.imported()
         loaded = TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)
     workspace.loaded()
     return loaded

@@ -1,11 +1,15 @@
 """prewarm: puts the base model into the model cache (`modelCache`), so that no stage with a GPU waits for a download.
 
-Each shard is a Pod on a node of its own, if the cache lies on the nodes.
+Where the cache lies on the nodes, each shard is a Pod, and they are spread over the nodes.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+
 from ..contract.rows import WarmNode
+from ..contract.variables import NODE_VARIABLE
 from ..contract.workspace import Result, Workspace
 from ..models.prefetch import prefetch
 from .jsonl import write_rows
@@ -23,14 +27,16 @@ def run(workspace: Workspace) -> Result | None:
         sizes.append(file.size)
         workspace.progress(len(sizes), file.total, "parts")
         workspace.check_stop()
-    # Also if an earlier attempt has the row: this one may run on another node.
-    workspace.rows.append([WarmNode(id=f"{shard.index}", files=len(sizes), bytes=sum(sizes)).wire()])
+    # The Pods of an earlier attempt may have run on other nodes.
+    attempt, node = workspace.spec.attempt, os.environ.get(NODE_VARIABLE) or platform.node()
+    row = WarmNode(id=f"{attempt}/{shard.index}", node=node, files=len(sizes), bytes=sum(sizes))
+    workspace.rows.append([row.wire()])
     finished = workspace.rows.finished()
-    expected = [f"{index}" for index in range(shard.count)]
+    expected = [f"{attempt}/{index}" for index in range(shard.count)]
     if not finished.keys() >= set(expected):
         return None
     nodes = [WarmNode.stored(finished[id_]) for id_ in expected]
     output = workspace.scratch / "nodes.jsonl"
     write_rows(output, nodes)
-    counts = {"nodes": len(nodes), "files": nodes[0].files, "bytes": nodes[0].bytes}
+    counts = {"nodes": len({each.node for each in nodes}), "files": nodes[0].files, "bytes": nodes[0].bytes}
     return Result(outputs={"nodes": output}, counts=counts)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from evolution_jobs.contract import volumes
 from evolution_jobs.contract.document import Document, Rule
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from .quantities import QUANTITY
 
-SPEC_DIRECTORY = "/etc/evolution"
-"""Where the stage's spec is mounted."""
+SPEC_DIRECTORY = str(volumes.SPEC_DIRECTORY)
 SCRATCH = "/scratch"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 -- a volume of its own
 TMP = "/tmp"  # noqa: S108 -- a path in the container, on a volume of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
@@ -181,9 +182,9 @@ class ModelCache(Document):
         ),
         Rule(
             "hostPath",
-            "must not contain '..'",
-            "!has(self.hostPath) || !self.hostPath.matches('(^|/)[.][.](/|$)')",
-            lambda cache: ".." not in (cache.host_path or "").split("/"),
+            "must be a directory below /, without '..'",
+            "!has(self.hostPath) || !self.hostPath.matches('(^|/)[.][.](/|$)|^/+$')",
+            lambda cache: cache.host_path is None or not re.search(r"(^|/)\.\.(/|$)|^/+$", cache.host_path),
         ),
         Rule(
             "nodes",
@@ -198,9 +199,9 @@ class ModelCache(Document):
     host_path: Annotated[str, Field(pattern=r"^/[^:]*$", max_length=1024)] | None = None
     """Directory on each node, writable for user 65532. The namespace must allow hostPath volumes."""
     nodes: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Nodes whose directory is filled before sft starts, with `hostPath`. On any other node the first stage fills it."""
+    """Pods that fill the directories of as many nodes before sft starts, with `hostPath`. On any other node the first stage fills it."""
     pod: PodSettings = PodSettings()
-    """The Job's Pods. Unless set here, they have the placement of sft's Pod, and none of its resources."""
+    """The Job's Pods. What is not set here is as in sft's Pod. They never ask for a GPU."""
 
 
 class EvolutionRunSpec(Document):

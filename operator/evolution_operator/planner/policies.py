@@ -57,7 +57,7 @@ def advice(kind: str, failure: Failure) -> str:
     """The failure's message for a user, with what to change if the process could not say that itself."""
     if failure.more_memory is None:
         return failure.message
-    remedy = f"{failure.more_memory}, or {MEMORY_LEVERS[kind]}"
+    remedy = ", or ".join([failure.more_memory, *([MEMORY_LEVERS[kind]] if kind in MEMORY_LEVERS else [])])
     if failure.kind == "out-of-memory":
         return f"{failure.message}: {remedy}"
     return f"{failure.message}; if memory was short, {remedy}"

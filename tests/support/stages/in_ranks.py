@@ -51,7 +51,7 @@ class RanksOf:
                 (workspace.inputs / name / path.name).symlink_to(path)
         result = in_ranks(workspace)
         assert result is not None
-        assert workspace.loaded_at is not None, "the first rank tells when its first step begins"
+        assert list(workspace.moments) == ["import", "load"], "the first rank tells when its first step begins"
         return result
 
     def struck(self, rank: int, number: signal.Signals) -> Result:

@@ -123,6 +123,9 @@ class LocalWorkspace:
             ahead=None if ahead is None else Ahead(stage="reflect", key=KEY, settings=dict(ahead), seed=seed),
         )
 
+    def imported(self) -> None:
+        return
+
     def loaded(self) -> None:
         self.is_loaded = True
 

@@ -13,11 +13,16 @@ from evolution_jobs.contract.credentials import credential_prefix
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.contract.stage import BLOCKS, RankLayout
-from evolution_jobs.contract.variables import GPUS_VARIABLE, MODEL_CACHE_VARIABLE
+from evolution_jobs.contract.variables import (
+    GPUS_VARIABLE,
+    HUB_CACHE_VARIABLE,
+    MODEL_CACHE_VARIABLE,
+    NODE_VARIABLE,
+)
 from evolution_jobs.contract.volumes import MODEL_CACHE, PVC_ROOT
 from kubernetes.utils.quantity import parse_quantity
 
-from ...api.pod import SCRATCH, SHARED_MEMORY, SPEC_DIRECTORY, TMP, PodSettings
+from ...api.pod import SCRATCH, SHARED_MEMORY, SPEC_DIRECTORY, TMP, PodSettings, Resources
 from ...api.spec import EvolutionRunSpec
 from ...planner.graph import ranks
 from .. import labels
@@ -44,7 +49,9 @@ OUR_USER: Object = {
 
 def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
     """The Pod template of a kind of stage, as the run's spec gives it now, without the StageSpec of a single stage."""
-    pod = _spread(spec, kind, merged(settings.stage_pod, *_given(spec, kind)))
+    pod = merged(settings.stage_pod, *_given(spec, kind))
+    if kind == "prewarm":
+        pod = _spread(spec, _without_gpus(pod))
     return {
         "metadata": {"labels": pod.labels or {}, "annotations": pod.annotations or {}},
         "spec": _pod_spec(spec, kind, pod, settings),
@@ -56,18 +63,24 @@ def _given(spec: EvolutionRunSpec, kind: str) -> list[PodSettings]:
     own: PodSettings = spec.block(kind).pod
     if kind != "prewarm":
         return [spec.pod, own]
-    # It runs where the stages run that read the cache, and needs no GPU for it.
-    return [_without_resources(spec.pod), _without_resources(spec.sft.pod), own]
+    # It runs where the stages run that read the cache.
+    return [spec.pod, spec.sft.pod, own]
 
 
-def _without_resources(pod: PodSettings) -> PodSettings:
-    given = {name: getattr(pod, name) for name in pod.model_fields_set if name != "resources"}
-    return PodSettings().model_copy(update=given)
+def _without_gpus(pod: PodSettings) -> PodSettings:
+    """The settings with the GPUs left out of the resources."""
+    if pod.resources is None:
+        return pod
+    left = {
+        field: {name: amount for name, amount in getattr(pod.resources, field).items() if not GPU.search(name)}
+        for field in ("requests", "limits")
+    }
+    return pod.model_copy(update={"resources": Resources(**left)})
 
 
-def _spread(spec: EvolutionRunSpec, kind: str, pod: PodSettings) -> PodSettings:
-    """The settings with each Pod on another node, where each is to fill a node's cache."""
-    if kind != "prewarm" or spec.model_cache is None or spec.model_cache.nodes == 1:
+def _spread(spec: EvolutionRunSpec, pod: PodSettings) -> PodSettings:
+    """The settings with the Pods spread over the nodes, where each is to fill a node's cache."""
+    if spec.model_cache is None or spec.model_cache.nodes == 1:
         return pod
     apart = {
         "maxSkew": 1,
@@ -75,7 +88,7 @@ def _spread(spec: EvolutionRunSpec, kind: str, pod: PodSettings) -> PodSettings:
         "whenUnsatisfiable": "DoNotSchedule",
         # A tainted node that takes none of the Pods would otherwise keep all others from a second one.
         "nodeTaintsPolicy": "Honor",
-        "labelSelector": {"matchLabels": {labels.STAGE: kind}},
+        "labelSelector": {"matchLabels": {labels.STAGE: "prewarm"}},
         "matchLabelKeys": ["batch.kubernetes.io/job-name"],
     }
     constraints = [*(pod.topology_spread_constraints or []), apart]
@@ -294,8 +307,13 @@ def _cache_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
 def _cache_env(spec: EvolutionRunSpec, kind: str) -> list[Object]:
     if not _cache_volume(spec, kind):
         return []
-    given = {MODEL_CACHE_VARIABLE: str(MODEL_CACHE), "HF_HUB_CACHE": f"{MODEL_CACHE}/hub"}
-    return [{"name": name, "value": value} for name, value in given.items()]
+    given: list[Object] = [
+        {"name": MODEL_CACHE_VARIABLE, "value": str(MODEL_CACHE)},
+        {"name": HUB_CACHE_VARIABLE, "value": f"{MODEL_CACHE}/hub"},
+    ]
+    if kind == "prewarm":
+        given.append({"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
+    return given
 
 
 def _shared_memory(layout: RankLayout) -> list[Mounted]:

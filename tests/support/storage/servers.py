@@ -54,7 +54,7 @@ def minio_server(
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             endpoint = f"http://127.0.0.1:{port}"
-            _wait(f"{endpoint}/minio/health/live", process, Path(log.name))
+            _wait(f"{endpoint}/minio/health/cluster", process, Path(log.name))
             yield endpoint
         finally:
             process.terminate()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from evolution_jobs.contract.errors import PermanentError, StageError
+from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.store.base import file_sha256
 from evolution_jobs.store.data_sources import local_path, open_bucket
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.s3_parts import PART
 from pydantic import ValidationError
 
 from tests.support.stages import fake_stages
@@ -270,6 +273,70 @@ def test_every_key_is_read_literally(bucket: Storage, tmp_path: Path) -> None:
         found.download(literal, tmp_path / str(number))
         assert (tmp_path / str(number)).read_bytes() == key.encode()
         assert found.tag(literal)
+
+
+LARGE = 2 * PART + 1
+
+
+def second_part(operation: str, headers: Mapping[str, str]) -> bool:
+    return operation == "GetObject" and headers.get("range", "").startswith(f"bytes={PART}-")
+
+
+def test_a_part_that_breaks_off_is_asked_for_again(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    span = {"content-length": str(PART), "content-range": f"bytes {PART}-{2 * PART - 1}/{LARGE}", "etag": "tag"}
+    answers: list[Refusal | None] = [(206, "half", span), (206, "", span), None]
+    sent = refusing(monkeypatch, lambda *request: answers.pop(0) if second_part(*request) else None)
+    (tmp_path / "large").write_bytes(os.urandom(LARGE))
+    store = open_store(bucket)
+    store.put_file(tmp_path / "large", "a")
+    store.get_file("a", tmp_path / "copy", file_sha256(tmp_path / "large"))
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "large").read_bytes()
+    assert [second_part(*request) for request in sent].count(True) == 3
+
+
+def test_a_part_that_always_breaks_off_leaves_no_copy(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    span = {"content-length": str(PART), "content-range": f"bytes {PART}-{2 * PART - 1}/{LARGE}", "etag": "tag"}
+    refusing(monkeypatch, lambda *request: (206, "half", span) if second_part(*request) else None)
+    (tmp_path / "large").write_bytes(bytes(LARGE))
+    store = open_store(bucket)
+    store.put_file(tmp_path / "large", "a")
+    assert failure(lambda: store.get_file("a", tmp_path / "copy")).reason == "StorageUnreachable"
+    assert list(tmp_path.glob("*copy*")) == []
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store(bucket)
+
+    def replace(operation: str, headers: Mapping[str, str]) -> None:
+        if second_part(operation, headers):
+            store.put_bytes(b"new", "a")
+
+    refusing(monkeypatch, replace)
+    (tmp_path / "large").write_bytes(bytes(LARGE))
+    store.put_file(tmp_path / "large", "a")
+    reader = open_store(bucket)
+    error = failure(lambda: reader.get_file("a", tmp_path / "copy"))
+    assert isinstance(error, TransientError)
+    assert error.reason == "StorageConflict"
+    assert list(tmp_path.glob("*copy*")) == []
+    reader.get_file("a", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"new"
+
+
+def test_a_service_without_ranges_is_told_by_a_large_object(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = {"content-length": str(LARGE), "etag": "tag"}
+    refusing(monkeypatch, lambda operation, _: (200, "x" * LARGE, whole) if operation == "GetObject" else None)
+    error = failure(lambda: open_store(bucket).get_file("a", tmp_path / "copy"))
+    assert error.reason == "StorageInvalid"
+    assert "not an S3 service" in str(error)
 
 
 @pytest.mark.parametrize("key", ["../a", "a/../b", "./a", "a/."])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,13 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
-from s3transfer.exceptions import RetriesExceededError
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.locations import contains_bucket
-from .base import CorruptObjectError, MissingObjectError, disk_error, file_sha256
+from .base import CorruptObjectError, MissingObjectError, disk_error
 from .s3_client import endpoint_or_default, open_client
 from .s3_errors import Asked, explain, no_s3, shown_endpoint
+from .s3_parts import object_parts
 
 DELETE_BATCH = 1000
 """Most keys in one DeleteObjects request."""
@@ -27,7 +28,7 @@ CONFLICT_TRIES = 5
 BATCH_KNOWN = ("NoSuchBucket", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "ExpiredToken")
 """Refusals of a batch delete with 400 or 404 that have nothing to do with the batch."""
 
-TRANSFER = TransferConfig(
+UPLOAD = TransferConfig(
     multipart_threshold=16 << 20,
     multipart_chunksize=16 << 20,
     # At most this many parts are in memory at once: 64 MiB.
@@ -92,7 +93,7 @@ class Bucket:
 
     def upload(self, local: Path, key: str) -> None:
         """Store a file, in parts if it is large."""
-        with self._explained("writing", key), create_transfer_manager(self.client, TRANSFER) as transfers:
+        with self._explained("writing", key), create_transfer_manager(self.client, UPLOAD) as transfers:
             transfers.upload(str(local), self.name, key, extra_args=self._encryption).result()
 
     def download(self, key: str, local: Path, sha256: str | None = None) -> None:
@@ -100,15 +101,21 @@ class Bucket:
 
         Raises MissingObjectError, CorruptObjectError, `DiskFull`.
         """
-        partial = local.with_name(f".{local.name}.{secrets.token_hex(4)}")
+        partial, digest = local.with_name(f".{local.name}.{secrets.token_hex(4)}"), hashlib.sha256()
         try:
-            with self._explained("reading", key), create_transfer_manager(self.client, TRANSFER) as transfers:
+            with self._explained("reading", key), partial.open("wb") as file:
                 try:
-                    transfers.download(self.name, key, str(partial)).result()
+                    for part in object_parts(self.client, self.name, key):
+                        file.write(part)
+                        digest.update(part)
                 except ClientError as error:
+                    if error.response["Error"]["Code"] == "PreconditionFailed":
+                        raise TransientError(
+                            "StorageConflict", f"{self._uri(key)} was replaced while it was read: read it again"
+                        ) from error
                     _require_missing(error, "NoSuchKey", "404")
                     raise MissingObjectError(f"s3://{self.name}", key) from error
-            if sha256 is not None and (found := file_sha256(partial)) != sha256:
+            if sha256 is not None and (found := digest.hexdigest()) != sha256:
                 raise CorruptObjectError(f"s3://{self.name}", key, sha256, found)
             partial.rename(local)
         except OSError as error:
@@ -193,9 +200,8 @@ class Bucket:
         asked = Asked(action, self._uri(key).rstrip("/"), self.name, self.endpoint, conditional, encrypted)
         try:
             yield
-        except (BotoCoreError, ClientError, RetriesExceededError) as error:
-            cause: BaseException = error.last_exception if isinstance(error, RetriesExceededError) else error
-            found = explain(cause, asked)
+        except (BotoCoreError, ClientError) as error:
+            found = explain(error, asked)
             if found.reason == "StorageDenied" and action == "writing" and self._is_readable():
                 found = PermanentError(found.reason, f"{found}. Reading is allowed, only writing is not")
             raise found from error

@@ -24,6 +24,7 @@ from .attempt.model_cache import usable_cache
 from .attempt.phases import Phases
 from .attempt.publication import publish_result
 from .attempt.report import write_report
+from .attempt.rows import PublishedMeanwhile
 from .attempt.scratch import scratch_directory
 from .attempt.shard import node, on_this_shard
 from .attempt.stop import StopRequest, stop_on_signals
@@ -138,7 +139,10 @@ def _computed(
         workspace.references = references(spec, upstream)
         phases.end("fetch")
         started = time.monotonic()
-        result = stage(workspace)
+        try:
+            result = stage(workspace)
+        except PublishedMeanwhile:
+            result = None
         for phase, moment in workspace.moments.items():
             phases.end(phase, moment)
         if result is None:

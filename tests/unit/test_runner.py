@@ -437,6 +437,26 @@ def test_shards_that_end_at_once_publish_one_result(real_storage: Storage, run: 
     assert corrupt_files(open_store(real_storage), manifest_of(real_storage, specs[0])) == []
 
 
+def test_a_shard_that_comes_to_its_rows_after_the_stage_was_published_computes_none(
+    storage: Storage, run: Runner
+) -> None:
+    contents = run.trained(storage)
+    computed = []
+
+    def late(workspace: Workspace) -> Result | None:
+        # It has found the stage unpublished, and fetched its inputs in the meantime.
+        assert run_stage(fake_stages.spec(storage, "generate-1", contents, shard=(0, 1)), fake_stages.stages()) == 0
+        append = workspace.rows.append
+        workspace.rows.append = lambda rows: (computed.append(1), append(rows))[1]  # type: ignore[method-assign]
+        return fake_stages.generate(workspace)
+
+    spec = fake_stages.spec(storage, "generate-1", contents, shard=(1, 2))
+    code, report = run(spec, generate=late)
+    assert (code, report.reason) == (0, "Cached")
+    assert computed == []
+    assert list(open_store(storage).list(rows_prefix(spec.key))) == []
+
+
 def test_the_pod_of_an_indexed_job_takes_its_shard_from_the_environment(
     directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..contract.errors import StageError, Terminated
@@ -15,12 +15,17 @@ from ..store.base import Store
 log = logging.getLogger(__name__)
 
 
-class StoredRows:
-    """`evolution_jobs.contract.workspace.Rows` in a store."""
+class PublishedMeanwhile(Exception):
+    """Another process has published the stage, and removes its finished rows. Nothing is left to compute."""
 
-    def __init__(self, store: Store, key: str) -> None:
+
+class StoredRows:
+    """`evolution_jobs.contract.workspace.Rows` in a store. `is_published` says whether their stage is."""
+
+    def __init__(self, store: Store, key: str, is_published: Callable[[], bool] = lambda: False) -> None:
         self._store = store
         self._prefix = rows_prefix(key)
+        self._is_published = is_published
         self._chunks: dict[str, list[dict[str, Any]]] = {}
         self.appended = 0
         """Rows that this process has appended."""
@@ -28,10 +33,16 @@ class StoredRows:
         """Chunks without the digest in their name. Their rows are computed again."""
 
     def finished(self) -> Mapping[str, dict[str, Any]]:
-        """Every row that any attempt has finished, by id. Reads only chunks that are new since the last call."""
+        """Every row that any attempt has finished, by id. Reads only chunks that are new since the last call.
+
+        Raises PublishedMeanwhile.
+        """
         for location, _ in self._store.list(self._prefix):
             if location not in self._chunks:
                 self._read(location)
+        # Asked last: rows go only after the stage is published, so without it none were missing.
+        if self._is_published():
+            raise PublishedMeanwhile
         # If two attempts made the same row, every shard takes the same of the two.
         return {row["id"]: row for location in sorted(self._chunks, reverse=True) for row in self._chunks[location]}
 

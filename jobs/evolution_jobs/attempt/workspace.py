@@ -46,7 +46,7 @@ class StoredWorkspace:
         self.inputs = directory / "inputs"
         """Directory of the inputs, one subdirectory each."""
         self.references: dict[str, str] = {}
-        self.rows = StoredRows(store, spec.key)
+        self.rows = StoredRows(store, spec.key, lambda: bool(published(store, [spec.key])))
         self.rows_ahead = (
             StoredRows(store, spec.ahead.key) if spec.ahead and not published(store, [spec.ahead.key]) else None
         )

@@ -18,10 +18,10 @@ from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutErr
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PART = 16 << 20
+PART = 8 << 20
 """Bytes."""
 AT_ONCE = 4
-"""Parts on their way. With the one that the caller has, at most 80 MiB are in memory."""
+"""Parts on their way. With the one that the caller has, 40 MiB are in memory."""
 TRIES = 5
 BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError)
 """An answer has begun and not ended. botocore repeats only requests without any answer."""

@@ -157,6 +157,8 @@ bench: setup ## Benchmarks, each as a ratio to a baseline of the same run
 	$(BIN)/python -m bench.generation
 	$(BIN)/python -m bench.training
 	$(BIN)/python bench/prepare.py
+	$(BIN)/python -m bench.transfer
+	$(BIN)/python -m bench.quickstart
 	$(BIN)/python -m bench.scale --runs 10
 
 bench-gpu: setup ## The tests and benchmarks that need a GPU, for docs/performance.md (10 minutes)

@@ -18,13 +18,13 @@ def device() -> str:
 
 
 def figure(name: str, ours: Sequence[float], peer: Sequence[float], unit: str, goal: float, **more: object) -> None:
-    """Print the medians over the rounds, and the median ratio. For rates: more is better."""
+    """Print the medians over the rounds, and the median ratio. For rates: more is better, unless `better` says `less`."""
     ratio = statistics.median(own / other for own, other in zip(ours, peer, strict=True))
     line = {
         "name": name,
         "ours": float(f"{statistics.median(ours):.4g}"),
         "peer": float(f"{statistics.median(peer):.4g}"),
-        "ratio": round(ratio, 2),
+        "ratio": round(ratio, 3),
         "goal": goal,
         "unit": unit,
         "rounds": len(ours),

@@ -20,6 +20,7 @@ from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.models.hub_errors import explain
 from evolution_jobs.runner import Stage, run_stage
 from evolution_jobs.stages import prewarm
+from evolution_jobs.store import s3_bucket
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
@@ -194,6 +195,28 @@ def test_a_stage_that_cannot_write_to_the_cache_does_without(
     assert manifest is not None
     assert manifest.counts == {"modelCache.unwritable": 1}
     assert cluster.run("prewarm", prewarm.run) == EXIT_PERMANENT
+
+
+def test_a_download_that_is_killed_leaves_only_what_is_cleared_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, left = cluster.cache / "files", set[str]()
+
+    def parts(*_: Any) -> Iterator[bytes]:
+        left.update(path.name for path in files.iterdir())
+        # As after a kill: nobody tidies up.
+        for path in list(files.iterdir()):
+            os.link(path, path.with_name(f"{path.name}x"))
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(s3_bucket, "object_parts", parts)
+    cluster.run("sft", cluster.look)
+    assert left
+    for path in files.iterdir():
+        os.utime(path, (0, 0))
+    assert list(files.iterdir())
+    ModelCache.mounted()
+    assert not list(files.iterdir())
 
 
 def test_only_copied_models_are_kept(cluster: Cluster) -> None:

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 ABANDONED = 3600.0
 """Seconds after which a part of a file that nobody has written to is taken for the rest of a process that was killed."""
-_PART = re.compile(r"\.[0-9a-f]{64}\..+")
+_PART = re.compile(r"\.?[0-9a-f]{64}\..+")
+"""A file that is fetched, and that of the store while it is not whole."""
 
 
 class ModelCache:
@@ -69,7 +70,7 @@ class ModelCache:
             return kept
         if changed:
             log.warning("model cache: %s has changed on the volume and is fetched again", kept.name)
-        fetched = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}")
+        fetched = kept.with_name(f"{kept.name}.{secrets.token_hex(4)}")
         try:
             store.get_file(file.location, fetched, file.sha256)
             # Another Pod may have been faster, and a stage may have its file mapped, which NFS takes away once replaced.

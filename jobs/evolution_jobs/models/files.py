@@ -186,6 +186,17 @@ class BucketFiles(ModelFiles):
             self._bucket.download(self._prefix + name, directory / name)
 
 
+def hub_files(uri: str, pinned: Pinned) -> ModelFiles:
+    """The files of a model on the hub; offline, those in this machine's cache. Raises as `pin` does."""
+    import huggingface_hub
+
+    if not huggingface_hub.is_offline_mode():
+        return HubFiles(uri, pinned)
+    with explained(f"{FIELD}.uri: {uri}"):
+        root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
+    return DirectoryFiles(uri, Path(root))
+
+
 class HubFiles(ModelFiles):
     """A model on the hub, at one commit."""
 

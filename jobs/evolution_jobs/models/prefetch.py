@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from .files import HubFiles
+from .files import FIELD, hub_files
 from .hub import explained, pin
 
 
 class Fetched(NamedTuple):
     """A file that is in the cache now."""
 
-    name: str
     size: int
     """Bytes."""
     total: int
@@ -26,15 +24,9 @@ def prefetch(reference: str) -> Iterator[Fetched]:
     """
     import huggingface_hub
 
-    pinned = pin(reference, None, "model", None, "baseModel")
-    if huggingface_hub.is_offline_mode():
-        with explained(f"baseModel.uri: {reference}"):
-            root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
-        present = [path for path in Path(root).iterdir() if path.is_file()]
-        yield from (Fetched(path.name, path.stat().st_size, len(present)) for path in present)
-        return
-    names = HubFiles(reference, pinned).read
-    for name in names:
-        with explained(f"baseModel.uri: {reference}: {name}"):
-            path = huggingface_hub.hf_hub_download(pinned.name, name, revision=pinned.commit)
-        yield Fetched(name, Path(path).stat().st_size, len(names))
+    pinned = pin(reference, None, "model", None, FIELD)
+    files = hub_files(reference, pinned)
+    for name in files.read:
+        with explained(f"{FIELD}.uri: {reference}: {name}"):
+            huggingface_hub.hf_hub_download(pinned.name, name, revision=pinned.commit)
+        yield Fetched(files.sizes[name], len(files.read))

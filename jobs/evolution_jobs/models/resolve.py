@@ -22,9 +22,9 @@ from ..contract.settings import ModelUse
 from ..contract.volumes import mounted_path
 from ..store.base import file_sha256
 from ..store.data_sources import blamed_on, local_path, open_bucket
-from .files import FIELD, BucketFiles, DirectoryFiles, HubFiles, ModelFiles
+from .files import FIELD, BucketFiles, DirectoryFiles, ModelFiles, hub_files
 from .gguf import convert_gguf
-from .hub import explained, pin
+from .hub import pin
 from .marked import mark
 from .usable import require_usable
 
@@ -123,15 +123,9 @@ def _find(source: BaseModelSource, storage: Storage, directory: Path) -> _Found:
 
 
 def _on_hub(source: BaseModelSource) -> _Found:
-    import huggingface_hub
-
     # baseModel.tokenSecret is HF_TOKEN in every stage, because every stage loads this model.
     pinned = pin(source.uri, source.revision, "model", None, FIELD)
-    if not huggingface_hub.is_offline_mode():
-        return _Found(HubFiles(source.uri, pinned), commit=pinned.uri)
-    with explained(f"{FIELD}.uri: {source.uri}"):
-        root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
-    return _Found(DirectoryFiles(source.uri, Path(root)), commit=pinned.uri)
+    return _Found(hub_files(source.uri, pinned), commit=pinned.uri)
 
 
 def _in_bucket(uri: str, storage: Storage) -> _Found:

@@ -9,12 +9,23 @@ import pytest
 import sacrebleu
 import torch
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.metrics.bootstrap import interval, ratio
-from evolution_jobs.metrics.overlap import bleu_of_sums, bleu_ref, bleu_sacre, bleu_statistics, rouge_l
-from evolution_jobs.metrics.perplexity import Passage, answer_losses, perplexity
-from evolution_jobs.metrics.score import per_row, score, score_files
+from evolution_jobs.metrics.answered import Answered
+from evolution_jobs.metrics.bootstrap import bootstrap, holm, jackknife, per_row, ratio
+from evolution_jobs.metrics.measures import BY_NAME
+from evolution_jobs.metrics.overlap import (
+    bleu_of_sums,
+    bleu_sacre,
+    bleu_statistics,
+    rouge_l,
+    sacre_of_sums,
+    sacre_statistics,
+    sacre_words,
+)
+from evolution_jobs.metrics.perplexity import Passage, answer_losses
+from evolution_jobs.metrics.score import score as score_rows
+from evolution_jobs.metrics.score import score_files
 from evolution_jobs.metrics.stock_phrases import holds_stock_phrase
-from evolution_jobs.metrics.style import distinct, distinct_ref, duplicate_rate, self_repeat
+from evolution_jobs.metrics.style import self_repeat
 from evolution_jobs.metrics.words import reference_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +39,19 @@ corpora = st.lists(st.tuples(words, words), min_size=1, max_size=6)
 texts = st.lists(
     st.tuples(words.map(" ".join), st.lists(word, min_size=1, max_size=12).map(" ".join)), min_size=1, max_size=6
 )
+
+
+def score(answers, humans, dialogues=None):
+    return score_rows(Answered(answers, humans, dialogues))
+
+
+def value(name, answers):
+    """A reference-free figure of the answers."""
+    return BY_NAME[name].estimate(Answered(answers, answers)).value
+
+
+def sums_of(pairs, statistics=bleu_statistics):
+    return np.array([statistics(*pair) for pair in pairs], float).sum(axis=0, keepdims=True)
 
 
 # Words
@@ -79,19 +103,17 @@ def test_reference_words_equal_word_tokenize_where_its_data_is_installed(text):
     ],
 )
 def test_bleu_by_hand(hypothesis, reference, order, expected):
-    assert bleu_ref([hypothesis.split()], [reference.split()], order) == pytest.approx(100 * expected)
+    assert bleu_of_sums(sums_of([(hypothesis.split(), reference.split())]), order)[0] == pytest.approx(100 * expected)
 
 
 @given(corpora)
 def test_bleu_of_summed_statistics_is_the_corpus_bleu_of_nltk(pairs):
     hypotheses, references = zip(*pairs, strict=True)
-    sums = np.array([bleu_statistics(*pair) for pair in pairs], float).sum(axis=0, keepdims=True)
-    for order in (2, 4):
+    for order in (1, 2, 3, 4):
         # The reference implementation's own call: weights of four orders, those above `order` being 0.
         weights = [1 / order] * order + [0.0] * (4 - order)
         expected = corpus_bleu([[r] for r in references], hypotheses, weights, SmoothingFunction().method3)
-        assert bleu_ref(hypotheses, references, order) == pytest.approx(100 * expected)
-        assert bleu_of_sums(sums, order)[0] == pytest.approx(100 * expected)
+        assert bleu_of_sums(sums_of(pairs), order)[0] == pytest.approx(100 * expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +140,14 @@ def test_sacrebleu_is_sacrebleus_own_with_its_signature():
     assert f"version:{sacrebleu.__version__}" in signature
 
 
+@given(texts)
+@settings(deadline=None)
+def test_the_words_of_sacrebleu_give_its_own_value(pairs):
+    answers, humans = zip(*pairs, strict=True)
+    words = zip(sacre_words(answers, humans), sacre_words(humans, humans), strict=True)
+    assert sacre_of_sums(sums_of(words, sacre_statistics))[0] == pytest.approx(bleu_sacre(answers, humans)[0], abs=1e-9)
+
+
 # Style
 
 
@@ -131,25 +161,19 @@ def test_sacrebleu_is_sacrebleus_own_with_its_signature():
     ],
 )
 def test_distinct_by_hand_and_the_reference_that_drops_each_last_ngram(order, correct, reference):
-    answers = [["a", "b", "a"], ["c"]]
-    assert distinct(answers, order) == pytest.approx(100 * correct)
-    assert distinct_ref(answers, order) == pytest.approx(100 * reference)
-
-
-@given(st.lists(words, max_size=6), st.integers(1, 3))
-def test_distinct_reference_is_distinct_without_each_last_word(answers, order):
-    assert distinct_ref(answers, order) == distinct([answer[:-1] for answer in answers], order)
-    assert 0 <= distinct(answers, order) <= 100
+    answers = ["a b a", "c"]
+    assert value(f"distinct{order}", answers) == pytest.approx(100 * correct)
+    assert value(f"distinct{order}_ref", answers) == pytest.approx(100 * reference)
 
 
 def test_distinct_counts_over_all_answers_together():
-    assert distinct([["a", "b"], ["a", "b"]], 1) == 50
+    assert value("distinct1", ["a b", "a b"]) == 50
 
 
 def test_self_repeat_and_duplicates_by_hand():
     assert self_repeat(["i", "am", "i", "am", "i", "am"]) == pytest.approx(100 / 3)  # 3 4-grams, 2 different
     assert self_repeat(["i", "am"]) == 0
-    assert duplicate_rate(["I see.", "i  see.", "Why?", "I see. "]) == 50
+    assert value("duplicate_rate", ["I see.", "i  see.", "Why?", "I see. "]) == 50
 
 
 @pytest.mark.parametrize(
@@ -228,8 +252,8 @@ def test_interval_of_a_mean_holds_the_mean_and_widens_with_dialogues_that_are_al
     levels = [generator.gauss(0, 1) for _ in range(40)]
     statistics = per_row([levels[dialogue] + generator.gauss(0, 0.1) for dialogue in dialogues])
     mean = statistics[:, 0].mean()
-    low, high = interval(statistics, ratio)
-    low_grouped, high_grouped = interval(statistics, ratio, dialogues)
+    low, high = bootstrap(statistics, ratio).interval()
+    low_grouped, high_grouped = bootstrap(statistics, ratio, dialogues).interval()
     assert low < mean < high
     # Theory: a standard error of 1/sqrt(200) for rows that were independent, of 1/sqrt(40) for dialogues.
     assert (high - low) == pytest.approx(2 * 1.96 / math.sqrt(200), rel=0.3)
@@ -237,7 +261,8 @@ def test_interval_of_a_mean_holds_the_mean_and_widens_with_dialogues_that_are_al
 
 
 def test_no_interval_from_one_dialogue():
-    assert interval(per_row([1.0, 2.0]), ratio, ["d", "d"]) is None
+    alone = bootstrap(per_row([1.0, 2.0]), ratio, ["d", "d"])
+    assert (alone.interval(), alone.p_value()) == (None, None)
     assert score(["yes", "no"], ["yes", "yes"], ["d", "d"])["intervals"] == {}
 
 
@@ -336,6 +361,82 @@ def test_a_passage_that_begins_another_costs_no_pass_of_its_own(tiny_model):
     assert shapes == [(3, 8)]  # the whole dialogue, its other answer, and [1, 2, 3, 4, 5]
 
 
-def test_perplexity_weighs_tokens_alike(tiny_model):
-    # 1 token of probability 1/2 and 3 of 1/8: the mean is over 4 tokens, not over 2 rows.
-    assert perplexity([math.log(2), 3 * math.log(8)], [1, 3]) == pytest.approx(2 ** (10 / 4))
+def test_perplexity_weighs_tokens_alike():
+    # 1 token of probability 1/2 and 3 of 1/8: the mean is over 4 tokens, not over 2 rows. The third answer did not fit.
+    rows = Answered(["a"] * 3, ["b"] * 3, likelihoods=[(math.log(2), 1), (3 * math.log(8), 3), None])
+    assert BY_NAME["perplexity"].estimate(rows).value == pytest.approx(2 ** (10 / 4))
+
+
+# Paired differences
+
+
+def test_a_jackknife_interval_of_distinct_words_covers_the_population_as_often_as_it_says():
+    # Each dialogue has 20 of 400 words. The expected share of different words is known by the law of the draws.
+    generator = np.random.default_rng(0)
+    expected = 400 * (1 - (1 - 1 / 400) ** (20 * 30)) / (20 * 30)
+    covered = 0
+    for _ in range(200):
+        items = generator.integers(400, size=(30, 20)).tolist()
+        low, high = jackknife(items, lambda distinct, total: distinct / total).interval()
+        covered += low <= expected <= high
+    assert 180 <= covered <= 200
+
+
+def test_leaving_a_dialogue_out_is_counted_as_by_hand():
+    rows, groups = [["a", "b"], ["b"], ["c", "a"], ["d"]], ["x", "x", "y", "z"]
+    estimate = jackknife(rows, lambda distinct, total: distinct / total, groups)
+    assert estimate.value == 4 / 6
+    assert estimate.replicates.tolist() == [3 / 3, 3 / 4, 3 / 5]
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals_apart():
+    generator = np.random.default_rng(1)
+    hard = generator.normal(size=60)
+    first, second = (bootstrap(per_row(hard + shift + generator.normal(0, 0.1, 60)), ratio) for shift in (0, 0.2))
+    low, high = second.minus(first).interval()
+    assert 0 < low < 0.2 < high
+    assert high - low < (first.interval()[1] - first.interval()[0]) / 2
+    assert second.minus(first).p_value() == pytest.approx(2 / 1001)
+    assert first.minus(first).p_value() == 1
+
+
+def test_differences_of_other_rows_are_refused():
+    with pytest.raises(ValueError, match="not over the same rows"):
+        bootstrap(per_row([1.0, 2.0]), ratio).minus(jackknife([["a"], ["b"]], lambda distinct, total: distinct / total))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(values):
+    adjusted = holm(values)
+    for p, corrected in zip(values, adjusted, strict=True):
+        assert p <= corrected <= min(1, p * len(values)) or corrected == pytest.approx(max(values))
+    assert sorted(adjusted) == [adjusted[position] for position in sorted(range(len(values)), key=values.__getitem__)]
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+# Figures
+
+
+def test_each_test_set_has_figures_of_its_own_over_its_own_rows():
+    rows = Answered(["a b", "a c", "d d"], ["a b", "b c", "d"], ["x", "y", "z"])
+    scores = score_rows(rows, ["one", "one", "two"])
+    found = {(figure.get("set"), figure["name"]): figure for figure in scores["figures"]}
+    assert [found[name, "length_words"]["rows"] for name in (None, "one", "two")] == [3, 2, 1]
+    assert found["two", "distinct1"]["value"] == 50
+    assert found["one", "bleu1_ref"] == {
+        **found["one", "bleu1_ref"],
+        "value": pytest.approx(75),
+        "unit": "percent",
+        "better": "higher",
+        "rowSet": rows.only([0, 1]).row_set,
+    }
+    assert {figure.get("set") for figure in score_rows(rows, ["one"] * 3)["figures"]} == {None}
+
+
+def test_the_row_set_names_the_rows_in_any_order():
+    rows = Answered(["a", "b"], ["c", "d"], ids=["1", "2"])
+    assert rows.row_set == Answered(["x", "y"], ["d", "c"], ids=["2", "1"]).row_set
+    assert rows.row_set != Answered(["a", "b"], ["c", "e"], ids=["1", "2"]).row_set

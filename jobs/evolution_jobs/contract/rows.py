@@ -67,6 +67,8 @@ class Context(Document):
     """What the data set's supporter answered."""
     strategy: str | None = None
     """The strategy the data set notes for that answer."""
+    set: str | None = None
+    """The test set's name, for contexts of `data.test` if it gives names."""
 
 
 class Response(Document):

@@ -1,8 +1,18 @@
-"""Bootstrap confidence intervals for figures that are computed from sums over rows (Efron 1979, percentile method)."""
+"""Estimates with 95 % intervals by dialogue, and their differences between models that answered the same rows.
+
+Contexts of one dialogue are alike, so whole dialogues are drawn or left out, never single rows.
+
+- A figure that is computed from sums over rows is bootstrapped (Efron 1979, percentile method).
+- A figure that counts distinct things (Distinct-n, duplicates) is jackknifed: each dialogue is left out once (Tukey 1958).
+  A bootstrap cannot do that: a row that is drawn twice adds no new words, so every resample is less diverse than the rows.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,33 +21,113 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 SEED = 20250516
-"""Fixed, so that equal rows have equal intervals."""
+"""Fixed, so that equal rows have equal intervals, and two models on the same rows have the same draws."""
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
 
 
-def interval(
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, and its values over resampled dialogues: of each draw, or without each dialogue."""
+
+    value: float
+    replicates: Floats
+    """(resamples,) or (dialogues,); empty if there are fewer than two dialogues."""
+    kind: Literal["bootstrap", "jackknife"]
+
+    def minus(self, other: Estimate) -> Estimate:
+        """The paired difference. Both must be over the same rows in the same order, so that the resamples are the same."""
+        if self.kind != other.kind or self.replicates.shape != other.replicates.shape:
+            raise ValueError("the estimates are not over the same rows")
+        return Estimate(self.value - other.value, self.replicates - other.replicates, self.kind)
+
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; None if there are fewer than two dialogues."""
+        if not len(self.replicates):
+            return None
+        if self.kind == "jackknife":
+            return self.value - Z * self._jackknife_error(), self.value + Z * self._jackknife_error()
+        low, high = np.percentile(self.replicates, [2.5, 97.5])
+        return float(low), float(high)
+
+    def p_value(self) -> float | None:
+        """Two-sided probability of a value as far from 0 if it were 0; None if there are fewer than two dialogues."""
+        if not len(self.replicates):
+            return None
+        if self.kind == "jackknife":
+            error = self._jackknife_error()
+            return math.erfc(abs(self.value) / error / math.sqrt(2)) if error else float(self.value == 0)
+        beyond = min(int((self.replicates <= 0).sum()), int((self.replicates >= 0).sum()))
+        # The value itself counts as one draw, so no p-value is 0 (Davison and Hinkley 1997, section 4.2).
+        return min(1.0, 2 * (beyond + 1) / (len(self.replicates) + 1))
+
+    def _jackknife_error(self) -> float:
+        count = len(self.replicates)
+        return math.sqrt((count - 1) / count * float(((self.replicates - self.replicates.mean()) ** 2).sum()))
+
+
+def bootstrap(
     statistics: Floats, figure: Callable[[Floats], Floats], groups: Sequence[Hashable] | None = None
-) -> tuple[float, float] | None:
-    """The 95 % interval of `figure`, which maps sums (corpora, columns) to figures (corpora,).
+) -> Estimate:
+    """The estimate of `figure`, which maps sums (corpora, columns) to figures (corpora,).
 
-    `statistics` is (rows, columns). `groups` names each row's dialogue: contexts of one dialogue are alike, so whole
-    dialogues are drawn instead of rows; without `groups`, rows are drawn. Returns None if there are fewer than two groups.
-
-    Distinct-n and duplicate rates have no interval here: a row that is drawn twice adds no new words, so every resample
-    would be less diverse than the rows.
+    `statistics` is (rows, columns). `groups` names each row's dialogue; without it, each row is one of its own.
     """
+    value = float(figure(statistics.sum(axis=0, keepdims=True))[0])
     totals = statistics if groups is None else _by_group(statistics, groups)
     count = len(totals)
     if count < 2:
-        return None
+        return Estimate(value, np.empty(0), "bootstrap")
     generator = np.random.default_rng(SEED)
     draws = (np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES))
-    low, high = np.percentile(figure(np.stack([draw @ totals for draw in draws])), [2.5, 97.5])
-    return float(low), float(high)
+    return Estimate(value, figure(np.stack([draw @ totals for draw in draws])), "bootstrap")
+
+
+def jackknife(
+    items: Sequence[Sequence[Hashable]],
+    figure: Callable[[Floats, Floats], Floats],
+    groups: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """The estimate of `figure`, which maps numbers of distinct and of all items (corpora,) to figures (corpora,).
+
+    `items` are each row's.
+    """
+    owners: dict[Hashable, int] = {}
+    index = range(len(items)) if groups is None else [owners.setdefault(group, len(owners)) for group in groups]
+    count = len(items) if groups is None else len(owners)
+    held = np.zeros(count)
+    owner: dict[Hashable, int] = {}
+    for group, row in zip(index, items, strict=True):
+        held[group] += len(row)
+        for item in row:
+            if owner.setdefault(item, group) != group:
+                owner[item] = -1
+    alone = np.bincount([group for group in owner.values() if group >= 0], minlength=count)
+    distinct, total = float(len(owner)), float(held.sum())
+    value = float(figure(np.array([distinct]), np.array([total]))[0])
+    if count < 2:
+        return Estimate(value, np.empty(0), "jackknife")
+    return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife")
 
 
 def ratio(sums: Floats) -> Floats:
     """First column / second: a mean over rows if the second column counts them. 0 if a resample has no rows."""
     return sums[:, 0] / np.maximum(sums[:, 1], 1)
+
+
+def per_row(values: Sequence[float]) -> Floats:
+    """Statistics of a mean over rows, for `ratio`: (rows, 2)."""
+    return np.column_stack([np.asarray(values, float), np.ones(len(values))])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the same order: the chance of any false finding stays below each."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = highest
+    return adjusted
 
 
 def _by_group(statistics: Floats, groups: Sequence[Hashable]) -> Floats:

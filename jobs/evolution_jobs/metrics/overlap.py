@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, modified_precision
+from nltk.translate.bleu_score import modified_precision
 from sacrebleu.metrics import BLEU
 
 from ..unspaced import mostly_han, mostly_unspaced
@@ -22,13 +22,6 @@ ORDERS = 4
 """Longest n-gram of BLEU."""
 ROUGE_BETA = 1.2
 """Weight of recall against precision in ROUGE-L."""
-
-
-def bleu_ref(hypotheses: Sequence[Words], references: Sequence[Words], order: int) -> float:
-    """Corpus BLEU up to n-grams of `order`, with NIST smoothing (method 3); one reference a hypothesis; 0 to 100."""
-    weights = tuple([1 / order] * order)
-    pairs = [[reference] for reference in references]
-    return 100 * float(corpus_bleu(pairs, list(hypotheses), weights, SmoothingFunction().method3))
 
 
 def rouge_l(hypothesis: Words, reference: Words) -> float:
@@ -46,10 +39,20 @@ def bleu_sacre(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[fl
     The references decide the tokeniser, so it is the same for every model: `13a`, or for scripts without spaces `zh` if
     they are Chinese and else `char`.
     """
+    metric = _sacrebleu(references)
+    return float(metric.corpus_score(list(hypotheses), [list(references)]).score), str(metric.get_signature())
+
+
+def sacre_words(texts: Sequence[str], references: Sequence[str]) -> list[list[str]]:
+    """The words of the texts by sacrebleu's tokeniser, which `references` decide as in `bleu_sacre`."""
+    tokenise = _sacrebleu(references).tokenizer
+    return [tokenise(text.rstrip()).split() for text in texts]
+
+
+def _sacrebleu(references: Sequence[str]) -> BLEU:
     tokenise = ("zh" if mostly_han(references) else "char") if mostly_unspaced(references) else None
     # `force`: texts of a data set may end in a separate period, about which sacrebleu otherwise warns.
-    metric = BLEU(force=True, tokenize=tokenise)
-    return float(metric.corpus_score(list(hypotheses), [list(references)]).score), str(metric.get_signature())
+    return BLEU(force=True, tokenize=tokenise)
 
 
 def bleu_statistics(hypothesis: Words, reference: Words) -> list[int]:
@@ -64,7 +67,10 @@ def bleu_statistics(hypothesis: Words, reference: Words) -> list[int]:
 
 
 def bleu_of_sums(sums: Floats, order: int) -> Floats:
-    """`bleu_ref` from summed statistics of many corpora: (corpora, 10) to (corpora,)."""
+    """Corpus BLEU up to n-grams of `order`, with NIST smoothing (method 3), from summed statistics of many corpora.
+
+    (corpora, 10) to (corpora,), each 0 to 100.
+    """
     matches, totals = sums[:, :order], sums[:, ORDERS : ORDERS + order]
     lengths, reference_lengths = sums[:, -2], sums[:, -1]
     misses = matches == 0
@@ -73,6 +79,18 @@ def bleu_of_sums(sums: Floats, order: int) -> Floats:
     brevity = np.exp(np.minimum(0, 1 - reference_lengths / np.maximum(lengths, 1)))
     score = 100 * brevity * np.exp(np.log(precisions).mean(axis=1))
     return np.where(misses[:, 0], 0.0, score)
+
+
+def sacre_statistics(hypothesis: Words, reference: Words) -> list[int]:
+    """As `bleu_statistics`; an answer shorter than n words has no n-gram, where NLTK counts one."""
+    statistics = bleu_statistics(hypothesis, reference)
+    totals = [max(0, len(hypothesis) - order) for order in range(ORDERS)]
+    return [*statistics[:ORDERS], *totals, *statistics[2 * ORDERS :]]
+
+
+def sacre_of_sums(sums: Floats) -> Floats:
+    """`bleu_sacre` from summed statistics of many corpora. It is 0 for a corpus without any 4-gram, as sacrebleu has it."""
+    return np.where(sums[:, 2 * ORDERS - 1] == 0, 0.0, bleu_of_sums(sums, ORDERS))
 
 
 def _longest_common_subsequence(first: Words, second: Words) -> int:

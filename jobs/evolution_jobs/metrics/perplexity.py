@@ -1,4 +1,4 @@
-"""Likelihood of the human answers under a model, given the context, and its perplexity.
+"""Likelihood of the human answers under a model, given the context.
 
 Only the answer's own tokens count, its end-of-turn token included. The prompt does not, nor does the text that a chat
 template writes after the turn.
@@ -6,7 +6,6 @@ template writes after the turn.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,13 +27,6 @@ class ScoredSequence(NamedTuple):
     tokens: list[int]
     members: list[int]
     """Positions of the passages that are a prefix of this sequence."""
-
-
-def perplexity(losses: Sequence[float], tokens: Sequence[int]) -> float:
-    """The exponential of the mean negative log-likelihood a token: `losses` are sums over rows of
-    `tokens` tokens, in nats.
-    """
-    return math.exp(sum(losses) / sum(tokens))
 
 
 @torch.inference_mode()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
-
-import numpy as np
+from typing import Any, TypedDict
 
 from ..contract.errors import PermanentError
-from ..unspaced import SCRIPTS, count_words, has_unspaced, mostly_unspaced
-from .bootstrap import Floats, interval, ratio
-from .overlap import bleu_of_sums, bleu_ref, bleu_sacre, bleu_statistics, rouge_l
-from .stock_phrases import holds_stock_phrase
-from .style import style
-from .words import reference_words
+from ..contract.figures import Figure
+from ..unspaced import SCRIPTS, has_unspaced, mostly_unspaced
+from .answered import Answered
+from .measures import MEASURES, REFERENCE, Measure
+from .overlap import bleu_sacre
 
 BAD_INPUT = "ScoreInput"
 ENGLISH_ONLY = "stock_phrase_rate"
@@ -26,81 +22,78 @@ class Scores(TypedDict):
     """Figures and how they were computed; valid JSON."""
 
     rows: int
+    figures: list[dict[str, Any]]
+    """Each `Figure`, of all rows and then of each test set."""
     metrics: dict[str, float]
-    """In per cent, except lengths (in words or tokens) and perplexity."""
+    """The value of each figure of all rows, by name."""
     intervals: dict[str, list[float]]
-    """95 % bootstrap interval [low, high] of the main figures."""
+    """Their 95 % intervals [low, high]."""
     human: dict[str, float]
     """The reference-free figures of the human answers, for comparison with the model's."""
     methods: dict[str, str]
     """Signature and tokeniser, and what counts as a word: only BLEU figures with equal ones can be compared."""
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], groups: Sequence[Hashable] | None = None) -> Scores:
-    """Every figure that can be computed from the texts. If the references are in a script without spaces between words,
+def score(rows: Answered, sets: Sequence[str | None] | None = None, more: Sequence[Figure] = ()) -> Scores:
+    """Every figure that can be computed from the rows. If the references are in a script without spaces between words,
     `stock_phrase_rate` is left out.
 
-    `groups` names the dialogue of each row, for the intervals (`bootstrap.interval`).
+    `sets` names each row's test set; if there are several, each has figures of its own. `more` are figures of other
+    modules.
 
     Raises PermanentError (`ScoreInput`) if the lists are empty or differ in length, or a reference is empty.
     """
-    _check(hypotheses, references)
-    answers, humans = [[reference_words(text) for text in texts] for texts in (hypotheses, references)]
-    rouge = [rouge_l(answer, human) for answer, human in zip(answers, humans, strict=True)]
-    sacre, signature = bleu_sacre(hypotheses, references)
-    metrics = {
-        "bleu2_ref": bleu_ref(answers, humans, 2),
-        "bleu4_ref": bleu_ref(answers, humans, 4),
-        "rougeL_ref": sum(rouge) / len(rouge),
-        "bleu_sacre": sacre,
-        **style(hypotheses, answers),
-    }
-    bleu = np.array([bleu_statistics(answer, human) for answer, human in zip(answers, humans, strict=True)], float)
-    scores = Scores(
-        rows=len(hypotheses),
-        metrics=metrics,
-        intervals=intervals(
-            {
-                "bleu2_ref": (bleu, lambda sums: bleu_of_sums(sums, 2)),
-                "bleu4_ref": (bleu, lambda sums: bleu_of_sums(sums, 4)),
-                "rougeL_ref": (per_row(rouge), ratio),
-                "length_words": (per_row(list(map(count_words, hypotheses))), ratio),
-                "stock_phrase_rate": (per_row([100 * holds_stock_phrase(text) for text in hypotheses]), ratio),
-            },
-            groups,
-        ),
-        human=style(references, humans),
-        methods={
-            "reference": f"lower-cased nltk {version('nltk')} word_tokenize; corpus_bleu, smoothing method 3; "
-            "ROUGE-L, beta 1.2; Distinct-n without each answer's last n-gram (arXiv 2106.01144, myMetrics.py)",
-            "sacrebleu": signature,
-        },
+    _check(rows.answers, rows.humans)
+    found = [*figures(rows), *more]
+    overall = [figure for figure in found if figure.set is None]
+    names = list(dict.fromkeys(name for name in sets or [] if name is not None))
+    if len(names) > 1 or (names and None in (sets or [])):
+        for name in names:
+            found += figures(rows.only([row for row, each in enumerate(sets or []) if each == name]), name)
+    return Scores(
+        rows=len(rows),
+        figures=[figure.wire() for figure in found],
+        metrics={figure.name: figure.value for figure in overall},
+        intervals={figure.name: list(figure.interval) for figure in overall if figure.interval},
+        human={figure.name: figure.human for figure in overall if figure.human is not None},
+        methods=_methods(rows),
     )
-    if has_unspaced([*hypotheses, *references]):
-        _say_characters(scores, undefined=mostly_unspaced(references))
-    return scores
 
 
-def _say_characters(scores: Scores, *, undefined: bool) -> None:
-    """Add to the methods how scripts without spaces are counted; with `undefined`, leave out what only English has."""
-    scores["methods"]["words"] = f"each character counts as a word in scripts without spaces ({SCRIPTS})"
-    if undefined:
-        scores["methods"][ENGLISH_ONLY] = "not defined: its phrases are English"
-        for figures in (scores["metrics"], scores["human"], scores["intervals"]):
-            figures.pop(ENGLISH_ONLY, None)
+def figures(rows: Answered, name: str | None = None) -> list[Figure]:
+    """The figures of one set of rows."""
+    return [_figure(measure, rows, name) for measure in MEASURES if measure.defined(rows)]
 
 
-def intervals(
-    figures: dict[str, tuple[Floats, Callable[[Floats], Floats]]], groups: Sequence[Hashable] | None
-) -> dict[str, list[float]]:
-    """The interval of each figure (statistics, function of their sums); no interval if there are too few groups."""
-    found = {name: interval(statistics, figure, groups) for name, (statistics, figure) in figures.items()}
-    return {name: list(bounds) for name, bounds in found.items() if bounds}
+def _figure(measure: Measure, rows: Answered, name: str | None) -> Figure:
+    estimate = measure.estimate(rows)
+    interval = estimate.interval()
+    return Figure(
+        name=measure.name,
+        value=estimate.value,
+        interval=list(interval) if interval else None,
+        human=measure.estimate(rows.by_humans).value if measure.reference_free else None,
+        unit=measure.unit,
+        better=measure.better,
+        rows=len(rows),
+        row_set=rows.row_set,
+        set=name,
+        method=measure.method(rows),
+        headline=measure.headline,
+    )
 
 
-def per_row(values: Sequence[float]) -> Floats:
-    """Statistics of a mean over rows, for `bootstrap.ratio`: (rows, 2)."""
-    return np.column_stack([np.asarray(values, float), np.ones(len(values))])
+def _methods(rows: Answered) -> dict[str, str]:
+    methods = {
+        "reference": f"{REFERENCE}; corpus_bleu, smoothing method 3; "
+        "ROUGE-L, beta 1.2; Distinct-n without each answer's last n-gram (arXiv 2106.01144, myMetrics.py)",
+        "sacrebleu": bleu_sacre(rows.answers, rows.humans)[1],
+    }
+    if has_unspaced([*rows.answers, *rows.humans]):
+        methods["words"] = f"each character counts as a word in scripts without spaces ({SCRIPTS})"
+        if mostly_unspaced(rows.humans):
+            methods[ENGLISH_ONLY] = "not defined: its phrases are English"
+    return methods
 
 
 def score_files(hypotheses: Path, references: Path) -> Scores:
@@ -111,7 +104,7 @@ def score_files(hypotheses: Path, references: Path) -> Scores:
 
     Raises PermanentError (`ScoreInput`), which names the file and, if there is one, the line.
     """
-    return score(_texts(hypotheses, "answer"), _texts(references, "human"))
+    return score(Answered(_texts(hypotheses, "answer"), _texts(references, "human")))
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:

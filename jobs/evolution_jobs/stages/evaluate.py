@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Turn
@@ -22,8 +20,7 @@ from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
-from ..metrics.bootstrap import interval, ratio
-from ..metrics.perplexity import perplexity
+from ..metrics.answered import Answered
 from ..metrics.score import Scores, score
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
@@ -49,6 +46,8 @@ class Answer(Document):
     id: str
     """The context's id."""
     dialogue: str
+    set: str | None = None
+    """The test set's name, if `data.test` gives names."""
     context: list[Turn]
     """The last turns before the answer."""
     human: str
@@ -157,6 +156,7 @@ def _result(
     answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
     write_rows(answers_file, answers)
     metrics_file.write_text(json.dumps(scores, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    headlines = {figure["name"] for figure in scores["figures"] if figure.get("headline")}
     return Result(
         outputs={"answers": answers_file, "metrics": metrics_file},
         counts={
@@ -166,7 +166,7 @@ def _result(
             "perplexity.tooLong": sum(answer.nll is None for answer in answers),
         },
         # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
-        metrics={name: round(value, 4) for name, value in scores["metrics"].items()},
+        metrics={name: round(value, 4) for name, value in scores["metrics"].items() if name in headlines},
         details={**{name: scores[name] for name in ("intervals", "human", "methods")}, **engines},
         notes=mixed(engines),
         tokens=sum(answer.tokens for answer in answers),
@@ -174,21 +174,16 @@ def _result(
 
 
 def _scores(answers: Sequence[Answer]) -> Scores:
-    """The figures of the texts, and those that need the model: perplexity and lengths in tokens."""
-    groups = [answer.dialogue for answer in answers]
-    scores = score([answer.answer for answer in answers], [answer.human for answer in answers], groups)
-    scores["metrics"] |= {
-        "length_tokens": sum(answer.tokens for answer in answers) / len(answers),
-        "cut_rate": 100 * sum(answer.finish == "length" for answer in answers) / len(answers),
-    }
-    likelihoods = [(answer.nll, answer.nll_tokens) for answer in answers if answer.nll is not None]
-    if likelihoods:
-        scores["metrics"]["perplexity"] = perplexity(*zip(*likelihoods, strict=True))
-        dialogues = [answer.dialogue for answer in answers if answer.nll is not None]
-        bounds = interval(np.array(likelihoods, float), lambda sums: np.exp(ratio(sums)), dialogues)
-        if bounds:
-            scores["intervals"]["perplexity"] = list(bounds)
-    return scores
+    rows = Answered(
+        answers=[answer.answer for answer in answers],
+        humans=[answer.human for answer in answers],
+        dialogues=[answer.dialogue for answer in answers],
+        ids=[answer.id for answer in answers],
+        tokens=[answer.tokens for answer in answers],
+        cut=[answer.finish == "length" for answer in answers],
+        likelihoods=[None if answer.nll is None else (answer.nll, answer.nll_tokens) for answer in answers],
+    )
+    return score(rows, [answer.set for answer in answers])
 
 
 def _answer(context: Context, finished: Mapping[str, dict[str, Any]]) -> Answer:
@@ -196,6 +191,7 @@ def _answer(context: Context, finished: Mapping[str, dict[str, Any]]) -> Answer:
     return Answer(
         id=context.id,
         dialogue=context.dialogue,
+        set=context.set,
         context=context.turns[-CONTEXT_TAIL:],
         human=context.human,
         answer=answered["text"],

@@ -1,0 +1,76 @@
+"""A model's answers beside the human ones: what every figure is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..contract.manifest import canonical_digest
+from .words import reference_words
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of one model, row by row. All lists have one length."""
+
+    answers: Sequence[str]
+    humans: Sequence[str]
+    dialogues: Sequence[str] | None = None
+    """Each row's dialogue, for intervals; None takes each row as one of its own."""
+    ids: Sequence[str] | None = None
+    """Each row's context; None numbers the rows."""
+    tokens: Sequence[int] | None = None
+    """Tokens of each answer, its end-of-turn token included; None if they are not known."""
+    cut: Sequence[bool] | None = None
+    """Whether each answer was cut off at the longest length."""
+    likelihoods: Sequence[tuple[float, int] | None] | None = None
+    """Negative log-likelihood of each human answer in nats, and its tokens; None where it did not fit."""
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        """`reference_words` of each answer."""
+        return [reference_words(text) for text in self.answers]
+
+    @cached_property
+    def human_words(self) -> list[list[str]]:
+        """`reference_words` of each human answer."""
+        return [reference_words(text) for text in self.humans]
+
+    @cached_property
+    def row_set(self) -> str:
+        """Digest of the rows' ids and human answers, in any order: figures compare only if it is equal."""
+        ids = self.ids or [str(row) for row in range(len(self))]
+        return canonical_digest(sorted(zip(ids, self.humans, strict=True)))
+
+    @cached_property
+    def by_humans(self) -> Answered:
+        """The same rows as if a model had given the human answers."""
+        human = Answered(answers=self.humans, humans=self.humans, dialogues=self.dialogues, ids=self.ids)
+        human.__dict__["words"] = human.__dict__["human_words"] = self.human_words
+        return human
+
+    def only(self, rows: Sequence[int]) -> Answered:
+        """Some of the rows, by position."""
+
+        def some(values: Sequence[Any] | None) -> Any:
+            return None if values is None else [values[row] for row in rows]
+
+        kept = replace(
+            self,
+            answers=[self.answers[row] for row in rows],
+            humans=[self.humans[row] for row in rows],
+            dialogues=some(self.dialogues),
+            ids=some(self.ids),
+            tokens=some(self.tokens),
+            cut=some(self.cut),
+            likelihoods=some(self.likelihoods),
+        )
+        for name in ("words", "human_words"):
+            if name in self.__dict__:
+                kept.__dict__[name] = some(self.__dict__[name])
+        return kept

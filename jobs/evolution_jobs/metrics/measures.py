@@ -1,0 +1,146 @@
+"""Every figure of the answers' texts: its name, how it is computed, and what it is called in a table.
+
+`score` reports them for one model, and `compare` their differences between models on the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Protocol
+
+import numpy as np
+
+from ..contract.figures import Better, Unit
+from ..unspaced import count_words, mostly_unspaced
+from .answered import Answered
+from .bootstrap import Estimate, bootstrap, jackknife, per_row, ratio
+from .overlap import bleu_of_sums, bleu_sacre, bleu_statistics, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
+from .stock_phrases import holds_stock_phrase
+from .style import ngrams, normalised, self_repeat
+
+REFERENCE = f"lower-cased nltk {version('nltk')} word_tokenize"
+REFERENCE_CODE = "as myMetrics.py of arXiv 2106.01144"
+
+
+class Estimator(Protocol):
+    """How a figure is computed."""
+
+    def __call__(self, rows: Answered) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that can be computed from answers."""
+
+    name: str
+    label: str
+    """For people, with its unit."""
+    unit: Unit
+    better: Better
+    method: Callable[[Answered], str]
+    """What makes two values of it comparable; for BLEU of sacrebleu, its signature."""
+    estimate: Estimator
+    reference_free: bool = False
+    """Whether the human answers have this figure, too."""
+    headline: bool = True
+    """Whether the run's status shows it."""
+    defined: Callable[[Answered], bool] = lambda _: True
+    """Whether the rows have what it needs."""
+
+
+def _mean(value: Callable[[str], float]) -> Estimator:
+    return lambda rows: bootstrap(per_row([value(text) for text in rows.answers]), ratio, rows.dialogues)
+
+
+def _bleu(order: int, rows: Answered) -> Estimate:
+    pairs = zip(rows.words, rows.human_words, strict=True)
+    sums = np.array([bleu_statistics(*pair) for pair in pairs], float)
+    return bootstrap(sums, partial(bleu_of_sums, order=order), rows.dialogues)
+
+
+def _bleu_sacre(rows: Answered) -> Estimate:
+    answers, humans = (sacre_words(texts, rows.humans) for texts in (rows.answers, rows.humans))
+    sums = np.array([sacre_statistics(*pair) for pair in zip(answers, humans, strict=True)], float)
+    estimate = bootstrap(sums, sacre_of_sums, rows.dialogues)
+    # The library's own value: it is what the signature stands for.
+    return Estimate(bleu_sacre(rows.answers, rows.humans)[0], estimate.replicates, estimate.kind)
+
+
+def _rouge(rows: Answered) -> Estimate:
+    values = [rouge_l(answer, human) for answer, human in zip(rows.words, rows.human_words, strict=True)]
+    return bootstrap(per_row(values), ratio, rows.dialogues)
+
+
+def _distinct(order: int, dropped: int, rows: Answered) -> Estimate:
+    items = [ngrams(words, order, dropped) for words in rows.words]
+    return jackknife(items, lambda distinct, total: 100 * distinct / np.maximum(total, 1), rows.dialogues)
+
+
+def _duplicates(rows: Answered) -> Estimate:
+    texts = [[normalised(text)] for text in rows.answers]
+    return jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
+
+
+def _self_repeat(rows: Answered) -> Estimate:
+    return bootstrap(per_row([self_repeat(words) for words in rows.words]), ratio, rows.dialogues)
+
+
+def _tokens(rows: Answered) -> Estimate:
+    return bootstrap(per_row(rows.tokens or []), ratio, rows.dialogues)
+
+
+def _cut(rows: Answered) -> Estimate:
+    return bootstrap(per_row([100 * cut for cut in rows.cut or []]), ratio, rows.dialogues)
+
+
+def _perplexity(rows: Answered) -> Estimate:
+    sums = np.array([(0, 0) if each is None else each for each in rows.likelihoods or []], float)
+    return bootstrap(sums, lambda sums: np.exp(ratio(sums)), rows.dialogues)
+
+
+def _say(text: str) -> Callable[[Answered], str]:
+    return lambda _: text
+
+
+def _english(rows: Answered) -> bool:
+    return not mostly_unspaced(rows.humans)
+
+
+_BLEU = f"corpus BLEU, smoothing method 3; {REFERENCE}; {REFERENCE_CODE}"
+_TOKENS = _say("tokens of the model, the end-of-turn token included")
+
+MEASURES: tuple[Measure, ...] = (
+    *(
+        Measure(f"distinct{n}", f"Distinct-{n}, %", "percent", "higher", _say(f"different {n}-grams of all answers together / {n}-grams (Li et al., NAACL 2016); {REFERENCE}"), partial(_distinct, n, 0), reference_free=True)
+        for n in (1, 2, 3)
+    ),
+    Measure("bleu_sacre", "BLEU (sacrebleu)", "percent", "higher", lambda rows: bleu_sacre(rows.answers, rows.humans)[1], _bleu_sacre),
+    *(
+        Measure(f"bleu{n}_ref", f"BLEU-{n} (reference)", "percent", "higher", _say(_BLEU), partial(_bleu, n), headline=n in (2, 4))
+        for n in (1, 2, 3, 4)
+    ),
+    Measure("rougeL_ref", "ROUGE-L (reference)", "percent", "higher", _say(f"mean F-measure, beta 1.2; {REFERENCE}; {REFERENCE_CODE}"), _rouge),
+    *(
+        Measure(f"distinct{n}_ref", f"Distinct-{n} (reference)", "percent", "higher", _say(f"without each answer's last {n}-gram; {REFERENCE}; {REFERENCE_CODE}"), partial(_distinct, n, 1), reference_free=True)
+        for n in (1, 2, 3)
+    ),
+    Measure("length_words", "answer length, words", "words", "neither", _say("words between white space"), _mean(count_words), reference_free=True),
+    Measure("stock_phrase_rate", "answers with a stock phrase, %", "percent", "lower", _say("the list of metrics/stock_phrases.py"), _mean(lambda text: 100 * holds_stock_phrase(text)), reference_free=True, defined=_english),
+    Measure("empty_rate", "empty answers, %", "percent", "lower", _say("answers of white space alone"), _mean(lambda text: 100 * (not text.strip())), reference_free=True),
+    Measure("duplicate_rate", "answers that repeat another, %", "percent", "lower", _say("apart from case and white space"), _duplicates, reference_free=True),
+    Measure("self_repeat", "repetition within an answer, %", "percent", "lower", _say(f"4-grams that repeat an earlier one of the answer (seq-rep-4, Welleck et al., ICLR 2020); {REFERENCE}"), _self_repeat, reference_free=True),
+    Measure("length_tokens", "answer length, tokens", "tokens", "neither", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None),
+    Measure("cut_rate", "answers cut at the longest length, %", "percent", "lower", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
+    Measure("perplexity", "perplexity of the human answer", "score", "lower", _TOKENS, _perplexity, defined=lambda rows: any(rows.likelihoods or [])),
+)  # fmt: skip
+"""In the order of tables."""
+
+BY_NAME = {measure.name: measure for measure in MEASURES}
+
+
+def measures(names: Sequence[str] | None = None) -> Sequence[Measure]:
+    """The measures of these names, or all. Raises KeyError on a name that is none."""
+    return MEASURES if names is None else [BY_NAME[name] for name in names]

@@ -87,6 +87,31 @@ class Response(Document):
     """Whether a think block was left out of the text. Stages count it; responses.jsonl does not have it."""
 
 
+class Answer(Document):
+    """A line of answers.jsonl: what a model answered to a held-out context."""
+
+    id: str
+    """The context's id."""
+    dialogue: str
+    set: str | None = None
+    """The test set's name, if `data.test` gives names."""
+    context: list[Turn]
+    """The last turns before the answer."""
+    human: str
+    """What the data set's supporter answered."""
+    answer: str
+    """What the model answered."""
+    tokens: int
+    """Of the model's answer, its end-of-turn token included."""
+    finish: Literal["stop", "length"]
+    truncated_turns: int
+    """Oldest turns that were left out of the prompt."""
+    nll: float | None
+    """Negative log-likelihood of the human answer, in nats; None if the answer and the last exchange do not fit."""
+    nll_tokens: int
+    """Tokens of the human answer, its end-of-turn token included."""
+
+
 class Pair(Document):
     """A preference pair, with all that made it."""
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ..contract.manifest import canonical_digest
+from ..contract.rows import Answer
 from .words import reference_words
 
 
@@ -27,6 +28,19 @@ class Answered:
     """Whether each answer was cut off at the longest length."""
     likelihoods: Sequence[tuple[float, int] | None] | None = None
     """Negative log-likelihood of each human answer in nats, and its tokens; None where it did not fit."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Answer]) -> Answered:
+        """From the rows of answers.jsonl."""
+        return cls(
+            answers=[row.answer for row in rows],
+            humans=[row.human for row in rows],
+            dialogues=[row.dialogue for row in rows],
+            ids=[row.id for row in rows],
+            tokens=[row.tokens for row in rows],
+            cut=[row.finish == "length" for row in rows],
+            likelihoods=[None if row.nll is None else (row.nll, row.nll_tokens) for row in rows],
+        )
 
     def __len__(self) -> int:
         return len(self.answers)

@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.rows import Context, Turn
+from ..contract.rows import Answer, Context
 from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
 from ..metrics.answered import Answered
-from ..metrics.score import Scores, score
+from ..metrics.score import score
 from ..preference.prompts import answer_messages
 from ..training.encoding import ChatEncoder
 from .chunks import chunk_size, chunks
@@ -38,31 +37,6 @@ CHUNK = 128
 
 DIVERGED = 100.0
 """Nats a token; a working model stays far below. A uniform guess has 12 for a vocabulary of 150,000."""
-
-
-class Answer(Document):
-    """A line of answers.jsonl."""
-
-    id: str
-    """The context's id."""
-    dialogue: str
-    set: str | None = None
-    """The test set's name, if `data.test` gives names."""
-    context: list[Turn]
-    """The last turns before the answer."""
-    human: str
-    """What the data set's supporter answered."""
-    answer: str
-    """What the model answered."""
-    tokens: int
-    """Of the model's answer, its end-of-turn token included."""
-    finish: Literal["stop", "length"]
-    truncated_turns: int
-    """Oldest turns that were left out of the prompt."""
-    nll: float | None
-    """Negative log-likelihood of the human answer, in nats; None if the answer and the last exchange do not fit."""
-    nll_tokens: int
-    """Tokens of the human answer, its end-of-turn token included."""
 
 
 def run(workspace: Workspace) -> Result | None:
@@ -152,7 +126,7 @@ def _likelihoods(engine: Engine, settings: EvaluationSettings, contexts: Sequenc
 def _result(
     directory: Path, answers: Sequence[Answer], counts: Mapping[str, int], engines: Mapping[str, Mapping[str, int]]
 ) -> Result:
-    scores = _scores(answers)
+    scores = score(Answered.of(answers), [answer.set for answer in answers])
     answers_file, metrics_file = directory / "answers.jsonl", directory / "metrics.json"
     write_rows(answers_file, answers)
     metrics_file.write_text(json.dumps(scores, ensure_ascii=False, indent=2) + "\n", "utf-8")
@@ -171,19 +145,6 @@ def _result(
         notes=mixed(engines),
         tokens=sum(answer.tokens for answer in answers),
     )
-
-
-def _scores(answers: Sequence[Answer]) -> Scores:
-    rows = Answered(
-        answers=[answer.answer for answer in answers],
-        humans=[answer.human for answer in answers],
-        dialogues=[answer.dialogue for answer in answers],
-        ids=[answer.id for answer in answers],
-        tokens=[answer.tokens for answer in answers],
-        cut=[answer.finish == "length" for answer in answers],
-        likelihoods=[None if answer.nll is None else (answer.nll, answer.nll_tokens) for answer in answers],
-    )
-    return score(rows, [answer.set for answer in answers])
 
 
 def _answer(context: Context, finished: Mapping[str, dict[str, Any]]) -> Answer:

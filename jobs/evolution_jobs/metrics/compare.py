@@ -1,0 +1,158 @@
+"""Differences between models that answered the same contexts: paired, with intervals, corrected for their number. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..contract.document import Document
+from ..contract.errors import PermanentError
+from ..contract.figures import Better, Unit
+from ..contract.rows import Answer
+from .answered import Answered
+from .bootstrap import Estimate, holm
+from .measures import MEASURES, Measure, measures
+
+LEVEL = 0.05
+"""Chance of any false difference among the figures of one model against the baseline."""
+
+
+class Difference(Document):
+    """A figure of one model against the same figure of the baseline, on the same rows."""
+
+    name: str
+    label: str
+    unit: Unit
+    better: Better
+    model: str
+    baseline: str
+    value: float
+    baseline_value: float
+    difference: float
+    """`value` - `baseline_value`."""
+    interval: list[float] | None = None
+    """95 % interval [low, high] of the difference, with dialogues as the unit; unset if there are fewer than two."""
+    p: float | None = None
+    """Two-sided p-value of the difference."""
+    p_holm: float | None = None
+    """The same, corrected for the number of figures of this model (Holm 1979)."""
+    verdict: str
+    """What that means, in words."""
+
+
+class Comparison(Document):
+    """All figures of several models, side by side on the same rows."""
+
+    rows: int
+    dialogues: int
+    row_set: str
+    """Digest of the rows' ids and human answers."""
+    left_out: dict[str, int]
+    """By model: rows that some other model has not answered."""
+    methods: dict[str, str]
+    """By figure: how it is computed."""
+    values: dict[str, dict[str, float]]
+    """By model, then by figure."""
+    differences: list[Difference]
+    """Of each model but the first, which is the baseline."""
+
+
+def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None = None) -> Comparison:
+    """Compare each model with the first one. `names` are the figures; by default those that a run's status shows.
+
+    Raises PermanentError `CompareInput` if there are fewer than two models, a figure is unknown, the models have no row in
+    common, or two of them have different human answers to one context.
+    """
+    if len(models) < 2:
+        raise PermanentError("CompareInput", "there is one model only: name a second run or answers.jsonl")
+    chosen = _chosen(names)
+    common = _common(models)
+    rows = {model: Answered.of([by_id[id_] for id_ in common]) for model, by_id in _by_id(models).items()}
+    kept = [measure for measure in chosen if all(measure.defined(each) for each in rows.values())]
+    estimates = {model: {each.name: each.estimate(answered) for each in kept} for model, answered in rows.items()}
+    baseline, *others = models
+    first = rows[baseline]
+    return Comparison(
+        rows=len(common),
+        dialogues=len(set(first.dialogues or [])),
+        row_set=first.row_set,
+        left_out={model: len(answers) - len(common) for model, answers in models.items()},
+        methods={measure.name: measure.method(first) for measure in kept},
+        values={model: {name: each.value for name, each in found.items()} for model, found in estimates.items()},
+        differences=[
+            difference
+            for model in others
+            for difference in _differences(kept, model, baseline, estimates[model], estimates[baseline])
+        ],
+    )
+
+
+def _chosen(names: Sequence[str] | None) -> Sequence[Measure]:
+    if names is None:
+        return [measure for measure in MEASURES if measure.headline]
+    known = {measure.name for measure in MEASURES}
+    if unknown := [name for name in names if name not in known]:
+        raise PermanentError("CompareInput", f"figure {unknown[0]!r} is not one of {', '.join(sorted(known))}")
+    return measures(names)
+
+
+def _by_id(models: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Answer]]:
+    return {model: {answer.id: answer for answer in answers} for model, answers in models.items()}
+
+
+def _common(models: Mapping[str, Sequence[Answer]]) -> list[str]:
+    """Ids of the contexts that all models answered, in the first model's order."""
+    (baseline, first), *others = _by_id(models).items()
+    common = [id_ for id_ in first if all(id_ in rows for _, rows in others)]
+    if not common:
+        raise PermanentError(
+            "CompareInput", f"{', '.join(models)}: no context was answered by all; compare runs with the same data.test"
+        )
+    for model, rows in others:
+        if apart := [id_ for id_ in common if rows[id_].human != first[id_].human]:
+            raise PermanentError(
+                "CompareInput",
+                f"context {apart[0]}: {baseline} and {model} have different human answers, so their test data differ",
+            )
+    return common
+
+
+def _differences(
+    kept: Sequence[Measure], model: str, baseline: str, ours: Mapping[str, Estimate], theirs: Mapping[str, Estimate]
+) -> list[Difference]:
+    differences = [ours[measure.name].minus(theirs[measure.name]) for measure in kept]
+    p_values = [each.p_value() for each in differences]
+    adjusted: Sequence[float | None] = p_values
+    if all(p is not None for p in p_values):
+        adjusted = holm([p for p in p_values if p is not None])
+    return [
+        Difference(
+            name=measure.name,
+            label=measure.label,
+            unit=measure.unit,
+            better=measure.better,
+            model=model,
+            baseline=baseline,
+            value=ours[measure.name].value,
+            baseline_value=theirs[measure.name].value,
+            difference=difference.value,
+            interval=list(bounds) if (bounds := difference.interval()) else None,
+            p=p,
+            p_holm=corrected,
+            verdict=verdict(difference, measure.better, corrected),
+        )
+        for measure, difference, p, corrected in zip(kept, differences, p_values, adjusted, strict=True)
+    ]
+
+
+def verdict(difference: Estimate, better: Better, corrected: float | None) -> str:
+    """What a difference means, in words: never that two models are equal, at most that no difference is shown."""
+    bounds = difference.interval()
+    if bounds is None or corrected is None:
+        return "too few dialogues to say"
+    if bounds[0] <= 0 <= bounds[1]:
+        return "the difference includes zero"
+    if corrected >= LEVEL:
+        return "not shown, once corrected for the number of figures"
+    if better == "neither":
+        return "higher" if difference.value > 0 else "lower"
+    return "better" if (difference.value > 0) == (better == "higher") else "worse"

@@ -1,0 +1,100 @@
+"""`evolution compare`: which runs are meant, and how the comparison is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.rows import Answer
+from evolution_jobs.metrics.compare import Comparison, Difference
+from rich.console import Console
+from rich.table import Table
+
+Models = dict[str, list[Answer]]
+
+
+def read_models(references: Sequence[str], namespace: str | None, storage: str | None) -> Models:
+    """The answers of every model that the references mean, by label, in their order.
+
+    A reference is an answers.jsonl, a run file (.yaml), or the name of a run on the cluster. `:M2` at its end takes one
+    model of a run; without it, all are taken.
+
+    Raises PermanentError `CompareInput` on a model that a run does not have, and on two references with one label.
+    """
+    found: Models = {}
+    for reference in references:
+        for label, answers in _models(reference, namespace, storage, alone=len(references) == 1):
+            if label in found:
+                raise PermanentError("CompareInput", f"{reference}: {label} is there already; name each model once")
+            found[label] = answers
+    return found
+
+
+def _models(
+    reference: str, namespace: str | None, storage: str | None, alone: bool
+) -> Iterable[tuple[str, list[Answer]]]:
+    from ..local.answers import answers_of_file
+
+    if reference.endswith(".jsonl"):
+        return [(reference, answers_of_file(Path(reference)))]
+    place, _, model = reference.rpartition(":") if _names_a_model(reference) else (reference, "", "")
+    models = _run(place, namespace, storage)
+    if model and model not in models:
+        raise PermanentError("CompareInput", f"{reference}: the run has answers of {', '.join(models)}, not of {model}")
+    kept = {model: models[model]} if model else models
+    name = Path(place).stem if place.endswith((".yaml", ".yml")) else place
+    return [(label if alone else f"{name}:{label}", answers) for label, answers in kept.items()]
+
+
+def _names_a_model(reference: str) -> bool:
+    tail = reference.rpartition(":")[2]
+    return ":" in reference and tail[:1] == "M" and tail[1:].isdecimal()
+
+
+def _run(place: str, namespace: str | None, storage: str | None) -> Models:
+    from ..local.answers import answers_of_run, answers_of_stages
+    from ..local.load import local_run
+
+    if place.endswith((".yaml", ".yml")):
+        return answers_of_run(local_run(Path(place), storage))
+    from ..api.spec import EvolutionRun
+    from .cluster import fetch, read_status
+
+    document = fetch(place, namespace)
+    status = read_status(document.get("status", {}))
+    keys = {stage.id: stage.key for stage in status.stages if stage.key and stage.state == "Succeeded"}
+    return answers_of_stages(EvolutionRun.stored(document).spec.storage, keys, place)
+
+
+def print_comparison(console: Console, found: Comparison) -> None:
+    """Print the figures side by side, then each difference with its interval and what it means."""
+    models = list(found.values)
+    values = Table(
+        title=f"{found.rows} contexts of {found.dialogues} dialogues, the same for all", title_justify="left"
+    )
+    values.add_column("")
+    for model in models:
+        values.add_column(model, justify="right", overflow="fold")
+    labels = {difference.name: difference.label for difference in found.differences}
+    for name, label in labels.items():
+        values.add_row(label, *(f"{found.values[model][name]:.2f}" for model in models))
+    console.print(values)
+    for model in models[1:]:
+        console.print(_differences(model, models[0], [each for each in found.differences if each.model == model]))
+    for model, rows in found.left_out.items():
+        if rows:
+            console.print(f"{model}: {rows} rows left out, because another model did not answer them", highlight=False)
+
+
+def _differences(model: str, baseline: str, differences: Sequence[Difference]) -> Table:
+    table = Table(title=f"{model} against {baseline}", title_justify="left")
+    for column in ("", "difference", "95 % interval", "p (Holm)", ""):
+        table.add_column(column, justify="left" if not column else "right", overflow="fold")
+    for each in differences:
+        interval = f"{each.interval[0]:+.2f} to {each.interval[1]:+.2f}" if each.interval else ""
+        p = "" if each.p_holm is None else f"{each.p_holm:.3f}"
+        table.add_row(each.label, f"{each.difference:+.2f}", interval, p, each.verdict)
+    table.caption = f"paired by dialogue; p is corrected for {len(differences)} figures"
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,203 @@
+"""Models compared on the same rows: paired differences, what they mean in words, and where the answers are read from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.rows import Answer, Turn
+from evolution_jobs.contract.workspace import Result, Workspace
+from evolution_jobs.metrics.compare import compare
+from evolution_operator.cli.main import app
+from evolution_operator.local.load import local_run
+from evolution_operator.planner.graph import build_graph
+from typer.testing import CliRunner
+
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
+from tests.unit.test_load import manifest
+
+VOCABULARY = [
+    "you",
+    "could",
+    "tell",
+    "me",
+    "more",
+    "about",
+    "what",
+    "your",
+    "sister",
+    "said",
+    "that",
+    "day",
+    "and",
+    "how",
+    "it",
+    "felt",
+    "when",
+    "the",
+    "phone",
+    "rang",
+]
+
+
+def answers(seed: int, words: int = 12, dialogues: int = 20, stock: bool = False) -> list[Answer]:
+    """Two contexts a dialogue. The human answers are the same for every seed."""
+    humans, own = np.random.default_rng(0), np.random.default_rng(seed)
+    rows = []
+    for number in range(2 * dialogues):
+        human, said = (" ".join(drawn.choice(VOCABULARY, words)) for drawn in (humans, own))
+        rows.append(
+            Answer(
+                id=f"{number // 2}-{number % 2}",
+                dialogue=str(number // 2),
+                context=[Turn(role="seeker", text="Hi.")],
+                human=human,
+                answer=f"It sounds like {said}" if stock else said,
+                tokens=words + 1,
+                finish="stop",
+                truncated_turns=0,
+                nll=float(own.uniform(20, 30)),
+                nll_tokens=10,
+            )
+        )
+    return rows
+
+
+def write(path: Path, rows: list[Answer]) -> Path:
+    path.write_text("".join(json.dumps(row.wire()) + "\n" for row in rows))
+    return path
+
+
+def verdicts(found: Any) -> dict[str, str]:
+    return {each.name: each.verdict for each in found.differences}
+
+
+def test_a_model_that_opens_every_answer_alike_is_worse_and_longer() -> None:
+    found = compare({"M0": answers(1), "M1": answers(1, stock=True)})
+    assert verdicts(found) | {
+        "stock_phrase_rate": "worse",
+        "length_words": "higher",
+        "perplexity": "the difference includes zero",
+    } == verdicts(found)
+    (stock,) = [each for each in found.differences if each.name == "stock_phrase_rate"]
+    assert (stock.baseline_value, stock.value, stock.difference) == (0, 100, 100)
+    assert stock.interval == [100, 100]
+
+
+def test_two_draws_of_one_model_are_seldom_called_different() -> None:
+    unsure = {"the difference includes zero", "not shown, once corrected for the number of figures"}
+    false = [
+        seed
+        for seed in range(20)
+        if set(verdicts(compare({"a": answers(2 * seed + 1), "b": answers(2 * seed + 2)})).values()) - unsure
+    ]
+    # Holm keeps the chance of any false difference at 5 % for each comparison, so 1 of 20 is expected.
+    assert len(false) <= 4
+
+
+def test_a_comparison_is_over_the_rows_that_all_have_and_says_how_many_were_left_out() -> None:
+    found = compare({"all": answers(1), "some": answers(2)[4:], "others": answers(3)[:-2]}, ["bleu2_ref"])
+    assert (found.rows, found.dialogues) == (34, 17)
+    assert found.left_out == {"all": 6, "some": 2, "others": 4}
+    assert [(each.model, each.baseline) for each in found.differences] == [("some", "all"), ("others", "all")]
+    assert "smoothing method 3" in found.methods["bleu2_ref"]
+    # The order of a file's rows changes nothing.
+    again = compare({"all": answers(1)[::-1], "some": answers(2)[4:], "others": answers(3)[:-2]}, ["bleu2_ref"])
+    assert again.row_set == found.row_set
+    assert again.values["some"]["bleu2_ref"] == pytest.approx(found.values["some"]["bleu2_ref"])
+
+
+def test_one_dialogue_is_too_little_for_an_interval() -> None:
+    found = compare({"a": answers(1, dialogues=1), "b": answers(2, dialogues=1)})
+    assert set(verdicts(found).values()) == {"too few dialogues to say"}
+    assert all(each.interval is None and each.p is None for each in found.differences)
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    other = [row.model_copy(update={"human": f"{row.human} now"}) for row in answers(2)]
+    apart = [row.model_copy(update={"id": f"x-{row.id}"}) for row in answers(2)]
+    for models, names, message in (
+        ({"a": answers(1)}, None, "one model only: name a second run"),
+        ({"a": answers(1), "b": other}, None, "context 0-0: a and b have different human answers"),
+        ({"a": answers(1), "b": apart}, None, "no context was answered by all"),
+        ({"a": answers(1), "b": answers(2)}, ["bleu9"], "figure 'bleu9' is not one of"),
+    ):
+        with pytest.raises(PermanentError, match=message):
+            compare(models, names)
+
+
+def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", answers(1))
+    write(tmp_path / "b.jsonl", answers(1, stock=True))
+    shown = CliRunner().invoke(app, ["compare", "a.jsonl", "b.jsonl", "--figures", "stock_phrase_rate,perplexity"])
+    assert shown.exit_code == 0, shown.output
+    assert "40 contexts of 20 dialogues" in shown.output
+    assert "+100.00 to +100.00" in shown.output
+    assert "corrected for 2 figures" in shown.output
+    document = json.loads(CliRunner().invoke(app, ["compare", "a.jsonl", "b.jsonl", "-o", "json"]).stdout)
+    assert document["values"]["b.jsonl"]["stock_phrase_rate"] == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a.jsonl cannot be read: No such file"),
+        ("", "a.jsonl is empty"),
+        ('{"id": "1"}\n', "a.jsonl:1: dialogue: Field required"),
+        ("nonsense\n", "a.jsonl:1: row: Invalid JSON"),
+    ],
+)
+def test_a_file_that_holds_no_answers_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.jsonl").write_text(content)
+    found = CliRunner().invoke(app, ["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")])
+    assert message in str(found.exception)
+
+
+def _prepare(workspace: Workspace) -> Result:
+    names = ("train", "validation", "contexts", "test", "model")
+    for name in names:
+        (workspace.scratch / name).write_text(name)
+    return Result(outputs={name: workspace.scratch / name for name in names})
+
+
+def _sft(workspace: Workspace) -> Result:
+    (workspace.scratch / "adapter").write_text("weights")
+    return Result(outputs={"adapter": workspace.scratch / "adapter"})
+
+
+def _evaluate(workspace: Workspace) -> Result:
+    return Result(outputs={"answers": write(workspace.scratch / "answers.jsonl", answers(1, stock=True))})
+
+
+def test_a_run_file_stands_for_the_models_that_its_storage_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = manifest(tmp_path, iterations=1)
+    missing = CliRunner().invoke(app, ["compare", str(file)])
+    assert "run first" in str(missing.exception)
+    assert "has no finished evaluation" in str(missing.exception)
+
+    run, runner = local_run(file), Runner(capsys)
+    nodes, contents = build_graph(run.spec, dict(run.pins)), None
+    for stage, code in (("prepare", _prepare), ("sft", _sft), ("evaluate-0", _evaluate)):
+        spec = fake_stages.spec(run.spec.storage, stage, contents, nodes=nodes)
+        exit_code, report = runner(spec, **{spec.kind: code})
+        assert exit_code == 0, report
+        contents = contents or report.contents
+    other = write(tmp_path / "other.jsonl", answers(1))
+    found = CliRunner().invoke(app, ["compare", f"{file}:M0", str(other), "-o", "json"])
+    assert found.exit_code == 0, found.exception
+    assert list(json.loads(found.stdout)["values"]) == ["first:M0", str(other)]
+    alone = CliRunner().invoke(app, ["compare", str(file)])
+    assert "one model only" in str(alone.exception)
+    absent = CliRunner().invoke(app, ["compare", f"{file}:M1", str(other)])
+    assert "the run has answers of M0, not of M1" in str(absent.exception)
+    twice = CliRunner().invoke(app, ["compare", str(other), str(other)])
+    assert "is there already" in str(twice.exception)

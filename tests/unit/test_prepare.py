@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,19 @@ def test_the_same_content_has_the_same_digests_wherever_it_lies(
         "replay/replay.jsonl",
         "contexts/contexts.jsonl",
     }
+
+
+def test_test_sets_keep_the_names_of_their_sources(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
+    other = lines(tmp_path / "other.jsonl", [talk(1), talk(2)])
+    sources = [esconv(EXAMPLES / "test.jsonl", name="esconv"), esconv(other, name="talks"), esconv(other, name="again")]
+    found = contexts(prepare.run(workspace(test=sources)), "test")
+    of = {context.dialogue: context.set for context in found}
+    assert Counter(of.values()) == {"esconv": len(of) - 2, "talks": 2}
+    without = prepare.run(workspace(test=[esconv(EXAMPLES / "test.jsonl")]))
+    assert b'"set"' not in without.outputs["test"].read_bytes()
+    # Names of other sources are for people only.
+    named = prepare.run(workspace(seedData=[esconv(EXAMPLES / "seed.jsonl", name="esconv")]))
+    assert digests(named) == digests(prepare.run(workspace()))
 
 
 def test_rows_are_one_a_line_in_utf_8(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:

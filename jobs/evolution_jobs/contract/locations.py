@@ -127,6 +127,8 @@ class Source(Document):
     """`file:///path`, `s3://bucket/key` or `hf://owner/dataset`. A relative `file://path` is relative to the run file. A directory, or `s3://bucket/folder/`, is read as its files in the order of their names."""
     format: Literal["esconv", "extes", "messages", "sharegpt", "alpaca", "mapping"]
     """Layout of the records. `messages` has `role` and `content`, `sharegpt` has `conversations` of `from` and `value`."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=40)] | None = None
+    """Name of the data set. Sources of `data.test` with one name are one test set, and each test set has figures of its own."""
     mapping: DialogueMapping | None = None
     """Where turns, speaker and text are: with `format: mapping`, and only then."""
     ignore: Speakers | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..contract.rows import Context, Dialogue
 from .draw import draw
@@ -15,10 +15,11 @@ def contexts(
     samples: int | None = None,
     seed: int = 0,
     longest: int | None = None,
+    sets: Mapping[str, str] | None = None,
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
 
-    A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
+    `sets` is the name of the test set of each dialogue that is in one with a name. A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
     its prefixes.
 
     The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
@@ -35,7 +36,7 @@ def contexts(
     for dialogue in dialogues:
         for position in positions(dialogue, min_history):
             if _id(dialogue, position) in drawn:
-                yield _context(dialogue, position, longest)
+                yield _context(dialogue, position, longest, (sets or {}).get(dialogue.id))
 
 
 def positions(dialogue: Dialogue, min_history: int) -> list[int]:
@@ -54,7 +55,7 @@ def _id(dialogue: Dialogue, position: int) -> str:
     return f"{dialogue.id}-{position}"
 
 
-def _context(dialogue: Dialogue, position: int, longest: int | None) -> Context:
+def _context(dialogue: Dialogue, position: int, longest: int | None, set_: str | None) -> Context:
     awaited = dialogue.turns[position]
     # An even start is the seeker's turn.
     start = max(0, position - longest + 1) // 2 * 2 if longest else 0
@@ -64,4 +65,5 @@ def _context(dialogue: Dialogue, position: int, longest: int | None) -> Context:
         turns=dialogue.turns[start:position],
         human=awaited.text,
         strategy=awaited.strategy,
+        set=set_,
     )

@@ -79,7 +79,8 @@ def gather(
         seed,
         longest,
     )
-    tested = contexts(_long_enough(TEST if test else SEED, test or validation, least, counts), least, longest=longest)
+    held_out = _long_enough(TEST if test else SEED, test or validation, least, counts)
+    tested = contexts(held_out, least, longest=longest, sets=loader.names if test else None)
     return Gathered(
         train=train,
         validation=validation,

@@ -43,6 +43,8 @@ class Loader:
     """Rows read (`<role>.read`), rows dropped (`dropped.<reason>`), and turns left out, merged or not learnt (`turns.<reason>`)."""
     sources: list[dict[str, Any]] = field(default_factory=list)
     """Each source with its pin and its own counts."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Row id to the name of its source, for sources that have one."""
     bad_rows: list[str] = field(default_factory=list)
     """The first skipped records, each with place and reason."""
 
@@ -71,6 +73,8 @@ class Loader:
             if not tally["read"]:
                 raise PermanentError("DataEmpty", f"{where}: {source.uri} has no records")
             rows += drawn
+            if source.name:
+                self.names |= {row.id: source.name for row in drawn}
             tally["kept"] = len(drawn)
             self.sources.append({"role": role, "uri": source.uri, **fetched.pin, "counts": dict(tally)})
             total.update(tally)

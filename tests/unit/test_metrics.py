@@ -260,6 +260,13 @@ def test_interval_of_a_mean_holds_the_mean_and_widens_with_dialogues_that_are_al
     assert (high_grouped - low_grouped) == pytest.approx(2 * 1.96 / math.sqrt(40), rel=0.3)
 
 
+def test_few_and_many_dialogues_have_the_same_draws(monkeypatch):
+    statistics = per_row(np.random.default_rng(3).normal(size=50))
+    kept = bootstrap(statistics, ratio)
+    monkeypatch.setattr("evolution_jobs.metrics.bootstrap.KEPT_GROUPS", 49)
+    assert bootstrap(statistics, ratio).replicates.tolist() == pytest.approx(kept.replicates.tolist(), rel=1e-12)
+
+
 def test_no_interval_from_one_dialogue():
     alone = bootstrap(per_row([1.0, 2.0]), ratio, ["d", "d"])
     assert (alone.interval(), alone.p_value()) == (None, None)

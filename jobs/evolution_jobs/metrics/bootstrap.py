@@ -10,8 +10,9 @@ Contexts of one dialogue are alike, so whole dialogues are drawn or left out, ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
 SEED = 20250516
 """Fixed, so that equal rows have equal intervals, and two models on the same rows have the same draws."""
+KEPT_GROUPS = 2000
+"""Most groups whose draws are kept: 16 MB."""
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
@@ -78,9 +81,7 @@ def bootstrap(
     count = len(totals)
     if count < 2:
         return Estimate(value, np.empty(0), "bootstrap")
-    generator = np.random.default_rng(SEED)
-    draws = (np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(RESAMPLES))
-    return Estimate(value, figure(np.stack([draw @ totals for draw in draws])), "bootstrap")
+    return Estimate(value, figure(np.concatenate([draws @ totals for draws in _draws(count)])), "bootstrap")
 
 
 def jackknife(
@@ -108,6 +109,27 @@ def jackknife(
     if count < 2:
         return Estimate(value, np.empty(0), "jackknife")
     return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife")
+
+
+def _draws(count: int) -> Iterator[Floats]:
+    """How often each resample draws each of `count` groups, in parts (resamples, count). Of one count always the same."""
+    if count <= KEPT_GROUPS:
+        yield _kept_draws(count)
+        return
+    generator = np.random.default_rng(SEED)
+    for _ in range(RESAMPLES):
+        yield _draw(generator, count)
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(count: int) -> Floats:
+    """All draws at once: a report asks for the same ones some thirty times."""
+    generator = np.random.default_rng(SEED)
+    return np.concatenate([_draw(generator, count) for _ in range(RESAMPLES)])
+
+
+def _draw(generator: np.random.Generator, count: int) -> Floats:
+    return np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)[None]
 
 
 def ratio(sums: Floats) -> Floats:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from .answered import Answered
 from .bootstrap import Estimate, bootstrap, jackknife, per_row, ratio
 from .overlap import bleu_of_sums, bleu_sacre, bleu_statistics, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
 from .stock_phrases import holds_stock_phrase
-from .style import ngrams, normalised, self_repeat
+from .style import asks, holds_list, ngrams, normalised, self_repeat, shape
 
 REFERENCE = f"lower-cased nltk {version('nltk')} word_tokenize"
 REFERENCE_CODE = "as myMetrics.py of arXiv 2106.01144"
@@ -84,6 +85,12 @@ def _duplicates(rows: Answered) -> Estimate:
     return jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
 
 
+def _shape(rows: Answered) -> Estimate:
+    shapes = [shape(text) for text in rows.answers]
+    most, _ = Counter(shapes).most_common(1)[0]
+    return bootstrap(per_row([100 * (each == most) for each in shapes]), ratio, rows.dialogues)
+
+
 def _self_repeat(rows: Answered) -> Estimate:
     return bootstrap(per_row([self_repeat(words) for words in rows.words]), ratio, rows.dialogues)
 
@@ -132,6 +139,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure("empty_rate", "empty answers, %", "percent", "lower", _say("answers of white space alone"), _mean(lambda text: 100 * (not text.strip())), reference_free=True),
     Measure("duplicate_rate", "answers that repeat another, %", "percent", "lower", _say("apart from case and white space"), _duplicates, reference_free=True),
     Measure("self_repeat", "repetition within an answer, %", "percent", "lower", _say(f"4-grams that repeat an earlier one of the answer (seq-rep-4, Welleck et al., ICLR 2020); {REFERENCE}"), _self_repeat, reference_free=True),
+    Measure("question_rate", "answers that ask something, %", "percent", "neither", _say("a sentence that ends with a question mark"), _mean(lambda text: 100 * asks(text)), reference_free=True, headline=False),
+    Measure("list_rate", "answers with a list, %", "percent", "neither", _say("two lines that begin with a bullet or a number"), _mean(lambda text: 100 * holds_list(text)), reference_free=True, headline=False),
+    Measure("shape_share", "answers of the most common shape, %", "percent", "neither", _say("shape: the sequence of statements and questions"), _shape, reference_free=True, headline=False),
     Measure("length_tokens", "answer length, tokens", "tokens", "neither", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None),
     Measure("cut_rate", "answers cut at the longest length, %", "percent", "lower", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
     Measure("perplexity", "perplexity of the human answer", "score", "lower", _TOKENS, _perplexity, defined=lambda rows: any(rows.likelihoods or [])),

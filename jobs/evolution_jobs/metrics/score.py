@@ -13,6 +13,7 @@ from ..unspaced import SCRIPTS, has_unspaced, mostly_unspaced
 from .answered import Answered
 from .measures import MEASURES, REFERENCE, Measure
 from .overlap import bleu_sacre
+from .signatures import signatures
 
 BAD_INPUT = "ScoreInput"
 ENGLISH_ONLY = "stock_phrase_rate"
@@ -24,6 +25,8 @@ class Scores(TypedDict):
     rows: int
     figures: list[dict[str, Any]]
     """Each `Figure`, of all rows and then of each test set."""
+    signatures: list[dict[str, Any]]
+    """Each `Signature` of failing self-evolution, present or not."""
     metrics: dict[str, float]
     """The value of each figure of all rows, by name."""
     intervals: dict[str, list[float]]
@@ -34,18 +37,17 @@ class Scores(TypedDict):
     """Signature and tokeniser, and what counts as a word: only BLEU figures with equal ones can be compared."""
 
 
-def score(rows: Answered, sets: Sequence[str | None] | None = None, more: Sequence[Figure] = ()) -> Scores:
+def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
     """Every figure that can be computed from the rows. If the references are in a script without spaces between words,
     `stock_phrase_rate` is left out.
 
-    `sets` names each row's test set; if there are several, each has figures of its own. `more` are figures of other
-    modules.
+    `sets` names each row's test set; if there are several, each has figures of its own.
 
     Raises PermanentError (`ScoreInput`) if the lists are empty or differ in length, or a reference is empty.
     """
     _check(rows.answers, rows.humans)
-    found = [*figures(rows), *more]
-    overall = [figure for figure in found if figure.set is None]
+    overall = figures(rows)
+    found = [*overall]
     names = list(dict.fromkeys(name for name in sets or [] if name is not None))
     if len(names) > 1 or (names and None in (sets or [])):
         for name in names:
@@ -53,6 +55,7 @@ def score(rows: Answered, sets: Sequence[str | None] | None = None, more: Sequen
     return Scores(
         rows=len(rows),
         figures=[figure.wire() for figure in found],
+        signatures=[each.wire() for each in signatures(rows)],
         metrics={figure.name: figure.value for figure in overall},
         intervals={figure.name: list(figure.interval) for figure in overall if figure.interval},
         human={figure.name: figure.human for figure in overall if figure.human is not None},

@@ -142,7 +142,7 @@ def _result(
         # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
         metrics={name: round(value, 4) for name, value in scores["metrics"].items() if name in headlines},
         details={**{name: scores[name] for name in ("intervals", "human", "methods")}, **engines},
-        notes=mixed(engines),
+        notes=[*mixed(engines), *(each["sentence"] for each in scores["signatures"] if each["present"])],
         tokens=sum(answer.tokens for answer in answers),
     )
 

@@ -30,6 +30,9 @@ ADVICE = {
     "truncated": "raise maxNewTokens of generation and reflection",
 }
 
+LENGTH_GROWTH = 1.2
+"""Words of all chosen answers / words of all rejected ones, above which a note is left."""
+
 
 def run(workspace: Workspace) -> Result | None:
     """Outputs `pairs` and `rejects`, in the contexts' order. None if other shards are not done yet.
@@ -91,9 +94,16 @@ def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
         details=engines,
-        notes=mixed(engines),
+        notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),
     )
+
+
+def _grows(chosen: int, rejected: int) -> list[str]:
+    """A note if the pairs teach the model to write longer answers (a failure signature)."""
+    if chosen <= LENGTH_GROWTH * rejected:
+        return []
+    return [f"chosen has {chosen / rejected:.2f} times the words of rejected: the next model will write longer answers"]
 
 
 def _require_same(contexts: Mapping[str, Context], responses: Mapping[str, Response]) -> None:

@@ -1,11 +1,10 @@
-"""`evolution`: run, plan, validate, status, retry, score, compare."""
+"""`evolution`: run, plan, validate, status, retry, score, compare, study."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,8 @@ from evolution_jobs.redaction import redact_output
 
 from ..api.validation import RunFileError, load_run
 from .console import open_console
+from .options import Output, OutputOption, StorageOption
+from .study import app as study_app
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -28,20 +29,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    text = "text"
-    json = "json"
+app.add_typer(study_app, name="study")
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]
-StorageOption = Annotated[
-    str | None, typer.Option("--storage", help="Storage URI or directory, in place of spec.storage.uri.")
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text, or one JSON document.")]
 
 
 @app.command()

@@ -81,14 +81,17 @@ def create(
 
     if study.exists():
         raise PermanentError("StudyExists", f"{study} exists, and may hold votes: name another file")
+    _need_folder(study)
+    questions = _questions(question, criteria)
+    paragraphs = _paragraphs(introduction) if introduction else []
     samples, names = _samples(answers or [], file, storage, models)
     items, equal = draw_pairs(samples, names, pairs, seed)
     items += make_checks(samples, checks, seed, {item.context for item in items})
     document = Study(
         title=title,
-        introduction=_paragraphs(introduction) if introduction else [],
+        introduction=paragraphs,
         contact=contact,
-        questions=_questions(question, criteria),
+        questions=questions,
         models=names,
         seed=seed,
         created=time.time(),
@@ -98,7 +101,7 @@ def create(
     create_file(study, document, items, orders(items, raters, seed), tokens)
     dialogues = len({item.dialogue for item in items if item.kind == "pair"})
     if output is Output.json:
-        links = [{"rater": number, "url": link} for number, link in _links(url, enumerate_tokens(tokens))]
+        links = [{"rater": number, "url": link} for number, link in _links(url, list(enumerate(tokens, start=1)))]
         print(json.dumps({"study": str(study), "pairs": pairs, "checks": checks, "raters": links}, ensure_ascii=False))
         return
     print(
@@ -107,7 +110,7 @@ def create(
     print(f"compared: {', '.join(names)}")
     if equal:
         print(f"{equal} pairs were passed over because both answers are the same")
-    for number, link in _links(url, enumerate_tokens(tokens)):
+    for number, link in _links(url, list(enumerate(tokens, start=1))):
         print(f"rater {number}  {link}")
     print(f"Next: evolution study serve {study}")
 
@@ -164,6 +167,7 @@ def report(
         ballots = opened.ballots()
     document = report_of(ballots, max_failed_checks)
     if csv is not None:
+        _need_folder(csv)
         try:
             csv.write_text(votes_as_csv(ballots), "utf-8", newline="")
         except OSError as error:
@@ -176,9 +180,9 @@ def report(
             print(f"{len(ballots.votes)} votes in {csv}")
 
 
-def enumerate_tokens(tokens: Sequence[str]) -> list[tuple[int, str]]:
-    """Each token with its rater's number."""
-    return list(enumerate(tokens, start=1))
+def _need_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise PermanentError("StudyInput", f"{path}: there is no folder {path.parent}")
 
 
 def _links(url: str, tokens: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -280,7 +284,7 @@ def _print_figures(console: Console, figures: Sequence[Mapping[str, Any]]) -> No
                 console.print(f"    {found['words']}", highlight=False, markup=False, soft_wrap=True)
             if found["note"]:
                 console.print(f"    {found['note']}", highlight=False, soft_wrap=True)
-            if len(question["comparisons"]) > 1:
+            if found["votes"] and len(question["comparisons"]) > 1:
                 console.print(f"    {_agreement(found['agreement'])}", highlight=False, soft_wrap=True)
         console.print(f"  {_agreement(question['agreement'])}", highlight=False, soft_wrap=True)
         position = question["position"]

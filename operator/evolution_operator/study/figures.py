@@ -41,8 +41,8 @@ def report(ballots: Ballots, max_failed_checks: int = MAX_FAILED_CHECKS) -> dict
         },
         "rule": {
             "maxFailedChecks": max_failed_checks,
-            "text": f"a rater with more than {max_failed_checks} failed attention checks is left out; a check is failed "
-            "if the main question does not prefer the human answer to the shuffled words",
+            "text": f"a rater with more than {max_failed_checks} failed attention check{'' if max_failed_checks == 1 else 's'} is "
+            "left out; a check is failed if the main question does not prefer the human answer to the shuffled words",
         },
         "raters": raters,
         "figures": figures(ballots, everyone - left_out),

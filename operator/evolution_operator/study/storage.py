@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -91,9 +91,13 @@ def create(
     except OSError as error:
         raise disk_error(error, path) from error
     try:
-        with _connection(path) as connection:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            _set_up(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             _fill(connection, study, items, orders, tokens)
+    except sqlite3.Error as error:
+        path.unlink(missing_ok=True)
+        raise PermanentError("StorageInvalid", f"{path} cannot be written: {error}") from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -106,9 +110,10 @@ class StudyFile:
         if not path.is_file():
             raise PermanentError("StudyInvalid", f"{path}: there is no such file; `evolution study create` makes one")
         self._path = path
-        self._connection = _connect(path)
+        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             self.study = self._read_study()
+            _set_up(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -189,7 +194,13 @@ class StudyFile:
             )
 
     def ballots(self) -> Ballots:
-        """All that is known now, as of one moment."""
+        """All that is known now, as of one moment. Raises PermanentError `StudyInvalid` if it cannot be read."""
+        try:
+            return self._ballots()
+        except sqlite3.Error as error:
+            raise PermanentError("StudyInvalid", f"{self._path} cannot be read as a study: {error}") from error
+
+    def _ballots(self) -> Ballots:
         with self._transaction("DEFERRED"):
             items = [
                 Item(kind, context, dialogue, [], bool(earlier), first, second, first_text, second_text)
@@ -233,10 +244,8 @@ class StudyFile:
                 )
             (document,) = self._connection.execute("SELECT document FROM study").fetchone()
             return Study.stored(document)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise PermanentError("StudyInvalid", f"{self._path} cannot be opened: {error}") from error
-            raise PermanentError("StudyInvalid", f"{self._path} is not a study: {error}") from error
+        except sqlite3.Error as error:
+            raise PermanentError("StudyInvalid", f"{self._path} cannot be read as a study: {error}") from error
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
@@ -290,18 +299,7 @@ def _fill(
     connection.execute("COMMIT")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # A vote survives a power cut, too.
     connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-@contextmanager
-def _connection(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = _connect(path)
-    try:
-        yield connection
-    finally:
-        connection.close()

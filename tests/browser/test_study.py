@@ -1,0 +1,216 @@
+"""A human study in Chromium: three raters of known agreement, by keyboard, one of whom stops half-way and comes back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Request
+
+from tests.browser.conftest import evolution, served
+from tests.support.study import HOSTILE, make_study, sample, samples, write_answers
+
+PAIRS, CHECKS = 10, 2
+KEYS = {"a": "1", "b": "2", "tie": "3"}
+Wish = Callable[[str], str]
+"""From the marked text of an item to the model whose answer a rater prefers: machine0 (M0), machine1 (M1) or tie."""
+
+
+def number_of(text: str) -> int:
+    """Dialogues are named d0, d1, ...: the number of the one that an item is of."""
+    found = re.search(r"I feel low d(\d+)", text)
+    assert found is not None
+    return int(found[1])
+
+
+def steady(text: str) -> str:
+    """Prefers M0 for dialogues below 6, M1 for 6 to 8, neither for the last."""
+    number = number_of(text)
+    return "machine0" if number < 6 else "machine1" if number < 9 else "tie"
+
+
+def contrary(text: str) -> str:
+    """As `steady`, except that M1 is preferred for dialogues 0 to 3."""
+    return "machine1" if number_of(text) < 4 else steady(text)
+
+
+def side(page: Page, wish: Wish) -> str:
+    """Where a rater finds what is wished for, by what the page shows."""
+    a, b = (page.get_by_role("region", name=f"Answer {name}").inner_text() for name in ("A", "B"))
+    if "machine" not in a + b:
+        # An attention check: one text is a sentence, the other the same words in another order.
+        return "a" if "kind and warm words" in a else "b"
+    wished = wish(page.get_by_role("main").inner_text())
+    return "tie" if wished == "tie" else "a" if wished in a else "b"
+
+
+def rate(page: Page, wish: Wish, count: int) -> None:
+    """Vote on the next `count` items by keyboard alone."""
+    for _ in range(count):
+        position = page.get_by_role("heading", level=1).inner_text()
+        page.keyboard.press(KEYS[side(page, wish)])
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert page.get_by_role("heading", level=1).inner_text() != position
+
+
+def begin(context: BrowserContext, link: str, seen: list[str] | None = None) -> Page:
+    page = context.new_page()
+    if seen is not None:
+        record(page, seen)
+    page.goto(link)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    return page
+
+
+def record(page: Page, seen: list[str]) -> None:
+    """Keep all that travels: addresses, bodies and headers of requests and responses."""
+
+    def finished(request: Request) -> None:
+        response = request.response()
+        assert response is not None
+        body = "" if response.status in (303, 204) else response.text()
+        seen.extend([request.url, request.post_data or "", str(request.headers), str(response.headers), body])
+
+    page.on("requestfinished", finished)
+
+
+def test_three_raters_of_known_agreement(browser: Browser, tmp_path: Path) -> None:
+    """Two raters agree always, the third disagrees on 4 of 10 pairs.
+
+    Votes by hand, for M0 against M1: the steady raters 6 wins, 3 losses, 1 tie each; the third 2 wins, 7 losses, 1 tie. Sum:
+    14 wins, 13 losses, 3 ties: win rate 15.5 / 30. Alpha: each of the 4 disputed items has values (M0, M0, M1), which is 4
+    ordered disagreeing pairs of 6, so observed disagreement is 4 * 4 / (2 * 30) = 16 / 60. Expected is
+    (14 * 13 + 14 * 3 + 13 * 3) * 2 / (30 * 29) = 526 / 870.
+    """
+    given = samples(PAIRS + CHECKS, 1)
+    files = [f"{name}={write_answers(tmp_path / f'{name}.jsonl', name, given)}" for name in ("M0", "M1")]
+    study = tmp_path / "study.db"
+    # Dialogues that checks use are not those of pairs, so a seed is taken with which pairs use d0 to d9.
+    seed = next(seed for seed in range(10_000) if uses_first_ten(seed))
+    options = ("--pairs", PAIRS, "--checks", CHECKS, "--seed", seed, "--raters", 3)
+    made = evolution("study", "create", study, *files, *options)
+    tokens = re.findall(r"/r/(\S+)", made)
+    seen: list[str] = []
+    with served(study) as address:
+        links = [f"{address}/r/{token}" for token in tokens]
+        contexts = [browser.new_context() for _ in links]
+        try:
+            rate(begin(contexts[0], links[0], seen), steady, PAIRS + CHECKS)
+            page = begin(contexts[1], links[1])
+            rate(page, contrary, PAIRS + CHECKS)
+            assert page.get_by_role("heading", name="Thank you").is_visible()
+            # The third stops half-way, and another device goes on from there after a report was made.
+            page = begin(contexts[2], links[2])
+            rate(page, steady, 5)
+            contexts[2].close()
+            early = json.loads(evolution("study", "report", study, "-o", "json"))
+            assert [rater["votes"] for rater in early["raters"]] == [12, 12, 5]
+        finally:
+            for context in contexts[:2]:
+                context.close()
+    # The server was started again in the meantime.
+    with served(study) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{address}/r/{tokens[2]}")
+        assert page.get_by_role("status").inner_text() == "6 of 12"
+        rate(page, steady, 7)
+        # Back to the last one, another vote, and back to the first choice.
+        for _ in range(2):
+            page.get_by_role("link", name="go back to your last conversation").click()
+            chosen = page.locator("input:checked").get_attribute("value")
+            other = "b" if chosen == "a" else "a"
+            page.keyboard.press(KEYS[other if _ == 0 else side(page, steady)])
+            with page.expect_navigation():
+                page.keyboard.press("Enter")
+        context.close()
+
+    found = json.loads(evolution("study", "report", study, "-o", "json", "--csv", tmp_path / "votes.csv"))
+    assert [(rater["votes"], rater["failedChecks"], rater["open"]) for rater in found["raters"]] == [(12, 0, 0)] * 3
+    (figures,) = found["figures"]
+    (comparison,) = figures["comparisons"]
+    assert [comparison[name] for name in ("wins", "losses", "ties")] == [14, 13, 3]
+    assert comparison["winRate"] == pytest.approx(15.5 / 30)
+    low, high = comparison["interval"]
+    assert low < 15.5 / 30 < high
+    assert comparison["words"] == "the interval includes one half: no difference is shown"
+    assert figures["agreement"]["alpha"] == pytest.approx(1 - (16 / 60) / (526 / 870))
+    rows = list(csv.DictReader((tmp_path / "votes.csv").open()))
+    assert len(rows) == 36
+    assert sum(row["preferred"] == "M0" and row["kind"] == "pair" for row in rows) == 14
+    traffic = "\n".join(seen)
+    assert "machine0 speaks about" in traffic
+    for name in ("M0", "M1", "human", "scrambled", "check", "-3"):
+        assert not re.search(rf"(?<![\w-]){name}(?!\w)", traffic), name
+
+
+def uses_first_ten(seed: int) -> bool:
+    from evolution_operator.study.design import draw_pairs
+
+    items, _ = draw_pairs(samples(PAIRS + CHECKS, 1), ["M0", "M1"], PAIRS, seed)
+    return {item.dialogue for item in items} == {f"d{number}" for number in range(PAIRS)}
+
+
+def test_it_works_without_javascript(browser: Browser, tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s.db", samples(3, 1), 2, 0, ["token"], questions=["main?", "more?"])
+    with served(study) as address:
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        page.goto(f"{address}/r/token")
+        page.get_by_role("button", name="I agree, begin").click()
+        for _ in range(2):
+            page.get_by_role("group", name="main?").get_by_label("Answer A").check()
+            page.get_by_role("group", name="more?").get_by_label("No difference").check()
+            page.get_by_role("button", name="Submit vote").click()
+        assert page.get_by_role("heading", name="Thank you").is_visible()
+        context.close()
+
+
+def test_keys_answer_one_question_after_the_other_and_focus_is_seen(browser: Browser, tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s.db", samples(3, 1), 2, 0, ["token"], questions=["main?", "more?"])
+    with served(study) as address:
+        context = browser.new_context()
+        page = begin(context, f"{address}/r/token")
+        page.keyboard.press("2")
+        page.keyboard.press("3")
+        assert [each.get_attribute("value") for each in page.locator("input:checked").all()] == ["b", "tie"]
+        outline = page.locator("input:focus + label").evaluate("each => getComputedStyle(each).outlineStyle")
+        assert outline == "solid"
+        page.keyboard.press("ArrowUp")
+        assert page.locator("input:checked").last.get_attribute("value") == "b", "the arrow keys work, too"
+        # Everything that can be used has a name, for a screen reader.
+        for control in page.locator("a, button, input, progress").all():
+            assert control.evaluate("each => (each.labels?.[0]?.innerText || each.ariaLabel || each.innerText).trim()")
+        context.close()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_hostile_text_is_text_on_every_screen(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    given = [sample(f"d{number}", 3, M0=HOSTILE + "x" * 300, M1=f"{HOSTILE}\n{number}") for number in range(2)]
+    study = make_study(tmp_path / "s.db", given, 2, 0, ["token"], contact=HOSTILE)
+    with served(study) as address:
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page = context.new_page()
+        problems: list[str] = []
+        page.on("dialog", lambda dialog: problems.append(dialog.message))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"{address}/r/token")
+        page.get_by_role("button", name="I agree, begin").click()
+        assert page.get_by_text("<script>alert(1)</script>").count() == 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        a, b = (page.get_by_role("region", name=f"Answer {name}").bounding_box() for name in ("A", "B"))
+        assert a is not None
+        assert b is not None
+        assert (a["y"] == b["y"]) == (width > 640), "side by side where there is room"
+        assert problems == []
+        context.close()

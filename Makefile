@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-local test-api vllm-env test-vllm unit lint actionlint format types crds pins ci bench bench-gpu bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
+.PHONY: help setup quickstart test test-local test-api test-browser vllm-env test-vllm unit lint actionlint format types crds pins ci bench bench-gpu bench-scale e2e cluster-up cluster-down kind-up kind-load kind-demo kind-logs kind-down release-version registry images chart sign clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ test-vllm: vllm-env ## generate, reflect and evaluate with vLLM on the real smal
 test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)
 	$(UNIT)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
 	$(UNIT)/pytest tests/api
+
+test-browser: .venv-unit/.ready ## A human study's pages in headless Chromium (as root on Debian it is installed if it is missing)
+	$(UNIT)/pytest tests/browser
 
 unit: .venv-unit/.ready ## The unit tests that need no torch, in a small environment of their own
 	$(UNIT)/pytest tests/unit -m 'not model'

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from evolution_operator.cli.main import app
 from playwright.sync_api import Browser, sync_playwright
+from typer.testing import CliRunner
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGE = "chromium"
@@ -58,8 +60,9 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 def evolution(*arguments: object) -> str:
     """The output of a command of ours."""
-    script = EVOLUTION.format([str(each) for each in arguments])
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.table import Table
 
+from ..study.records import CRITERIA, MAIN_QUESTION, MAX_FAILED_CHECKS
 from .console import open_console
 from .options import Output, OutputOption, StorageOption
 
@@ -156,7 +157,7 @@ def report(
     csv: Annotated[Path | None, typer.Option("--csv", help="Also write all votes to this file.")] = None,
     max_failed_checks: Annotated[
         int, typer.Option(min=0, help="A rater with more failed attention checks is left out.")
-    ] = 1,
+    ] = MAX_FAILED_CHECKS,
 ) -> None:
     """Print win rates, agreement and raters. Votes may still come in."""
     from ..study.export import votes_as_csv
@@ -220,8 +221,6 @@ def _name_and_path(text: str) -> tuple[str, Path]:
 
 
 def _questions(own: Sequence[str] | None, criteria: str | None) -> list[str]:
-    from ..study.records import CRITERIA, MAIN_QUESTION
-
     questions = [text.strip() for text in own] if own else [MAIN_QUESTION]
     for name in (each.strip() for each in criteria.split(",")) if criteria else ():
         if name not in CRITERIA:

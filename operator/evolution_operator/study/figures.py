@@ -11,10 +11,8 @@ import krippendorff
 import numpy as np
 from evolution_jobs.metrics.bootstrap import interval, ratio
 
-from .records import Ballots, Choice, Item, Rater, Vote, side_of
+from .records import MAX_FAILED_CHECKS, Ballots, Choice, Item, Rater, Vote, side_of
 
-MAX_FAILED_CHECKS = 1
-"""One slip is no sign of a careless rater. Of four checks, a rater who guesses fails two or more in 89 of 100 cases."""
 FEW_DIALOGUES = 10
 """With fewer dialogues a bootstrap interval is too narrow to rely on."""
 

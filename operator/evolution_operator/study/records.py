@@ -19,6 +19,8 @@ Side = Literal["a", "b", "tie"]
 """A vote as the rater gave it: A is left, or above on a narrow screen."""
 Kind = Literal["pair", "check"]
 
+MAX_FAILED_CHECKS = 1
+"""One slip is no sign of a careless rater. Of four checks, a rater who guesses fails two or more in 89 of 100 cases."""
 MAIN_QUESTION = "Which answer would help this person more?"
 CRITERIA: Mapping[str, str] = {
     "empathy": "Which answer understands better how this person feels?",

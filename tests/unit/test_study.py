@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.metrics.bootstrap import interval, ratio
+from evolution_jobs.metrics.bootstrap import bootstrap, ratio
 from evolution_operator.study.design import draw_pairs, in_turn, make_checks, orders, shuffled_words
 from evolution_operator.study.export import COLUMNS, guarded, votes_as_csv
 from evolution_operator.study.figures import agreement, comparison, figures, position_bias, report
@@ -182,7 +182,7 @@ def test_win_rate_by_hand() -> None:
     assert (found["wins"], found["losses"], found["ties"], found["votes"]) == (3, 1, 1, 5)
     assert found["winRate"] == 3.5 / 5
     statistics = np.array([(1, 1), (1, 1), (0.5, 1), (0, 1), (1, 1)], float)
-    assert found["interval"] == list(interval(statistics, ratio, ["d0", "d1", "d2", "d3", "d0"]) or ())
+    assert found["interval"] == list(bootstrap(statistics, ratio, ["d0", "d1", "d2", "d3", "d0"]).interval() or ())
     assert found["words"] == "the interval includes one half: no difference is shown"
     assert "too narrow" in found["note"]
 

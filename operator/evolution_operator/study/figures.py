@@ -9,7 +9,7 @@ from typing import Any
 
 import krippendorff
 import numpy as np
-from evolution_jobs.metrics.bootstrap import interval, ratio
+from evolution_jobs.metrics.bootstrap import bootstrap, per_row, ratio
 
 from .records import MAX_FAILED_CHECKS, Ballots, Choice, Item, Rater, Vote, side_of
 
@@ -153,7 +153,7 @@ def _mean(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float | 
     """The mean, and its 95 % interval by bootstrap over groups."""
     if not values:
         return None, None
-    bounds = interval(np.array([(value, 1.0) for value in values]), ratio, groups)
+    bounds = bootstrap(per_row(values), ratio, groups).interval()
     return sum(values) / len(values), None if bounds is None else list(bounds)
 
 

@@ -140,6 +140,8 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
     assert "40 contexts of 20 dialogues" in shown.output
     assert "+100.00 to +100.00" in shown.output
     assert "corrected for 2 figures" in shown.output
+    write(tmp_path / "[red]c.jsonl", answers(2))
+    assert "[red]c.jsonl against a.jsonl" in CliRunner().invoke(app, ["compare", "a.jsonl", "[red]c.jsonl"]).output
     document = json.loads(CliRunner().invoke(app, ["compare", "a.jsonl", "b.jsonl", "-o", "json"]).stdout)
     assert document["values"]["b.jsonl"]["stock_phrase_rate"] == 100
 
@@ -150,6 +152,7 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
         (None, "a.jsonl cannot be read: No such file"),
         ("", "a.jsonl is empty"),
         ('{"id": "1"}\n', "a.jsonl:1: dialogue: Field required"),
+        (2 * (json.dumps(answers(1)[0].wire()) + "\n"), "a.jsonl:2: context 0-0 occurs twice"),
         ("nonsense\n", "a.jsonl:1: row: Invalid JSON"),
     ],
 )

@@ -9,6 +9,7 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.compare import Comparison, Difference
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Models = dict[str, list[Answer]]
@@ -75,7 +76,7 @@ def print_comparison(console: Console, found: Comparison) -> None:
     )
     values.add_column("")
     for model in models:
-        values.add_column(model, justify="right", overflow="fold")
+        values.add_column(escape(model), justify="right", overflow="fold")
     labels = {difference.name: difference.label for difference in found.differences}
     for name, label in labels.items():
         values.add_row(label, *(f"{found.values[model][name]:.2f}" for model in models))
@@ -84,11 +85,15 @@ def print_comparison(console: Console, found: Comparison) -> None:
         console.print(_differences(model, models[0], [each for each in found.differences if each.model == model]))
     for model, rows in found.left_out.items():
         if rows:
-            console.print(f"{model}: {rows} rows left out, because another model did not answer them", highlight=False)
+            console.print(
+                f"{model}: {rows} rows left out, because another model did not answer them",
+                highlight=False,
+                markup=False,
+            )
 
 
 def _differences(model: str, baseline: str, differences: Sequence[Difference]) -> Table:
-    table = Table(title=f"{model} against {baseline}", title_justify="left")
+    table = Table(title=escape(f"{model} against {baseline}"), title_justify="left")
     for column in ("", "difference", "95 % interval", "p (Holm)", ""):
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
     for each in differences:

@@ -29,7 +29,13 @@ def answers_of_file(path: Path) -> list[Answer]:
         raise PermanentError("AnswersInvalid", f"{path} cannot be read: {error.strerror}") from error
     if not lines:
         raise PermanentError("AnswersInvalid", f"{path} is empty")
-    return [_answer(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    rows: dict[str, Answer] = {}
+    for number, line in enumerate(lines, 1):
+        row = _answer(line, f"{path}:{number}")
+        if row.id in rows:
+            raise PermanentError("AnswersInvalid", f"{path}:{number}: context {row.id} occurs twice; remove one row")
+        rows[row.id] = row
+    return list(rows.values())
 
 
 def answers_of_run(run: Run) -> dict[str, list[Answer]]:

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.rows import Answer, Turn
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.metrics.compare import compare
 from evolution_operator.cli.main import app
 from evolution_operator.local.load import local_run
 from evolution_operator.planner.graph import build_graph
+from evolution_operator.planner.observed import Run
 from typer.testing import CliRunner
 
+from tests.support.run_document import run_document
 from tests.support.stages import fake_stages
 from tests.support.stages.runner import Runner
 from tests.unit.test_load import manifest
@@ -179,6 +182,18 @@ def _evaluate(workspace: Workspace) -> Result:
     return Result(outputs={"answers": write(workspace.scratch / "answers.jsonl", answers(1, stock=True))})
 
 
+def publish(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Run, dict[str, str]]:
+    """The run in the file with prepare, sft and evaluate-0 in its storage, and the keys of its stages."""
+    run, runner = local_run(file), Runner(capsys)
+    nodes, contents = build_graph(run.spec, dict(run.pins)), None
+    for stage, code in (("prepare", _prepare), ("sft", _sft), ("evaluate-0", _evaluate)):
+        spec = fake_stages.spec(run.spec.storage, stage, contents, nodes=nodes)
+        exit_code, report = runner(spec, **{spec.kind: code})
+        assert exit_code == 0, report
+        contents = contents or report.contents
+    return run, resolve_keys(nodes, contents)
+
+
 def test_a_run_file_stands_for_the_models_that_its_storage_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,13 +202,7 @@ def test_a_run_file_stands_for_the_models_that_its_storage_has(
     assert "run first" in str(missing.exception)
     assert "has no finished evaluation" in str(missing.exception)
 
-    run, runner = local_run(file), Runner(capsys)
-    nodes, contents = build_graph(run.spec, dict(run.pins)), None
-    for stage, code in (("prepare", _prepare), ("sft", _sft), ("evaluate-0", _evaluate)):
-        spec = fake_stages.spec(run.spec.storage, stage, contents, nodes=nodes)
-        exit_code, report = runner(spec, **{spec.kind: code})
-        assert exit_code == 0, report
-        contents = contents or report.contents
+    publish(file, capsys)
     other = write(tmp_path / "other.jsonl", answers(1))
     found = CliRunner().invoke(app, ["compare", f"{file}:M0", str(other), "-o", "json"])
     assert found.exit_code == 0, found.exception
@@ -204,3 +213,21 @@ def test_a_run_file_stands_for_the_models_that_its_storage_has(
     assert "the run has answers of M0, not of M1" in str(absent.exception)
     twice = CliRunner().invoke(app, ["compare", str(other), str(other)])
     assert "is there already" in str(twice.exception)
+
+
+def test_a_run_on_the_cluster_is_read_by_the_keys_of_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server's answer is played here; tests/api shows that the status has these fields."""
+    run, keys = publish(manifest(tmp_path, iterations=1), capsys)
+    states = {"evaluate-0": "Succeeded", "evaluate-1": "Running"}
+    stages = [{"id": id_, "name": "evaluate", "state": state, "key": keys[id_]} for id_, state in states.items()]
+    document = {**run_document(run.spec.wire(), name="first"), "status": {"phase": "Running", "stages": stages}}
+    document["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    asked = []
+    monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *where: asked.append(where) or document)
+    other = write(tmp_path / "other.jsonl", answers(1))
+    found = CliRunner().invoke(app, ["compare", "first:M0", str(other), "-n", "lab", "-o", "json"])
+    assert found.exit_code == 0, found.exception
+    assert list(json.loads(found.stdout)["values"]) == ["first:M0", str(other)]
+    assert asked == [("first", "lab")]

@@ -19,8 +19,8 @@ def contexts(
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
 
-    `sets` is the name of the test set of each dialogue that is in one with a name. A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
-    its prefixes.
+    A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
+    its prefixes. `sets` has the name of a dialogue's test set, for dialogues that are in one with a name.
 
     The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
     the prefixes of a long dialogue are together many times as long as the dialogue.

@@ -9,6 +9,7 @@ import pytest
 import sacrebleu
 import torch
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.metrics.answered import Answered
 from evolution_jobs.metrics.bootstrap import bootstrap, holm, jackknife, per_row, ratio
 from evolution_jobs.metrics.measures import BY_NAME
@@ -425,6 +426,10 @@ def test_holm_by_hand():
 
 
 # Figures
+
+
+def test_every_kind_of_figure_is_computed_in_the_order_of_tables():
+    assert list(BY_NAME) == list(KINDS)
 
 
 def test_each_test_set_has_figures_of_its_own_over_its_own_rows():

@@ -1,16 +1,58 @@
-"""`Figure`: one number about the answers of a model, with everything that makes it comparable."""
+"""`Figure`: one number about the answers of a model, with everything that makes it comparable; and what each is called."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .document import Document
 
-Unit = Literal["percent", "words", "tokens", "nats", "ratio", "score"]
+Unit = Literal["percent", "words", "tokens", "score"]
 Better = Literal["higher", "lower", "neither"]
 """Which direction is better. `neither`: a figure to watch, such as a length."""
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """What is known of a figure wherever it was computed."""
+
+    label: str
+    """For tables, with its unit."""
+    unit: Unit
+    better: Better
+    headline: bool = True
+    """Whether the run's status shows it."""
+
+
+KINDS: Mapping[str, FigureKind] = {
+    "distinct1": FigureKind("Distinct-1, %", "percent", "higher"),
+    "distinct2": FigureKind("Distinct-2, %", "percent", "higher"),
+    "distinct3": FigureKind("Distinct-3, %", "percent", "higher"),
+    "bleu_sacre": FigureKind("BLEU (sacrebleu)", "percent", "higher"),
+    "bleu1_ref": FigureKind("BLEU-1 (reference)", "percent", "higher", headline=False),
+    "bleu2_ref": FigureKind("BLEU-2 (reference)", "percent", "higher"),
+    "bleu3_ref": FigureKind("BLEU-3 (reference)", "percent", "higher", headline=False),
+    "bleu4_ref": FigureKind("BLEU-4 (reference)", "percent", "higher"),
+    "rougeL_ref": FigureKind("ROUGE-L (reference)", "percent", "higher"),
+    "distinct1_ref": FigureKind("Distinct-1 (reference)", "percent", "higher"),
+    "distinct2_ref": FigureKind("Distinct-2 (reference)", "percent", "higher"),
+    "distinct3_ref": FigureKind("Distinct-3 (reference)", "percent", "higher"),
+    "length_words": FigureKind("answer length, words", "words", "neither"),
+    "stock_phrase_rate": FigureKind("answers with a stock phrase, %", "percent", "lower"),
+    "empty_rate": FigureKind("empty answers, %", "percent", "lower"),
+    "duplicate_rate": FigureKind("answers that repeat another, %", "percent", "lower"),
+    "self_repeat": FigureKind("repetition within an answer, %", "percent", "lower"),
+    "question_rate": FigureKind("answers that ask something, %", "percent", "neither", headline=False),
+    "list_rate": FigureKind("answers with a list, %", "percent", "neither", headline=False),
+    "shape_share": FigureKind("answers of the most common shape, %", "percent", "neither", headline=False),
+    "length_tokens": FigureKind("answer length, tokens", "tokens", "neither"),
+    "cut_rate": FigureKind("answers cut at the longest length, %", "percent", "lower"),
+    "perplexity": FigureKind("perplexity of the human answer", "score", "lower"),
+}
+"""Every figure of answers by name, in the order of tables. `metrics/measures.py` computes them."""
 
 
 class Figure(Document):

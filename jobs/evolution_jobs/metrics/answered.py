@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Answer
+from .bootstrap import Estimate, Floats
+from .overlap import bleu_sacre, bleu_statistics
 from .words import reference_words
 
 
@@ -53,7 +57,7 @@ class Answered:
     @cached_property
     def human_words(self) -> list[list[str]]:
         """`reference_words` of each human answer."""
-        return [reference_words(text) for text in self.humans]
+        return self.by_humans.words
 
     @cached_property
     def row_set(self) -> str:
@@ -64,9 +68,22 @@ class Answered:
     @cached_property
     def by_humans(self) -> Answered:
         """The same rows as if a model had given the human answers."""
-        human = Answered(answers=self.humans, humans=self.humans, dialogues=self.dialogues, ids=self.ids)
-        human.__dict__["words"] = human.__dict__["human_words"] = self.human_words
-        return human
+        return Answered(answers=self.humans, humans=self.humans, dialogues=self.dialogues, ids=self.ids)
+
+    @cached_property
+    def bleu(self) -> Floats:
+        """`bleu_statistics` of each row, for BLEU of every order: (rows, 10)."""
+        return np.array([bleu_statistics(*pair) for pair in zip(self.words, self.human_words, strict=True)], float)
+
+    @cached_property
+    def sacre(self) -> tuple[float, str]:
+        """`bleu_sacre`: BLEU of sacrebleu and its signature."""
+        return bleu_sacre(self.answers, self.humans)
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """What `Measure.estimate` has computed over these rows, by figure."""
+        return {}
 
     def only(self, rows: Sequence[int]) -> Answered:
         """Some of the rows, by position."""
@@ -74,17 +91,13 @@ class Answered:
         def some(values: Sequence[Any] | None) -> Any:
             return None if values is None else [values[row] for row in rows]
 
-        kept = replace(
+        return replace(
             self,
-            answers=[self.answers[row] for row in rows],
-            humans=[self.humans[row] for row in rows],
+            answers=some(self.answers),
+            humans=some(self.humans),
             dialogues=some(self.dialogues),
             ids=some(self.ids),
             tokens=some(self.tokens),
             cut=some(self.cut),
             likelihoods=some(self.likelihoods),
         )
-        for name in ("words", "human_words"):
-            if name in self.__dict__:
-                kept.__dict__[name] = some(self.__dict__[name])
-        return kept

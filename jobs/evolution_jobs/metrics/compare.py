@@ -10,7 +10,7 @@ from ..contract.figures import Better, Unit
 from ..contract.rows import Answer
 from .answered import Answered
 from .bootstrap import Estimate, holm
-from .measures import MEASURES, Measure, measures
+from .measures import BY_NAME, MEASURES, Measure
 
 LEVEL = 0.05
 """Chance of any false difference among the figures of one model against the baseline."""
@@ -88,11 +88,10 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
 
 def _chosen(names: Sequence[str] | None) -> Sequence[Measure]:
     if names is None:
-        return [measure for measure in MEASURES if measure.headline]
-    known = {measure.name for measure in MEASURES}
-    if unknown := [name for name in names if name not in known]:
-        raise PermanentError("CompareInput", f"figure {unknown[0]!r} is not one of {', '.join(sorted(known))}")
-    return measures(names)
+        return [measure for measure in MEASURES if measure.kind.headline]
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise PermanentError("CompareInput", f"figure {unknown[0]!r} is not one of {', '.join(sorted(BY_NAME))}")
+    return [BY_NAME[name] for name in names]
 
 
 def _by_id(models: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Answer]]:
@@ -127,9 +126,9 @@ def _differences(
     return [
         Difference(
             name=measure.name,
-            label=measure.label,
-            unit=measure.unit,
-            better=measure.better,
+            label=measure.kind.label,
+            unit=measure.kind.unit,
+            better=measure.kind.better,
             model=model,
             baseline=baseline,
             value=ours[measure.name].value,
@@ -138,7 +137,7 @@ def _differences(
             interval=list(bounds) if (bounds := difference.interval()) else None,
             p=p,
             p_holm=corrected,
-            verdict=verdict(difference, measure.better, corrected),
+            verdict=verdict(difference, measure.kind.better, corrected),
         )
         for measure, difference, p, corrected in zip(kept, differences, p_values, adjusted, strict=True)
     ]

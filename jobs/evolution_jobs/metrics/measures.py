@@ -1,4 +1,4 @@
-"""Every figure of the answers' texts: its name, how it is computed, and what it is called in a table.
+"""How every figure of answers is computed. What each is called, and which direction is better: `contract.figures.KINDS`.
 
 `score` reports them for one model, and `compare` their differences between models on the same rows.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ..contract.figures import Better, Unit
+from ..contract.figures import KINDS, FigureKind
 from ..unspaced import count_words, mostly_unspaced
 from .answered import Answered
 from .bootstrap import Estimate, bootstrap, jackknife, per_row, ratio
-from .overlap import bleu_of_sums, bleu_sacre, bleu_statistics, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
+from .overlap import bleu_of_sums, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
 from .stock_phrases import holds_stock_phrase
 from .style import asks, holds_list, ngrams, normalised, self_repeat, shape
 
@@ -37,19 +37,24 @@ class Measure:
     """A figure that can be computed from answers."""
 
     name: str
-    label: str
-    """For people, with its unit."""
-    unit: Unit
-    better: Better
     method: Callable[[Answered], str]
     """What makes two values of it comparable; for BLEU of sacrebleu, its signature."""
-    estimate: Estimator
+    compute: Estimator
     reference_free: bool = False
     """Whether the human answers have this figure, too."""
-    headline: bool = True
-    """Whether the run's status shows it."""
     defined: Callable[[Answered], bool] = lambda _: True
     """Whether the rows have what it needs."""
+
+    @property
+    def kind(self) -> FigureKind:
+        """Its label, unit and direction."""
+        return KINDS[self.name]
+
+    def estimate(self, rows: Answered) -> Estimate:
+        """The figure over these rows. It is computed once: a report, its signatures and a comparison ask for the same."""
+        if self.name not in rows.estimates:
+            rows.estimates[self.name] = self.compute(rows)
+        return rows.estimates[self.name]
 
 
 def _mean(value: Callable[[str], float]) -> Estimator:
@@ -57,9 +62,7 @@ def _mean(value: Callable[[str], float]) -> Estimator:
 
 
 def _bleu(order: int, rows: Answered) -> Estimate:
-    pairs = zip(rows.words, rows.human_words, strict=True)
-    sums = np.array([bleu_statistics(*pair) for pair in pairs], float)
-    return bootstrap(sums, partial(bleu_of_sums, order=order), rows.dialogues)
+    return bootstrap(rows.bleu, partial(bleu_of_sums, order=order), rows.dialogues)
 
 
 def _bleu_sacre(rows: Answered) -> Estimate:
@@ -67,7 +70,7 @@ def _bleu_sacre(rows: Answered) -> Estimate:
     sums = np.array([sacre_statistics(*pair) for pair in zip(answers, humans, strict=True)], float)
     estimate = bootstrap(sums, sacre_of_sums, rows.dialogues)
     # The library's own value: it is what the signature stands for.
-    return Estimate(bleu_sacre(rows.answers, rows.humans)[0], estimate.replicates, estimate.kind)
+    return Estimate(rows.sacre[0], estimate.replicates, estimate.kind)
 
 
 def _rouge(rows: Answered) -> Estimate:
@@ -121,36 +124,64 @@ _TOKENS = _say("tokens of the model, the end-of-turn token included")
 
 MEASURES: tuple[Measure, ...] = (
     *(
-        Measure(f"distinct{n}", f"Distinct-{n}, %", "percent", "higher", _say(f"different {n}-grams of all answers together / {n}-grams (Li et al., NAACL 2016); {REFERENCE}"), partial(_distinct, n, 0), reference_free=True)
+        Measure(
+            f"distinct{n}",
+            _say(f"different {n}-grams of all answers together / {n}-grams (Li et al., NAACL 2016); {REFERENCE}"),
+            partial(_distinct, n, 0),
+            reference_free=True,
+        )
         for n in (1, 2, 3)
     ),
-    Measure("bleu_sacre", "BLEU (sacrebleu)", "percent", "higher", lambda rows: bleu_sacre(rows.answers, rows.humans)[1], _bleu_sacre),
+    Measure("bleu_sacre", lambda rows: rows.sacre[1], _bleu_sacre),
+    *(Measure(f"bleu{n}_ref", _say(_BLEU), partial(_bleu, n)) for n in (1, 2, 3, 4)),
+    Measure("rougeL_ref", _say(f"mean F-measure, beta 1.2; {REFERENCE}; {REFERENCE_CODE}"), _rouge),
     *(
-        Measure(f"bleu{n}_ref", f"BLEU-{n} (reference)", "percent", "higher", _say(_BLEU), partial(_bleu, n), headline=n in (2, 4))
-        for n in (1, 2, 3, 4)
-    ),
-    Measure("rougeL_ref", "ROUGE-L (reference)", "percent", "higher", _say(f"mean F-measure, beta 1.2; {REFERENCE}; {REFERENCE_CODE}"), _rouge),
-    *(
-        Measure(f"distinct{n}_ref", f"Distinct-{n} (reference)", "percent", "higher", _say(f"without each answer's last {n}-gram; {REFERENCE}; {REFERENCE_CODE}"), partial(_distinct, n, 1), reference_free=True)
+        Measure(
+            f"distinct{n}_ref",
+            _say(f"without each answer's last {n}-gram; {REFERENCE}; {REFERENCE_CODE}"),
+            partial(_distinct, n, 1),
+            reference_free=True,
+        )
         for n in (1, 2, 3)
     ),
-    Measure("length_words", "answer length, words", "words", "neither", _say("words between white space"), _mean(count_words), reference_free=True),
-    Measure("stock_phrase_rate", "answers with a stock phrase, %", "percent", "lower", _say("the list of metrics/stock_phrases.py"), _mean(lambda text: 100 * holds_stock_phrase(text)), reference_free=True, defined=_english),
-    Measure("empty_rate", "empty answers, %", "percent", "lower", _say("answers of white space alone"), _mean(lambda text: 100 * (not text.strip())), reference_free=True),
-    Measure("duplicate_rate", "answers that repeat another, %", "percent", "lower", _say("apart from case and white space"), _duplicates, reference_free=True),
-    Measure("self_repeat", "repetition within an answer, %", "percent", "lower", _say(f"4-grams that repeat an earlier one of the answer (seq-rep-4, Welleck et al., ICLR 2020); {REFERENCE}"), _self_repeat, reference_free=True),
-    Measure("question_rate", "answers that ask something, %", "percent", "neither", _say("a sentence that ends with a question mark"), _mean(lambda text: 100 * asks(text)), reference_free=True, headline=False),
-    Measure("list_rate", "answers with a list, %", "percent", "neither", _say("two lines that begin with a bullet or a number"), _mean(lambda text: 100 * holds_list(text)), reference_free=True, headline=False),
-    Measure("shape_share", "answers of the most common shape, %", "percent", "neither", _say("shape: the sequence of statements and questions"), _shape, reference_free=True, headline=False),
-    Measure("length_tokens", "answer length, tokens", "tokens", "neither", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None),
-    Measure("cut_rate", "answers cut at the longest length, %", "percent", "lower", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
-    Measure("perplexity", "perplexity of the human answer", "score", "lower", _TOKENS, _perplexity, defined=lambda rows: any(rows.likelihoods or [])),
-)  # fmt: skip
-"""In the order of tables."""
+    Measure("length_words", _say("words between white space"), _mean(count_words), reference_free=True),
+    Measure(
+        "stock_phrase_rate",
+        _say("the list of metrics/stock_phrases.py"),
+        _mean(lambda text: 100 * holds_stock_phrase(text)),
+        reference_free=True,
+        defined=_english,
+    ),
+    Measure(
+        "empty_rate",
+        _say("answers of white space alone"),
+        _mean(lambda text: 100 * (not text.strip())),
+        reference_free=True,
+    ),
+    Measure("duplicate_rate", _say("apart from case and white space"), _duplicates, reference_free=True),
+    Measure(
+        "self_repeat",
+        _say(f"4-grams that repeat an earlier one of the answer (seq-rep-4, Welleck et al., ICLR 2020); {REFERENCE}"),
+        _self_repeat,
+        reference_free=True,
+    ),
+    Measure(
+        "question_rate",
+        _say("a sentence that ends with a question mark"),
+        _mean(lambda text: 100 * asks(text)),
+        reference_free=True,
+    ),
+    Measure(
+        "list_rate",
+        _say("two lines that begin with a bullet or a number"),
+        _mean(lambda text: 100 * holds_list(text)),
+        reference_free=True,
+    ),
+    Measure("shape_share", _say("shape: the sequence of statements and questions"), _shape, reference_free=True),
+    Measure("length_tokens", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None),
+    Measure("cut_rate", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
+    Measure("perplexity", _TOKENS, _perplexity, defined=lambda rows: any(rows.likelihoods or [])),
+)
+"""In the order of `KINDS`."""
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
-
-
-def measures(names: Sequence[str] | None = None) -> Sequence[Measure]:
-    """The measures of these names, or all. Raises KeyError on a name that is none."""
-    return MEASURES if names is None else [BY_NAME[name] for name in names]

@@ -12,7 +12,6 @@ from ..contract.figures import Figure
 from ..unspaced import SCRIPTS, has_unspaced, mostly_unspaced
 from .answered import Answered
 from .measures import MEASURES, REFERENCE, Measure
-from .overlap import bleu_sacre
 from .signatures import signatures
 
 BAD_INPUT = "ScoreInput"
@@ -48,10 +47,13 @@ def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
     _check(rows.answers, rows.humans)
     overall = figures(rows)
     found = [*overall]
-    names = list(dict.fromkeys(name for name in sets or [] if name is not None))
-    if len(names) > 1 or (names and None in (sets or [])):
-        for name in names:
-            found += figures(rows.only([row for row, each in enumerate(sets or []) if each == name]), name)
+    of_set: dict[str | None, list[int]] = {}
+    for row, name in enumerate(sets or []):
+        of_set.setdefault(name, []).append(row)
+    if len(of_set) > 1:
+        for name, members in of_set.items():
+            if name is not None:
+                found += figures(rows.only(members), name)
     return Scores(
         rows=len(rows),
         figures=[figure.wire() for figure in found],
@@ -76,13 +78,13 @@ def _figure(measure: Measure, rows: Answered, name: str | None) -> Figure:
         value=estimate.value,
         interval=list(interval) if interval else None,
         human=measure.estimate(rows.by_humans).value if measure.reference_free else None,
-        unit=measure.unit,
-        better=measure.better,
+        unit=measure.kind.unit,
+        better=measure.kind.better,
         rows=len(rows),
         row_set=rows.row_set,
         set=name,
         method=measure.method(rows),
-        headline=measure.headline,
+        headline=measure.kind.headline,
     )
 
 
@@ -90,7 +92,7 @@ def _methods(rows: Answered) -> dict[str, str]:
     methods = {
         "reference": f"{REFERENCE}; corpus_bleu, smoothing method 3; "
         "ROUGE-L, beta 1.2; Distinct-n without each answer's last n-gram (arXiv 2106.01144, myMetrics.py)",
-        "sacrebleu": bleu_sacre(rows.answers, rows.humans)[1],
+        "sacrebleu": rows.sacre[1],
     }
     if has_unspaced([*rows.answers, *rows.humans]):
         methods["words"] = f"each character counts as a word in scripts without spaces ({SCRIPTS})"

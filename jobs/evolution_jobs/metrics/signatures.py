@@ -83,7 +83,7 @@ def _sign(sign: _Sign, rows: Answered) -> Signature:
         "either": abs(difference.value) > sign.margin,
         "ratio": ours.value > sign.margin * theirs.value,
     }[sign.side]
-    unit = "points" if measure.unit == "percent" else measure.unit
+    unit = "points" if measure.kind.unit == "percent" else measure.kind.unit
     words = {
         "above": f"more than {sign.margin:g} {unit} above the human answers",
         "either": f"more than {sign.margin:g} {unit} from the human answers",

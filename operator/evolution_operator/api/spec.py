@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.contract.settings import (
     DataSettings,
@@ -30,15 +31,11 @@ RETRY_ANNOTATION = f"{GROUP}/retry"
 """Annotation of a run: a new value retries failed stages."""
 
 CHAMPION_METRICS: dict[str, bool] = {
-    "distinct1": True,
-    "distinct2": True,
-    "distinct3": True,
-    "bleu_sacre": True,
-    "bleu2_ref": True,
-    "bleu4_ref": True,
-    "rougeL_ref": True,
-    "perplexity": False,
-    "stock_phrase_rate": False,
+    name: KINDS[name].better == "higher"
+    for name in (
+        *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
+        *("perplexity", "stock_phrase_rate"),
+    )
 }
 """Metrics that can choose the champion. True means that a higher value is better."""
 

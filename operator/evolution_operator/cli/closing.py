@@ -5,22 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from evolution_jobs.contract.figures import KINDS
 from rich.console import Console
 from rich.table import Table
 
-FIGURES: tuple[tuple[str, str], ...] = (
-    ("distinct1", "Distinct-1, %"),
-    ("distinct2", "Distinct-2, %"),
-    ("distinct3", "Distinct-3, %"),
-    ("bleu_sacre", "BLEU (sacrebleu)"),
-    ("bleu2_ref", "BLEU-2 (reference)"),
-    ("bleu4_ref", "BLEU-4 (reference)"),
-    ("rougeL_ref", "ROUGE-L (reference)"),
-    ("length_words", "answer length, words"),
-    ("stock_phrase_rate", "answers with a stock phrase, %"),
-    ("perplexity", "perplexity of the human answer"),
+FIGURES = (
+    *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
+    *("length_words", "stock_phrase_rate", "perplexity"),
 )
-"""Figures of the closing table in order, with their labels."""
+"""Figures of the closing table in order."""
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
@@ -71,10 +64,10 @@ def _table(summary: dict[str, Any]) -> Table:
     for iteration in sorted(by_iteration):
         star = " *" if iteration == summary["champion"] else ""
         table.add_column(f"M{iteration}{star}", justify="right")
-    for name, label in FIGURES:
+    for name in FIGURES:
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
         if any(value is not None for value in values):
-            table.add_row(label, *("" if value is None else f"{value:.2f}" for value in values))
+            table.add_row(KINDS[name].label, *("" if value is None else f"{value:.2f}" for value in values))
     table.caption = "* champion by evaluation.championMetric"
     table.caption_justify = "left"
     return table

@@ -22,30 +22,8 @@ from typer.testing import CliRunner
 from tests.support.run_document import run_document
 from tests.support.stages import fake_stages
 from tests.support.stages.runner import Runner
+from tests.support.vocabulary import VOCABULARY
 from tests.unit.test_load import manifest
-
-VOCABULARY = [
-    "you",
-    "could",
-    "tell",
-    "me",
-    "more",
-    "about",
-    "what",
-    "your",
-    "sister",
-    "said",
-    "that",
-    "day",
-    "and",
-    "how",
-    "it",
-    "felt",
-    "when",
-    "the",
-    "phone",
-    "rang",
-]
 
 
 def answers(seed: int, words: int = 12, dialogues: int = 20, stock: bool = False) -> list[Answer]:

@@ -12,30 +12,7 @@ from evolution_jobs.metrics.style import asks, holds_list, shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-VOCABULARY = [
-    *[
-        "you",
-        "could",
-        "tell",
-        "me",
-        "more",
-        "about",
-        "what",
-        "your",
-        "sister",
-        "said",
-        "that",
-        "day",
-        "and",
-        "how",
-        "it",
-        "felt",
-        "when",
-        "the",
-        "phone",
-        "rang",
-    ]
-]
+from tests.support.vocabulary import VOCABULARY
 
 
 def text(generator: np.random.Generator) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from ..contract.document import Document
 from ..contract.errors import PermanentError
+from ..contract.jsonl import RowFault, rows_by_id
 from ..contract.rows import Context, Dialogue, Instruction, Pair, Response
 from ..contract.workspace import Workspace
 
@@ -23,22 +22,13 @@ def read_rows(workspace: Workspace, name: str, kind: type[Row]) -> dict[str, Row
     of this kind, or an id occurs twice.
     """
     path = workspace.input(name) / f"{name}.jsonl"
-    rows: dict[str, Row] = {}
-    number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                row = kind.stored(line)
-                if row.id in rows:
-                    raise _malformed(name, number, f"id {row.id} occurs twice")
-                rows[row.id] = row
+            return rows_by_id(file, kind)
     except OSError as error:
         raise PermanentError("RowsMalformed", f"input {name}: {path.name} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _malformed(name, number, f"{place}: {first['msg']}" if place else first["msg"]) from error
-    return rows
+    except RowFault as fault:
+        raise PermanentError("RowsMalformed", f"input {name}, line {fault.line}: {fault}") from fault
 
 
 def write_rows(path: Path, rows: Iterable[Document]) -> int:
@@ -49,7 +39,3 @@ def write_rows(path: Path, rows: Iterable[Document]) -> int:
             file.write(row.model_dump_json(by_alias=True, exclude_none=True) + "\n")
             count += 1
     return count
-
-
-def _malformed(name: str, number: int, fault: str) -> PermanentError:
-    return PermanentError("RowsMalformed", f"input {name}, line {number}: {fault}")

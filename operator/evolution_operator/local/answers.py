@@ -7,34 +7,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.jsonl import RowFault, rows_by_id
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.rows import Answer
+from evolution_jobs.contract.stage import kind_of
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
-from pydantic import ValidationError
 
 from ..planner.graph import build_graph
 from ..planner.observed import Run
-
-EVALUATE = "evaluate-"
 
 
 def answers_of_file(path: Path) -> list[Answer]:
     """The rows of an `answers.jsonl`. Raises PermanentError `AnswersInvalid`, which names the file and the line."""
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            rows = rows_by_id(file, Answer, "context")
     except OSError as error:
         raise PermanentError("AnswersInvalid", f"{path} cannot be read: {error.strerror}") from error
-    if not lines:
+    except RowFault as fault:
+        place = f"{path}:{fault.line}"
+        if fault.doubled:
+            raise PermanentError("AnswersInvalid", f"{place}: {fault}; remove one row") from fault
+        raise PermanentError(
+            "AnswersInvalid", f"{place}: {fault.field or 'row'}: {fault.words}; answers.jsonl of evaluate is expected"
+        ) from fault
+    if not rows:
         raise PermanentError("AnswersInvalid", f"{path} is empty")
-    rows: dict[str, Answer] = {}
-    for number, line in enumerate(lines, 1):
-        row = _answer(line, f"{path}:{number}")
-        if row.id in rows:
-            raise PermanentError("AnswersInvalid", f"{path}:{number}: context {row.id} occurs twice; remove one row")
-        rows[row.id] = row
     return list(rows.values())
 
 
@@ -67,21 +69,14 @@ def _read(store: Store, keys: Mapping[str, str], name: str) -> dict[str, list[An
 def _models(store: Store, keys: Mapping[str, str]) -> Iterator[tuple[str, list[Answer]]]:
     with tempfile.TemporaryDirectory() as scratch:
         for stage, key in keys.items():
-            manifest = read_manifest(store, key) if stage.startswith(EVALUATE) else None
-            if manifest is None:
-                continue
-            file = manifest.outputs["answers"].files[0]
-            local = Path(scratch) / f"{stage}.jsonl"
-            store.get_file(file.location, local, file.sha256)
-            yield f"M{stage.removeprefix(EVALUATE)}", answers_of_file(local)
+            manifest = read_manifest(store, key) if kind_of(stage) == "evaluate" else None
+            if manifest is not None:
+                path = fetch_output(store, manifest, "answers", Path(scratch) / f"{stage}.jsonl")
+                yield f"M{manifest.iteration}", answers_of_file(path)
 
 
-def _answer(line: bytes, place: str) -> Answer:
-    try:
-        return Answer.stored(line)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        field = ".".join(map(str, fault["loc"]))
-        raise PermanentError(
-            "AnswersInvalid", f"{place}: {field or 'row'}: {fault['msg']}; answers.jsonl of evaluate is expected"
-        ) from error
+def fetch_output(store: Store, manifest: Manifest, output: str, path: Path) -> Path:
+    """Copy an output of one file to `path`, with its digest checked. Returns the path."""
+    file = manifest.outputs[output].files[0]
+    store.get_file(file.location, path, file.sha256)
+    return path

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.jsonl import RowFault, rows_by_id
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
-from pydantic import ValidationError
 
+from ..local.answers import fetch_output
 from ..planner.graph import build_graph
 from ..planner.observed import Run
 from .records import HUMAN, Sample, Utterance
@@ -78,9 +79,9 @@ def answers_of_run(
         answers = {}
         # A study of the human answer and one model needs that model's file; one of nothing but human has none.
         for name, stage in wanted.items():
-            path = _fetch(store, _manifest(store, keys[stage], stage), "answers", Path(scratch) / stage)
+            path = fetch_output(store, _manifest(store, keys[stage], stage), "answers", Path(scratch) / stage)
             answers[name] = read_answers(path)
-        contexts = read_contexts(_fetch(store, prepared, "test", Path(scratch) / "test"))
+        contexts = read_contexts(fetch_output(store, prepared, "test", Path(scratch) / "test"))
     return answers, contexts
 
 
@@ -135,31 +136,15 @@ def _manifest(store: Store, key: str, stage: str) -> Manifest:
     return manifest
 
 
-def _fetch(store: Store, manifest: Manifest, output: str, path: Path) -> Path:
-    file = manifest.outputs[output].files[0]
-    store.get_file(file.location, path, file.sha256)
-    return path
-
-
 def _read(path: Path, kind: type[Row]) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                row = kind.stored(line)
-                if row.id in rows:
-                    raise PermanentError("StudyInput", f"{path}, line {number}: context {row.id} occurs twice")
-                rows[row.id] = row
+            rows = rows_by_id(file, kind, "context")
     except OSError as error:
         raise PermanentError("StudyInput", f"{path}: {error.strerror}") from error
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        where = f"{path}, line {number}: {place}: " if place else f"{path}, line {number}: "
-        raise PermanentError(
-            "StudyInput", f"{where}{fault['msg']}; this is not an answers.jsonl of evaluate"
-        ) from error
+    except RowFault as fault:
+        advice = "" if fault.doubled else "; this is not an answers.jsonl of evaluate"
+        raise PermanentError("StudyInput", f"{path}, line {fault.line}: {fault}{advice}") from fault
     if not rows:
         raise PermanentError("StudyInput", f"{path}: it has no rows")
     return rows

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .document import Document
+from .settings import PreferenceSourceName
 
 Message = dict[str, str]
 """One message of a chat: `role` (system, user, assistant) and `content`."""
@@ -120,7 +121,7 @@ class Pair(Document):
     turns: list[Turn]
     chosen: str
     rejected: str
-    source: Literal["self", "human", "none"]
+    source: PreferenceSourceName
     profile: dict[str, Any] | None = None
     attempts: int = 1
 

@@ -159,7 +159,7 @@ class GenerationSettings(SamplingSettings):
     """M(t-1) answers each context directly; the answer becomes `rejected`."""
 
 
-PreferenceSource = Literal["self", "human", "none"]
+PreferenceSourceName = Literal["self", "human", "none"]
 
 
 class RefinementSettings(SamplingSettings):
@@ -176,7 +176,7 @@ class RefinementSettings(SamplingSettings):
 class ReflectionSettings(RefinementSettings):
     """How `chosen` is made."""
 
-    source: PreferenceSource = "self"
+    source: PreferenceSourceName = "self"
     """Where `chosen` comes from: `spec.preferenceSource`."""
 
 

@@ -13,8 +13,9 @@ from ..contract.settings import ReflectionSettings
 from ..contract.stage import Ahead
 from ..contract.workspace import Rows, Workspace
 from ..engines.base import Request
-from .outcomes import Outcome, decide_without_model, outcome, outcome_id
+from .outcomes import Outcome, outcome, outcome_id
 from .rewriting import Candidate, Rewriter
+from .sources import reject_unusable
 
 
 class RewritesAhead:
@@ -51,21 +52,22 @@ class RewritesAhead:
 
     def follow(self, response: Response) -> Request | None:
         """The row's next request. Its first response is the answer itself, the others are profiles and the rewrite."""
-        made: dict[str, object] = {"ahead": True}
         if candidate := self._candidates.get(response.id):
             request = self._rewriter.follow(response)
-            made["engine"] = self.engine
+            candidate.made["engine"] = self.engine
         elif outcome_id(response) in self._known:
             self._ended.append(response)
             return None
         else:
-            candidate = self._candidates[response.id] = Candidate(self._contexts[response.id], response)
-            decide_without_model(candidate, self._asked.settings)
+            candidate = Candidate(self._contexts[response.id], response, self._asked.settings.source)
+            self._candidates[response.id] = candidate
+            reject_unusable(candidate)
             request = None if candidate.ended else self._rewriter.start(candidate)
         if candidate.ended:
             del self._candidates[response.id]
             self._ended.append(candidate.rejected)
-            self._outcomes.append(outcome(candidate, self._asked.settings) | made)
+            candidate.made["ahead"] = True
+            self._outcomes.append(outcome(candidate, self._asked.settings))
         return request
 
     def ended(self) -> list[Response]:

@@ -14,13 +14,14 @@ from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
-from ..contract.settings import ReflectionSettings
+from ..contract.settings import PreferenceSourceName, ReflectionSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..preference.filters import words
 from .jsonl import read_rows, write_rows
 from .models import engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
 from .rewriting import Candidate
+from .sources import HumanAnswers, PreferenceSource, Rewrites
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
@@ -49,7 +50,8 @@ def run(workspace: Workspace) -> Result | None:
     own = list(shard_of(contexts, shard.index, shard.count))
     ids = {id_: outcome_id(responses[id_]) for id_ in contexts}
     finished = workspace.rows.finished()
-    if candidates := [Candidate(contexts[id_], responses[id_]) for id_ in own if ids[id_] not in finished]:
+    if missing := [id_ for id_ in own if ids[id_] not in finished]:
+        candidates = [Candidate(contexts[id_], responses[id_], settings.source) for id_ in missing]
         _finish(workspace, settings, candidates, len(own))
         finished = workspace.rows.finished()
     if not finished.keys() >= set(ids.values()):
@@ -60,11 +62,17 @@ def run(workspace: Workspace) -> Result | None:
 def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
     """Make every candidate a pair or a reject, durable a batch at a time."""
     done = total - len(candidates)
-    for batch in outcomes(candidates, settings, workspace.spec.seed, lambda: load_engine(workspace, settings)):
+    for batch in outcomes(candidates, settings, _sources(workspace, settings)):
         workspace.rows.append(batch)
         done += len(batch)
         workspace.progress(done, total, "rows")
         workspace.check_stop()
+
+
+def _sources(workspace: Workspace, settings: ReflectionSettings) -> dict[PreferenceSourceName, PreferenceSource]:
+    """Each source's code. None of them loads anything before it has to answer."""
+    rewrites = Rewrites(settings, workspace.spec.seed, lambda: load_engine(workspace, settings))
+    return {"human": HumanAnswers(), "self": rewrites, "none": rewrites}
 
 
 def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..contract.rows import Context, Message, Reject, Response
-from ..contract.settings import ReflectionSettings
+from ..contract.settings import PreferenceSourceName, RefinementSettings
 from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import clean
 from ..preference.prompts import refinement_messages, reflection_messages
@@ -18,6 +19,9 @@ class Candidate:
 
     context: Context
     rejected: Response
+    """The model's answer: the draft that is rewritten or replaced."""
+    source: PreferenceSourceName
+    """Where its chosen answer comes from."""
     attempts: int = 0
     """Tries at a profile."""
     profile_text: str | None = None
@@ -31,6 +35,8 @@ class Candidate:
     thought: bool = False
     """Whether the model wrote a think block before its answer."""
     reject: Reject | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+    """What its durable row says of how it was made, such as the engine's name."""
 
     @property
     def ended(self) -> bool:
@@ -47,7 +53,7 @@ class Candidate:
 class Rewriter:
     """Makes the requests for profiles and rewrites, and takes their responses. `follow` is an engine's `Follow`."""
 
-    def __init__(self, settings: ReflectionSettings, seed: int) -> None:
+    def __init__(self, settings: RefinementSettings, seed: int) -> None:
         self._settings = settings
         self._seed = seed
         self._sampling = Sampling.of(settings)
@@ -58,13 +64,13 @@ class Rewriter:
     def start(self, candidate: Candidate) -> Request:
         """The first request for a candidate."""
         self._candidates[candidate.context.id] = candidate
-        return self._refinement(candidate) if self._settings.source == "none" else self._reflection(candidate)
+        return self._refinement(candidate) if candidate.source == "none" else self._reflection(candidate)
 
     def follow(self, response: Response) -> Request | None:
         """The candidate's next request; None once it has a chosen answer, or a reason why it is rejected."""
         candidate = self._candidates[response.id]
         candidate.count(response)
-        if self._settings.source == "none" or candidate.profile:
+        if candidate.source == "none" or candidate.profile:
             candidate.chosen = response.model_copy(update={"text": clean(response.text)})
             return None
         candidate.attempts += 1

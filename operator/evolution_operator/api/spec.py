@@ -13,7 +13,7 @@ from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
-    PreferenceSource,
+    PreferenceSourceName,
     RefinementSettings,
     SftSettings,
 )
@@ -241,7 +241,7 @@ class EvolutionRunSpec(Document):
     """Where artifacts go."""
     data: Data
     """The data sets."""
-    preference_source: PreferenceSource = "self"
+    preference_source: PreferenceSourceName = "self"
     """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer."""
     prepare: PrepareStage = PrepareStage()
     """Pins and checks data and model."""

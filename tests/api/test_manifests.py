@@ -12,9 +12,12 @@ from kubernetes.client.exceptions import ApiException
 
 from hack.cluster.control_plane import ControlPlane
 from tests.api.harness import Runs, manifest
+from tests.support.run_document import minimal_spec
 
 KeyPath = tuple[str | int, ...]
 ABSENT = object()
+SPEC = minimal_spec()
+TEACHER = {"url": "http://teacher:8000/v1", "model": "large", "apiKeySecret": "teacher"}
 
 BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
@@ -53,7 +56,15 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "iterations"), 1.5, "spec.iterations"),
     (("spec", "iterations"), "2", "spec.iterations"),
     (("spec", "seed"), 2**31, "spec.seed"),
-    (("spec", "preferenceSource"), "teacher", "spec.preferenceSource"),
+    (("spec", "preferenceSource"), "parrot", "spec.preferenceSource"),
+    (("spec", "preferenceSource"), "teacher", "spec.teacher"),
+    (("spec", "teacher"), {"url": "http://teacher:8000/v1", "model": "large"}, "spec.teacher"),
+    (("spec", "teacher"), {"url": "http://user:word@teacher:8000/v1", "model": "large"}, "spec.teacher.url"),
+    (("spec", "teacher"), {"url": "http://teacher:8000/v1"}, "spec.teacher.model"),
+    (("spec", "preferenceSource"), "mixed", "spec.preferenceWeights"),
+    (("spec", "preferenceWeights"), {"self": 3, "human": 1}, "spec.preferenceWeights"),
+    (("spec", "preferenceWeights"), {"self": 3}, "spec.preferenceWeights.self"),
+    (("spec", "preferenceWeights"), {"self": 3, "human": 0}, "spec.preferenceWeights.human"),
     (("spec", "sft"), {"epochs": 0}, "spec.sft.epochs"),
     (("spec", "sft"), {"scheduler": "step"}, "spec.sft.scheduler"),
     (("spec", "sft"), {"lora": {"r": 0}}, "spec.sft.lora.r"),
@@ -122,6 +133,12 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "modelCache"), {"claim": "models"}),
     (("spec", "modelCache"), {"hostPath": "/var/lib/models", "nodes": 4, "pod": {"nodeSelector": {"gpu": "a"}}}),
     (("spec", "baseModel"), {"uri": "hf://owner/name", "quantization": "nf4"}),
+    (("spec",), {**SPEC, "preferenceSource": "teacher", "teacher": TEACHER}),
+    (("spec",), {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "human": 1}}),
+    (
+        ("spec",),
+        {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"none": 3, "teacher": 1}, "teacher": TEACHER},
+    ),
     (("metadata", "name"), "n" * 40),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,18 +106,25 @@ def test_every_rule_of_the_models_is_in_the_schema() -> None:
     assert stated <= written
 
 
-@pytest.mark.parametrize("field", ["seed", "baseModel", "storage", "data", "preferenceSource"])
+@pytest.mark.parametrize("field", ["seed", "baseModel", "storage", "data", "preferenceSource", "preferenceWeights"])
 def test_what_every_stage_depends_on_is_fixed(field: str) -> None:
     assert "self == oldSelf" in rules(f"spec.{field}")
 
 
-@pytest.mark.parametrize("field", ["sft.epochs", "sft.lora", "generation.topP", "reflection.maxAttempts", "dpo.beta"])
+@pytest.mark.parametrize(
+    "field", ["sft.epochs", "sft.lora", "generation.topP", "reflection.maxAttempts", "dpo.beta", "teacher.model"]
+)
 def test_method_settings_are_fixed(field: str) -> None:
     assert "self == oldSelf" in rules(f"spec.{field}")
 
 
 def test_an_unset_method_setting_stays_unset() -> None:
     assert any("has(self.samples) == has(oldSelf.samples)" in rule for rule in rules("spec.evaluation"))
+
+
+def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
+    named = {name for rule in rules("spec.teacher") for name in re.findall(r"has\(oldSelf\.(\w+)\)", rule)}
+    assert named == {"temperature", "topP"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,11 @@ def test_an_unset_method_setting_stays_unset() -> None:
         "dpo.nodes",
         "dpo.sharding",
         "generation.tokenBudget",
+        "teacher.url",
+        "teacher.apiKeySecret",
+        "teacher.concurrency",
+        "teacher.requestsPerMinute",
+        "teacher.pricePerMillionInputTokens",
         "dpo.checkpointSteps",
         "dpo.pod",
         "evaluation.championMetric",
@@ -144,7 +157,7 @@ def test_iterations_may_grow() -> None:
     assert rules("spec.iterations") == ["self >= oldSelf"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", sorted({*STAGES} - {"teacher"}))
 def test_a_blocks_default_is_empty_so_that_its_fields_defaults_apply(stage: str) -> None:
     assert at(f"spec.{stage}")["default"] == {}
 

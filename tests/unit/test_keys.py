@@ -8,6 +8,7 @@ import pytest
 from evolution_jobs.contract import keys as contract_keys
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import canonical_digest, content_digest
+from evolution_jobs.contract.settings import TeacherSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.planner.graph import build_graph
 from hypothesis import given
@@ -106,6 +107,45 @@ DECIDING = [
 @pytest.mark.parametrize(("path", "value", "expected"), DECIDING)
 def test_what_decides_a_result_is_in_its_key_and_in_those_that_read_it(path, value, expected):
     assert changed(keys_of([(path, value)])) == expected
+
+
+TEACHER = {"url": "http://teacher:8000/v1", "model": "large"}
+HOW_A_TEACHER_IS_ASKED = {
+    "url": "https://elsewhere/v1",
+    "apiKeySecret": "other",
+    "concurrency": 64,
+    "requestsPerMinute": 10,
+    "timeoutSeconds": 9,
+    "maxAttempts": 1,
+    "pricePerMillionInputTokens": 1.5,
+    "pricePerMillionOutputTokens": 3,
+    "tokenLimitField": "max_completion_tokens",
+}
+WHAT_A_TEACHER_SAYS = {"model": "larger", "temperature": 0.5, "topP": 0.9, "maxTokens": 99}
+
+
+def taught(**changes):
+    return keys_of([(("preferenceSource",), "teacher"), (("teacher",), {**TEACHER, **changes})])
+
+
+def test_of_a_teacher_only_what_decides_its_answers_is_in_a_key():
+    assert set(HOW_A_TEACHER_IS_ASKED) | set(WHAT_A_TEACHER_SAYS) == {
+        field.alias for field in TeacherSettings.model_fields.values()
+    }
+    keys = taught()
+    for field, value in HOW_A_TEACHER_IS_ASKED.items():
+        assert taught(**{field: value}) == keys, field
+    for field, value in WHAT_A_TEACHER_SAYS.items():
+        changed_keys = taught(**{field: value})
+        assert {stage for stage in keys if keys[stage] != changed_keys[stage]} == DPO_AND_LATER | {"reflect-1"}, field
+
+
+def test_weights_are_in_the_keys_of_mixed_pairs():
+    mixes = [
+        keys_of([(("preferenceSource",), "mixed"), (("preferenceWeights",), weights)])["reflect-1"]
+        for weights in ({"self": 3, "human": 1}, {"self": 1, "human": 3}, {"self": 3, "none": 1})
+    ]
+    assert len({*mixes, KEYS["reflect-1"]}) == 4
 
 
 @pytest.mark.parametrize(

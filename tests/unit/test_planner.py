@@ -214,12 +214,18 @@ def test_a_start_has_everything_that_the_stage_needs():
     assert spec.graph == []
 
 
+TEACHER = {"url": "http://teacher:8000/v1", "model": "large"}
+
+
 @pytest.mark.parametrize(
     ("spec", "ahead"),
     [
         ({}, True),
         ({"preferenceSource": "none"}, True),
         ({"preferenceSource": "human"}, False),
+        ({"preferenceSource": "teacher", "teacher": TEACHER}, False),
+        ({"preferenceSource": "mixed", "preferenceWeights": {"human": 1, "teacher": 1}, "teacher": TEACHER}, False),
+        ({"preferenceSource": "mixed", "preferenceWeights": {"self": 1, "teacher": 1}, "teacher": TEACHER}, True),
         ({"generation": {"precision": "float32"}}, False),
         ({"generation": {"precision": "float32"}, "reflection": {"precision": "float32"}}, True),
         ({"generation": {"shards": 4}}, True),
@@ -249,6 +255,17 @@ def test_only_generate_makes_rows_ahead_and_each_round_its_own(spec):
     graph = build_graph(run, {})
     found = {node.id: ahead.id for node in graph if (ahead := made_ahead(run, graph, node))}
     assert found == {"generate-1": "reflect-1", "generate-2": "reflect-2"}
+
+
+def test_a_teachers_reflect_stage_fetches_no_model():
+    inputs = [
+        {name for node in build_graph(Scenario(**spec).run.spec, {}) if node.id == "reflect-1" for name in node.inputs}
+        for spec in (
+            {"preferenceSource": "teacher", "teacher": TEACHER},
+            {"preferenceSource": "mixed", "preferenceWeights": {"self": 1, "teacher": 1}, "teacher": TEACHER},
+        )
+    ]
+    assert inputs == [{"contexts", "responses"}, {"contexts", "responses", "model", "adapter"}]
 
 
 def test_prepare_gets_the_whole_graph():

@@ -73,6 +73,10 @@ EXPERIMENTS = {
     "one iteration": {"iterations": 1},
     "the human answer as chosen": {"preferenceSource": "human"},
     "refined without a profile": {"preferenceSource": "none"},
+    "a stronger teacher's answer": {
+        "preferenceSource": "teacher",
+        "teacher": {"url": "http://teacher:8000/v1", "model": "large"},
+    },
 }
 
 

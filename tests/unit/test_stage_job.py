@@ -85,6 +85,13 @@ NODES: dict[str, Any] = minimal_spec(
 )
 
 
+TAUGHT: dict[str, Any] = minimal_spec(
+    preferenceSource="teacher",
+    teacher={"url": "https://api.example.com/v1", "model": "large", "apiKeySecret": "my.teacher"},
+    reflection={"pod": {"resources": {"limits": {"cpu": 1, "memory": "1Gi"}}}},
+)
+
+
 CACHED: dict[str, Any] = minimal_spec(
     modelCache={"hostPath": "/var/lib/models", "nodes": 3, "pod": {"resources": {"requests": {"cpu": 1}}}},
     pod={"tolerations": [{"key": "gpu", "operator": "Exists"}], "resources": {"limits": {"memory": "48Gi"}}},
@@ -107,6 +114,7 @@ CASES = {
     "job-generate-rich": (RICH, start("generate", 1, shards=3)),
     "job-prewarm-nodes": (CACHED, start("prewarm", shards=3)),
     "job-sft-cached": (CACHED, start("sft", 0)),
+    "job-reflect-teacher": (TAUGHT, start("reflect", 1)),
     "job-sft-nodes": (NODES, start("sft", 0, ranks=RankLayout(processes=4, nodes=2))),
 }
 
@@ -155,6 +163,15 @@ def test_a_cleanup_job_is_as_its_golden_file_says() -> None:
 
 def test_the_service_of_a_run_is_as_its_golden_file_says() -> None:
     check("service", build_service(OWNER))
+
+
+def test_only_reflect_gets_the_teachers_key() -> None:
+    holders = {
+        kind
+        for kind in BLOCKS
+        if kind != "prewarm" and "my.teacher" in str(pod_template(parsed(TAUGHT), kind, SETTINGS))
+    }
+    assert holders == {"reflect"}
 
 
 def test_a_services_name_is_a_label_that_begins_with_a_letter() -> None:

@@ -11,6 +11,10 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 
+class NotInKey:
+    """Marks a field that does not decide the result. A change to it must not invalidate finished work."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A cross-field rule. It is checked offline (`holds`) and by the API server (`cel`)."""

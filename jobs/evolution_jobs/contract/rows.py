@@ -124,6 +124,8 @@ class Pair(Document):
     source: PreferenceSourceName
     profile: dict[str, Any] | None = None
     attempts: int = 1
+    model: str | None = None
+    """The teacher, as its endpoint names it."""
 
 
 class Reject(Document):

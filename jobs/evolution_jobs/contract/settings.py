@@ -6,16 +6,13 @@ decide how fast, or in how many pieces, the same result is made.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from .document import Document, Rule
+from .document import Document, NotInKey, Rule
+from .endpoints import Endpoint
 from .locations import BaseModelSource, Source
-
-
-class NotInKey:
-    """Marks a field that does not decide the result. A change to it must not invalidate finished work."""
 
 
 def deciding(settings: Document) -> dict[str, Any]:
@@ -159,7 +156,46 @@ class GenerationSettings(SamplingSettings):
     """M(t-1) answers each context directly; the answer becomes `rejected`."""
 
 
-PreferenceSourceName = Literal["self", "human", "none"]
+PreferenceSourceName = Literal["self", "human", "none", "teacher"]
+PreferenceChoice = Literal["self", "human", "none", "teacher", "mixed"]
+
+REWRITTEN: frozenset[PreferenceSourceName] = frozenset({"self", "none"})
+"""Sources for which M(t-1) rewrites its own answer."""
+
+Weight = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class PreferenceWeights(Document):
+    """Several preference sources: each context gets one of them, as often as its weight says."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self",
+            "at least two sources must have a weight; for a single one set preferenceSource to it",
+            "[has(self.self), has(self.none), has(self.human), has(self.teacher)].filter(given, given).size() >= 2",
+            lambda weights: len(weights.wire()) >= 2,
+        ),
+    )
+
+    refined: Weight | None = Field(None, alias="self")
+    """Weight of `self`: the model's own answer refined with the inferred profile."""
+    none: Weight | None = None
+    """Weight of `none`: refined without a profile."""
+    human: Weight | None = None
+    """Weight of `human`: the data set's own answer."""
+    teacher: Weight | None = None
+    """Weight of `teacher`: the answer of the model at `spec.teacher`."""
+
+
+class TeacherSettings(Endpoint):
+    """The teacher: another model that answers each context; its answer becomes `chosen`."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 is greedy; unset leaves it to the endpoint. Some models refuse to be told."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest set of tokens whose probability reaches this; unset leaves it to the endpoint."""
+    max_tokens: Annotated[int, Field(ge=1, le=131072)] = 512
+    """Longest answer in tokens, thoughts of a reasoning model included."""
 
 
 class RefinementSettings(SamplingSettings):
@@ -176,8 +212,25 @@ class RefinementSettings(SamplingSettings):
 class ReflectionSettings(RefinementSettings):
     """How `chosen` is made."""
 
-    source: PreferenceSourceName = "self"
+    source: PreferenceChoice = "self"
     """Where `chosen` comes from: `spec.preferenceSource`."""
+    weights: PreferenceWeights | None = None
+    """With `mixed`: how often each source is used."""
+    teacher: TeacherSettings | None = None
+    """If the teacher is a source: where it answers."""
+
+    @property
+    def shares(self) -> dict[PreferenceSourceName, int]:
+        """Each source that is used, with its weight."""
+        return shares(self.source, self.weights)
+
+
+def shares(source: PreferenceChoice, weights: PreferenceWeights | None) -> dict[PreferenceSourceName, int]:
+    """Each preference source that is used, with its weight. Their order is fixed."""
+    if source != "mixed":
+        return {source: 1}
+    given = weights.wire() if weights else {}
+    return {name: given[name] for name in get_args(PreferenceSourceName) if name in given}
 
 
 class EvaluationSettings(SamplingSettings):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..contract.rows import Context, Response
-from ..contract.settings import ReflectionSettings
+from ..contract.settings import REWRITTEN, PreferenceSourceName, ReflectionSettings
 from ..contract.stage import Ahead
 from ..contract.workspace import Rows, Workspace
 from ..engines.base import Request
 from .outcomes import Outcome, outcome, outcome_id
 from .rewriting import Candidate, Rewriter
-from .sources import reject_unusable
+from .sources import reject_unusable, source_of
 
 
 class RewritesAhead:
@@ -55,11 +55,11 @@ class RewritesAhead:
         if candidate := self._candidates.get(response.id):
             request = self._rewriter.follow(response)
             candidate.made["engine"] = self.engine
-        elif outcome_id(response) in self._known:
+        elif outcome_id(response) in self._known or self._source(response) not in REWRITTEN:
             self._ended.append(response)
             return None
         else:
-            candidate = Candidate(self._contexts[response.id], response, self._asked.settings.source)
+            candidate = Candidate(self._contexts[response.id], response, self._source(response))
             self._candidates[response.id] = candidate
             reject_unusable(candidate)
             request = None if candidate.ended else self._rewriter.start(candidate)
@@ -69,6 +69,9 @@ class RewritesAhead:
             candidate.made["ahead"] = True
             self._outcomes.append(outcome(candidate, self._asked.settings))
         return request
+
+    def _source(self, response: Response) -> PreferenceSourceName:
+        return source_of(response.id, self._asked.settings.shares, self._asked.seed)
 
     def ended(self) -> list[Response]:
         """The answers whose rewrites have ended since the last call."""

@@ -57,6 +57,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
             "profile": profile or candidate.profile_text,
             "attempts": candidate.attempts,
             "source": candidate.source,
+            "model": candidate.model,
         }
         known = {name: value for name, value in known.items() if value is not None}
         return row | {"reject": verdict.model_copy(update={"row": known}).wire()}
@@ -69,6 +70,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
         source=candidate.source,
         profile=profile,
         attempts=max(candidate.attempts, 1),
+        model=candidate.model,
     )
     return row | {"pair": pair.wire()}
 

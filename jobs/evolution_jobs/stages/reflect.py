@@ -1,7 +1,8 @@
 """reflect: M(t-1) infers the seeker's profile and rewrites its own answer; the rewrite becomes `chosen`.
 
-arXiv 2505.16610, section 3. Two of the paper's comparisons differ only in `source`: with `human`, the data set's answer
-is `chosen` and no model is loaded; with `none`, the model rewrites its answer without a profile.
+arXiv 2505.16610, section 3. Three of the paper's comparisons differ only in `source`: with `human`, the data set's answer
+is `chosen`, with `teacher` that of another model behind an endpoint, and no model is loaded; with `none`, the model
+rewrites its answer without a profile. With `mixed`, each context has one of these sources.
 
 Most rows are finished before this stage starts: generate makes them ahead (`stages.ahead`).
 """
@@ -21,14 +22,16 @@ from .jsonl import read_rows, write_rows
 from .models import engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
 from .rewriting import Candidate
-from .sources import HumanAnswers, PreferenceSource, Rewrites
+from .sources import HumanAnswers, PreferenceSource, Rewrites, source_of
+from .teaching import TeacherAnswers, teacher_counts, teacher_details
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
     "empty": "look at the responses: one side says nothing",
     "equal": "raise reflection.temperature, or take a larger model",
     "too_long": "raise reflection.maxLengthRatio",
-    "truncated": "raise maxNewTokens of generation and reflection",
+    "truncated": "raise maxNewTokens of generation and reflection, or teacher.maxTokens",
+    "teacher_refused": "rejects.jsonl has the endpoint's own words; take another teacher, or shorter histories (data.contexts)",
 }
 
 LENGTH_GROWTH = 1.2
@@ -51,12 +54,15 @@ def run(workspace: Workspace) -> Result | None:
     ids = {id_: outcome_id(responses[id_]) for id_ in contexts}
     finished = workspace.rows.finished()
     if missing := [id_ for id_ in own if ids[id_] not in finished]:
-        candidates = [Candidate(contexts[id_], responses[id_], settings.source) for id_ in missing]
+        seed = workspace.spec.seed
+        candidates = [
+            Candidate(contexts[id_], responses[id_], source_of(id_, settings.shares, seed)) for id_ in missing
+        ]
         _finish(workspace, settings, candidates, len(own))
         finished = workspace.rows.finished()
     if not finished.keys() >= set(ids.values()):
         return None
-    return _result(workspace, [finished[id_] for id_ in ids.values()])
+    return _result(workspace, settings, [finished[id_] for id_ in ids.values()])
 
 
 def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
@@ -66,16 +72,23 @@ def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequ
         workspace.rows.append(batch)
         done += len(batch)
         workspace.progress(done, total, "rows")
-        workspace.check_stop()
 
 
 def _sources(workspace: Workspace, settings: ReflectionSettings) -> dict[PreferenceSourceName, PreferenceSource]:
     """Each source's code. None of them loads anything before it has to answer."""
-    rewrites = Rewrites(settings, workspace.spec.seed, lambda: load_engine(workspace, settings))
-    return {"human": HumanAnswers(), "self": rewrites, "none": rewrites}
+    rewrites = Rewrites(settings, workspace.spec.seed, lambda: load_engine(workspace, settings), workspace.check_stop)
+    sources: dict[PreferenceSourceName, PreferenceSource] = {
+        "human": HumanAnswers(),
+        "self": rewrites,
+        "none": rewrites,
+    }
+    if settings.teacher:
+        shards = workspace.spec.shard.count
+        sources["teacher"] = TeacherAnswers(settings.teacher, shards, lambda: workspace.stopping)
+    return sources
 
 
-def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
+def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[Mapping[str, Any]]) -> Result:
     pairs = [Pair.stored(row["pair"]) for row in rows if "pair" in row]
     rejects = [Reject.stored(row["reject"]) for row in rows if "reject" in row]
     dropped = Counter(reject.reason for reject in rejects)
@@ -96,12 +109,14 @@ def _result(workspace: Workspace, rows: Sequence[Mapping[str, Any]]) -> Result:
             "pairs": len(pairs),
             **{f"dropped.{reason}": count for reason, count in sorted(dropped.items())},
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
+            **(_by_source(pairs) if settings.source == "mixed" else {}),
+            **teacher_counts(rows),
             "truncated": sum(row["truncated"] for row in rows),
             **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
-        details=engines,
+        details={**engines, **teacher_details(rows, settings.teacher)},
         notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),
     )
@@ -112,6 +127,11 @@ def _grows(chosen: int, rejected: int) -> list[str]:
     if chosen <= LENGTH_GROWTH * rejected:
         return []
     return [f"chosen has {chosen / rejected:.2f} times the words of rejected: the next model will write longer answers"]
+
+
+def _by_source(pairs: Sequence[Pair]) -> dict[str, int]:
+    made = Counter(pair.source for pair in pairs)
+    return {f"pairs.{source}": count for source, count in sorted(made.items())}
 
 
 def _require_same(contexts: Mapping[str, Context], responses: Mapping[str, Response]) -> None:

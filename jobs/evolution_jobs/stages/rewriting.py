@@ -35,6 +35,8 @@ class Candidate:
     thought: bool = False
     """Whether the model wrote a think block before its answer."""
     reject: Reject | None = None
+    model: str | None = None
+    """The teacher that wrote the chosen answer, as its endpoint names it."""
     made: dict[str, Any] = field(default_factory=dict)
     """What its durable row says of how it was made, such as the engine's name."""
 

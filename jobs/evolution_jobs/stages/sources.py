@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from ..contract.rows import Reject, Response
 from ..contract.settings import PreferenceSourceName, RefinementSettings
+from ..engines.base import row_seed
 from ..preference.filters import usable
 from .chunks import chunk_size, chunks
 from .rewriting import Candidate, Rewriter
@@ -14,8 +17,14 @@ from .rewriting import Candidate, Rewriter
 if TYPE_CHECKING:
     from ..engines.base import Engine
 
-REWRITTEN: frozenset[PreferenceSourceName] = frozenset({"self", "none"})
-"""Sources for which M(t-1) rewrites its own answer."""
+
+def source_of(context: str, sources: Mapping[PreferenceSourceName, int], seed: int) -> PreferenceSourceName:
+    """The source of a context's chosen answer: of all contexts, each source gets about the share that its weight says.
+
+    It follows from the seed and the context alone, so it is the same in every shard and attempt.
+    """
+    names, weights = list(sources), list(accumulate(sources.values()))
+    return names[bisect_right(weights, row_seed(seed, context, "source") % weights[-1])]
 
 
 class PreferenceSource(Protocol):
@@ -24,7 +33,8 @@ class PreferenceSource(Protocol):
     def end(self, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
         """Set each candidate's chosen answer with what made it, or the reason why it is rejected.
 
-        Yields the candidates as they end. Who asks for the next ones has made these durable.
+        Yields the candidates as they end. Who asks for the next ones has made these durable. Raises Terminated once the
+        process was asked to stop.
         """
         ...
 
@@ -42,8 +52,11 @@ class HumanAnswers:
 class Rewrites:
     """M(t-1) rewrites its own answer: `self` with the inferred profile, `none` without one."""
 
-    def __init__(self, settings: RefinementSettings, seed: int, engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, settings: RefinementSettings, seed: int, engine: Callable[[], Engine], check_stop: Callable[[], None]
+    ) -> None:
         """`engine` is called only if a model must write."""
+        self._check_stop = check_stop
         self._settings = settings
         self._seed = seed
         self._engine = engine
@@ -53,6 +66,7 @@ class Rewrites:
         waiting, unusable = divided(candidates)
         if unusable:
             yield unusable
+            self._check_stop()
         if waiting:
             engine, rewriter = self._engine(), Rewriter(self._settings, self._seed)
             by_id = {each.context.id: each for each in waiting}
@@ -63,6 +77,7 @@ class Rewrites:
                     for each in chunk:
                         each.made["engine"] = engine.name
                     yield chunk
+                    self._check_stop()
 
 
 def divided(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:

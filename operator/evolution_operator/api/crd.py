@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from evolution_jobs.contract.settings import NotInKey
+from evolution_jobs.contract.document import NotInKey
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -28,8 +28,9 @@ COMMAND = "make crds"
 
 CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "sharding", "champion_metric"})
 """Fields of a stage's block that do not decide its result, beside those marked `NotInKey`."""
-STAGES = ("prepare", "sft", "generation", "reflection", "dpo", "evaluation")
-SOURCES = ("seed", "base_model", "storage", "data", "preference_source")
+STAGES = ("prepare", "sft", "generation", "reflection", "teacher", "dpo", "evaluation")
+"""Blocks of which each field is fixed by itself. What is in no key may change."""
+SOURCES = ("seed", "base_model", "storage", "data", "preference_source", "preference_weights")
 """Fields of the spec on which every stage depends."""
 FIXED = (
     "cannot be changed, because finished stages depend on it: create another EvolutionRun, "

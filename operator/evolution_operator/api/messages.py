@@ -43,6 +43,7 @@ PATTERNS = {
     r"^(file|s3)://.+": "must start with file:// or s3://",
     r"^https?://.+": "must start with http:// or https://",
     r"^https?://[^\s?#]+$": "must start with http:// or https:// and have no blank, ? or #",
+    r"^https?://[^\s?#@]+$": "must start with http:// or https:// and have no blank, ?, # or @",
     r"^[0-9a-f]{64}$": "must be a SHA-256 digest of 64 digits (0-9, a-f)",
     r"^(Always|IfNotPresent|Never)$": "must be Always, IfNotPresent or Never",
     QUANTITY: "must be a Kubernetes quantity, such as 4, 500m or 32Gi",

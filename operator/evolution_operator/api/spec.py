@@ -13,9 +13,13 @@ from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
+    PreferenceChoice,
     PreferenceSourceName,
+    PreferenceWeights,
     RefinementSettings,
     SftSettings,
+    TeacherSettings,
+    shares,
 )
 from evolution_jobs.contract.stage import BLOCKS, Sharding
 from pydantic import BaseModel, ConfigDict, Field
@@ -227,6 +231,19 @@ class EvolutionRunSpec(Document):
             "!has(self.modelCache) || self.baseModel.uri.matches('^(hf|s3|package)://')",
             lambda spec: spec.model_cache is None or spec.base_model.uri.startswith(("hf://", "s3://", "package://")),
         ),
+        Rule(
+            "preferenceWeights",
+            "belongs to preferenceSource: mixed, and that needs it",
+            "has(self.preferenceWeights) == (self.preferenceSource == 'mixed')",
+            lambda spec: (spec.preference_weights is not None) == (spec.preference_source == "mixed"),
+        ),
+        Rule(
+            "teacher",
+            "must be set if the teacher is a preference source, and only then",
+            "has(self.teacher) == (self.preferenceSource == 'teacher' || "
+            "(has(self.preferenceWeights) && has(self.preferenceWeights.teacher)))",
+            lambda spec: (spec.teacher is not None) == ("teacher" in spec.sources),
+        ),
     )
 
     iterations: Annotated[int, Field(ge=0, le=100)] = 2
@@ -241,8 +258,12 @@ class EvolutionRunSpec(Document):
     """Where artifacts go."""
     data: Data
     """The data sets."""
-    preference_source: PreferenceSourceName = "self"
-    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer."""
+    preference_source: PreferenceChoice = "self"
+    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer; `teacher`, the answer of the model at `teacher`; `mixed`, several of them by `preferenceWeights`."""
+    preference_weights: PreferenceWeights | None = None
+    """With `preferenceSource: mixed`: how often each source is used, such as `{self: 3, teacher: 1}`. Which context gets which follows from the seed."""
+    teacher: TeacherSettings | None = None
+    """The model that answers with `preferenceSource: teacher`."""
     prepare: PrepareStage = PrepareStage()
     """Pins and checks data and model."""
     sft: SftStage = SftStage()
@@ -269,6 +290,11 @@ class EvolutionRunSpec(Document):
     """What happens to artifacts in storage when the resource is deleted. Delete keeps what other runs share."""
     queue_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Kueue LocalQueue: Jobs carry its label and are created suspended, for Kueue to admit."""
+
+    @property
+    def sources(self) -> dict[PreferenceSourceName, int]:
+        """Each preference source that the run uses, with its weight."""
+        return shares(self.preference_source, self.preference_weights)
 
     def block(self, kind: str) -> Any:
         """The block that configures a kind of stage; None if the run has no such stage."""

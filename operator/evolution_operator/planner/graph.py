@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evolution_jobs.contract.settings import (
+    REWRITTEN,
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
@@ -70,14 +71,14 @@ SAME_POD = ("image", "resources", "node_selector")
 def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | None:
     """The reflect stage whose rows `node` makes as well, if it is the generate stage that reflect reads.
 
-    None also if reflect needs no model (`preferenceSource: human`), would use another one or other resources, or has
-    more shards and so is faster by itself.
+    Of mixed sources it makes the rows that its model writes. None if that writes none (`human`, `teacher`), or if reflect
+    would use another model or other resources, or has more shards and so is faster by itself.
     """
     generation, reflection = spec.generation, spec.reflection
     alike = all(getattr(generation, name) == getattr(reflection, name) for name in SAME_MODEL) and all(
         getattr(generation.pod, name) == getattr(reflection.pod, name) for name in SAME_POD
     )
-    if not alike or spec.preference_source == "human" or reflection.shards > generation.shards:
+    if not alike or not REWRITTEN & spec.sources.keys() or reflection.shards > generation.shards:
         return None
     return next((each for each in graph if each.inputs.get("responses") == f"{node.id}/responses"), None)
 
@@ -137,9 +138,16 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         id=f"reflect-{iteration}",
         kind="reflect",
         iteration=iteration,
-        settings=ReflectionSettings.taken_from(spec.reflection, source=spec.preference_source),
+        settings=ReflectionSettings.taken_from(
+            spec.reflection, source=spec.preference_source, weights=spec.preference_weights, teacher=spec.teacher
+        ),
         seed=seed,
-        inputs={**common, "contexts": "prepare/contexts", "responses": f"generate-{iteration}/responses"},
+        # `human` reads no model either, but finished results have keys with these inputs.
+        inputs={
+            **(common if spec.sources.keys() & {*REWRITTEN, "human"} else {}),
+            "contexts": "prepare/contexts",
+            "responses": f"generate-{iteration}/responses",
+        },
     )
     reference = {"reference": "sft/adapter"} if spec.dpo.reference == "sft" else {}
     dpo = Node(

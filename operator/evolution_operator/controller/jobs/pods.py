@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
+from evolution_jobs.contract.endpoints import API_KEY
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.contract.stage import BLOCKS, RankLayout
@@ -134,6 +135,7 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         "env": variables(
             [
                 *credentials_env(spec.storage, spec.base_model.token_secret),
+                *_endpoint_env(spec, kind),
                 *_devices_env(pod),
                 *_cache_env(spec, kind),
             ],
@@ -216,6 +218,14 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
     return env
 
 
+def _endpoint_env(spec: EvolutionRunSpec, kind: str) -> list[Object]:
+    """The API key of the endpoint that the stage asks, and of no other."""
+    teacher = spec.teacher if kind == "reflect" else None
+    if teacher is None or teacher.key_variable is None or teacher.api_key_secret is None:
+        return []
+    return [_from_secret(teacher.key_variable, teacher.api_key_secret, key=API_KEY)]
+
+
 def _devices_env(pod: PodSettings) -> list[Object]:
     """How many GPUs and threads the stage has: without a working driver it then fails instead of computing on the CPU.
 
@@ -246,8 +256,8 @@ def _amounts(resources: Mapping[str, Any]) -> Object:
     return {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
 
 
-def _from_secret(name: str, secret: str, optional: bool = False) -> Object:
-    reference = {"name": secret, "key": name} | ({"optional": True} if optional else {})
+def _from_secret(name: str, secret: str, optional: bool = False, key: str | None = None) -> Object:
+    reference = {"name": secret, "key": key or name} | ({"optional": True} if optional else {})
     return {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 

@@ -418,6 +418,20 @@ def test_reflect_finds_its_rows_and_loads_no_engine(ahead, reflecting, monkeypat
     assert found.tokens == alone.tokens
 
 
+def test_of_mixed_sources_only_what_the_model_writes_is_made_ahead(ahead, reflecting, monkeypatch, tmp_path):
+    mixed = {"source": "mixed", "weights": {"self": 2, "none": 2, "human": 3}}
+    alone = reflect.run(reflecting(name="alone", settings=mixed))
+    made = generate.run(ahead(reflection=mixed))
+    assert set(alone.counts) >= {"pairs.self", "pairs.none", "pairs.human"}
+    assert made.counts["ahead"] == alone.counts["pairs.self"] + alone.counts["pairs.none"]
+    assert made.counts["responses"] == 9
+    monkeypatch.setattr(reflect, "load_engine", lambda *_, **__: pytest.fail("an engine was loaded"))
+    found = reflected(tmp_path, made.outputs["responses"], "both/ahead", mixed)
+    for output in alone.outputs:
+        assert found.outputs[output].read_bytes() == alone.outputs[output].read_bytes()
+    assert found.counts == {**alone.counts, "ahead": made.counts["ahead"]}
+
+
 @pytest.mark.parametrize("stop_after", range(1, 10))
 def test_stopped_at_any_time_generate_and_reflect_end_with_the_same_pairs(
     ahead, reflecting, monkeypatch, tmp_path, stop_after

@@ -116,5 +116,6 @@ def _code(error: openai.OpenAIError) -> str:
 def _said(error: openai.OpenAIError) -> str:
     """The server's own message, on one line. A server may repeat part of a key, which it then masks itself."""
     body = _body(error)
-    message = body.get("message") if isinstance(body, Mapping) else None
+    # FastAPI, and so vLLM and `transformers serve`, may say `detail`.
+    message = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
     return redacted(" ".join(str(message or error).split()))[:300]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
@@ -10,6 +11,7 @@ from evolution_jobs.engines import transformers_engine
 from evolution_jobs.metrics.score import score_files
 from evolution_jobs.models.load import load_model
 from evolution_jobs.stages import evaluate
+from safetensors.torch import load_file, save_file
 
 from tests.support.stages.workspace import LocalWorkspace
 
@@ -42,14 +44,14 @@ CONTEXTS = [
     context("bbbb", OTHER, 3),
 ]
 # The smallest budget: every answer is a batch, and a chunk of rows, of its own.
-SETTINGS = {"temperature": 0, "maxNewTokens": 6, "tokenBudget": 128}
+SETTINGS = {"temperature": 0, "maxNewTokens": 6, "tokenBudget": 128, "driftContexts": 0}
 
 
-def make_workspace(root, settings=SETTINGS, model=None, contexts=CONTEXTS, **options):
+def make_workspace(root, settings=SETTINGS, model=None, contexts=CONTEXTS, more=None, **options):
     root.mkdir(exist_ok=True)
     test_set = root / "test.jsonl"
     test_set.write_text("".join(json.dumps(row.wire()) + "\n" for row in contexts))
-    inputs = {"test": test_set} | ({"model": model} if model else {})
+    inputs = {"test": test_set} | ({"model": model} if model else {}) | (more or {})
     return LocalWorkspace(root, "evaluate", settings, inputs=inputs, **options)
 
 
@@ -183,6 +185,54 @@ def test_figures_without_any_likelihood_leave_perplexity_out(tmp_path):
     assert result.metrics["empty_rate"] == 100
     assert result.metrics["bleu2_ref"] == 0
     assert result.counts["perplexity.tooLong"] == 4
+
+
+@pytest.mark.model
+def test_drift_is_zero_for_m0_and_grows_with_a_changed_model(workspace, small_model, tmp_path):
+    settings = {**SETTINGS, "driftContexts": 3}
+    first = evaluate.run(workspace("m0", settings, iteration=0))
+    probes = [json.loads(line) for line in first.outputs["probes"].read_text().splitlines()]
+    assert len(probes) == first.counts["probes"] == 3
+    assert "kl_m0" not in first.metrics
+    written = {probe["id"]: probe["text"] for probe in probes}
+    assert written != {row["id"]: row["answer"] for row in rows(first)}, "probes are sampled, answers are greedy"
+
+    def later(name, model):
+        space = make_workspace(tmp_path / name, settings, model, iteration=1, more={"probes": first.outputs["probes"]})
+        return evaluate.run(space)
+
+    same = later("same", small_model)
+    assert same.metrics["kl_m0"] == pytest.approx(0, abs=1e-5)
+    assert "probes" not in same.outputs
+    changed = later("changed", disturbed(small_model, tmp_path / "disturbed"))
+    assert changed.metrics["kl_m0"] > 0.1
+    low, high = changed.intervals["kl_m0"]
+    assert low <= changed.metrics["kl_m0"] <= high
+
+
+def disturbed(model, directory):
+    """The model with noise on its output layer's input: another distribution over the same tokens."""
+    shutil.copytree(model, directory)
+    weights = load_file(directory / "model.safetensors")
+    name = "model.norm.weight"
+    weights[name] = weights[name] * 0.5
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+@pytest.mark.model
+def test_probes_of_shards_are_those_of_one_process(workspace):
+    settings = {**SETTINGS, "driftContexts": 4}
+    whole = evaluate.run(workspace("whole", settings, iteration=0))
+    assert evaluate.run(workspace("parts", settings, iteration=0, shard=(0, 2))) is None
+    with pytest.raises(Terminated):
+        evaluate.run(workspace("parts", settings, iteration=0, shard=(1, 2), stop_after=4))
+    parts = evaluate.run(workspace("parts", settings, iteration=0, shard=(1, 2)))
+    texts = [
+        [(p["id"], p["text"], p["nllTokens"]) for p in map(json.loads, r.outputs["probes"].open())]
+        for r in (whole, parts)
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_no_contexts_is_the_users_to_mend(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..contract.errors import StageError
+from ..contract.figures import MEASURING, known_figures
 from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, rows_prefix
 from ..contract.manifest import Manifest, Report
 from ..contract.stage import StageSpec
@@ -30,6 +31,8 @@ def conclude(
         notes=[*manifest.notes, *([kept] if kept else [])],
         key=manifest.key,
         metrics=manifest.metrics,
+        intervals=manifest.intervals,
+        tokens=0 if reason == "Cached" else manifest.tokens,
         counts={**manifest.counts, **({"cleanup.failed": 1} if kept else {})},
         seconds=seconds,
         digest=manifest.main_digest,
@@ -66,11 +69,16 @@ def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, repo
     # Recorded before it is looked up: what is found then is known to be shared, and no cleanup deletes it.
     keys = record_run(store, spec.run, spec.graph, prepare)
     found = published(store, keys.values())
-    evaluations = [node.id for node in spec.graph if node.kind == "evaluate" and keys.get(node.id) in found]
+    measured = {
+        node.id: found[keys[node.id]]
+        for node in spec.graph
+        if node.kind in MEASURING and node.id in keys and keys[node.id] in found
+    }
     return report.model_copy(
         update={
             "contents": prepare.contents,
             "published": [stage for stage, key in keys.items() if key in found],
-            "figures": {stage: found[keys[stage]].metrics for stage in evaluations},
+            "figures": {stage: known_figures(manifest.metrics) for stage, manifest in measured.items()},
+            "figure_intervals": {stage: manifest.intervals for stage, manifest in measured.items()},
         }
     )

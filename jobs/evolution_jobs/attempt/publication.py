@@ -61,6 +61,7 @@ def publish_result(
         code=code_versions(spec.kind),
         counts=counts,
         metrics=metrics,
+        intervals={name: interval for name, interval in result.intervals.items() if name in metrics},
         details={name: _finite(value) for name, value in result.details.items()},
         notes=list(result.notes),
         seconds=round(seconds, 3),

@@ -29,13 +29,13 @@ def one_line(text: str) -> str:
 def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
     """The report as JSON of at most `limit` bytes.
 
-    It drops first what no decision depends on: the message's tail, counts, figures, notes, metrics. Entries of `published` go
+    It drops first what no decision depends on: the message's tail, counts, figures, notes, intervals, metrics. Entries of `published` go
     last (a stage that is not listed there finds its result when it starts).
     """
     values = report.wire()
     if len(_encoded(values)) > limit and len(report.message) > MESSAGE_LIMIT:
         values["message"] = report.message[: MESSAGE_LIMIT - 1] + "…"
-    for field in ("counts", "figures", "notes", "metrics", "published"):
+    for field in ("counts", "figureIntervals", "figures", "notes", "intervals", "metrics", "published"):
         while values.get(field) and len(_encoded(values)) > limit:
             if field in ("notes", "published"):
                 values[field].pop()

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from .document import Document
 
-Unit = Literal["percent", "words", "tokens", "score"]
+Unit = Literal["percent", "words", "tokens", "score", "nats"]
 Better = Literal["higher", "lower", "neither"]
 """Which direction is better. `neither`: a figure to watch, such as a length."""
 
@@ -51,8 +51,18 @@ KINDS: Mapping[str, FigureKind] = {
     "length_tokens": FigureKind("answer length, tokens", "tokens", "neither"),
     "cut_rate": FigureKind("answers cut at the longest length, %", "percent", "lower"),
     "perplexity": FigureKind("perplexity of the human answer", "score", "lower"),
+    "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
 }
 """Every figure of answers by name, in the order of tables. `metrics/measures.py` computes them."""
+
+
+MEASURING: frozenset[str] = frozenset({"reflect", "dpo", "evaluate"})
+"""Kinds of stages whose metrics have figures of Mt."""
+
+
+def known_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of a stage's metrics those that are figures of Mt; the others are about the stage alone."""
+    return {name: value for name, value in metrics.items() if name in KINDS}
 
 
 class Figure(Document):

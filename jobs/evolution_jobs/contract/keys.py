@@ -25,7 +25,7 @@ CODE_VERSIONS: dict[str, int] = {
     "generate": 2,
     "reflect": 3,
     "dpo": 2,
-    "evaluate": 3,
+    "evaluate": 4,
     "prewarm": 1,
 }
 """Raise a stage's number if a code change changes its result. Otherwise cached results of the old code are reused."""

@@ -14,6 +14,8 @@ from .stage import RunRef, StageKind
 
 MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Intervals = dict[str, tuple[float, float]]
+"""Name of a figure to its 95 % interval, low and high."""
 Phase = Literal["pull", "import", "fetch", "load", "work"]
 """What an attempt spends its time on.
 
@@ -67,6 +69,8 @@ class Manifest(Document):
     counts: dict[str, int] = {}
     """Rows read, kept, and dropped under each reason (`dropped.<reason>`)."""
     metrics: dict[str, float] = {}
+    intervals: Intervals = {}
+    """95 % intervals of metrics, with whole dialogues as the unit."""
     details: dict[str, Any] = {}
     """More for readers: loss curve, metric signatures, reference digest."""
     notes: list[str] = []
@@ -101,7 +105,11 @@ class Report(Document):
     """The manifest's."""
     key: str | None = None
     metrics: dict[str, float] = {}
+    intervals: Intervals = {}
+    """The manifest's."""
     counts: dict[str, int] = {}
+    tokens: int = 0
+    """The manifest's, of a stage that this process has computed."""
     seconds: float = 0
     """Wall time of the process. If it was cached, this includes waiting for another run."""
     contents: dict[str, str] = {}
@@ -109,7 +117,9 @@ class Report(Document):
     published: list[str] = []
     """Only of prepare: ids of the stages that are published already."""
     figures: dict[str, dict[str, float]] = {}
-    """Only of prepare: metrics of the published evaluations by stage id. They are left out if they do not fit."""
+    """Only of prepare: figures of the published stages by stage id. They are left out if they do not fit."""
+    figure_intervals: dict[str, Intervals] = {}
+    """Only of prepare: their intervals."""
     digest: str | None = None
     """Digest of the stage's main output: its first."""
     corrupt: str | None = None

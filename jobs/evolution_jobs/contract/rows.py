@@ -113,6 +113,21 @@ class Answer(Document):
     """Tokens of the human answer, its end-of-turn token included."""
 
 
+class Probe(Document):
+    """A line of probes.jsonl: a text that M0 sampled from its whole distribution, for the divergence of later models."""
+
+    id: str
+    """The context's id."""
+    dialogue: str
+    text: str
+    finish: Literal["stop", "length"]
+    """`length`: cut off at the longest answer, so its end is not counted."""
+    nll: float | None
+    """Negative log-likelihood of the text under M0, in nats; None if it and the last exchange do not fit."""
+    nll_tokens: int
+    """Tokens of the text."""
+
+
 class Pair(Document):
     """A preference pair, with all that made it."""
 

@@ -238,6 +238,8 @@ class EvaluationSettings(SamplingSettings):
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Contexts to answer, drawn by seed; unset takes all."""
+    drift_contexts: Annotated[int, Field(ge=0, le=100_000)] = 32
+    """Contexts among them to which M0 writes a text freely, so that every later model's divergence from M0 is known; 0 turns it off."""
 
 
 Dialogues = Annotated[list[Source], Field(max_length=32)]

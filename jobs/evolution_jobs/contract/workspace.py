@@ -29,6 +29,8 @@ class Result:
     """Output name to a file or directory in the workspace."""
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % interval of metrics, low and high."""
     details: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 0
     notes: Sequence[str] = ()

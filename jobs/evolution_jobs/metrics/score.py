@@ -65,6 +65,18 @@ def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
     )
 
 
+def with_figures(scores: Scores, more: Sequence[Figure]) -> Scores:
+    """The scores and figures that were found in another way."""
+    return Scores(
+        {
+            **scores,
+            "figures": [*scores["figures"], *(figure.wire() for figure in more)],
+            "metrics": scores["metrics"] | {figure.name: figure.value for figure in more},
+            "intervals": scores["intervals"] | {each.name: list(each.interval) for each in more if each.interval},
+        }
+    )
+
+
 def figures(rows: Answered, name: str | None = None) -> list[Figure]:
     """The figures of one set of rows."""
     return [_figure(measure, rows, name) for measure in MEASURES if measure.defined(rows)]

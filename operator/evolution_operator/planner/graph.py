@@ -169,5 +169,8 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
         iteration=iteration,
         settings=EvaluationSettings.taken_from(spec.evaluation),
         seed=spec.seed,
-        inputs={"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
+        inputs={
+            **{"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
+            **({"probes": "evaluate-0/probes"} if iteration and spec.evaluation.drift_contexts else {}),
+        },
     )

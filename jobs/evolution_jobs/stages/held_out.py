@@ -1,0 +1,155 @@
+"""How evaluate makes its rows: texts that the model samples and texts whose likelihood it computes, each durable.
+
+What is asked is the matter of a `Part`: the answers that are scored, the probes of drift. The model is loaded once, and
+all parts share its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..contract.errors import PermanentError
+from ..contract.figures import Figure
+from ..contract.rows import Context
+from ..contract.settings import EvaluationSettings
+from ..contract.workspace import Workspace, shard_of
+from ..engines.base import Request
+from ..training.encoding import ChatEncoder
+from .chunks import chunk_size, chunks
+from .models import load_engine
+
+if TYPE_CHECKING:
+    from ..engines.base import Engine
+
+CHUNK = 128
+"""Texts whose likelihoods are made durable together. The contexts of one dialogue share a forward pass."""
+
+DIVERGED = 100.0
+"""Nats a token; a working model stays far below. A uniform guess has 12 for a vocabulary of 150,000."""
+
+Finished = Mapping[str, dict[str, Any]]
+"""Finished rows by id."""
+
+
+class Reading(NamedTuple):
+    """A text whose likelihood is computed."""
+
+    id: str
+    """The row's."""
+    context: Context
+    """The text is its `human`."""
+    cut: bool = False
+    """Whether the text has no end: it was cut at the longest length, so no end-of-turn token is read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part adds to the stage's result."""
+
+    figures: Sequence[Figure] = ()
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    tokens: int = 0
+
+
+class Part(Protocol):
+    """One thing that evaluate finds out, from rows of its own."""
+
+    kinds: Sequence[str]
+    """The rows of each context are `<context>/<kind>`."""
+    contexts: Sequence[Context]
+
+    def request(self, context: Context) -> Request | None:
+        """What the model is to write, under the row's id; None if nothing."""
+        ...
+
+    def reading(self, context: Context, finished: Finished) -> Reading | None:
+        """The text whose likelihood is wanted; None if nothing, or if its text is not sampled yet."""
+        ...
+
+    def outcome(self, finished: Finished, directory: Path) -> Outcome:
+        """The part's figures and files, from the rows of all shards."""
+        ...
+
+
+def all_finished(parts: Iterable[Part], finished: Finished) -> bool:
+    """Whether every row of every part is there."""
+    return all(f"{context.id}/{kind}" in finished for part in parts for context in part.contexts for kind in part.kinds)
+
+
+def finish_rows(workspace: Workspace, settings: EvaluationSettings, parts: Sequence[Part]) -> None:
+    """Make this shard's rows that are not finished. A model is loaded only if there are any.
+
+    Raises PermanentError (`ModelDiverged`) if the model's likelihoods are not finite or far too large, Terminated once
+    asked to stop, and what loading a model and encoding a chat raise.
+    """
+    shard, finished = workspace.spec.shard, workspace.rows.finished()
+    own: list[tuple[Part, Context]] = []
+    for part in parts:
+        ids = set(shard_of((context.id for context in part.contexts), shard.index, shard.count))
+        own += [(part, context) for context in part.contexts if context.id in ids]
+    if all(f"{context.id}/{kind}" in finished for part, context in own for kind in part.kinds):
+        return
+    asked = [request for part, context in own if (request := part.request(context))]
+    waiting = [request for request in asked if request.id not in finished]
+    engine = load_engine(workspace, settings, scores=True)
+    workspace.progress(len(asked) - len(waiting), len(asked), "rows")
+    # First what needs no sampled text: a model that has diverged is found before it writes for hours.
+    _read(workspace, engine, settings, own)
+    _sample(workspace, engine, waiting, len(asked))
+    _read(workspace, engine, settings, own)
+
+
+def _sample(workspace: Workspace, engine: Engine, requests: Sequence[Request], total: int) -> None:
+    done = total - len(requests)
+    for part in engine.batches(requests):
+        sampled = ({**dict(each), "engine": engine.name} for each in engine.generate(part))
+        for rows in chunks(sampled, chunk_size(len(part))):
+            workspace.rows.append(rows)
+            done += len(rows)
+            workspace.progress(done, total, "rows")
+            workspace.check_stop()
+
+
+def _read(
+    workspace: Workspace, engine: Engine, settings: EvaluationSettings, own: Sequence[tuple[Part, Context]]
+) -> None:
+    finished = workspace.rows.finished()
+    readings = [reading for part, context in own if (reading := part.reading(context, finished))]
+    unread = [reading for reading in readings if reading.id not in finished]
+    for start in range(0, len(unread), CHUNK):
+        workspace.rows.append(_likelihoods(engine, settings, unread[start : start + CHUNK]))
+        workspace.check_stop()
+
+
+def _likelihoods(engine: Engine, settings: EvaluationSettings, readings: Sequence[Reading]) -> Iterable[dict[str, Any]]:
+    """A row for each text: negative log-likelihood and tokens, encoded as for training. `nll` is None if it does not fit."""
+    asked = settings.max_prompt_tokens + settings.max_new_tokens
+    # The model's positions bound this as they bound prompts: a table of positions has no entry beyond them.
+    encoder = ChatEncoder(engine.chats, min(asked, engine.positions or asked))
+    by_context = {reading.context.id: reading for reading in readings}
+    passages = encoder.answers(reading.context for reading in readings)
+    for id_, passage in passages.items():
+        if by_context[id_].cut:
+            passages[id_] = passage._replace(answer=passage.answer[:-1])
+    read = {id_: passage for id_, passage in passages.items() if passage.answer}
+    ids = list(read)
+    rows: dict[str, dict[str, Any]] = {
+        context: {"id": reading.id, "nll": None, "tokens": 0, "engine": engine.name}
+        for context, reading in by_context.items()
+    }
+    for position, nll in engine.answer_losses(list(read.values())):
+        id_ = ids[position]
+        tokens = len(read[id_].answer)
+        if not nll < DIVERGED * tokens:  # NaN, too
+            raise PermanentError(
+                "ModelDiverged",
+                f"context {id_}: the negative log-likelihood of the text is {nll:g}, so the model has diverged; train it "
+                "again with a lower learning rate",
+            )
+        rows[id_] |= {"nll": nll, "tokens": tokens}
+    return rows.values()

@@ -59,9 +59,15 @@ class Outcome:
 class Part(Protocol):
     """One thing that evaluate finds out, from rows of its own."""
 
-    kinds: Sequence[str]
-    """The rows of each context are `<context>/<kind>`."""
-    contexts: Sequence[Context]
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The rows of each context are `<context>/<kind>`."""
+        ...
+
+    @property
+    def contexts(self) -> Sequence[Context]:
+        """The contexts that it asks about."""
+        ...
 
     def request(self, context: Context) -> Request | None:
         """What the model is to write, under the row's id; None if nothing."""

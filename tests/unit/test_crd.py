@@ -143,6 +143,7 @@ def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
         "dpo.checkpointSteps",
         "dpo.pod",
         "evaluation.championMetric",
+        "evaluation.championRule",
         "suspend",
         "pod",
         "retry",
@@ -151,6 +152,10 @@ def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
 )
 def test_what_decides_no_result_may_change(field: str) -> None:
     assert rules(f"spec.{field}") == []
+
+
+def test_rules_that_end_a_run_may_change() -> None:
+    assert not any("oldSelf" in rule for rule in rules("spec.stopping"))
 
 
 def test_iterations_may_grow() -> None:

@@ -63,6 +63,8 @@ NEUTRAL = [
     (("activeDeadlineSeconds",), st.integers(1, 1000)),
     (("ttlSecondsAfterFinished",), st.integers(0, 1000)),
     (("evaluation", "championMetric"), st.sampled_from(["bleu_sacre", "perplexity"])),
+    (("evaluation", "championRule"), st.just("best")),
+    (("stopping",), st.just({"lengthRatio": 2})),
     (("queueName",), st.just("research")),
     (("suspend",), st.booleans()),
 ]

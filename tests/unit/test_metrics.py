@@ -429,7 +429,8 @@ def test_holm_by_hand():
 
 
 def test_every_kind_of_figure_is_computed_in_the_order_of_tables():
-    assert list(BY_NAME) == list(KINDS)
+    found_otherwise = {"kl_m0", *(name for name, kind in KINDS.items() if kind.stage != "evaluate")}
+    assert list(BY_NAME) == [name for name in KINDS if name not in found_otherwise]
 
 
 def test_each_test_set_has_figures_of_its_own_over_its_own_rows():

@@ -7,13 +7,14 @@ import pytest
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import Ahead, RunRef
-from evolution_operator.api.spec import EvolutionRunSpec, Retry
-from evolution_operator.api.status import IterationMetrics
+from evolution_operator.api.spec import EvaluationStage, EvolutionRunSpec, Retry
+from evolution_operator.api.status import IterationMetrics, StageStatus
 from evolution_operator.planner import policies
 from evolution_operator.planner.actions import Resume, Start, Suspend
-from evolution_operator.planner.graph import build_graph, made_ahead
+from evolution_operator.planner.graph import build_graph, critical, made_ahead
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
+from evolution_operator.planner.stopping import early_ending
 
 from tests.support.run_document import minimal_spec
 
@@ -187,7 +188,8 @@ WHAT_STARTS = [
     (["prepare", "sft"], ["generate-1", "evaluate-0"]),
     (["prepare", "sft", "generate-1"], ["reflect-1", "evaluate-0"]),
     (["prepare", "sft", "generate-1", "reflect-1"], ["dpo-1", "evaluate-0"]),
-    (["prepare", "sft", "generate-1", "reflect-1", "dpo-1"], ["evaluate-0", "evaluate-1"]),
+    (["prepare", "sft", "generate-1", "reflect-1", "dpo-1"], ["evaluate-0"]),
+    (["prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-0"], ["evaluate-1"]),
     (["prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-0", "evaluate-1"], []),
 ]
 
@@ -695,7 +697,7 @@ def test_a_suspended_evaluation_resumes_at_the_end():
     stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1"]
     scenario = Scenario().after(*stages)
     answer = scenario.observe(*scenario.done(*stages), scenario.attempt("evaluate-0", "suspended"))
-    assert actions(answer) == [("Resume", "evaluate-0", 1), ("Start", "evaluate-1", 1)]
+    assert actions(answer) == [("Resume", "evaluate-0", 1)]
 
 
 # ---- time
@@ -759,20 +761,172 @@ def test_an_invalid_spec_starts_nothing_and_keeps_the_state_of_stages():
 # ---- figures
 
 
-@pytest.mark.parametrize(
-    ("metric", "figures", "expected"),
-    [
-        ("distinct2", [], None),
-        ("distinct2", [{"distinct2": 1.0}, {"distinct2": 3.0}, {"distinct2": 2.0}], 1),
-        ("distinct2", [{"distinct2": 1.0}, {"distinct2": 1.0}], 0),
-        ("perplexity", [{"perplexity": 9.0}, {"perplexity": 8.0}], 1),
-        ("stock_phrase_rate", [{"stock_phrase_rate": 0.1}, {"stock_phrase_rate": 0.2}], 0),
-        ("perplexity", [{"distinct2": 1.0}, {"perplexity": 8.0}], 1),
-    ],
-)
-def test_the_champion_has_the_best_figure(metric, figures, expected):
-    entries = [IterationMetrics(iteration=t, figures=f) for t, f in enumerate(figures)]
-    assert policies.champion(entries, metric) == expected
+CHAMPIONS = [
+    ("distinct2", [], None, None),
+    ("distinct2", [(1.0,), (3.0,), (2.0,)], 1, 1),
+    ("distinct2", [(1.0,), (1.0,)], 0, 0),
+    ("perplexity", [(9.0,), (8.0,)], 1, 1),
+    ("stock_phrase_rate", [(0.1,), (0.2,)], 0, 0),
+    ("perplexity", [None, (8.0,)], 1, 1),
+    # M1's interval reaches the figure of M2, which is the best; M0's does not.
+    ("distinct2", [(1.0, 0.5, 1.5), (2.8, 2.0, 3.2), (3.0, 2.5, 3.5)], 2, 1),
+    # Of perplexity a low one is good: the lower end counts.
+    ("perplexity", [(9.0, 7.9, 10.0), (8.0, 7.0, 9.0)], 1, 0),
+    ("perplexity", [(9.0, 8.1, 10.0), (8.0, 7.0, 9.0)], 1, 1),
+]
+
+
+@pytest.mark.parametrize(("metric", "values", "best", "earliest"), CHAMPIONS)
+def test_the_champion_is_the_best_or_the_first_that_may_be_as_good(metric, values, best, earliest):
+    entries = [entry(t, {metric: value} if value else {"distinct1": (1.0,)}) for t, value in enumerate(values)]
+    for rule, expected in (("best", best), ("earliest", earliest)):
+        evaluation = EvaluationStage(champion_metric=metric, champion_rule=rule)
+        assert policies.champion(entries, evaluation) == expected
+
+
+def entry(iteration, figures):
+    """Figures of a model: each name with (value,) or (value, low, high)."""
+    return IterationMetrics(
+        iteration=iteration,
+        figures={name: value[0] for name, value in figures.items()},
+        intervals={name: list(value[1:]) for name, value in figures.items() if len(value) == 3},
+    )
+
+
+# ---- rules that end a run early
+
+
+BROKEN_RULES = [
+    ({"lengthRatio": 1.5}, [{"length_words": (10.0,)}, {"length_words": (15.1,)}], "AnswersTooLong"),
+    ({"lengthRatio": 1.5}, [{"length_words": (10.0,)}, {"length_words": (15.0,)}], None),
+    ({"divergence": 0.2}, [{"distinct1": (1.0,)}, {"kl_m0": (0.3,)}], "DivergenceTooLarge"),
+    ({"divergence": 0.3}, [{"distinct1": (1.0,)}, {"kl_m0": (0.3,)}], None),
+    ({"worse": ["bleu2_ref"]}, [{"bleu2_ref": (6.0, 5.0, 7.0)}, {"bleu2_ref": (5.0, 4.5, 5.9)}], "FigureWorse"),
+    ({"worse": ["bleu2_ref"]}, [{"bleu2_ref": (6.0, 5.0, 7.0)}, {"bleu2_ref": (5.0, 4.5, 6.0)}], None),
+    ({"worse": ["perplexity"]}, [{"perplexity": (6.0, 5.0, 7.0)}, {"perplexity": (8.0, 6.1, 9.0)}], "FigureWorse"),
+    ({"worse": ["perplexity"]}, [{"perplexity": (6.0, 5.0, 7.0)}, {"perplexity": (5.0, 4.0, 6.0)}], None),
+]
+
+
+@pytest.mark.parametrize(("rules", "models", "reason"), BROKEN_RULES)
+def test_a_rule_ends_the_run_after_the_round_that_breaks_it(rules, models, reason):
+    scenario = Scenario(iterations=3, stopping=rules)
+    evaluated = [StageStatus(id=f"evaluate-{t}", name="evaluate", iteration=t, state="Succeeded") for t in range(2)]
+    ending = early_ending(
+        scenario.run.spec, [entry(t, each) for t, each in enumerate(models)], {stage.id: stage for stage in evaluated}
+    )
+    assert (ending and ending.reason) == reason
+    if ending:
+        assert ending.iteration == 1
+        assert "stopping." in ending.message
+
+
+def test_a_margin_that_shrinks_ends_the_run():
+    scenario = Scenario(iterations=4, dpo={"heldOut": 0.1}, stopping={"marginBelow": 0.5})
+    stages = {
+        f"evaluate-{t}": StageStatus(id=f"evaluate-{t}", name="evaluate", iteration=t, state="Succeeded")
+        for t in range(4)
+    }
+    models = [entry(0, {"distinct1": (1.0,)})]
+    models += [entry(t, {"heldout_margin": (margin,)}) for t, margin in ((1, 0.4), (2, 0.2), (3, 0.09))]
+    assert early_ending(scenario.run.spec, models[:3], stages) is None, "half of the margin is left"
+    ending = early_ending(scenario.run.spec, models, stages)
+    assert (ending.iteration, ending.reason) == (3, "MarginShrank")
+
+
+def test_budgets_count_what_the_rounds_up_to_a_model_took():
+    def ending(rules, **spent):
+        stages = [
+            StageStatus(id="evaluate-1", name="evaluate", iteration=1, state="Succeeded", **spent),
+            StageStatus(id="dpo-2", name="dpo", iteration=2, tokens=10**9, gpu_seconds=10**9),
+        ]
+        models = [entry(t, {"distinct1": (1.0,)}) for t in range(2)]
+        found = early_ending(Scenario(iterations=2, stopping=rules).run.spec, models, {s.id: s for s in stages})
+        return found and found.reason
+
+    assert ending({"tokens": 100}, tokens=99) is None
+    assert ending({"tokens": 100}, tokens=100) == "TokensSpent"
+    assert ending({"gpuHours": 1}, gpu_seconds=3599.0) is None
+    assert ending({"gpuHours": 1}, gpu_seconds=3600.0) == "GpuHoursSpent"
+
+
+def test_no_round_begins_before_the_model_is_evaluated_and_none_follows_a_broken_rule():
+    first = ["prepare", "sft", "evaluate-0", "generate-1", "reflect-1", "dpo-1"]
+    scenario = Scenario(iterations=3, stopping={"lengthRatio": 1.5}).after(*first[:2])
+    assert "evaluate-0" in critical(build_graph(scenario.run.spec, {}))
+    assert "evaluate-3" not in critical(build_graph(scenario.run.spec, {}))
+
+    def evaluated(words):
+        report = Report(reason="Completed", metrics={"length_words": words}, intervals={"length_words": (9, 30)})
+        return lambda stage: scenario.attempt(stage, "succeeded", report=report)
+
+    seen = [*scenario.done(*first[:2]), evaluated(10.0)("evaluate-0"), *scenario.done(*first[3:])]
+    answer = scenario.observe(*seen)
+    assert actions(answer) == [("Start", "evaluate-1", 1)], "generate-2 waits for the figures of M1"
+    short = scenario.observe(*seen, evaluated(12.0)("evaluate-1"), save=False)
+    assert ("Start", "generate-2", 1) in actions(short)
+    assert condition(short, "StoppedEarly") == ("False", "NoRuleBroken")
+
+    long = scenario.observe(*seen, evaluated(16.0)("evaluate-1"))
+    assert actions(long) == []
+    assert long.status.phase == "Complete"
+    assert condition(long, "StoppedEarly") == ("True", "AnswersTooLong")
+    assert [stage.id for stage in long.status.stages] == [*first, "evaluate-1"]
+    assert [each.iteration for each in long.status.metrics] == [0, 1]
+    assert long.status.metrics[1].intervals == {"length_words": [9, 30]}
+    # Nobody's memory but the status, and then a rule that allows more.
+    again = scenario.observe()
+    assert again.status == long.status
+    scenario.spec["stopping"] = {"lengthRatio": 1.7}
+    assert actions(scenario.observe()) == [("Start", "generate-2", 1)]
+
+
+def test_a_rule_that_is_added_later_stops_what_runs_beyond_it():
+    stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1"]
+    scenario = Scenario(iterations=2).after(*stages)
+    report = Report(reason="Completed", metrics={"length_words": 10.0})
+    more = Report(reason="Completed", metrics={"length_words": 30.0})
+    seen = [
+        *scenario.done(*stages),
+        scenario.attempt("evaluate-0", "succeeded", report=report),
+        scenario.attempt("evaluate-1", "succeeded", report=more),
+        scenario.attempt("generate-2", "running"),
+    ]
+    assert scenario.observe(*seen).status.stage == "generate-2"
+    scenario.spec["stopping"] = {"lengthRatio": 2}
+    assert actions(scenario.observe(*seen)) == [("Stop", "generate-2", 1)]
+
+
+def condition(answer, name):
+    return next((each.status, each.reason) for each in answer.status.conditions if each.type == name)
+
+
+def test_figures_of_a_round_come_from_several_stages():
+    stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1"]
+    scenario = Scenario(dpo={"heldOut": 0.1}).after(*stages[:4])
+    ranked = Report(reason="Completed", metrics={"heldout_margin": 0.2, "loss_last": 0.5}, intervals={})
+    seen = [*scenario.done(*stages[:4]), scenario.attempt("dpo-1", "succeeded", report=ranked)]
+    assert scenario.observe(*seen).status.metrics == [entry(1, {"heldout_margin": (0.2,)})]
+    figures = Report(reason="Completed", metrics={"distinct2": 30.0}, intervals={"distinct2": (28.0, 32.0)})
+    later = [scenario.attempt(f"evaluate-{t}", "succeeded", report=figures) for t in (0, 1)]
+    both = entry(1, {"heldout_margin": (0.2,), "distinct2": (30.0, 28.0, 32.0)})
+    assert scenario.observe(*seen, *later).status.metrics[1] == both
+    assert scenario.observe().status.metrics[1] == both, "as remembered"
+
+
+def test_a_dpo_stage_with_held_out_pairs_runs_again_without_its_report():
+    scenario = Scenario(dpo={"heldOut": 0.1}).after("prepare", "sft", "generate-1", "reflect-1")
+    seen = [*scenario.done("prepare", "sft", "generate-1", "reflect-1")]
+    answer = scenario.observe(*seen, scenario.attempt("dpo-1", "succeeded", report=None))
+    assert answer.status.stage_by_id()["dpo-1"].reason == "ReportLost"
+
+
+def test_a_run_fails_once_what_is_left_reads_from_a_failed_evaluation():
+    stages = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1"]
+    scenario = Scenario().after(*stages)
+    failed = scenario.attempt("evaluate-0", "failed", failure=BROKEN)
+    answer = scenario.observe(*scenario.done(*stages), failed)
+    assert (actions(answer), answer.status.phase) == ([], "Failed")
 
 
 def test_progress_names_the_stage_its_shards_and_rows():

@@ -10,7 +10,7 @@ from evolution_jobs.contract.manifest import Report, canonical_digest
 from evolution_jobs.contract.stage import RunRef
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.planner.actions import Resume, Start, Stop, Suspend
-from evolution_operator.planner.graph import build_graph
+from evolution_operator.planner.graph import build_graph, critical
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
 from hypothesis import HealthCheck, settings
@@ -33,6 +33,15 @@ class Job:
     """False while the list that the planner is given lags behind."""
     stopping: bool = False
     """Asked to stop, and not yet gone."""
+
+
+ENDS = {None: 3, 1.5: 1, 2.5: 2}
+"""Last round that a length ratio allows: M1 has twice the words of M0, M2 three times as many."""
+
+
+def figures_of(stage):
+    """Answers get longer with each round, and no better."""
+    return {"distinct2": 1.0, "length_words": 10.0 * (1 + int(stage.rpartition("-")[2]))}
 
 
 class World:
@@ -113,7 +122,7 @@ class World:
         if missing:
             return self.fail(job, Failure("transient", "InputCorrupt", "no such manifest", corrupt=missing[0]))
         cached = spec.key in self.store
-        figures = {"distinct2": 1.0} if spec.kind == "evaluate" else {}
+        figures = figures_of(spec.stage) if spec.kind == "evaluate" else {}
         report = Report(reason="Cached" if cached else "Completed", key=spec.key, metrics=figures, seconds=5)
         self.store.setdefault(spec.key, Published(metrics=figures))
         if spec.kind == "prepare":
@@ -124,7 +133,7 @@ class World:
             self.contents[spec.key] = contents
             keys = resolve_keys(spec.graph, contents)
             published = [stage for stage, key in keys.items() if key in self.store]
-            known = {stage: {"distinct2": 1.0} for stage in published if stage.startswith("evaluate")}
+            known = {stage: figures_of(stage) for stage in published if stage.startswith("evaluate")}
             report = report.model_copy(update={"contents": contents, "published": published, "figures": known})
         job.attempt = dataclasses.replace(
             job.attempt, state="succeeded", finished_at=self.now, report=report if with_report else None, gpu_seconds=2
@@ -184,18 +193,20 @@ def check(world, observed, answer):
         "Suspended",
         "Complete",
         "Failed",
+        *(["StoppedEarly"] if "stopping" in world.spec else []),
     ]
 
 
 def check_evaluation_yields(world, observed, answer):
     stages = answer.status.stage_by_id()
-    critical = [a for a in observed.attempts if not a.stage.startswith("evaluate") and a.state == "queued"]
-    if not any(stages[a.stage].state == "Queued" for a in critical if a.stage in stages):
+    awaited = critical(build_graph(world.run().spec, {}))
+    waiting = [a for a in observed.attempts if a.stage in awaited and a.state == "queued"]
+    if not any(stages[a.stage].state == "Queued" for a in waiting if a.stage in stages):
         return
     yielding = {(action.stage, action.number) for action in answer.actions if isinstance(action, Suspend | Stop)}
-    assert not any(isinstance(a, Resume) and a.stage.startswith("evaluate") for a in answer.actions)
+    assert not any(isinstance(a, Resume) and a.stage not in awaited for a in answer.actions)
     for attempt in observed.attempts:
-        if attempt.stage.startswith("evaluate") and attempt.state in ("queued", "running"):
+        if attempt.stage not in awaited and attempt.state in ("queued", "running"):
             assert (attempt.stage, attempt.number) in yielding, "a critical stage waits behind an evaluation"
 
 
@@ -364,6 +375,12 @@ class Planning(RuleBasedStateMachine):
     def edit_data(self, turns):
         self.edit(lambda spec: spec["data"].update(minHistoryTurns=turns))
 
+    @rule(ratio=st.sampled_from(sorted(ENDS, key=str)))
+    def edit_stopping(self, ratio):
+        self.edit(lambda spec: spec.pop("stopping", None))
+        if ratio is not None:
+            self.edit(lambda spec: spec.update(stopping={"lengthRatio": ratio}))
+
     @rule(seconds=st.sampled_from([None, 1, 100]))
     def edit_deadline(self, seconds):
         self.edit(lambda spec: spec.update(activeDeadlineSeconds=seconds))
@@ -396,15 +413,17 @@ class Planning(RuleBasedStateMachine):
             answer = plan(world.run(), world.observed(), world.now)
             world.now = max(world.now + timedelta(seconds=1), answer.wake_at or world.now)
         assert world.previous.phase == "Complete"
-        assert set(world.wanted_keys().values()) <= world.store.keys()
+        ratio = world.spec.get("stopping", {}).get("lengthRatio")
+        last = min(world.spec["iterations"], ENDS[ratio])
+        wanted = {key for stage, key in world.wanted_keys().items() if int(stage.partition("-")[2] or 0) <= last}
+        assert wanted <= world.store.keys()
         self.see()
         self.reconcile()
         self.stopped_jobs_end()
-        last = plan(world.run(), world.observed(), world.now)
-        assert (last.actions, last.events, last.status) == ((), (), world.previous)
-        figures = [entry.iteration for entry in last.status.metrics]
-        assert figures == list(range(world.spec["iterations"] + 1))
-        assert last.status.champion == 0
+        end = plan(world.run(), world.observed(), world.now)
+        assert (end.actions, end.events, end.status) == ((), (), world.previous)
+        assert [entry.iteration for entry in end.status.metrics] == list(range(last + 1))
+        assert end.status.champion == 0
 
 
 TestPlanning = Planning.TestCase

@@ -31,6 +31,7 @@ from evolution_jobs.contract.errors import (
     Terminated,
     TransientError,
 )
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.keys import (
     CODE_VERSIONS,
     checkpoints_prefix,
@@ -129,7 +130,7 @@ def test_another_run_finds_what_this_one_published(storage: Storage, run: Runner
     code, report = run(fake_stages.spec(storage, "prepare", nodes=nodes, name="other"))
     assert (code, report.reason) == (0, "Completed")
     assert report.published == ["prepare", "sft", "evaluate-0"]
-    assert report.figures == {"evaluate-0": {"bleu2": 1.25}}
+    assert report.figures == {"evaluate-0": {"bleu2_ref": 1.25}}
     assert recorded(storage, "other") == resolve_keys(nodes, report.contents)
 
 
@@ -1228,7 +1229,7 @@ def test_the_report_of_a_large_run_names_all_its_published_stages(directory: Sto
     _, report = run(spec, prepare=six)
     store = open_store(directory)
     example = manifest_of(directory, spec)
-    figures = {f"reference.metric{number}": 12.345678901234567 for number in range(9)}
+    figures = dict.fromkeys(list(KINDS)[:9], 12.345678901234567)
     for id_, key in resolve_keys(nodes, report.contents).items():
         if id_ != "prepare":
             publish(store, example.model_copy(update={"key": key, "outputs": {}, "metrics": figures}))

@@ -13,13 +13,14 @@ import pytest
 import torch
 from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError, Terminated
-from evolution_jobs.contract.rows import Pair
+from evolution_jobs.contract.rows import Pair, dialogue_of
 from evolution_jobs.contract.settings import DpoSettings, SftSettings
 from evolution_jobs.contract.workspace import Result
+from evolution_jobs.engines.base import row_seed
 from evolution_jobs.models.load import load_model, load_tokenizer
 from evolution_jobs.stages import dpo, sft
 from evolution_jobs.training import passes, preference, supervised
-from evolution_jobs.training.encoding import IGNORED, ChatEncoder
+from evolution_jobs.training.encoding import IGNORED, ChatEncoder, Preference
 from evolution_jobs.training.forward import Layout
 from evolution_jobs.training.reference import REFERENCE, ReferenceGuard
 from peft import PeftModel
@@ -119,6 +120,15 @@ def published(result: Result) -> Mapping[str, object]:
     assert set(files) == {WEIGHTS, "adapter_config.json"}
     figures = {"counts": result.counts, "metrics": result.metrics, "details": result.details, "tokens": result.tokens}
     return {**files, **json.loads(json.dumps(figures, allow_nan=False))}
+
+
+def likelier(model: torch.nn.Module, row: Preference) -> float:
+    """By how many nats chosen is likelier than rejected."""
+    ignored = [IGNORED] * len(row.prompt_ids)
+    chosen, rejected = (
+        losses(model, [(row.prompt_ids + answer, ignored + answer)])[0] for answer in (row.chosen_ids, row.rejected_ids)
+    )
+    return rejected - chosen
 
 
 def losses(model: torch.nn.Module, sequences: Sequence[tuple[list[int], list[int]]]) -> tuple[float, int]:
@@ -326,6 +336,33 @@ class TestDpo:
         assert first["sigmoid"] == pytest.approx(math.log(2), abs=1e-6)
         assert first["rewardsChosen"] == pytest.approx(0, abs=1e-6)
         assert first["rewardsRejected"] == pytest.approx(0, abs=1e-6)
+
+    def test_held_out_pairs_are_not_trained_on_and_ranked_as_by_hand(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
+        result = run_dpo(tmp_path, dpo_inputs, heldOut=0.5)
+        tokenizer = load_tokenizer(dpo_inputs["model"])
+        held = [pair for pair in PAIRS if row_seed(0, dialogue_of(pair.id), "held-out") < 2**62]
+        assert 0 < len(held) < len(PAIRS)
+        assert (result.counts["pairs"], result.counts["heldOut"]) == (len(PAIRS) - len(held), len(held))
+        assert result.tokens == 2 * sum(
+            row.tokens for row in ChatEncoder(tokenizer, 2048).pairs(pair for pair in PAIRS if pair not in held).rows
+        )
+        by_model = []
+        for adapter in (dpo_inputs["adapter"], result.outputs["adapter"]):
+            model = load_model(dpo_inputs["model"], adapter, "float32").eval()
+            by_model.append([likelier(model, row) for row in ChatEncoder(tokenizer, 2048).pairs(held).rows])
+        margins = [0.1 * (after - before) for before, after in zip(*by_model, strict=True)]
+        assert result.metrics["heldout_margin"] == pytest.approx(sum(margins) / len(held), abs=2e-4)
+        assert result.metrics["heldout_accuracy"] == pytest.approx(
+            100 * sum(margin > 0 for margin in margins) / len(held), abs=1e-3
+        )
+        published(result)
+
+    def test_holding_out_everything_or_nothing_is_said(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
+        with pytest.raises(PermanentError, match=r"lower dpo\.heldOut"):
+            run_dpo(tmp_path / "all", dpo_inputs, heldOut=0.999999)
+        result = run_dpo(tmp_path / "none", dpo_inputs, heldOut=1e-9, epochs=0.5)
+        assert any("no dialogue with pairs is held out" in note for note in result.notes)
+        assert "heldout_margin" not in result.metrics
 
     def test_the_references_digest_is_that_of_the_input(self, tmp_path: Path, dpo_inputs: Inputs) -> None:
         before = (dpo_inputs["adapter"] / WEIGHTS).read_bytes()

@@ -3,9 +3,10 @@
 from typing import get_args
 
 import pytest
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.settings import SETTINGS
 from evolution_jobs.contract.stage import Node
-from evolution_operator.api.spec import CHAMPION_METRICS, EvaluationStage, EvolutionRun
+from evolution_operator.api.spec import EvaluationStage, EvolutionRun
 from evolution_operator.planner.graph import build_graph
 from pydantic import ValidationError
 
@@ -104,4 +105,4 @@ def test_a_document_does_not_change():
 
 def test_every_metric_that_can_choose_a_champion_has_a_direction():
     choices = get_args(EvaluationStage.model_fields["champion_metric"].annotation)
-    assert set(choices) == set(CHAMPION_METRICS)
+    assert {KINDS[name].better for name in choices} == {"higher", "lower"}

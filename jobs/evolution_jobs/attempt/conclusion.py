@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..contract.errors import StageError
-from ..contract.figures import MEASURING, known_figures
+from ..contract.figures import figures_of
 from ..contract.keys import attempt_prefix, checkpoints_prefix, claims_prefix, rows_prefix
 from ..contract.manifest import Manifest, Report
 from ..contract.stage import StageSpec
@@ -69,16 +69,14 @@ def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, repo
     # Recorded before it is looked up: what is found then is known to be shared, and no cleanup deletes it.
     keys = record_run(store, spec.run, spec.graph, prepare)
     found = published(store, keys.values())
-    measured = {
-        node.id: found[keys[node.id]]
-        for node in spec.graph
-        if node.kind in MEASURING and node.id in keys and keys[node.id] in found
-    }
+    manifests = [(node, found[keys[node.id]]) for node in spec.graph if keys.get(node.id) in found]
+    figures = {node.id: figures_of(node.kind, manifest.metrics) for node, manifest in manifests}
+    intervals = {node.id: figures_of(node.kind, manifest.intervals) for node, manifest in manifests}
     return report.model_copy(
         update={
             "contents": prepare.contents,
             "published": [stage for stage, key in keys.items() if key in found],
-            "figures": {stage: known_figures(manifest.metrics) for stage, manifest in measured.items()},
-            "figure_intervals": {stage: manifest.intervals for stage, manifest in measured.items()},
+            "figures": {stage: values for stage, values in figures.items() if values},
+            "figure_intervals": {stage: values for stage, values in intervals.items() if values},
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class FigureKind:
     better: Better
     headline: bool = True
     """Whether the run's status shows it."""
+    stage: str = "evaluate"
+    """Kind of the stage that finds it. Of reflect and dpo, those of round t are about the pairs and the training of Mt."""
 
 
 KINDS: Mapping[str, FigureKind] = {
@@ -52,17 +54,26 @@ KINDS: Mapping[str, FigureKind] = {
     "cut_rate": FigureKind("answers cut at the longest length, %", "percent", "lower"),
     "perplexity": FigureKind("perplexity of the human answer", "score", "lower"),
     "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
+    "heldout_margin": FigureKind("reward margin on held-out pairs", "score", "neither", stage="dpo"),
+    "heldout_accuracy": FigureKind("chosen preferred on held-out pairs, %", "percent", "higher", stage="dpo"),
+    "pair_similarity": FigureKind("likeness of chosen and rejected, %", "percent", "neither", stage="reflect"),
 }
-"""Every figure of answers by name, in the order of tables. `metrics/measures.py` computes them."""
+"""Every figure of Mt by name, in the order of tables. `metrics/measures.py` computes those of answers."""
 
 
-MEASURING: frozenset[str] = frozenset({"reflect", "dpo", "evaluate"})
+MEASURING: frozenset[str] = frozenset(kind.stage for kind in KINDS.values())
 """Kinds of stages whose metrics have figures of Mt."""
 
+Value = TypeVar("Value")
 
-def known_figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of a stage's metrics those that are figures of Mt; the others are about the stage alone."""
-    return {name: value for name, value in metrics.items() if name in KINDS}
+
+def figures_of(stage: str, metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """Of the metrics of a stage of this kind those that are figures of Mt; the others are about the stage alone."""
+    return {name: value for name, value in metrics.items() if name in KINDS and KINDS[name].stage == stage}
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""95 % interval: low and high."""
 
 
 class Figure(Document):
@@ -71,7 +82,7 @@ class Figure(Document):
     name: str
     """The figure and its variant, as tables and the status name it: `bleu2_ref`."""
     value: float
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    interval: Interval | None = None
     """95 % interval [low, high], with whole dialogues as the unit; unset if there are too few of them."""
     human: float | None = None
     """The same figure of the human answers, if it needs no reference."""

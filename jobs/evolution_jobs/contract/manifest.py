@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .document import Document
+from .figures import Interval
 from .stage import RunRef, StageKind
 
 MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Intervals = dict[str, tuple[float, float]]
-"""Name of a figure to its 95 % interval, low and high."""
+Intervals = dict[str, Interval]
+"""Name of a figure to its 95 % interval."""
 Phase = Literal["pull", "import", "fetch", "load", "work"]
 """What an attempt spends its time on.
 

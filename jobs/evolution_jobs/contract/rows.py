@@ -72,6 +72,11 @@ class Context(Document):
     """The test set's name, for contexts of `data.test` if it gives names."""
 
 
+def dialogue_of(context: str) -> str:
+    """The dialogue of a context, from the context's id; an id without a position is a dialogue of its own."""
+    return context.rpartition("-")[0] or context
+
+
 class Response(Document):
     """The text that a model sampled for a request: an answer to a context, a profile or a rewrite."""
 

@@ -109,6 +109,8 @@ class DpoSettings(TrainingSettings):
     """How strongly the policy is kept close to its reference."""
     sft_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Weight (gamma) of the SFT loss on the chosen answer."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the dialogues whose pairs are not trained on, the same in every round; Mt's reward margin and accuracy are measured on them. Unset trains on all."""
     reference: ReferenceModel = "previous"
     """The model that the policy is kept close to: `previous` is M(t-1) (the paper), `sft` is M0, `base` is the base model."""
 

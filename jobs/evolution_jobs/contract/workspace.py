@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .figures import Interval
 from .stage import StageSpec
 
 
@@ -29,7 +30,7 @@ class Result:
     """Output name to a file or directory in the workspace."""
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     """95 % interval of metrics, low and high."""
     details: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 0

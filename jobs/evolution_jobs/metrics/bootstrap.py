@@ -10,13 +10,15 @@ Contexts of one dialogue are alike, so whole dialogues are drawn or left out, ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from ..contract.figures import Interval
 
 Floats = npt.NDArray[np.float64]
 
@@ -130,6 +132,13 @@ def _kept_draws(count: int) -> Floats:
 
 def _draw(generator: np.random.Generator, count: int) -> Floats:
     return np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)[None]
+
+
+def figures(estimates: Mapping[str, Estimate], digits: int = 4) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Values and 95 % intervals by name, rounded for a stage's report; without intervals that are not known."""
+    values = {name: round(estimate.value, digits) for name, estimate in estimates.items()}
+    found = {name: interval for name, each in estimates.items() if (interval := each.interval())}
+    return values, {name: [round(low, digits), round(high, digits)] for name, (low, high) in found.items()}
 
 
 def ratio(sums: Floats) -> Floats:

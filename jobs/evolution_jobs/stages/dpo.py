@@ -6,25 +6,41 @@ declares; the stage refuses to train against any other.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors.torch import load_file
 
 from ..contract.errors import PermanentError
-from ..contract.rows import Pair
+from ..contract.figures import Interval
+from ..contract.rows import Pair, dialogue_of
 from ..contract.settings import DpoSettings, ReferenceModel
 from ..contract.workspace import Result, Workspace
+from ..engines.base import row_seed
+from ..metrics.bootstrap import figures
+from ..metrics.pairs import ranking_estimates
 from ..models.load import load_model, load_tokenizer, placement
 from ..models.positions import longest, require_positions
 from ..store.base import file_sha256
 from ..training.adapter import WEIGHTS, Tensors, adapter_tensors, require_learnt, save_adapter
-from ..training.encoding import ChatEncoder
+from ..training.encoding import ChatEncoder, Preference
+from ..training.held_out import margins
 from ..training.preference import PreferenceTrainer, preference_trainer
 from ..training.reference import without_effect
 from ..training.sharding import held_weights, shard
 from ..training.trainer import quiet, thinned
 from .jsonl import read_rows
 from .models import base_model, quantization
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+SEEDS = 2**63
+"""`row_seed` is below this."""
+NONE_HELD_OUT = (
+    "dpo.heldOut: no dialogue with pairs is held out, so no margin is measured; raise it, or name more contexts"
+)
 
 
 def run(workspace: Workspace) -> Result:
@@ -39,12 +55,19 @@ def run(workspace: Workspace) -> Result:
     quiet()
     reference, before = base_model(workspace), workspace.input("adapter")
     tokenizer = load_tokenizer(reference)
-    pairs = read_rows(workspace, "pairs", Pair)
-    encoded = ChatEncoder(tokenizer, settings.max_length, workspace.check_stop).pairs(pairs.values())
+    # The run's own seed: of every round the same dialogues are held out.
+    learnt, held = _divided(
+        read_rows(workspace, "pairs", Pair),
+        settings.held_out or 0,
+        workspace.spec.seed - (workspace.spec.iteration or 0),
+    )
+    encoder = ChatEncoder(tokenizer, settings.max_length, workspace.check_stop)
+    encoded = encoder.pairs(learnt)
     if not encoded.rows:
         raise PermanentError(
             "DataEmpty",
-            f"input pairs: none of {len(pairs)} pairs fits; see why reflect dropped its rows, or raise dpo.maxLength",
+            f"input pairs: none of {len(learnt)} pairs fits, and {len(held)} are held out; see why reflect dropped its "
+            "rows, raise dpo.maxLength, or lower dpo.heldOut",
         )
     sharded = workspace.spec.ranks.sharded
     model = load_model(
@@ -72,15 +95,42 @@ def run(workspace: Workspace) -> Result:
     trainer.resume()
     trained = adapter_tensors(model)
     require_learnt(untrained, trained, "dpo", trainer.state.global_step)
+    ranked = {pair.id: rows[0] for pair in held if (rows := encoder.pairs([pair]).rows)}
+    values, intervals = _ranking(model, ranked, settings.beta)
     adapter = save_adapter(model, trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
-        counts={"pairs": len(encoded.rows), "truncated": encoded.truncated, "dropped.too_long": encoded.too_long},
-        metrics=_metrics(trainer),
+        counts={
+            "pairs": len(encoded.rows),
+            "truncated": encoded.truncated,
+            "dropped.too_long": encoded.too_long + len(held) - len(ranked),
+            **({"heldOut": len(ranked)} if settings.held_out else {}),
+        },
+        metrics=_metrics(trainer) | values,
+        intervals=intervals,
         details=_details(trainer, kept_close_to),
         tokens=trainer.trained_tokens,
-        notes=[kept_close_to.note],
+        notes=[kept_close_to.note, *([NONE_HELD_OUT] if settings.held_out and not ranked else [])],
     )
+
+
+def _ranking(
+    model: PeftModel, held: Mapping[str, Preference], beta: float
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Figures of the held-out pairs and their intervals; none without such pairs."""
+    if not held:
+        return {}, {}
+    return figures(ranking_estimates(list(held), margins(model, list(held.values()), beta)))
+
+
+def _divided(pairs: Mapping[str, Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to train on, and about this share of the dialogues' pairs that are held out.
+
+    Whole dialogues are held out, because pairs of one dialogue are alike. Whether one is follows from `seed` and its id
+    alone: with the run's seed, the dialogues are the same in every round, so no earlier model has learnt from them.
+    """
+    held = {id_ for id_ in pairs if row_seed(seed, dialogue_of(id_), "held-out") < share * SEEDS}
+    return [pair for id_, pair in pairs.items() if id_ not in held], [pairs[id_] for id_ in pairs if id_ in held]
 
 
 class _Reference(NamedTuple):

@@ -163,7 +163,7 @@ def _result(
         # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
         metrics={name: round(value, 4) for name, value in scores["metrics"].items() if name in headlines},
         intervals={
-            name: (round(low, 4), round(high, 4))
+            name: [round(low, 4), round(high, 4)]
             for name, (low, high) in scores["intervals"].items()
             if name in headlines
         },

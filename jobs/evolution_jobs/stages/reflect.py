@@ -17,6 +17,8 @@ from ..contract.errors import PermanentError
 from ..contract.rows import Context, Pair, Reject, Response
 from ..contract.settings import PreferenceSourceName, ReflectionSettings
 from ..contract.workspace import Result, Workspace, shard_of
+from ..metrics.bootstrap import figures
+from ..metrics.pairs import pair_estimates
 from ..preference.filters import words
 from .jsonl import read_rows, write_rows
 from .models import engines_of, load_engine, mixed
@@ -102,6 +104,7 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
     write_rows(outputs["pairs"], pairs)
     write_rows(outputs["rejects"], rejects)
     engines = engines_of(rows)
+    values, intervals = figures(pair_estimates(pairs))
     return Result(
         outputs=outputs,
         counts={
@@ -115,7 +118,8 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
             **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
-        metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
+        metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()} | values,
+        intervals=intervals,
         details={**engines, **teacher_details(rows, settings.teacher)},
         notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),

@@ -26,7 +26,7 @@ from .status import RunStatus
 FILE = Path(__file__).parents[3] / "crds" / f"{GROUP}_{PLURAL}.yaml"
 COMMAND = "make crds"
 
-CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "sharding", "champion_metric"})
+CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "sharding", "champion_metric", "champion_rule"})
 """Fields of a stage's block that do not decide its result, beside those marked `NotInKey`."""
 STAGES = ("prepare", "sft", "generation", "reflection", "teacher", "dpo", "evaluation")
 """Blocks of which each field is fixed by itself. What is in no key may change."""
@@ -44,7 +44,7 @@ COLUMNS = (
     ("Reason", "string", ".status.reason", 0, "Why it makes no progress, or why it failed"),
     ("Stage", "string", ".status.stage", 0, "Stage that runs now"),
     ("Progress", "string", ".status.progress", 0, "Finished stages of all"),
-    ("Champion", "integer", ".status.champion", 1, "Iteration with the best figure so far"),
+    ("Champion", "integer", ".status.champion", 1, "Iteration of the chosen model so far"),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),
 )
 

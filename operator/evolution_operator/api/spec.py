@@ -6,7 +6,6 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
-from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.contract.settings import (
     DataSettings,
@@ -34,14 +33,17 @@ PLURAL = "evolutionruns"
 RETRY_ANNOTATION = f"{GROUP}/retry"
 """Annotation of a run: a new value retries failed stages."""
 
-CHAMPION_METRICS: dict[str, bool] = {
-    name: KINDS[name].better == "higher"
-    for name in (
-        *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
-        *("perplexity", "stock_phrase_rate"),
-    )
-}
-"""Metrics that can choose the champion. True means that a higher value is better."""
+ChampionMetric = Literal[
+    "distinct1",
+    "distinct2",
+    "distinct3",
+    "bleu_sacre",
+    "bleu2_ref",
+    "bleu4_ref",
+    "rougeL_ref",
+    "perplexity",
+    "stock_phrase_rate",
+]
 
 
 class Together(Document):
@@ -116,18 +118,10 @@ class EvaluationStage(EvaluationSettings):
 
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods (or local processes) that share the contexts."""
-    champion_metric: Literal[
-        "distinct1",
-        "distinct2",
-        "distinct3",
-        "bleu_sacre",
-        "bleu2_ref",
-        "bleu4_ref",
-        "rougeL_ref",
-        "perplexity",
-        "stock_phrase_rate",
-    ] = "distinct2"
-    """Figure by which `status.champion` is chosen: the highest, or for perplexity and stock_phrase_rate the lowest."""
+    champion_metric: ChampionMetric = "distinct2"
+    """Figure by which `status.champion` is chosen: a high one is good, of perplexity and stock_phrase_rate a low one."""
+    champion_rule: Literal["earliest", "best"] = "earliest"
+    """How `status.champion` is chosen: `earliest`, the first model of which the 95 % interval does not show that it is worse than the best one, so that no noise is picked; `best`, the one with the best figure."""
     pod: PodSettings = PodSettings()
     """This stage's Pods."""
 
@@ -169,6 +163,33 @@ class Retry(Document):
     """Pause before the second attempt; it doubles with each failure."""
     max_backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     """Longest pause between attempts."""
+
+
+class Stopping(Document):
+    """Rules that end a run before its last round. Each is looked at when a model has been evaluated, before the next round."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "marginBelow",
+            "or another rule must be set, or stopping be removed",
+            "has(self.marginBelow) || has(self.worse) || has(self.lengthRatio) || has(self.divergence) || has(self.tokens) "
+            "|| has(self.gpuHours)",
+            lambda stopping: bool(stopping.wire()),
+        ),
+    )
+
+    margin_below: Annotated[float, Field(gt=0, le=1)] | None = None
+    """End if the reward margin on held-out pairs is below this share of the round before's: there is less and less to prefer. Needs `dpo.heldOut`."""
+    worse: Annotated[list[ChampionMetric], Field(min_length=1, max_length=9)] | None = None
+    """End if one of these figures is worse than an earlier model's, beyond its 95 % interval."""
+    length_ratio: Annotated[float, Field(gt=1, le=100)] | None = None
+    """End if the answers have more than this many times the words of M0's."""
+    divergence: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """End if the divergence from M0 is larger, in nats a token. Needs `evaluation.driftContexts`."""
+    tokens: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    """Begin no further round once this run's stages have generated and trained on so many tokens."""
+    gpu_hours: Annotated[float, Field(gt=0, le=10_000_000)] | None = None
+    """Begin no further round once this run's stages have held GPUs for so many hours."""
 
 
 class ModelCache(Document):
@@ -238,6 +259,18 @@ class EvolutionRunSpec(Document):
             lambda spec: (spec.preference_weights is not None) == (spec.preference_source == "mixed"),
         ),
         Rule(
+            "stopping",
+            "marginBelow needs pairs that are not trained on: set dpo.heldOut, such as 0.1",
+            "!has(self.stopping) || !has(self.stopping.marginBelow) || has(self.dpo.heldOut)",
+            lambda spec: not spec.stopping or spec.stopping.margin_below is None or spec.dpo.held_out is not None,
+        ),
+        Rule(
+            "stopping",
+            "divergence needs evaluation.driftContexts above 0",
+            "!has(self.stopping) || !has(self.stopping.divergence) || self.evaluation.driftContexts > 0",
+            lambda spec: not spec.stopping or spec.stopping.divergence is None or spec.evaluation.drift_contexts > 0,
+        ),
+        Rule(
             "teacher",
             "must be set if the teacher is a preference source, and only then",
             "has(self.teacher) == (self.preferenceSource == 'teacher' || "
@@ -276,6 +309,8 @@ class EvolutionRunSpec(Document):
     """M(t-1) to Mt."""
     evaluation: EvaluationStage = EvaluationStage()
     """Figures for every Mt."""
+    stopping: Stopping | None = None
+    """Rules that end the run before its last round; unset runs all."""
     pod: PodSettings = PodSettings()
     """Pod settings for every stage; a stage's own override them. A change applies to Pods that have not started."""
     retry: Retry = Retry()

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from evolution_jobs.contract.document import Document
+from evolution_jobs.contract.figures import Interval
 from evolution_jobs.contract.stage import StageKind
 from pydantic import ConfigDict
 
@@ -69,6 +70,8 @@ class StageStatus(StatusDocument):
     """Wall time that this run has spent on the result; unset if the result existed already."""
     gpu_seconds: float | None = None
     """GPUs held times seconds, over all attempts and shards."""
+    tokens: int | None = None
+    """Tokens that this run has generated or trained on for the result; unset if the result existed already."""
     artifact: str | None = None
     """URI of the stage's manifest."""
     digest: str | None = None
@@ -82,7 +85,7 @@ class StageStatus(StatusDocument):
 class Condition(StatusDocument):
     """A standard Kubernetes condition (KEP-1623)."""
 
-    type: Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
+    type: Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed", "StoppedEarly"]
     """What the condition is about."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -103,6 +106,8 @@ class IterationMetrics(StatusDocument):
     """0 for M0."""
     figures: dict[str, float]
     """Figure's name to its value."""
+    intervals: dict[str, Interval] = {}
+    """Figure's name to its 95 % interval, low and high."""
 
 
 class RunStatus(StatusDocument):
@@ -115,7 +120,7 @@ class RunStatus(StatusDocument):
     reason: str | None = None
     """Reason why a running run makes no progress, or why a run has failed, one CamelCase word; otherwise unset."""
     conditions: list[Condition] = []
-    """Accepted, Progressing, Suspended, Complete and Failed."""
+    """Accepted, Progressing, Suspended, Complete and Failed; with `spec.stopping`, StoppedEarly."""
     progress: str | None = None
     """Finished stages of all, `7/11`."""
     stage: str | None = None
@@ -123,9 +128,9 @@ class RunStatus(StatusDocument):
     stages: list[StageStatus] = []
     """Every stage of the run, in the order of the graph."""
     metrics: list[IterationMetrics] = []
-    """Figures of every evaluated Mt."""
+    """Figures of every Mt."""
     champion: int | None = None
-    """Iteration with the best `evaluation.championMetric` so far."""
+    """Iteration of the model that `evaluation.championRule` chooses so far."""
     contents: dict[str, str] | None = None
     """Digests that prepare pinned; every stage's key follows from them."""
     retried: str | None = None

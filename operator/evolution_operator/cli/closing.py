@@ -12,6 +12,7 @@ from rich.table import Table
 FIGURES = (
     *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
     *("length_words", "stock_phrase_rate", "perplexity"),
+    *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
 )
 """Figures of the closing table in order."""
 
@@ -20,6 +21,8 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
     """Print the closing page of a finished or failed run."""
     if summary["metrics"]:
         console.print(_table(summary))
+    if summary["stoppedEarly"]:
+        console.print(f"Stopped early: {summary['stoppedEarly']}", highlight=False, markup=False, soft_wrap=True)
     _print_pairs(console, summary)
     for stage in summary["stages"]:
         for note in stage["notes"]:
@@ -68,7 +71,7 @@ def _table(summary: dict[str, Any]) -> Table:
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
         if any(value is not None for value in values):
             table.add_row(KINDS[name].label, *("" if value is None else f"{value:.2f}" for value in values))
-    table.caption = "* champion by evaluation.championMetric"
+    table.caption = "* champion by evaluation.championRule and championMetric"
     table.caption_justify = "left"
     return table
 

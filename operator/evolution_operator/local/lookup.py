@@ -25,7 +25,7 @@ class Finished:
     def published(self) -> dict[str, Published]:
         """As the planner sees them."""
         return {
-            key: Published(metrics=manifest.metrics, digest=manifest.main_digest)
+            key: Published(manifest.metrics, manifest.intervals, manifest.main_digest)
             for key, manifest in self.manifests.items()
         }
 

@@ -27,15 +27,22 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
     return {
         "run": {"namespace": run.ref.namespace, "name": run.ref.name},
         "phase": status.phase,
-        "message": next((c.message for c in status.conditions if c.type == "Failed" and c.status == "True"), None),
+        "message": _true(status, "Failed"),
+        "stoppedEarly": _true(status, "StoppedEarly"),
         "seconds": round(wall_seconds, 1),
         "stageSeconds": round(compute, 1),
         "overheadSeconds": round(max(0.0, wall_seconds - compute), 1),
         "stages": [_stage(stage, manifests.get(stage.id)) for stage in status.stages],
         "artifacts": _artifacts(run, manifests),
         "metrics": [{"iteration": entry.iteration, **entry.figures} for entry in status.metrics],
+        "intervals": [{"iteration": entry.iteration, **entry.intervals} for entry in status.metrics],
         "champion": status.champion,
     }
+
+
+def _true(status: RunStatus, condition: str) -> str | None:
+    """The message of a condition that holds."""
+    return next((each.message for each in status.conditions if each.type == condition and each.status == "True"), None)
 
 
 def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:

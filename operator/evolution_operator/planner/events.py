@@ -13,10 +13,19 @@ def events_between(previous: RunStatus | None, status: RunStatus) -> tuple[Event
     """Events from one status to the next: those of stages first, then those of the run."""
     before = previous.stage_by_id() if previous else {}
     events = [event for stage in status.stages if (event := _stage_event(before.get(stage.id), stage)) is not None]
+    ended, before_ended = _early_ending(status), _early_ending(previous) if previous else None
+    if ended and not before_ended:
+        events.append(Event("Normal", "StoppedEarly", ended))
     phase = previous.phase if previous else None
     if phase != status.phase and (event := _phase_event(phase, status)) is not None:
         events.append(event)
     return tuple(events)
+
+
+def _early_ending(status: RunStatus) -> str | None:
+    return next(
+        (each.message for each in status.conditions if (each.type, each.status) == ("StoppedEarly", "True")), None
+    )
 
 
 def _stage_event(before: StageStatus | None, stage: StageStatus) -> Event | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 from evolution_jobs.contract.settings import (
     REWRITTEN,
     DpoSettings,
@@ -23,23 +26,42 @@ def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
 
     `pins` is what the executor knows of sources that can change in place; it enters the keys of prepare and prewarm alone.
     """
-    graph = [_sft(spec)]
-    adapter = "sft/adapter"
+    rounds, adapter = [[_sft(spec)]], "sft/adapter"
     evaluations = [_evaluate(spec, 0, adapter)]
     for iteration in range(1, spec.iterations + 1):
-        graph += _round(spec, iteration, adapter)
+        generate, *others = _round(spec, iteration, adapter)
+        if spec.stopping and iteration > 1:
+            # A rule may end the run at the model before, so the models so far are evaluated first.
+            generate = generate.model_copy(update={"after": [each.id for each in evaluations]})
+        rounds.append([generate, *others])
         adapter = f"dpo-{iteration}/adapter"
         evaluations.append(_evaluate(spec, iteration, adapter))
-    prepare, stages = _prepare(spec, pins), graph + evaluations
+    prepare, stages = _prepare(spec, pins), _ordered(rounds, evaluations, awaited=spec.stopping is not None)
     if spec.model_cache is None:
         return [prepare, *stages]
     prewarm = _prewarm(spec.model_cache, pins)
-    return [prepare, prewarm, *(stage.model_copy(update={"after": [prewarm.id]}) for stage in stages)]
+    return [prepare, prewarm, *(stage.model_copy(update={"after": [prewarm.id, *stage.after]}) for stage in stages)]
 
 
-def critical(node: Node) -> bool:
-    """Whether later stages wait for this one. No stage waits for an evaluation."""
-    return node.kind != "evaluate"
+def _ordered(rounds: list[list[Node]], evaluations: list[Node], *, awaited: bool) -> list[Node]:
+    """All rounds and then the evaluations; if the rounds wait for them, each after its round."""
+    if not awaited:
+        return [*chain(*rounds), *evaluations]
+    return list(chain(*([*nodes, evaluation] for nodes, evaluation in zip(rounds, evaluations, strict=True))))
+
+
+OBSERVING: frozenset[str] = frozenset({"evaluate"})
+"""Kinds of stages that only observe a model. No round waits for them, unless a rule may end the run there."""
+
+
+def critical(graph: Iterable[Node]) -> frozenset[str]:
+    """Ids of the stages that the rounds wait for."""
+    nodes = list(graph)
+    needed = {node.id for node in nodes if node.kind not in OBSERVING}
+    for node in reversed(nodes):
+        if node.id in needed:
+            needed |= node.upstream
+    return frozenset(needed)
 
 
 def shards(spec: EvolutionRunSpec, node: Node) -> int:

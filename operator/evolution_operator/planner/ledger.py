@@ -30,6 +30,15 @@ class Ledger:
     stale: tuple[Attempt, ...]
     """Attempts that must be ended: of an old key, given up, with outdated Pod settings, or over but lingering."""
 
+    def only(self, graph: Iterable[Node]) -> Ledger:
+        """Without the stages that the run no longer has. Their live attempts must end."""
+        kept = {node.id for node in graph}
+        return Ledger(
+            stages={stage: status for stage, status in self.stages.items() if stage in kept},
+            live={stage: attempt for stage, attempt in self.live.items() if stage in kept},
+            stale=(*self.stale, *(attempt for stage, attempt in self.live.items() if stage not in kept)),
+        )
+
 
 def prepare_report(observed: Observed, key: str, settled: int) -> Report | None:
     """The report of prepare's successful attempt under this key, if that attempt still exists and its report is whole."""
@@ -186,6 +195,7 @@ def _with_published(stage: StageStatus, published: Published) -> StageStatus:
             "state": "Succeeded",
             "cached": True,
             "seconds": None,
+            "tokens": None,
             "digest": published.digest,
             "progress": None,
             "next_attempt_at": None,
@@ -203,7 +213,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
         "shards": f"{attempt.shards_done}/{attempt.shards}" if attempt.shards > 1 else None,
         "next_attempt_at": None,
     }
-    if attempt.state == "succeeded" and _report_lost(stage, attempt.report):
+    if attempt.state == "succeeded" and _report_lost(run, stage, attempt.report):
         attempt = replace(attempt, state="failed", failure=REPORT_LOST)
     if attempt.state == "succeeded":
         report = attempt.report
@@ -216,6 +226,7 @@ def _with_attempt(run: Run, stage: StageStatus, attempt: Attempt, now: datetime)
                 "seconds": report.seconds or None if report else None,
                 "digest": report.digest if report else None,
                 "gpu_seconds": _added(stage.gpu_seconds, attempt.gpu_seconds),
+                "tokens": report.tokens or None if report else None,
                 "shards": f"{attempt.shards}/{attempt.shards}" if attempt.shards > 1 else None,
                 "progress": None,
                 "reason": "Completed",
@@ -243,11 +254,12 @@ def _notes(attempt: Attempt) -> str | None:
     return "; ".join([*seen, *(attempt.report.notes if attempt.report else [])]) or None
 
 
-def _report_lost(stage: StageStatus, report: Report | None) -> bool:
+def _report_lost(run: Run, stage: StageStatus, report: Report | None) -> bool:
     """Whether a report lacks what the run needs: prepare's digests, from which all keys follow, or a model's figures."""
     if stage.name == "prepare":
         return report is None or not report.contents
-    return stage.name == "evaluate" and report is None
+    measures = stage.name == "evaluate" or (stage.name == "dpo" and run.spec.dpo.held_out is not None)
+    return measures and report is None
 
 
 def _after_failure(run: Run, stage: StageStatus, attempt: Attempt, now: datetime) -> StageStatus:

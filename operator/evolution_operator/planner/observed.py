@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from evolution_jobs.contract.errors import FailureKind
+from evolution_jobs.contract.figures import Interval
 from evolution_jobs.contract.manifest import Report
 from evolution_jobs.contract.stage import RunRef
 
@@ -78,6 +79,7 @@ class Published:
     """A finished stage in the store that no attempt of this run computed."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     digest: str | None = None
 
 

@@ -16,7 +16,8 @@ from .events import events_between
 from .graph import build_graph, critical, made_ahead, ranks, shards
 from .ledger import Ledger, fold, prepare_report, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
-from .status import derive_status, rejected_status
+from .status import Outlook, derive_status, figures_by_model, rejected_status
+from .stopping import early_ending
 
 
 def plan(run: Run, observed: Observed, now: datetime) -> Plan:
@@ -33,13 +34,25 @@ def plan(run: Run, observed: Observed, now: datetime) -> Plan:
     known = resolve_keys(graph, contents)
     published = _published(observed, known)
     ledger = fold(run, observed, graph, known, published, now)
+    metrics = figures_by_model(observed, published, ledger.stages.values())
+    if (ending := early_ending(run.spec, metrics, ledger.stages)) is not None:
+        graph = [node for node in graph if (node.iteration or 0) <= ending.iteration]
+        metrics = [entry for entry in metrics if entry.iteration <= ending.iteration]
+        ledger = ledger.only(graph)
     keys = resolve_keys(graph, contents if ledger.stages["prepare"].state == "Succeeded" else None)
     started_at = _started_at(run, observed, ledger, now)
     late = _late(run, ledger, started_at, now)
     actions = _actions(run, graph, ledger, keys, halted=late)
     stages = _after_actions(ledger, actions)
     ordered = [stages[node.id] for node in graph]
-    status = derive_status(run, observed, ordered, contents, published, started_at, late, now)
+    awaited = critical(graph)
+    outlook = Outlook(
+        late=late,
+        stuck=_stuck(graph, ordered, awaited),
+        ending=ending,
+        champion=policies.champion(metrics, run.spec.evaluation),
+    )
+    status = derive_status(run, observed, ordered, contents, metrics, started_at, outlook, now)
     expiry = policies.expiry(run.spec, status.finished_at)
     return Plan(
         actions=actions,
@@ -74,7 +87,9 @@ def _published(observed: Observed, keys: Mapping[str, str]) -> dict[str, Publish
         return found
     for stage in report.published:
         if stage in keys:
-            found.setdefault(keys[stage], Published(metrics=report.figures.get(stage, {})))
+            found.setdefault(
+                keys[stage], Published(report.figures.get(stage, {}), report.figure_intervals.get(stage, {}))
+            )
     return found
 
 
@@ -101,13 +116,16 @@ def _unfinished(ledger: Ledger) -> bool:
 def _actions(run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str], halted: bool) -> tuple[Action, ...]:
     stops: list[Action] = [Stop(attempt.stage, attempt.number) for attempt in ledger.stale]
     live = ledger.live.values()
-    failed = any(critical(node) and ledger.stages[node.id].state == "Failed" for node in graph)
+    failed = any(ledger.stages[stage].state == "Failed" for stage in critical(graph))
     if halted or failed:
         return (*stops, *(Stop(attempt.stage, attempt.number) for attempt in live))
     if run.spec.suspend:
         return (*stops, *(Suspend(a.stage, a.number) for a in live if a.state != "suspended"))
+    awaited = critical(graph)
     starts = [
-        _start(run, graph, node, ledger.stages[node.id], keys) for node in graph if _ready(node, ledger.stages, keys)
+        _start(run, graph, node, ledger.stages[node.id], keys, node.id in awaited)
+        for node in graph
+        if _ready(node, ledger.stages, keys)
     ]
     return (*stops, *_yields(run, graph, ledger), *starts)
 
@@ -117,11 +135,11 @@ def _yields(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
 
     With Kueue the queue decides instead.
     """
-    nodes = {node.id: node for node in graph}
-    unfinished = any(critical(node) and ledger.stages[node.id].state != "Succeeded" for node in graph)
-    blocked = any(critical(nodes[a.stage]) and _finds_no_room(a) for a in ledger.live.values())
+    awaited = critical(graph)
+    unfinished = any(ledger.stages[stage].state != "Succeeded" for stage in awaited)
+    blocked = any(attempt.stage in awaited and _finds_no_room(attempt) for attempt in ledger.live.values())
     for attempt in ledger.live.values():
-        postponed = not critical(nodes[attempt.stage]) and unfinished and run.spec.queue_name is None
+        postponed = attempt.stage not in awaited and unfinished and run.spec.queue_name is None
         if attempt.state == "suspended":
             if not postponed:
                 yield Resume(attempt.stage, attempt.number)
@@ -142,7 +160,9 @@ def _ready(node: Node, stages: Mapping[str, StageStatus], keys: Mapping[str, str
     )
 
 
-def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Mapping[str, str]) -> Start:
+def _start(
+    run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Mapping[str, str], awaited: bool
+) -> Start:
     number = stage.settled + 1
     inputs = {}
     for name, source in node.inputs.items():
@@ -163,13 +183,28 @@ def _start(run: Run, graph: list[Node], node: Node, stage: StageStatus, keys: Ma
         ahead=_ahead(made_ahead(run.spec, graph, node), keys),
         graph=graph if node.kind == "prepare" else [],
     )
-    return Start(spec=spec, number=number, shards=shards(run.spec, node), critical=critical(node))
+    return Start(spec=spec, number=number, shards=shards(run.spec, node), critical=awaited)
 
 
 def _ahead(reflect: Node | None, keys: Mapping[str, str]) -> Ahead | None:
     if reflect is None or not isinstance(reflect.settings, ReflectionSettings):
         return None
     return Ahead(stage=reflect.id, key=keys[reflect.id], settings=reflect.settings, seed=reflect.seed)
+
+
+def _stuck(graph: list[Node], stages: Iterable[StageStatus], awaited: frozenset[str]) -> bool:
+    """Whether a failed stage leaves nothing to do: the rounds wait for it, or what is unfinished reads from it.
+
+    A failed evaluation does not stop the rounds: the run fails once nothing else is left.
+    """
+    states = {stage.id: stage.state for stage in stages}
+    lost = {stage for stage, state in states.items() if state == "Failed"}
+    if lost & awaited:
+        return True
+    for node in graph:
+        if node.upstream & lost:
+            lost.add(node.id)
+    return bool(lost) and all(state == "Succeeded" or stage in lost for stage, state in states.items())
 
 
 def _after_actions(ledger: Ledger, actions: Iterable[Action]) -> dict[str, StageStatus]:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from evolution_jobs.contract.errors import MEMORY_LEVERS
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.stage import BLOCKS
 
-from ..api.spec import CHAMPION_METRICS, EvolutionRunSpec, Retry
+from ..api.spec import EvaluationStage, EvolutionRunSpec, Retry
 from ..api.status import IterationMetrics
 from .observed import Failure
 
@@ -77,8 +78,27 @@ def expiry(spec: EvolutionRunSpec, finished_at: datetime | None) -> datetime | N
     return finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
 
 
-def champion(metrics: Iterable[IterationMetrics], metric: str) -> int | None:
-    """The iteration with the best figure, the earlier one in a tie; None if none has that figure."""
-    sign = 1 if CHAMPION_METRICS[metric] else -1
-    scored = [(sign * entry.figures[metric], -entry.iteration) for entry in metrics if metric in entry.figures]
-    return -max(scored)[1] if scored else None
+def champion(metrics: Iterable[IterationMetrics], evaluation: EvaluationStage) -> int | None:
+    """The iteration that the rule chooses by the metric, the earlier one in a tie; None if none has that figure.
+
+    With the rule `earliest`, a model is as good as the best one if its own interval reaches the best one's figure.
+    """
+    name = evaluation.champion_metric
+    scored = [entry for entry in metrics if name in entry.figures]
+    if not scored:
+        return None
+    best = max(scored, key=lambda entry: (goodness(name, entry.figures[name]), -entry.iteration))
+    if evaluation.champion_rule == "best":
+        return best.iteration
+    value = goodness(name, best.figures[name])
+    return min(entry.iteration for entry in scored if entry is best or likely_best(entry, name) >= value)
+
+
+def likely_best(entry: IterationMetrics, name: str) -> float:
+    """The better end of a figure's interval, larger if it is better; the figure itself if it has no interval."""
+    return max(goodness(name, end) for end in entry.intervals.get(name, (entry.figures[name],) * 2))
+
+
+def goodness(name: str, value: float) -> float:
+    """A figure's value, or its negative if a low one is good."""
+    return value if KINDS[name].better == "higher" else -value

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from evolution_jobs.contract.figures import MEASURING, figures_of
+
 from ..api.status import Condition, IterationMetrics, Phase, RunStatus, StageStatus
-from . import policies
 from .observed import Observed, Published, Run
 from .progress import COMPUTED_ELSEWHERE
+from .stopping import Ending
 
-ConditionType = Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed"]
+ConditionType = Literal["Accepted", "Progressing", "Suspended", "Complete", "Failed", "StoppedEarly"]
 Verdict = tuple[ConditionType, bool, str, str]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the planner has found out about the run as a whole."""
+
+    late: bool
+    """It is unfinished and past its deadline."""
+    stuck: bool
+    """A failed stage leaves nothing to do."""
+    ending: Ending | None
+    """The rule that ends it before its last round."""
+    champion: int | None
 
 
 def derive_status(
@@ -20,17 +36,16 @@ def derive_status(
     observed: Observed,
     stages: Sequence[StageStatus],
     contents: Mapping[str, str] | None,
-    published: Mapping[str, Published],
+    metrics: list[IterationMetrics],
     started_at: datetime,
-    late: bool,
+    outlook: Outlook,
     now: datetime,
 ) -> RunStatus:
     """The whole status. If nothing has changed, it equals the previous one, time stamps included."""
     previous = observed.previous or RunStatus()
-    phase = _phase(run, stages, late)
-    metrics = _metrics(observed, published, stages)
+    phase = _phase(run, stages, outlook)
     finished = phase in ("Complete", "Failed")
-    verdicts = _verdicts(run, stages, phase, late)
+    verdicts = _verdicts(run, stages, phase, outlook)
     gpu_seconds = sum(stage.gpu_seconds or 0 for stage in stages)
     return RunStatus(
         observed_generation=run.generation,
@@ -41,7 +56,7 @@ def derive_status(
         stage=_current(stages),
         stages=list(stages),
         metrics=metrics,
-        champion=policies.champion(metrics, run.spec.evaluation.champion_metric),
+        champion=outlook.champion,
         contents=dict(contents) if contents else None,
         retried=run.retry or previous.retried,
         started_at=started_at,
@@ -72,30 +87,37 @@ def rejected_status(run: Run, observed: Observed, now: datetime) -> RunStatus:
     )
 
 
-def _phase(run: Run, stages: Sequence[StageStatus], late: bool) -> Phase:
+def _phase(run: Run, stages: Sequence[StageStatus], outlook: Outlook) -> Phase:
     states = [stage.state for stage in stages]
     if all(state == "Succeeded" for state in states):
         return "Complete"
-    working = any(state in ("Queued", "Running", "Backoff") for state in states)
-    failed = [stage for stage in stages if stage.state == "Failed"]
-    # A failed evaluation does not stop the rounds: the run fails once nothing else is left to do.
-    if late or any(stage.name != "evaluate" for stage in failed):
-        return "Failed"
-    if failed and all(state in ("Failed", "Succeeded") for state in states):
+    if outlook.late or outlook.stuck:
         return "Failed"
     if run.spec.suspend:
         return "Suspended"
+    working = any(state in ("Queued", "Running", "Backoff") for state in states)
     return "Running" if working or any(stage.attempts for stage in stages) else "Pending"
 
 
-def _verdicts(run: Run, stages: Sequence[StageStatus], phase: Phase, late: bool) -> list[Verdict]:
+def _verdicts(run: Run, stages: Sequence[StageStatus], phase: Phase, outlook: Outlook) -> list[Verdict]:
     return [
         ("Accepted", True, "Valid", ""),
         _progressing(run, stages, phase),
         ("Suspended", phase == "Suspended", "SuspendRequested" if phase == "Suspended" else "NotSuspended", ""),
         ("Complete", phase == "Complete", "AllStagesSucceeded" if phase == "Complete" else "NotFinished", ""),
-        _failed(run, stages, phase, late),
+        _failed(run, stages, phase),
+        *_stopped_early(run, outlook.ending),
     ]
+
+
+def _stopped_early(run: Run, ending: Ending | None) -> Iterator[Verdict]:
+    if run.spec.stopping is None:
+        return
+    if ending is None:
+        yield ("StoppedEarly", False, "NoRuleBroken", "")
+    else:
+        last = f"no round follows round {ending.iteration} of {run.spec.iterations}"
+        yield ("StoppedEarly", True, ending.reason, f"{last}: {ending.message}")
 
 
 def _reason(verdicts: Sequence[Verdict], stages: Sequence[StageStatus], phase: Phase) -> str | None:
@@ -121,7 +143,7 @@ def _progressing(run: Run, stages: Sequence[StageStatus], phase: Phase) -> Verdi
     return ("Progressing", True, "StageRunning", "")
 
 
-def _failed(run: Run, stages: Sequence[StageStatus], phase: Phase, late: bool) -> Verdict:
+def _failed(run: Run, stages: Sequence[StageStatus], phase: Phase) -> Verdict:
     if phase != "Failed":
         return ("Failed", False, "NotFailed", "")
     failed = next((s for s in stages if s.state == "Failed"), None)
@@ -172,20 +194,28 @@ def _current(stages: Sequence[StageStatus]) -> str | None:
     return " ".join(parts)
 
 
-def _metrics(
-    observed: Observed, published: Mapping[str, Published], stages: Sequence[StageStatus]
+def figures_by_model(
+    observed: Observed, published: Mapping[str, Published], stages: Iterable[StageStatus]
 ) -> list[IterationMetrics]:
-    """Figures of every evaluated Mt: from its attempt, from the store, or as remembered."""
+    """Figures of every Mt: of each stage that measures it, from its attempt, from the store, or as remembered."""
     remembered = {entry.iteration: entry for entry in observed.previous.metrics} if observed.previous else {}
-    reports = {a.key: a.report.metrics for a in observed.attempts if a.state == "succeeded" and a.report}
-    entries = []
+    reports = {a.key: a.report for a in observed.attempts if a.state == "succeeded" and a.report}
+    found: dict[int, IterationMetrics] = {}
     for stage in stages:
-        if stage.name != "evaluate" or stage.state != "Succeeded" or stage.iteration is None or stage.key is None:
+        if stage.name not in MEASURING or stage.state != "Succeeded" or stage.iteration is None or stage.key is None:
             continue
-        earlier = published.get(stage.key)
-        figures = dict(reports.get(stage.key) or (earlier.metrics if earlier else {}))
+        source = reports.get(stage.key) or published.get(stage.key)
+        if source is None or not source.metrics:
+            memory = remembered.get(stage.iteration, IterationMetrics(iteration=stage.iteration, figures={}))
+            figures, intervals = memory.figures, memory.intervals
+        else:
+            figures, intervals = dict(source.metrics), dict(source.intervals)
+        figures, intervals = figures_of(stage.name, figures), figures_of(stage.name, intervals)
         if figures:
-            entries.append(IterationMetrics(iteration=stage.iteration, figures=figures))
-        elif stage.iteration in remembered:
-            entries.append(remembered[stage.iteration])
-    return entries
+            entry = found.get(stage.iteration, IterationMetrics(iteration=stage.iteration, figures={}))
+            found[stage.iteration] = IterationMetrics(
+                iteration=stage.iteration,
+                figures=entry.figures | figures,
+                intervals=entry.intervals | intervals,
+            )
+    return [found[iteration] for iteration in sorted(found)]

@@ -22,7 +22,7 @@ from evolution_operator.local.process.stage_process import StageProcess
 
 from tests.support.stages import fake_stages
 
-OUTPUTS = {"sft": "adapter", "reflect": "pairs", "dpo": "adapter", "evaluate": "answers"}
+OUTPUTS = {"sft": ["adapter"], "reflect": ["pairs"], "dpo": ["adapter"], "evaluate": ["answers", "probes"]}
 
 
 def compute(kind: str) -> Stage:
@@ -56,7 +56,7 @@ def _write(workspace: Workspace) -> Result:
     path = workspace.scratch / f"{spec.stage}.jsonl"
     path.write_text(f"{spec.key}\n")
     figures = {"distinct2": 0.5 + (spec.iteration or 0)} if spec.kind == "evaluate" else {}
-    return Result(outputs={OUTPUTS[spec.kind]: path}, metrics=figures)
+    return Result(outputs=dict.fromkeys(OUTPUTS[spec.kind], path), metrics=figures)
 
 
 @dataclass

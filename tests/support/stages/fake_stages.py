@@ -123,7 +123,7 @@ def evaluate(workspace: Workspace) -> Result:
     """One metric."""
     metrics = workspace.scratch / "metrics.json"
     metrics.write_text("{}")
-    return Result(outputs={"metrics": metrics}, metrics={"bleu2": 1.25})
+    return Result(outputs={"metrics": metrics}, metrics={"bleu2_ref": 1.25})
 
 
 STAGES: dict[str, Stage] = {"prepare": prepare, "sft": sft, "generate": generate, "evaluate": evaluate}

@@ -55,7 +55,14 @@ def test_the_notes_of_a_stage_are_on_the_closing_page() -> None:
         "counts": {},
         "notes": ["it is [26 Jul] in every stage"],
     }
-    summary = {"phase": "Complete", "message": None, "stages": [stage], "metrics": [], "artifacts": {}}
+    summary = {
+        "phase": "Complete",
+        "message": None,
+        "stages": [stage],
+        "metrics": [],
+        "stoppedEarly": None,
+        "artifacts": {},
+    }
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
     assert "prepare: it is [26 Jul] in every stage" in page.getvalue().splitlines()
@@ -74,7 +81,14 @@ def test_every_failed_stage_is_on_the_closing_page() -> None:
         for n in range(2)
     ]
     page = io.StringIO()
-    summary = {"phase": "Failed", "message": "stage evaluate-0: ...", "stages": stages, "metrics": [], "artifacts": {}}
+    summary = {
+        "phase": "Failed",
+        "message": "stage evaluate-0: ...",
+        "stages": stages,
+        "metrics": [],
+        "stoppedEarly": None,
+        "artifacts": {},
+    }
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
     assert page.getvalue().splitlines()[-2:] == [f"stage evaluate-{n}: TestSet: message {n}" for n in range(2)]
@@ -82,7 +96,13 @@ def test_every_failed_stage_is_on_the_closing_page() -> None:
 
 def test_a_run_that_failed_as_a_whole_says_so() -> None:
     page = io.StringIO()
-    summary = {"phase": "Failed", "message": "not finished 5 s after it started", "stages": [], "metrics": []}
+    summary = {
+        "phase": "Failed",
+        "message": "not finished 5 s after it started",
+        "stages": [],
+        "metrics": [],
+        "stoppedEarly": None,
+    }
     seconds = {"artifacts": {}, "seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
     assert page.getvalue().splitlines()[-1] == "not finished 5 s after it started"

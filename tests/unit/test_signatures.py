@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from evolution_jobs.metrics.answered import Answered
-from evolution_jobs.metrics.signatures import log_odds_z, signatures
+from evolution_jobs.metrics.signatures import log_odds_z, openings, signatures
 from evolution_jobs.metrics.style import asks, holds_list, shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,6 +77,13 @@ def test_an_opening_is_named_with_its_counts() -> None:
     ]
     assert found.examples == ["i hear you (40 of 80, human 0)"]
     assert found.sentence == '50 % of the answers begin with "i hear you", of the human ones 0 %'
+
+
+def test_answers_too_short_for_an_opening_count_on_neither_side() -> None:
+    """Of the longer answers, every other one opens alike on both sides; most human answers are one word."""
+    opened = [f"i hear you {text(np.random.default_rng(3))}", "why did she say that?"]
+    found = openings(Answered(answers=opened * 40, humans=(opened + ["yes."] * 8) * 8))
+    assert not found.present, found.sentence
 
 
 def test_a_few_odd_answers_are_no_sign() -> None:

@@ -102,7 +102,9 @@ def _sign(sign: _Sign, rows: Answered) -> Signature:
 def openings(rows: Answered) -> Signature:
     """The share of answers that begin with an opening which is over-represented against the human answers."""
     ours, theirs = (Counter(map(_opening, words)) for words in (rows.words, rows.human_words))
-    ours.pop("", None)
+    for counts in (ours, theirs):
+        # Answers too short for an opening. On one side only, they would make the other side's openings look frequent.
+        counts.pop("", None)
     least = OPENING_SHARE / 100 * len(rows)
     over = {
         opening: count

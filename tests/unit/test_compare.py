@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_is_said() -> None:
     apart = [row.model_copy(update={"id": f"x-{row.id}"}) for row in answers(2)]
     for models, names, message in (
         ({"a": answers(1)}, None, "one model only: name a second run"),
-        ({"a": answers(1), "b": other}, None, "context 0-0: a and b have different human answers"),
+        ({"a": answers(1), "b": other}, None, "context '0-0': a and b have different human answers"),
         ({"a": answers(1), "b": apart}, None, "no context was answered by all"),
         ({"a": answers(1), "b": answers(2)}, ["bleu9"], "figure 'bleu9' is not one of"),
     ):
@@ -133,7 +133,7 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
         (None, "a.jsonl cannot be read: No such file"),
         ("", "a.jsonl is empty"),
         ('{"id": "1"}\n', "a.jsonl:1: dialogue: Field required"),
-        (2 * (json.dumps(answers(1)[0].wire()) + "\n"), "a.jsonl:2: context 0-0 occurs twice"),
+        (2 * (json.dumps(answers(1)[0].wire()) + "\n"), "a.jsonl:2: context '0-0' occurs twice"),
         ("nonsense\n", "a.jsonl:1: row: Invalid JSON"),
     ],
 )
@@ -142,6 +142,17 @@ def test_a_file_that_holds_no_answers_is_named(tmp_path: Path, content: str | No
         (tmp_path / "a.jsonl").write_text(content)
     found = CliRunner().invoke(app, ["compare", str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")])
     assert message in str(found.exception)
+
+
+def test_an_id_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    escape = [row.model_copy(update={"id": "\x1b[2J"}) for row in answers(1)[:1]]
+    other = [row.model_copy(update={"human": "Other."}) for row in escape]
+    files = [str(write(tmp_path / name, rows)) for name, rows in (("a.jsonl", escape), ("b.jsonl", other))]
+    write(tmp_path / "twice.jsonl", 2 * escape)
+    for given in (files, [files[0], str(tmp_path / "twice.jsonl")]):
+        message = str(CliRunner().invoke(app, ["compare", *given]).exception)
+        assert r"context '\x1b[2J'" in message
+        assert message.isprintable()
 
 
 def _prepare(workspace: Workspace) -> Result:

@@ -205,7 +205,7 @@ def test_what_cannot_be_a_study_is_refused_in_one_message(
         ('{"id": 1}', "line 3: id: Input should be a valid string"),
         ("answers", "line 3: Invalid JSON"),
         ('{"id": "\\ud800"}', "line 3: "),
-        (None, "line 3: context d0-3 occurs twice"),
+        (None, "line 3: context 'd0-3' occurs twice"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path, answers: list[str], line: str | None, words: str) -> None:

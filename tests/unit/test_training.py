@@ -415,7 +415,7 @@ class TestRows:
 
     def test_an_id_that_occurs_twice(self, tmp_path: Path) -> None:
         row = write_rows(tmp_path / "row", [TestPairs.PAIR]).read_bytes()
-        assert "input pairs, line 2: id p occurs twice" in str(self.read(tmp_path, row + row))
+        assert "input pairs, line 2: id 'p' occurs twice" in str(self.read(tmp_path, row + row))
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         empty = tmp_path / "empty"

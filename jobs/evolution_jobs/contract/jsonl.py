@@ -48,6 +48,6 @@ def rows_by_id(lines: Iterable[bytes], kind: type[Row], called: str = "id") -> d
             first = error.errors(include_url=False)[0]
             raise RowFault(number, first["msg"], ".".join(map(str, first["loc"]))) from error
         if row.id in rows:
-            raise RowFault(number, f"{called} {row.id} occurs twice", doubled=True)
+            raise RowFault(number, f"{called} {row.id!r} occurs twice", doubled=True)
         rows[row.id] = row
     return rows

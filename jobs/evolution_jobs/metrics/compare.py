@@ -110,7 +110,7 @@ def _common(models: Mapping[str, Sequence[Answer]]) -> list[str]:
         if apart := [id_ for id_ in common if rows[id_].human != first[id_].human]:
             raise PermanentError(
                 "CompareInput",
-                f"context {apart[0]}: {baseline} and {model} have different human answers, so their test data differ",
+                f"context {apart[0]!r}: {baseline} and {model} have different human answers, so their test data differ",
             )
     return common
 

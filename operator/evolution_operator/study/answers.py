@@ -109,7 +109,7 @@ def gather(answers: Answers, models: Sequence[str], contexts: Mapping[str, Seque
             if (other.human, other.dialogue) != (row.human, row.dialogue):
                 raise PermanentError(
                     "StudyInput",
-                    f"context {id_}: {base} and {name} have different human answers, so they are of different test data",
+                    f"context {id_!r}: {base} and {name} have different human answers, so they are of different test data",
                 )
         said = {HUMAN: row.human, base: row.answer, **{name: other.answer for name, other in beside.items()}}
         turns = contexts.get(id_, row.context)

@@ -101,10 +101,12 @@ def test_one_dialogue_is_too_little_for_an_interval() -> None:
 
 def test_what_cannot_be_compared_is_said() -> None:
     other = [row.model_copy(update={"human": f"{row.human} now"}) for row in answers(2)]
+    regrouped = [row.model_copy(update={"dialogue": "0"}) for row in answers(2)]
     apart = [row.model_copy(update={"id": f"x-{row.id}"}) for row in answers(2)]
     for models, names, message in (
         ({"a": answers(1)}, None, "one model only: name a second run"),
         ({"a": answers(1), "b": other}, None, "context '0-0': a and b have different human answers"),
+        ({"a": answers(1), "b": regrouped}, None, "context '1-0': a and b name different dialogues"),
         ({"a": answers(1), "b": apart}, None, "no context was answered by all"),
         ({"a": answers(1), "b": answers(2)}, ["bleu9"], "figure 'bleu9' is not one of"),
     ):

@@ -60,7 +60,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
     """Compare each model with the first one. `names` are the figures; by default those that a run's status shows.
 
     Raises PermanentError `CompareInput` if there are fewer than two models, a figure is unknown, the models have no row in
-    common, or two of them have different human answers to one context.
+    common, or two of them have different human answers or dialogues for one context.
     """
     if len(models) < 2:
         raise PermanentError("CompareInput", "there is one model only: name a second run or answers.jsonl")
@@ -107,12 +107,20 @@ def _common(models: Mapping[str, Sequence[Answer]]) -> list[str]:
             "CompareInput", f"{', '.join(models)}: no context was answered by all; compare runs with the same data.test"
         )
     for model, rows in others:
-        if apart := [id_ for id_ in common if rows[id_].human != first[id_].human]:
-            raise PermanentError(
-                "CompareInput",
-                f"context {apart[0]!r}: {baseline} and {model} have different human answers, so their test data differ",
-            )
+        for id_ in common:
+            if apart := _apart(first[id_], rows[id_]):
+                raise PermanentError(
+                    "CompareInput", f"context {id_!r}: {baseline} and {model} {apart}, so their test data differ"
+                )
     return common
+
+
+def _apart(first: Answer, other: Answer) -> str:
+    """How the same context differs between two models; empty if it does not."""
+    if first.human != other.human:
+        return "have different human answers"
+    # Differences are paired by dialogue, so a dialogue must have the same rows in both.
+    return "name different dialogues" if first.dialogue != other.dialogue else ""
 
 
 def _differences(

@@ -99,6 +99,14 @@ def test_one_dialogue_is_too_little_for_an_interval() -> None:
     assert all(each.interval is None and each.p is None for each in found.differences)
 
 
+@pytest.mark.parametrize(("dialogues", "said"), [(2, False), (9, False), (10, True)])
+def test_few_dialogues_say_nothing_however_alike_they_are(dialogues: int, said: bool) -> None:
+    """Every resample agrees that all answers have the stock phrase, also if there are but two dialogues to draw."""
+    found = compare({"a": answers(1, dialogues=dialogues), "b": answers(1, dialogues=dialogues, stock=True)})
+    assert verdicts(found)["stock_phrase_rate"] == ("worse" if said else "too few dialogues to say")
+    assert ("too few dialogues to say" in verdicts(found).values()) is not said
+
+
 def test_what_cannot_be_compared_is_said() -> None:
     other = [row.model_copy(update={"human": f"{row.human} now"}) for row in answers(2)]
     regrouped = [row.model_copy(update={"dialogue": "0"}) for row in answers(2)]

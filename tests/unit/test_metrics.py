@@ -411,6 +411,8 @@ def test_a_paired_difference_is_narrower_than_two_intervals_apart():
 def test_differences_of_other_rows_are_refused():
     with pytest.raises(ValueError, match="not over the same rows"):
         bootstrap(per_row([1.0, 2.0]), ratio).minus(jackknife([["a"], ["b"]], lambda distinct, total: distinct / total))
+    with pytest.raises(ValueError, match="not over the same rows"):
+        bootstrap(per_row([1.0, 2.0]), ratio).minus(bootstrap(per_row([1.0, 2.0, 3.0]), ratio))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -39,12 +39,14 @@ class Estimate:
     replicates: Floats
     """(resamples,) or (dialogues,); empty if there are fewer than two dialogues."""
     kind: Literal["bootstrap", "jackknife"]
+    groups: int
+    """Dialogues that it is over."""
 
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference. Both must be over the same rows in the same order, so that the resamples are the same."""
-        if self.kind != other.kind or self.replicates.shape != other.replicates.shape:
+        if (self.kind, self.groups) != (other.kind, other.groups):
             raise ValueError("the estimates are not over the same rows")
-        return Estimate(self.value - other.value, self.replicates - other.replicates, self.kind)
+        return replace(self, value=self.value - other.value, replicates=self.replicates - other.replicates)
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval; None if there are fewer than two dialogues."""
@@ -82,8 +84,8 @@ def bootstrap(
     totals = statistics if groups is None else _by_group(statistics, groups)
     count = len(totals)
     if count < 2:
-        return Estimate(value, np.empty(0), "bootstrap")
-    return Estimate(value, figure(np.concatenate([draws @ totals for draws in _draws(count)])), "bootstrap")
+        return Estimate(value, np.empty(0), "bootstrap", count)
+    return Estimate(value, figure(np.concatenate([draws @ totals for draws in _draws(count)])), "bootstrap", count)
 
 
 def jackknife(
@@ -109,8 +111,8 @@ def jackknife(
     distinct, total = float(len(owner)), float(held.sum())
     value = float(figure(np.array([distinct]), np.array([total]))[0])
     if count < 2:
-        return Estimate(value, np.empty(0), "jackknife")
-    return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife")
+        return Estimate(value, np.empty(0), "jackknife", count)
+    return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife", count)
 
 
 def _draws(count: int) -> Iterator[Floats]:

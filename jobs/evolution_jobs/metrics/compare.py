@@ -14,6 +14,8 @@ from .measures import BY_NAME, MEASURES, Measure
 
 LEVEL = 0.05
 """Chance of any false difference among the figures of one model against the baseline."""
+MIN_DIALOGUES = 10
+"""With fewer, a verdict would be chance: the resamples of two dialogues may all agree, and so may those of a few more."""
 
 
 class Difference(Document):
@@ -154,7 +156,7 @@ def _differences(
 def verdict(difference: Estimate, better: Better, corrected: float | None) -> str:
     """What a difference means, in words: never that two models are equal, at most that no difference is shown."""
     bounds = difference.interval()
-    if bounds is None or corrected is None:
+    if bounds is None or corrected is None or difference.groups < MIN_DIALOGUES:
         return "too few dialogues to say"
     if bounds[0] <= 0 <= bounds[1]:
         return "the difference includes zero"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Protocol
@@ -70,7 +70,7 @@ def _bleu_sacre(rows: Answered) -> Estimate:
     sums = np.array([sacre_statistics(*pair) for pair in zip(answers, humans, strict=True)], float)
     estimate = bootstrap(sums, sacre_of_sums, rows.dialogues)
     # The library's own value: it is what the signature stands for.
-    return Estimate(rows.sacre[0], estimate.replicates, estimate.kind)
+    return replace(estimate, value=rows.sacre[0])
 
 
 def _rouge(rows: Answered) -> Estimate:

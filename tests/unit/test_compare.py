@@ -14,6 +14,7 @@ from evolution_jobs.contract.rows import Answer, Turn
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.metrics.compare import compare
 from evolution_operator.cli.main import app
+from evolution_operator.local.answers import answers_of_file
 from evolution_operator.local.load import local_run
 from evolution_operator.planner.graph import build_graph
 from evolution_operator.planner.observed import Run
@@ -47,6 +48,11 @@ def answers(seed: int, words: int = 12, dialogues: int = 20, stock: bool = False
             )
         )
     return rows
+
+
+def without_likelihood(rows: list[Answer], count: int) -> list[Answer]:
+    """The human answers to the first contexts did not fit."""
+    return [row.model_copy(update={"nll": None, "nll_tokens": 0}) for row in rows[:count]] + rows[count:]
 
 
 def write(path: Path, rows: list[Answer]) -> Path:
@@ -135,6 +141,12 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
     assert "[red]c.jsonl against a.jsonl" in CliRunner().invoke(app, ["compare", "a.jsonl", "[red]c.jsonl"]).output
     document = json.loads(CliRunner().invoke(app, ["compare", "a.jsonl", "b.jsonl", "-o", "json"]).stdout)
     assert document["values"]["b.jsonl"]["stock_phrase_rate"] == 100
+
+
+def test_rows_without_a_likelihood_are_read(tmp_path: Path) -> None:
+    """evaluate does not write a field that is unset."""
+    rows = without_likelihood(answers(1), 2)
+    assert answers_of_file(write(tmp_path / "a.jsonl", rows)) == rows
 
 
 @pytest.mark.parametrize(

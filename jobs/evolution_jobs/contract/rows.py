@@ -112,8 +112,8 @@ class Answer(Document):
     finish: Literal["stop", "length"]
     truncated_turns: int
     """Oldest turns that were left out of the prompt."""
-    nll: float | None
-    """Negative log-likelihood of the human answer, in nats; None if the answer and the last exchange do not fit."""
+    nll: float | None = None
+    """Negative log-likelihood of the human answer, in nats; not written if the answer and the last exchange do not fit."""
     nll_tokens: int
     """Tokens of the human answer, its end-of-turn token included."""
 

@@ -128,6 +128,25 @@ def test_what_cannot_be_compared_is_said() -> None:
             compare(models, names)
 
 
+def test_neither_perplexity_nor_tokens_are_compared_across_tokenisers() -> None:
+    other = [row.model_copy(update={"nll_tokens": 11}) for row in answers(2)]
+    found = compare({"a": answers(1), "b": answers(3), "c": other})
+    words = "a and c have different tokenisers: the numbers of tokens differ for 40 human answers"
+    assert found.not_compared == {"length_tokens": words, "perplexity": words}
+    assert found.values["c"].keys().isdisjoint(found.not_compared)
+    assert {each.name for each in found.differences}.isdisjoint(found.not_compared)
+    assert compare({"a": answers(1), "b": answers(3)}).not_compared == {}
+
+
+def test_perplexity_is_not_compared_over_different_human_answers() -> None:
+    found = compare({"a": without_likelihood(answers(1), 3), "b": without_likelihood(answers(2), 1)})
+    words = "a and b have likelihoods of different human answers: 2 have one under one model only"
+    assert found.not_compared == {"perplexity": words}
+    alike = compare({"a": without_likelihood(answers(1), 3), "b": without_likelihood(answers(2), 3)})
+    assert alike.not_compared == {}
+    assert "perplexity" in verdicts(alike)
+
+
 def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", answers(1))
@@ -139,6 +158,12 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
     assert "corrected for 2 figures" in shown.output
     write(tmp_path / "[red]c.jsonl", answers(2))
     assert "[red]c.jsonl against a.jsonl" in CliRunner().invoke(app, ["compare", "a.jsonl", "[red]c.jsonl"]).output
+    write(tmp_path / "d.jsonl", without_likelihood(answers(2), 1))
+    apart = "a.jsonl and d.jsonl have likelihoods of different human answers: 1 has one under one model only"
+    shown = CliRunner().invoke(app, ["compare", "a.jsonl", "d.jsonl"])
+    assert f"perplexity of the human answer: not compared; {apart}" in shown.output
+    document = json.loads(CliRunner().invoke(app, ["compare", "a.jsonl", "d.jsonl", "-o", "json"]).stdout)
+    assert document["notCompared"] == {"perplexity": apart}
     document = json.loads(CliRunner().invoke(app, ["compare", "a.jsonl", "b.jsonl", "-o", "json"]).stdout)
     assert document["values"]["b.jsonl"]["stock_phrase_rate"] == 100
 

@@ -50,6 +50,8 @@ class Comparison(Document):
     """Digest of the rows' ids and human answers."""
     left_out: dict[str, int]
     """By model: rows that some other model has not answered."""
+    not_compared: dict[str, str]
+    """By figure that is left out: why, in words."""
     methods: dict[str, str]
     """By figure: how it is computed."""
     values: dict[str, dict[str, float]]
@@ -69,7 +71,9 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
     chosen = _chosen(names)
     common = _common(models)
     rows = {model: Answered.of([by_id[id_] for id_ in common]) for model, by_id in _by_id(models).items()}
-    kept = [measure for measure in chosen if all(measure.defined(each) for each in rows.values())]
+    chosen = [measure for measure in chosen if all(measure.defined(each) for each in rows.values())]
+    apart = {measure.name: words for measure in chosen if (words := _values_apart(measure, rows))}
+    kept = [measure for measure in chosen if measure.name not in apart]
     estimates = {model: {each.name: each.estimate(answered) for each in kept} for model, answered in rows.items()}
     baseline, *others = models
     first = rows[baseline]
@@ -78,6 +82,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
         dialogues=len(set(first.dialogues or [])),
         row_set=first.row_set,
         left_out={model: len(answers) - len(common) for model, answers in models.items()},
+        not_compared=apart,
         methods={measure.name: measure.method(first) for measure in kept},
         values={model: {name: each.value for name, each in found.items()} for model, found in estimates.items()},
         differences=[
@@ -123,6 +128,13 @@ def _apart(first: Answer, other: Answer) -> str:
         return "have different human answers"
     # Differences are paired by dialogue, so a dialogue must have the same rows in both.
     return "name different dialogues" if first.dialogue != other.dialogue else ""
+
+
+def _values_apart(measure: Measure, rows: Mapping[str, Answered]) -> str:
+    """Why a figure's values of these models cannot be compared; empty if they can."""
+    (baseline, first), *others = rows.items()
+    found = ((model, measure.apart(first, each)) for model, each in others)
+    return next((f"{baseline} and {model} {words}" for model, words in found if words), "")
 
 
 def _differences(

@@ -44,6 +44,8 @@ class Measure:
     """Whether the human answers have this figure, too."""
     defined: Callable[[Answered], bool] = lambda _: True
     """Whether the rows have what it needs."""
+    apart: Callable[[Answered, Answered], str] = lambda *_: ""
+    """Why its values of two models cannot be compared on the same contexts, in words; empty if they can."""
 
     @property
     def kind(self) -> FigureKind:
@@ -109,6 +111,23 @@ def _cut(rows: Answered) -> Estimate:
 def _perplexity(rows: Answered) -> Estimate:
     sums = np.array([(0, 0) if each is None else each for each in rows.likelihoods or []], float)
     return bootstrap(sums, lambda sums: np.exp(ratio(sums)), rows.dialogues)
+
+
+def _tokenisers_apart(one: Answered, other: Answered) -> str:
+    """One text has different numbers of tokens in different tokenisers, so neither lengths nor likelihoods a token compare."""
+    pairs = zip(one.likelihoods or [], other.likelihoods or [], strict=True)
+    differ = sum(first is not None and second is not None and first[1] != second[1] for first, second in pairs)
+    words = "have different tokenisers: the numbers of tokens differ for"
+    return f"{words} {differ} human answer{'s' * (differ > 1)}" if differ else ""
+
+
+def _likelihoods_apart(one: Answered, other: Answered) -> str:
+    if words := _tokenisers_apart(one, other):
+        return words
+    pairs = zip(one.likelihoods or [], other.likelihoods or [], strict=True)
+    differ = sum((first is None) != (second is None) for first, second in pairs)
+    words = f"{differ} {'have' if differ > 1 else 'has'} one under one model only"
+    return f"have likelihoods of different human answers: {words}" if differ else ""
 
 
 def _say(text: str) -> Callable[[Answered], str]:
@@ -178,9 +197,15 @@ MEASURES: tuple[Measure, ...] = (
         reference_free=True,
     ),
     Measure("shape_share", _say("shape: the sequence of statements and questions"), _shape, reference_free=True),
-    Measure("length_tokens", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None),
+    Measure("length_tokens", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None, apart=_tokenisers_apart),
     Measure("cut_rate", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
-    Measure("perplexity", _TOKENS, _perplexity, defined=lambda rows: any(rows.likelihoods or [])),
+    Measure(
+        "perplexity",
+        _TOKENS,
+        _perplexity,
+        defined=lambda rows: any(rows.likelihoods or []),
+        apart=_likelihoods_apart,
+    ),
 )
 """In the order of `KINDS`."""
 

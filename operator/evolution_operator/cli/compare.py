@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.compare import Comparison, Difference
 from rich.console import Console
@@ -90,6 +91,8 @@ def print_comparison(console: Console, found: Comparison) -> None:
                 highlight=False,
                 markup=False,
             )
+    for name, words in found.not_compared.items():
+        console.print(f"{KINDS[name].label}: not compared; {words}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _differences(model: str, baseline: str, differences: Sequence[Difference]) -> Table:

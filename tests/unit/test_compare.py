@@ -12,6 +12,7 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.rows import Answer, Turn
 from evolution_jobs.contract.workspace import Result, Workspace
+from evolution_jobs.metrics.bootstrap import holm
 from evolution_jobs.metrics.compare import compare
 from evolution_operator.cli.main import app
 from evolution_operator.local.answers import answers_of_file
@@ -144,7 +145,19 @@ def test_perplexity_is_not_compared_over_different_human_answers() -> None:
     assert found.not_compared == {"perplexity": words}
     alike = compare({"a": without_likelihood(answers(1), 3), "b": without_likelihood(answers(2), 3)})
     assert alike.not_compared == {}
-    assert "perplexity" in verdicts(alike)
+    assert verdicts(alike)["perplexity"] == "the difference includes zero"
+    assert [rows for name, rows in alike.rows_of.items() if rows != 40] == [alike.rows_of["perplexity"]] == [37]
+
+
+def test_a_figure_over_few_dialogues_says_nothing_although_others_do() -> None:
+    """The answers of 9 dialogues have a likelihood."""
+    found = compare({"a": without_likelihood(answers(1), 22), "b": without_likelihood(answers(1, stock=True), 22)})
+    assert verdicts(found) | {"perplexity": "too few dialogues to say", "length_words": "higher"} == verdicts(found)
+    alone = compare({"a": without_likelihood(answers(1), 38), "b": without_likelihood(answers(2), 38)})
+    figures = {each.name: each for each in alone.differences}
+    assert (figures["perplexity"].p, figures["perplexity"].p_holm) == (None, None)
+    others = [each for each in alone.differences if each.name != "perplexity"]
+    assert [each.p_holm for each in others] == holm([each.p for each in others if each.p is not None])
 
 
 def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +172,9 @@ def test_the_command_compares_files_and_prints_a_table_or_json(tmp_path: Path, m
     write(tmp_path / "[red]c.jsonl", answers(2))
     assert "[red]c.jsonl against a.jsonl" in CliRunner().invoke(app, ["compare", "a.jsonl", "[red]c.jsonl"]).output
     write(tmp_path / "d.jsonl", without_likelihood(answers(2), 1))
+    write(tmp_path / "e.jsonl", without_likelihood(answers(1), 1))
+    shown = CliRunner().invoke(app, ["compare", "d.jsonl", "e.jsonl"])
+    assert "perplexity of the human answer: over 39 of the 40 contexts" in shown.output
     apart = "a.jsonl and d.jsonl have likelihoods of different human answers: 1 has one under one model only"
     shown = CliRunner().invoke(app, ["compare", "a.jsonl", "d.jsonl"])
     assert f"perplexity of the human answer: not compared; {apart}" in shown.output

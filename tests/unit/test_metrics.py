@@ -375,6 +375,19 @@ def test_perplexity_weighs_tokens_alike():
     assert BY_NAME["perplexity"].estimate(rows).value == pytest.approx(2 ** (10 / 4))
 
 
+def test_rows_without_a_likelihood_are_no_part_of_perplexity():
+    """A resample that draws only their dialogues would have no tokens, and a perplexity of 1."""
+    likelihoods = [(40.0 + number, 10) if number < 3 else None for number in range(30)]
+    rows = Answered(["a"] * 30, ["b"] * 30, [str(number) for number in range(30)], likelihoods=likelihoods)
+    estimate = BY_NAME["perplexity"].estimate(rows)
+    assert estimate.groups == 3
+    assert estimate.replicates.min() >= math.exp(4)
+    (figure,) = [each for each in score_rows(rows)["figures"] if each["name"] == "perplexity"]
+    assert figure["rows"] == 3
+    assert figure["rowSet"] == rows.only([0, 1, 2]).row_set
+    assert figure["rowSet"] != rows.row_set
+
+
 # Paired differences
 
 

@@ -54,6 +54,8 @@ class Comparison(Document):
     """By figure that is left out: why, in words."""
     methods: dict[str, str]
     """By figure: how it is computed."""
+    rows_of: dict[str, int]
+    """By figure: rows that it is computed from. Perplexity needs a likelihood."""
     values: dict[str, dict[str, float]]
     """By model, then by figure."""
     differences: list[Difference]
@@ -84,6 +86,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
         left_out={model: len(answers) - len(common) for model, answers in models.items()},
         not_compared=apart,
         methods={measure.name: measure.method(first) for measure in kept},
+        rows_of={measure.name: len(measure.used(first)) for measure in kept},
         values={model: {name: each.value for name, each in found.items()} for model, found in estimates.items()},
         differences=[
             difference
@@ -142,9 +145,6 @@ def _differences(
 ) -> list[Difference]:
     differences = [ours[measure.name].minus(theirs[measure.name]) for measure in kept]
     p_values = [each.p_value() for each in differences]
-    adjusted: Sequence[float | None] = p_values
-    if all(p is not None for p in p_values):
-        adjusted = holm([p for p in p_values if p is not None])
     return [
         Difference(
             name=measure.name,
@@ -161,8 +161,14 @@ def _differences(
             p_holm=corrected,
             verdict=verdict(difference, measure.kind.better, corrected),
         )
-        for measure, difference, p, corrected in zip(kept, differences, p_values, adjusted, strict=True)
+        for measure, difference, p, corrected in zip(kept, differences, p_values, _corrected(p_values), strict=True)
     ]
+
+
+def _corrected(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number. None stays: a figure over one dialogue has none."""
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(adjusted) for p in p_values]
 
 
 def verdict(difference: Estimate, better: Better, corrected: float | None) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -44,6 +44,8 @@ class Measure:
     """Whether the human answers have this figure, too."""
     defined: Callable[[Answered], bool] = lambda _: True
     """Whether the rows have what it needs."""
+    usable: Callable[[Answered], Sequence[int]] | None = None
+    """Positions of the rows that it is computed from; None for all rows."""
     apart: Callable[[Answered, Answered], str] = lambda *_: ""
     """Why its values of two models cannot be compared on the same contexts, in words; empty if they can."""
 
@@ -52,10 +54,15 @@ class Measure:
         """Its label, unit and direction."""
         return KINDS[self.name]
 
+    def used(self, rows: Answered) -> Answered:
+        """The rows that it is computed from."""
+        positions = range(len(rows)) if self.usable is None else self.usable(rows)
+        return rows if len(positions) == len(rows) else rows.only(positions)
+
     def estimate(self, rows: Answered) -> Estimate:
         """The figure over these rows. It is computed once: a report, its signatures and a comparison ask for the same."""
         if self.name not in rows.estimates:
-            rows.estimates[self.name] = self.compute(rows)
+            rows.estimates[self.name] = self.compute(self.used(rows))
         return rows.estimates[self.name]
 
 
@@ -108,8 +115,13 @@ def _cut(rows: Answered) -> Estimate:
     return bootstrap(per_row([100 * cut for cut in rows.cut or []]), ratio, rows.dialogues)
 
 
+def _scored(rows: Answered) -> list[int]:
+    return [row for row, likelihood in enumerate(rows.likelihoods or []) if likelihood is not None]
+
+
 def _perplexity(rows: Answered) -> Estimate:
-    sums = np.array([(0, 0) if each is None else each for each in rows.likelihoods or []], float)
+    # All rows are `_scored`: a resample of dialogues without a likelihood would have no perplexity.
+    sums = np.array([each for each in rows.likelihoods or [] if each is not None], float)
     return bootstrap(sums, lambda sums: np.exp(ratio(sums)), rows.dialogues)
 
 
@@ -204,6 +216,7 @@ MEASURES: tuple[Measure, ...] = (
         _TOKENS,
         _perplexity,
         defined=lambda rows: any(rows.likelihoods or []),
+        usable=_scored,
         apart=_likelihoods_apart,
     ),
 )

@@ -83,17 +83,17 @@ def figures(rows: Answered, name: str | None = None) -> list[Figure]:
 
 
 def _figure(measure: Measure, rows: Answered, name: str | None) -> Figure:
-    estimate = measure.estimate(rows)
+    estimate, used = measure.estimate(rows), measure.used(rows)
     interval = estimate.interval()
     return Figure(
         name=measure.name,
         value=estimate.value,
         interval=list(interval) if interval else None,
-        human=measure.estimate(rows.by_humans).value if measure.reference_free else None,
+        human=measure.estimate(used.by_humans).value if measure.reference_free else None,
         unit=measure.kind.unit,
         better=measure.kind.better,
-        rows=len(rows),
-        row_set=rows.row_set,
+        rows=len(used),
+        row_set=used.row_set,
         set=name,
         method=measure.method(rows),
         headline=measure.kind.headline,

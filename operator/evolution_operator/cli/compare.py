@@ -91,6 +91,11 @@ def print_comparison(console: Console, found: Comparison) -> None:
                 highlight=False,
                 markup=False,
             )
+    for name, rows in found.rows_of.items():
+        if rows < found.rows:
+            console.print(
+                f"{KINDS[name].label}: over {rows} of the {found.rows} contexts", highlight=False, markup=False
+            )
     for name, words in found.not_compared.items():
         console.print(f"{KINDS[name].label}: not compared; {words}", highlight=False, markup=False, soft_wrap=True)
 
@@ -103,6 +108,7 @@ def _differences(model: str, baseline: str, differences: Sequence[Difference]) -
         interval = f"{each.interval[0]:+.2f} to {each.interval[1]:+.2f}" if each.interval else ""
         p = "" if each.p_holm is None else f"{each.p_holm:.3f}"
         table.add_row(each.label, f"{each.difference:+.2f}", interval, p, each.verdict)
-    table.caption = f"paired by dialogue; p is corrected for {len(differences)} figures"
+    corrected = sum(each.p is not None for each in differences)
+    table.caption = f"paired by dialogue; p is corrected for {corrected} figures"
     table.caption_justify = "left"
     return table

@@ -69,6 +69,14 @@ def test_one_shape_for_every_answer_is_formulaic() -> None:
     assert found.value == 100
 
 
+def test_an_opening_of_control_characters_cannot_write_to_the_terminal() -> None:
+    found = openings(rows(lambda text, number: f"i \x1bchear\x9b you {text}" if number % 2 else text))
+    assert found.present
+    for shown in (found.sentence, *found.examples):
+        assert shown.isprintable(), shown
+        assert "hear" in shown
+
+
 def test_an_opening_is_named_with_its_counts() -> None:
     (found,) = [
         each

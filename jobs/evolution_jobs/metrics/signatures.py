@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..contract.document import Document
+from ..printable import printable
 from .answered import Answered
 from .measures import BY_NAME
 
@@ -141,4 +142,5 @@ def log_odds_z(item: str, ours: Counter[str], theirs: Counter[str]) -> float:
 
 
 def _opening(words: Sequence[str]) -> str:
-    return " ".join(words[:OPENING_WORDS]) if len(words) >= OPENING_WORDS else ""
+    # Openings are shown in messages and on the closing page.
+    return printable(" ".join(words[:OPENING_WORDS])) if len(words) >= OPENING_WORDS else ""

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evolution_jobs.printable import printable
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -36,8 +37,7 @@ def print_survey(console: Console, found: Survey) -> None:
         console.print(f"\n[bold]Example {number}[/bold] (learnt: [green]»…«[/green])", highlight=False)
         line = Text()
         for run in example:
-            # Data may hold escape sequences of a terminal.
-            text = "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in run.text)
+            text = printable(run.text, kept="\n")
             line.append(f"»{text}«" if run.learnt else text, "green" if run.learnt else "dim")
         console.print(line, soft_wrap=True)
     table = Table("stage", "rows", "steps", "prompt tokens", "tokens", title="Estimate", title_justify="left")

@@ -129,6 +129,20 @@ def test_what_cannot_be_compared_is_said() -> None:
             compare(models, names)
 
 
+def test_shapes_are_compared_over_the_answers_that_no_model_has_cut() -> None:
+    def cut(rows: list[Answer], first: int, last: int) -> list[Answer]:
+        return [
+            row.model_copy(update={"finish": "length"}) if first <= number < last else row
+            for number, row in enumerate(rows)
+        ]
+
+    one, other = answers(1), [row.model_copy(update={"answer": f"{row.answer}. Why?"}) for row in answers(2)]
+    found = compare({"a": cut(one, 0, 10), "b": cut(other, 6, 20)}, ["shape_share", "length_words"])
+    assert found.rows_of == {"shape_share": 20, "length_words": 40}
+    apart = compare({"a": cut(one, 0, 20), "b": cut(other, 20, 40)}, ["shape_share", "length_words"])
+    assert apart.not_compared == {"shape_share": "no context has what it needs in all models"}
+
+
 def test_neither_perplexity_nor_tokens_are_compared_across_tokenisers() -> None:
     other = [row.model_copy(update={"nll_tokens": 11}) for row in answers(2)]
     found = compare({"a": answers(1), "b": answers(3), "c": other})

@@ -298,6 +298,23 @@ def test_score_files_reads_lines_and_the_answers_of_evaluate(tmp_path):
     assert score_files(answers, answers)["metrics"]["empty_rate"] == 50
 
 
+def test_score_files_knows_which_answers_were_cut_if_all_rows_say_so(tmp_path):
+    rows = [
+        {"answer": "I see. Why?", "human": "Yes.", "finish": "stop"},
+        {"answer": "so you", "human": "Yes.", "finish": "length"},
+        {"answer": "well it", "human": "Yes.", "finish": "length"},
+    ]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figures = {figure["name"]: figure for figure in score_files(path, path)["figures"]}
+    assert figures["cut_rate"]["value"] == pytest.approx(200 / 3)
+    assert (figures["shape_share"]["rows"], figures["shape_share"]["value"]) == (1, 100)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"answer": "Oh.", "human": "Yes."}, *rows]))
+    figures = {figure["name"]: figure for figure in score_files(path, path)["figures"]}
+    assert "cut_rate" not in figures
+    assert figures["shape_share"]["rows"] == 4
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from evolution_jobs.metrics.answered import Answered
-from evolution_jobs.metrics.signatures import log_odds_z, openings, signatures
+from evolution_jobs.metrics.signatures import Signature, log_odds_z, openings, signatures
 from evolution_jobs.metrics.style import asks, holds_list, shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,26 @@ def test_an_opening_is_named_with_its_counts() -> None:
     ]
     assert found.examples == ["i hear you (40 of 80, human 0)"]
     assert found.sentence == '50 % of the answers begin with "i hear you", of the human ones 0 %'
+
+
+def shape_of(answered: Answered) -> list[Signature]:
+    return [each for each in signatures(answered) if each.name == "shape_share"]
+
+
+def test_answers_cut_before_their_first_sentence_ends_have_no_shape() -> None:
+    """They all would have the same one."""
+    whole = rows()
+    cut = [number % 10 != 0 for number in range(len(whole))]
+    answers = ["so it is and so it is" if each else text for each, text in zip(cut, whole.answers, strict=True)]
+    (known,) = shape_of(replace(whole, answers=answers, cut=cut))
+    (unknown,) = shape_of(replace(whole, answers=answers))
+    assert unknown.present
+    assert not known.present
+    kept = whole.only(range(0, len(whole), 10))
+    (alone,) = shape_of(kept)
+    assert (known.value, known.human) == (alone.value, alone.human)
+    assert known.sentence == f"{alone.sentence}; 72 answers were cut off and do not count"
+    assert shape_of(replace(whole, cut=[True] * len(whole))) == []
 
 
 def test_answers_too_short_for_an_opening_count_on_neither_side() -> None:

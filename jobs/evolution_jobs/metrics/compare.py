@@ -55,7 +55,7 @@ class Comparison(Document):
     methods: dict[str, str]
     """By figure: how it is computed."""
     rows_of: dict[str, int]
-    """By figure: rows that it is computed from. Perplexity needs a likelihood."""
+    """By figure: rows that it is computed from. Perplexity needs a likelihood, a shape an answer that was not cut off."""
     values: dict[str, dict[str, float]]
     """By model, then by figure."""
     differences: list[Difference]
@@ -74,9 +74,12 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
     common = _common(models)
     rows = {model: Answered.of([by_id[id_] for id_ in common]) for model, by_id in _by_id(models).items()}
     chosen = [measure for measure in chosen if all(measure.defined(each) for each in rows.values())]
-    apart = {measure.name: words for measure in chosen if (words := _values_apart(measure, rows))}
+    used = {
+        measure.name: {model: measure.used(each, *rows.values()) for model, each in rows.items()} for measure in chosen
+    }
+    apart = {measure.name: words for measure in chosen if (words := _values_apart(measure, rows, used[measure.name]))}
     kept = [measure for measure in chosen if measure.name not in apart]
-    estimates = {model: {each.name: each.estimate(answered) for each in kept} for model, answered in rows.items()}
+    estimates = {model: {each.name: each.estimate(used[each.name][model]) for each in kept} for model in models}
     baseline, *others = models
     first = rows[baseline]
     return Comparison(
@@ -86,7 +89,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
         left_out={model: len(answers) - len(common) for model, answers in models.items()},
         not_compared=apart,
         methods={measure.name: measure.method(first) for measure in kept},
-        rows_of={measure.name: len(measure.used(first)) for measure in kept},
+        rows_of={measure.name: len(used[measure.name][baseline]) for measure in kept},
         values={model: {name: each.value for name, each in found.items()} for model, found in estimates.items()},
         differences=[
             difference
@@ -133,11 +136,13 @@ def _apart(first: Answer, other: Answer) -> str:
     return "name different dialogues" if first.dialogue != other.dialogue else ""
 
 
-def _values_apart(measure: Measure, rows: Mapping[str, Answered]) -> str:
-    """Why a figure's values of these models cannot be compared; empty if they can."""
+def _values_apart(measure: Measure, rows: Mapping[str, Answered], used: Mapping[str, Answered]) -> str:
+    """Why a figure's values of these models cannot be compared; empty if they can. `used` are the rows that it is over."""
     (baseline, first), *others = rows.items()
-    found = ((model, measure.apart(first, each)) for model, each in others)
-    return next((f"{baseline} and {model} {words}" for model, words in found if words), "")
+    for model, each in others:
+        if words := measure.apart(first, each):
+            return f"{baseline} and {model} {words}"
+    return "" if len(used[baseline]) else "no context has what it needs in all models"
 
 
 def _differences(

@@ -54,10 +54,14 @@ class Measure:
         """Its label, unit and direction."""
         return KINDS[self.name]
 
-    def used(self, rows: Answered) -> Answered:
-        """The rows that it is computed from."""
-        positions = range(len(rows)) if self.usable is None else self.usable(rows)
-        return rows if len(positions) == len(rows) else rows.only(positions)
+    def used(self, rows: Answered, *others: Answered) -> Answered:
+        """The rows that it is computed from. `others` are other models' answers to the same contexts: as differences are
+        paired, only rows count that are usable in all.
+        """
+        if self.usable is None:
+            return rows
+        positions = set.intersection(*(set(self.usable(each)) for each in (rows, *others)))
+        return rows if len(positions) == len(rows) else rows.only(sorted(positions))
 
     def estimate(self, rows: Answered) -> Estimate:
         """The figure over these rows. It is computed once: a report, its signatures and a comparison ask for the same."""
@@ -95,6 +99,11 @@ def _distinct(order: int, dropped: int, rows: Answered) -> Estimate:
 def _duplicates(rows: Answered) -> Estimate:
     texts = [[normalised(text)] for text in rows.answers]
     return jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
+
+
+def _whole(rows: Answered) -> list[int]:
+    """An answer that is cut in its first sentence has no shape; many would have the same one."""
+    return [row for row in range(len(rows)) if not (rows.cut and rows.cut[row])]
 
 
 def _shape(rows: Answered) -> Estimate:
@@ -208,7 +217,14 @@ MEASURES: tuple[Measure, ...] = (
         _mean(lambda text: 100 * holds_list(text)),
         reference_free=True,
     ),
-    Measure("shape_share", _say("shape: the sequence of statements and questions"), _shape, reference_free=True),
+    Measure(
+        "shape_share",
+        _say("shape: the sequence of statements and questions; answers that were cut off do not count"),
+        _shape,
+        reference_free=True,
+        defined=lambda rows: len(_whole(rows)) > 0,
+        usable=_whole,
+    ),
     Measure("length_tokens", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None, apart=_tokenisers_apart),
     Measure("cut_rate", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
     Measure(

@@ -117,11 +117,19 @@ def score_files(hypotheses: Path, references: Path) -> Scores:
     """`score` over two files, line by line.
 
     A text file has one answer a line. A `.jsonl` file has one JSON string a line, or one object as in `answers.jsonl` of
-    evaluate: hypotheses are read from `answer`, references from `human`, so one such file can be both.
+    evaluate: hypotheses are read from `answer`, references from `human`, so one such file can be both. If all hypotheses
+    have `finish`, it says which were cut.
 
     Raises PermanentError (`ScoreInput`), which names the file and, if there is one, the line.
     """
-    return score(Answered(_texts(hypotheses, "answer"), _texts(references, "human")))
+    said, wanted = _lines(hypotheses), _lines(references)
+    return score(
+        Answered(
+            answers=[_text(line, "answer", place) for place, line in said],
+            humans=[_text(line, "human", place) for place, line in wanted],
+            cut=_cut([line for _, line in said]),
+        )
+    )
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
@@ -137,7 +145,8 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
             raise PermanentError(BAD_INPUT, f"reference {row} is empty; take the row out of both lists")
 
 
-def _texts(path: Path, field: str) -> list[str]:
+def _lines(path: Path) -> list[tuple[str, Any]]:
+    """Each line's place, and what it holds: text, or the value of a line of JSON."""
     try:
         lines = path.read_bytes().decode().removesuffix("\n").split("\n")
     except OSError as error:
@@ -146,17 +155,27 @@ def _texts(path: Path, field: str) -> list[str]:
         raise PermanentError(BAD_INPUT, f"{path} is not UTF-8 at byte {error.start}; convert it") from error
     if lines == [""]:
         raise PermanentError(BAD_INPUT, f"{path} is empty")
+    placed = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
     if path.suffix != ".jsonl":
-        return [line.removesuffix("\r") for line in lines]
-    return [_text(line, field, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        return [(place, line.removesuffix("\r")) for place, line in placed]
+    return [(place, _json(line, place)) for place, line in placed]
 
 
-def _text(line: str, field: str, place: str) -> str:
+def _json(line: str, place: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except ValueError as error:
         raise PermanentError(BAD_INPUT, f"{place}: not JSON ({error})") from error
-    text = row.get(field) if isinstance(row, dict) else row
+
+
+def _text(line: Any, field: str, place: str) -> str:
+    text = line.get(field) if isinstance(line, dict) else line
     if not isinstance(text, str):
         raise PermanentError(BAD_INPUT, f"{place}: expected a string, or an object whose `{field}` is one")
     return text
+
+
+def _cut(lines: Sequence[Any]) -> list[bool] | None:
+    """Whether each answer was cut off at the longest length; None if a line does not say."""
+    ends = [line.get("finish") if isinstance(line, dict) else None for line in lines]
+    return [end == "length" for end in ends] if all(end in ("stop", "length") for end in ends) else None

@@ -75,7 +75,8 @@ def signatures(rows: Answered) -> list[Signature]:
 
 def _sign(sign: _Sign, rows: Answered) -> Signature:
     measure = BY_NAME[sign.measure]
-    ours, theirs = measure.estimate(rows), measure.estimate(rows.by_humans)
+    used = measure.used(rows)
+    ours, theirs = measure.estimate(rows), measure.estimate(used.by_humans)
     difference = ours.minus(theirs)
     bounds = difference.interval()
     shown = bounds is not None and not bounds[0] <= 0 <= bounds[1]
@@ -90,13 +91,18 @@ def _sign(sign: _Sign, rows: Answered) -> Signature:
         "either": f"more than {sign.margin:g} {unit} from the human answers",
         "ratio": f"more than {sign.margin:g} times the human answers",
     }[sign.side]
+    sentence = sign.says.format(value=ours.value, human=theirs.value)
+    if dropped := len(rows) - len(used):
+        sentence += (
+            f"; {dropped} {'answers were cut off and do' if dropped > 1 else 'answer was cut off and does'} not count"
+        )
     return Signature(
         name=sign.measure,
         value=ours.value,
         human=theirs.value,
         threshold=f"{words}, and the interval of the difference excludes zero",
         present=shown and beyond,
-        sentence=sign.says.format(value=ours.value, human=theirs.value),
+        sentence=sentence,
     )
 
 

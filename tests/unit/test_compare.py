@@ -100,6 +100,30 @@ def test_a_comparison_is_over_the_rows_that_all_have_and_says_how_many_were_left
     assert again.values["some"]["bleu2_ref"] == pytest.approx(found.values["some"]["bleu2_ref"])
 
 
+def test_a_figure_that_is_named_twice_counts_once() -> None:
+    models = {"a": answers(1), "b": answers(2)}
+    assert compare(models, ["bleu2_ref", "bleu2_ref"]) == compare(models, ["bleu2_ref"])
+
+
+def test_a_figure_that_is_not_defined_is_named_with_its_reason() -> None:
+    chinese = [row.model_copy(update={"human": "我很难过，因为我丢了工作。"}) for row in answers(1)]
+    unscored = without_likelihood(answers(1), 40)
+    for rows, name, words in (
+        (chinese, "stock_phrase_rate", "a: its phrases are English"),
+        (unscored, "perplexity", "a: no human answer has a likelihood"),
+        (
+            [row.model_copy(update={"finish": "length"}) for row in answers(1)],
+            "shape_share",
+            "a: all answers were cut off",
+        ),
+    ):
+        found = compare({"a": rows, "b": rows}, [name, "length_words"])
+        assert found.not_compared == {name: words}
+        with pytest.raises(PermanentError, match=f"no figure can be compared: {name}: {words}") as caught:
+            compare({"a": rows, "b": rows}, [name])
+        assert caught.value.reason == "CompareInput"
+
+
 def test_one_dialogue_is_too_little_for_an_interval() -> None:
     found = compare({"a": answers(1, dialogues=1), "b": answers(2, dialogues=1)})
     assert set(verdicts(found).values()) == {"too few dialogues to say"}

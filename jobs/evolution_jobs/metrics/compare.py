@@ -65,20 +65,22 @@ class Comparison(Document):
 def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None = None) -> Comparison:
     """Compare each model with the first one. `names` are the figures; by default those that a run's status shows.
 
-    Raises PermanentError `CompareInput` if there are fewer than two models, a figure is unknown, the models have no row in
-    common, or two of them have different human answers or dialogues for one context.
+    Raises PermanentError `CompareInput` if there are fewer than two models, a figure is unknown, no figure can be compared,
+    the models have no row in common, or two of them have different human answers or dialogues for one context.
     """
     if len(models) < 2:
         raise PermanentError("CompareInput", "there is one model only: name a second run or answers.jsonl")
     chosen = _chosen(names)
     common = _common(models)
     rows = {model: Answered.of([by_id[id_] for id_ in common]) for model, by_id in _by_id(models).items()}
-    chosen = [measure for measure in chosen if all(measure.defined(each) for each in rows.values())]
-    used = {
-        measure.name: {model: measure.used(each, *rows.values()) for model, each in rows.items()} for measure in chosen
-    }
-    apart = {measure.name: words for measure in chosen if (words := _values_apart(measure, rows, used[measure.name]))}
-    kept = [measure for measure in chosen if measure.name not in apart]
+    not_compared = {measure.name: words for measure in chosen if (words := _obstacle(measure, rows))}
+    kept = [measure for measure in chosen if measure.name not in not_compared]
+    if not kept:
+        raise PermanentError(
+            "CompareInput",
+            f"no figure can be compared: {'; '.join(f'{name}: {words}' for name, words in not_compared.items())}",
+        )
+    used = {each.name: {model: each.used(rows[model], *rows.values()) for model in models} for each in kept}
     estimates = {model: {each.name: each.estimate(used[each.name][model]) for each in kept} for model in models}
     baseline, *others = models
     first = rows[baseline]
@@ -87,7 +89,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
         dialogues=len(set(first.dialogues or [])),
         row_set=first.row_set,
         left_out={model: len(answers) - len(common) for model, answers in models.items()},
-        not_compared=apart,
+        not_compared=not_compared,
         methods={measure.name: measure.method(first) for measure in kept},
         rows_of={measure.name: len(used[measure.name][baseline]) for measure in kept},
         values={model: {name: each.value for name, each in found.items()} for model, found in estimates.items()},
@@ -104,7 +106,8 @@ def _chosen(names: Sequence[str] | None) -> Sequence[Measure]:
         return [measure for measure in MEASURES if measure.kind.headline]
     if unknown := [name for name in names if name not in BY_NAME]:
         raise PermanentError("CompareInput", f"figure {unknown[0]!r} is not one of {', '.join(sorted(BY_NAME))}")
-    return [BY_NAME[name] for name in names]
+    # A figure that is named twice would count twice in the correction for their number.
+    return [BY_NAME[name] for name in dict.fromkeys(names)]
 
 
 def _by_id(models: Mapping[str, Sequence[Answer]]) -> dict[str, dict[str, Answer]]:
@@ -136,13 +139,16 @@ def _apart(first: Answer, other: Answer) -> str:
     return "name different dialogues" if first.dialogue != other.dialogue else ""
 
 
-def _values_apart(measure: Measure, rows: Mapping[str, Answered], used: Mapping[str, Answered]) -> str:
-    """Why a figure's values of these models cannot be compared; empty if they can. `used` are the rows that it is over."""
+def _obstacle(measure: Measure, rows: Mapping[str, Answered]) -> str:
+    """Why a figure of these models cannot be compared; empty if it can."""
     (baseline, first), *others = rows.items()
+    for model, each in rows.items():
+        if words := measure.lacks(each):
+            return f"{model}: {words}"
     for model, each in others:
         if words := measure.apart(first, each):
             return f"{baseline} and {model} {words}"
-    return "" if len(used[baseline]) else "no context has what it needs in all models"
+    return "" if len(measure.used(first, *rows.values())) else "no context has what it needs in all models"
 
 
 def _differences(

@@ -42,8 +42,8 @@ class Measure:
     compute: Estimator
     reference_free: bool = False
     """Whether the human answers have this figure, too."""
-    defined: Callable[[Answered], bool] = lambda _: True
-    """Whether the rows have what it needs."""
+    lacks: Callable[[Answered], str] = lambda _: ""
+    """What keeps it from being computed over the rows, in words; empty if nothing does."""
     usable: Callable[[Answered], Sequence[int]] | None = None
     """Positions of the rows that it is computed from; None for all rows."""
     apart: Callable[[Answered, Answered], str] = lambda *_: ""
@@ -53,6 +53,10 @@ class Measure:
     def kind(self) -> FigureKind:
         """Its label, unit and direction."""
         return KINDS[self.name]
+
+    def defined(self, rows: Answered) -> bool:
+        """Whether it can be computed over the rows."""
+        return not self.lacks(rows)
 
     def used(self, rows: Answered, *others: Answered) -> Answered:
         """The rows that it is computed from. `others` are other models' answers to the same contexts: as differences are
@@ -155,10 +159,6 @@ def _say(text: str) -> Callable[[Answered], str]:
     return lambda _: text
 
 
-def _english(rows: Answered) -> bool:
-    return not mostly_unspaced(rows.humans)
-
-
 _BLEU = f"corpus BLEU, smoothing method 3; {REFERENCE}; {REFERENCE_CODE}"
 _TOKENS = _say("tokens of the model, the end-of-turn token included")
 
@@ -190,7 +190,7 @@ MEASURES: tuple[Measure, ...] = (
         _say("the list of metrics/stock_phrases.py"),
         _mean(lambda text: 100 * holds_stock_phrase(text)),
         reference_free=True,
-        defined=_english,
+        lacks=lambda rows: "its phrases are English" if mostly_unspaced(rows.humans) else "",
     ),
     Measure(
         "empty_rate",
@@ -222,16 +222,27 @@ MEASURES: tuple[Measure, ...] = (
         _say("shape: the sequence of statements and questions; answers that were cut off do not count"),
         _shape,
         reference_free=True,
-        defined=lambda rows: len(_whole(rows)) > 0,
+        lacks=lambda rows: "" if _whole(rows) else "all answers were cut off",
         usable=_whole,
     ),
-    Measure("length_tokens", _TOKENS, _tokens, defined=lambda rows: rows.tokens is not None, apart=_tokenisers_apart),
-    Measure("cut_rate", _say("answers without an end-of-turn token"), _cut, defined=lambda rows: rows.cut is not None),
+    Measure(
+        "length_tokens",
+        _TOKENS,
+        _tokens,
+        lacks=lambda rows: "the tokens of the answers are not known" if rows.tokens is None else "",
+        apart=_tokenisers_apart,
+    ),
+    Measure(
+        "cut_rate",
+        _say("answers without an end-of-turn token"),
+        _cut,
+        lacks=lambda rows: "which answers were cut off is not known" if rows.cut is None else "",
+    ),
     Measure(
         "perplexity",
         _TOKENS,
         _perplexity,
-        defined=lambda rows: any(rows.likelihoods or []),
+        lacks=lambda rows: "" if any(rows.likelihoods or []) else "no human answer has a likelihood",
         usable=_scored,
         apart=_likelihoods_apart,
     ),

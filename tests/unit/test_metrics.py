@@ -324,6 +324,8 @@ def test_score_files_knows_which_answers_were_cut_if_all_rows_say_so(tmp_path):
         (b'"a"\n{"answer":\n', "x.jsonl:2: not JSON"),
         (b'"a"\n{"text": "b"}\n', "x.jsonl:2: expected a string, or an object whose `answer` is one"),
         (b"7\n", "x.jsonl:1: expected a string"),
+        (b'"a"\n"b\\ud800"\n', "x.jsonl:2: the text has half of a surrogate pair"),
+        (b'{"answer": "\\udc00", "human": "b"}\n', "x.jsonl:1: the text has half of a surrogate pair"),
     ],
 )
 def test_score_files_names_file_and_line_of_what_it_cannot_read(tmp_path, content, message):

@@ -172,6 +172,11 @@ def _text(line: Any, field: str, place: str) -> str:
     text = line.get(field) if isinstance(line, dict) else line
     if not isinstance(text, str):
         raise PermanentError(BAD_INPUT, f"{place}: expected a string, or an object whose `{field}` is one")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        words = "the text has half of a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it"
+        raise PermanentError(BAD_INPUT, f"{place}: {words}") from None
     return text
 
 

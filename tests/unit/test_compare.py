@@ -309,11 +309,7 @@ def test_a_run_on_the_cluster_is_read_by_the_keys_of_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API server's answer is played here; tests/api shows that the status has these fields."""
-    run, keys = publish(manifest(tmp_path, iterations=1), capsys)
-    states = {"evaluate-0": "Succeeded", "evaluate-1": "Running"}
-    stages = [{"id": id_, "name": "evaluate", "state": state, "key": keys[id_]} for id_, state in states.items()]
-    document = {**run_document(run.spec.wire(), name="first"), "status": {"phase": "Running", "stages": stages}}
-    document["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    document = on_the_cluster(*publish(manifest(tmp_path, iterations=1), capsys))
     asked = []
     monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *where: asked.append(where) or document)
     other = write(tmp_path / "other.jsonl", answers(1))
@@ -321,3 +317,37 @@ def test_a_run_on_the_cluster_is_read_by_the_keys_of_its_status(
     assert found.exit_code == 0, found.exception
     assert list(json.loads(found.stdout)["values"]) == ["first:M0", str(other)]
     assert asked == [("first", "lab")]
+
+
+def test_a_run_on_the_cluster_whose_spec_cannot_be_read_is_read_if_its_storage_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer operator may take a spec that this command does not know."""
+    document = on_the_cluster(*publish(manifest(tmp_path, iterations=1), capsys))
+    document["spec"]["preferenceSource"] = "oracle"
+    monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *_: document)
+    other = write(tmp_path / "other.jsonl", answers(1))
+    assert CliRunner().invoke(app, ["compare", "first", str(other)]).exit_code == 0
+    for storage, words in (
+        (
+            {"uri": "ftp://host/"},
+            "spec.storage.uri on the cluster (must start with file:// or s3://, not 'ftp://host/')",
+        ),
+        ({"uri": "s3://bucket//runs"}, "spec.storage on the cluster (uri: "),
+        ({}, "spec.storage.uri on the cluster (is required)"),
+        (None, "spec.storage on the cluster (must be a mapping, not null)"),
+    ):
+        document["spec"]["storage"] = storage
+        found = CliRunner().invoke(app, ["compare", "first", str(other)])
+        assert isinstance(found.exception, PermanentError)
+        assert found.exception.reason == "CompareInput"
+        assert f"first: this command cannot read {words}" in str(found.exception)
+
+
+def on_the_cluster(run: Run, keys: dict[str, str]) -> dict[str, Any]:
+    """The run as the API server has it while its second model is evaluated."""
+    states = {"evaluate-0": "Succeeded", "evaluate-1": "Running"}
+    stages = [{"id": id_, "name": "evaluate", "state": state, "key": keys[id_]} for id_, state in states.items()]
+    document = {**run_document(run.spec.wire(), name="first"), "status": {"phase": "Running", "stages": stages}}
+    document["metadata"] |= {"uid": "u", "resourceVersion": "1"}
+    return document

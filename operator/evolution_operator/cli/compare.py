@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.figures import KINDS
+from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.compare import Comparison, Difference
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ..api.messages import explain
 
 Models = dict[str, list[Answer]]
 
@@ -60,13 +65,28 @@ def _run(place: str, namespace: str | None, storage: str | None) -> Models:
 
     if place.endswith((".yaml", ".yml")):
         return answers_of_run(local_run(Path(place), storage))
-    from ..api.spec import EvolutionRun
     from .cluster import fetch, read_status
 
     document = fetch(place, namespace)
     status = read_status(document.get("status", {}))
     keys = {stage.id: stage.key for stage in status.stages if stage.key and stage.state == "Succeeded"}
-    return answers_of_stages(EvolutionRun.stored(document).spec.storage, keys, place)
+    return answers_of_stages(_storage_of(document, place), keys, place)
+
+
+def _storage_of(document: Mapping[str, Any], run: str) -> Storage:
+    """The storage of a run on the cluster. The rest of its spec is not read: a newer operator may know more."""
+    spec: Any = document.get("spec") or {}
+    try:
+        return Storage.stored(spec.get("storage"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(["spec.storage", *map(str, first["loc"])])
+        words = first["msg"] if first["type"] == "rule" else explain([first])
+        raise PermanentError(
+            "CompareInput",
+            f"{run}: this command cannot read {field} on the cluster ({words}); use the command of the operator's "
+            "version, or name the run's answers.jsonl",
+        ) from error
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

@@ -319,6 +319,20 @@ def test_a_run_on_the_cluster_is_read_by_the_keys_of_its_status(
     assert asked == [("first", "lab")]
 
 
+def test_a_run_on_the_cluster_is_read_from_a_copy_of_its_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, keys = publish(manifest(tmp_path, iterations=1), capsys)
+    document = on_the_cluster(run, keys)
+    document["spec"]["storage"] = {"uri": "s3://bucket/runs", "endpoint": "http://minio.lab:9000"}
+    monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *_: document)
+    other = write(tmp_path / "other.jsonl", answers(1))
+    copy = run.spec.storage.uri.removeprefix("file://")
+    found = CliRunner().invoke(app, ["compare", "first", str(other), "--storage", copy, "-o", "json"])
+    assert found.exit_code == 0, found.exception
+    assert list(json.loads(found.stdout)["values"]) == ["first:M0", str(other)]
+
+
 def test_a_run_on_the_cluster_whose_spec_cannot_be_read_is_read_if_its_storage_can(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

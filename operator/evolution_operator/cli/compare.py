@@ -61,7 +61,7 @@ def _names_a_model(reference: str) -> bool:
 
 def _run(place: str, namespace: str | None, storage: str | None) -> Models:
     from ..local.answers import answers_of_run, answers_of_stages
-    from ..local.load import local_run
+    from ..local.load import local_run, storage_at
 
     if place.endswith((".yaml", ".yml")):
         return answers_of_run(local_run(Path(place), storage))
@@ -70,7 +70,8 @@ def _run(place: str, namespace: str | None, storage: str | None) -> Models:
     document = fetch(place, namespace)
     status = read_status(document.get("status", {}))
     keys = {stage.id: stage.key for stage in status.stages if stage.key and stage.state == "Succeeded"}
-    return answers_of_stages(_storage_of(document, place), keys, place)
+    found = _storage_of(document, place)
+    return answers_of_stages(storage_at(storage, found) if storage is not None else found, keys, place)
 
 
 def _storage_of(document: Mapping[str, Any], run: str) -> Storage:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ..api.messages import explain
 from ..api.run_file import Fault
-from ..api.spec import EvolutionRun, EvolutionRunSpec
+from ..api.spec import EvolutionRunSpec
 from ..api.validation import RunFileError, load_run, resolve_paths
 from ..planner.observed import Run
 from .driver import attempt_prefix
@@ -25,7 +25,8 @@ def local_run(path: Path, storage: str | None = None) -> Run:
     """
     run = load_run(path)
     if storage is not None:
-        run = _stored_at(run, storage)
+        place = storage_at(storage, run.spec.storage)
+        run = run.model_copy(update={"spec": run.spec.model_copy(update={"storage": place})})
     run = resolve_paths(run, path.resolve().parent)
     metadata = run.metadata
     uid = f"local:{metadata.namespace}/{metadata.name}"
@@ -35,6 +36,18 @@ def local_run(path: Path, storage: str | None = None) -> Run:
         attempt_prefix=attempt_prefix(),
         pins=pins(run.spec, uid),
     )
+
+
+def storage_at(place: str, storage: Storage) -> Storage:
+    """The storage at another place, a URI or a directory, as `--storage` names it. Raises RunFileError."""
+    uri = place if "://" in place or not place else Path(place).absolute().as_uri()
+    if uri.startswith("file://") and not uri.startswith(("file:///", "file://localhost/")):
+        uri = f"{Path.cwd().as_uri()}/{uri.removeprefix('file://')}"
+    document = {"uri": uri} if uri.startswith("file://") else storage.wire() | {"uri": uri}
+    try:
+        return Storage.model_validate(document)
+    except ValidationError as error:
+        raise RunFileError("--storage", [Fault("--storage", explain(error.errors(include_url=False)[:1]))]) from None
 
 
 def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
@@ -71,15 +84,3 @@ def _stamp(path: Path) -> str:
 def _tag(source: Source, storage: Storage) -> str:
     bucket, key = open_bucket(source.uri, storage, source.endpoint, source.credentials_secret)
     return bucket.tag(key) or ""
-
-
-def _stored_at(run: EvolutionRun, storage: str) -> EvolutionRun:
-    uri = storage if "://" in storage or not storage else Path(storage).absolute().as_uri()
-    if uri.startswith("file://") and not uri.startswith(("file:///", "file://localhost/")):
-        uri = f"{Path.cwd().as_uri()}/{uri.removeprefix('file://')}"
-    document = {"uri": uri} if uri.startswith("file://") else run.spec.storage.wire() | {"uri": uri}
-    try:
-        place = Storage.model_validate(document)
-    except ValidationError as error:
-        raise RunFileError("--storage", [Fault("--storage", explain(error.errors(include_url=False)[:1]))]) from None
-    return run.model_copy(update={"spec": run.spec.model_copy(update={"storage": place})})

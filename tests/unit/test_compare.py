@@ -305,6 +305,32 @@ def test_a_run_file_stands_for_the_models_that_its_storage_has(
     assert "is there already" in str(twice.exception)
 
 
+def test_run_files_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        publish(manifest(tmp_path / folder, iterations=1), capsys)
+    given = ["a/first.yaml:M0", "b/first.yaml:M0"]
+    found = CliRunner().invoke(app, ["compare", *given, "-o", "json"])
+    assert found.exit_code == 0, found.exception
+    assert list(json.loads(found.stdout)["values"]) == given
+    twice = CliRunner().invoke(app, ["compare", given[0], given[0]])
+    assert "a/first.yaml:M0: first:M0 is there already" in str(twice.exception)
+
+
+def test_a_run_file_and_a_run_on_the_cluster_of_one_name_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = on_the_cluster(*publish(manifest(tmp_path, iterations=1), capsys))
+    monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *_: document)
+    found = CliRunner().invoke(app, ["compare", "first.yaml", "first", "-o", "json"])
+    assert found.exit_code == 0, found.exception
+    assert list(json.loads(found.stdout)["values"]) == ["first.yaml:M0", "first:M0"]
+
+
 def test_a_run_on_the_cluster_is_read_by_the_keys_of_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

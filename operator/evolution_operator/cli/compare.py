@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.table import Table
 from ..api.messages import explain
 
 Models = dict[str, list[Answer]]
+RUN_FILES = (".yaml", ".yml")
 
 
 def read_models(references: Sequence[str], namespace: str | None, storage: str | None) -> Models:
@@ -27,43 +29,55 @@ def read_models(references: Sequence[str], namespace: str | None, storage: str |
     A reference is an answers.jsonl, a run file (.yaml), or the name of a run on the cluster. `:M2` at its end takes one
     model of a run; without it, all are taken.
 
-    Raises PermanentError `CompareInput` on a model that a run does not have, and on two references with one label.
+    Raises PermanentError `CompareInput` on a model that a run does not have, and on a model that is named twice.
     """
     found: Models = {}
-    for reference in references:
-        for label, answers in _models(reference, namespace, storage, alone=len(references) == 1):
+    named = [_place_and_model(reference) for reference in references]
+    names = _names([place for place, _ in named])
+    for reference, (place, model) in zip(references, named, strict=True):
+        # The models of a single run need no more than M0, M1, ...
+        name = names[place] if len(references) > 1 else ""
+        for label, answers in _models(place, model, name, namespace, storage):
             if label in found:
                 raise PermanentError("CompareInput", f"{reference}: {label} is there already; name each model once")
             found[label] = answers
     return found
 
 
+def _place_and_model(reference: str) -> tuple[str, str]:
+    """What a reference names, and the model of it; an empty one means all."""
+    place, colon, model = reference.rpartition(":")
+    return (place, model) if colon and model[:1] == "M" and model[1:].isdecimal() else (reference, "")
+
+
+def _names(places: Sequence[str]) -> dict[str, str]:
+    """What each place is called in labels: a run file by its stem, unless another place is called so, too."""
+    short = {place: Path(place).stem if place.endswith(RUN_FILES) else place for place in places}
+    counts = Counter(short.values())
+    return {place: name if counts[name] == 1 else place for place, name in short.items()}
+
+
 def _models(
-    reference: str, namespace: str | None, storage: str | None, alone: bool
+    place: str, model: str, name: str, namespace: str | None, storage: str | None
 ) -> Iterable[tuple[str, list[Answer]]]:
     from ..local.answers import answers_of_file
 
-    if reference.endswith(".jsonl"):
-        return [(reference, answers_of_file(Path(reference)))]
-    place, _, model = reference.rpartition(":") if _names_a_model(reference) else (reference, "", "")
+    if place.endswith(".jsonl"):
+        return [(place, answers_of_file(Path(place)))]
     models = _run(place, namespace, storage)
     if model and model not in models:
-        raise PermanentError("CompareInput", f"{reference}: the run has answers of {', '.join(models)}, not of {model}")
+        raise PermanentError(
+            "CompareInput", f"{place}:{model}: the run has answers of {', '.join(models)}, not of {model}"
+        )
     kept = {model: models[model]} if model else models
-    name = Path(place).stem if place.endswith((".yaml", ".yml")) else place
-    return [(label if alone else f"{name}:{label}", answers) for label, answers in kept.items()]
-
-
-def _names_a_model(reference: str) -> bool:
-    tail = reference.rpartition(":")[2]
-    return ":" in reference and tail[:1] == "M" and tail[1:].isdecimal()
+    return [(f"{name}:{label}" if name else label, answers) for label, answers in kept.items()]
 
 
 def _run(place: str, namespace: str | None, storage: str | None) -> Models:
     from ..local.answers import answers_of_run, answers_of_stages
     from ..local.load import local_run, storage_at
 
-    if place.endswith((".yaml", ".yml")):
+    if place.endswith(RUN_FILES):
         return answers_of_run(local_run(Path(place), storage))
     from .cluster import fetch, read_status
 

@@ -229,6 +229,25 @@ def test_rows_without_a_likelihood_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("a.jsonl:M2", "a.jsonl:M2: a file of answers is of one model; leave out :M2"),
+        ("s3://bucket/runs:M2", "s3://bucket/runs: compare reads no addresses"),
+        ("s3://bucket/answers.jsonl", "s3://bucket/answers.jsonl: compare reads no addresses"),
+        ("runs/first:M2", "'runs/first' is no run file"),
+        ("run.yaml:m2", "'run.yaml:m2' is no run file"),
+        ("\x1b[2J", r"'\x1b[2J' is no run file"),
+        ("", "'' is no run file"),
+    ],
+)
+def test_what_cannot_name_a_run_is_no_question_to_a_cluster(reference: str, message: str) -> None:
+    found = CliRunner().invoke(app, ["compare", "--", "first:M0", reference])
+    assert isinstance(found.exception, PermanentError)
+    assert found.exception.reason == "CompareInput"
+    assert message in str(found.exception)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "a.jsonl cannot be read: No such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..api.messages import explain
 
 Models = dict[str, list[Answer]]
 RUN_FILES = (".yaml", ".yml")
+RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""A run's name on the cluster."""
 
 
 def read_models(references: Sequence[str], namespace: str | None, storage: str | None) -> Models:
@@ -29,7 +32,8 @@ def read_models(references: Sequence[str], namespace: str | None, storage: str |
     A reference is an answers.jsonl, a run file (.yaml), or the name of a run on the cluster. `:M2` at its end takes one
     model of a run; without it, all are taken.
 
-    Raises PermanentError `CompareInput` on a model that a run does not have, and on a model that is named twice.
+    Raises PermanentError `CompareInput` on a model that a run does not have, on a model that is named twice, and on what
+    names no run.
     """
     found: Models = {}
     named = [_place_and_model(reference) for reference in references]
@@ -45,9 +49,19 @@ def read_models(references: Sequence[str], namespace: str | None, storage: str |
 
 
 def _place_and_model(reference: str) -> tuple[str, str]:
-    """What a reference names, and the model of it; an empty one means all."""
+    """What a reference names, and the model of it; an empty one means all. Raises PermanentError `CompareInput`."""
     place, colon, model = reference.rpartition(":")
-    return (place, model) if colon and model[:1] == "M" and model[1:].isdecimal() else (reference, "")
+    if not (colon and model[:1] == "M" and model[1:].isdecimal()):
+        place, model = reference, ""
+    if "://" in place:
+        words = "name the run file with this storage, or copy an answers.jsonl to this machine"
+        raise PermanentError("CompareInput", f"{place}: compare reads no addresses; {words}")
+    if place.endswith(".jsonl") and model:
+        raise PermanentError("CompareInput", f"{reference}: a file of answers is of one model; leave out :{model}")
+    if not place.endswith((".jsonl", *RUN_FILES)) and not RUN_NAME.fullmatch(place):
+        words = "is no run file (.yaml), run on the cluster or answers.jsonl; write RUN:M2 for one model of a run"
+        raise PermanentError("CompareInput", f"{place!r} {words}")
+    return place, model
 
 
 def _names(places: Sequence[str]) -> dict[str, str]:

@@ -61,6 +61,11 @@ def write(path: Path, rows: list[Answer]) -> Path:
     return path
 
 
+def row(**fields: Any) -> str:
+    """A line of answers.jsonl."""
+    return json.dumps(answers(1)[0].wire() | fields) + "\n"
+
+
 def verdicts(found: Any) -> dict[str, str]:
     return {each.name: each.verdict for each in found.differences}
 
@@ -255,6 +260,12 @@ def test_what_cannot_name_a_run_is_no_question_to_a_cluster(reference: str, mess
         ('{"id": "1"}\n', "a.jsonl:1: dialogue: Field required"),
         (2 * (json.dumps(answers(1)[0].wire()) + "\n"), "a.jsonl:2: context '0-0' occurs twice"),
         ("nonsense\n", "a.jsonl:1: row: Invalid JSON"),
+        (row(nll=1e300), "a.jsonl:1: row: nll of 1e+300 for 10 tokens: a working model stays below 100 nats a token"),
+        (row(nll=1000), "a.jsonl:1: row: nll of 1000 for 10 tokens"),
+        (row(nll=5, nllTokens=0), "a.jsonl:1: row: nll of 5 for 0 tokens"),
+        (row(nll=-1e300), "a.jsonl:1: row: nll of -1e+300 for 10 tokens"),
+        (row(tokens=10**400), "a.jsonl:1: tokens: Input should be less than or equal to 1000000000"),
+        (row(nllTokens=10**400), "a.jsonl:1: nllTokens: Input should be less than or equal to 1000000000"),
     ],
 )
 def test_a_file_that_holds_no_answers_is_named(tmp_path: Path, content: str | None, message: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from .document import Document
 from .settings import PreferenceSourceName
@@ -25,6 +26,13 @@ STRATEGIES: tuple[str, ...] = (
     "Others",
 )
 """The eight support strategies of ESConv (Liu et al., ACL 2021)."""
+
+
+DIVERGED = 100.0
+"""Nats a token; a working model stays far below. A uniform guess has 12 for a vocabulary of 150,000."""
+
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
+"""No text has more. Sums over rows would overflow."""
 
 
 class Turn(Document):
@@ -107,15 +115,23 @@ class Answer(Document):
     """What the data set's supporter answered."""
     answer: str
     """What the model answered."""
-    tokens: int
+    tokens: Tokens
     """Of the model's answer, its end-of-turn token included."""
     finish: Literal["stop", "length"]
     truncated_turns: int
     """Oldest turns that were left out of the prompt."""
     nll: float | None = None
     """Negative log-likelihood of the human answer, in nats; not written if the answer and the last exchange do not fit."""
-    nll_tokens: int
+    nll_tokens: Tokens
     """Tokens of the human answer, its end-of-turn token included."""
+
+    @model_validator(mode="after")
+    def _likely(self) -> Self:
+        # evaluate writes no other row, but a file may come from elsewhere, and the perplexity would overflow.
+        if self.nll is not None and not abs(self.nll) < DIVERGED * self.nll_tokens:
+            words = f"nll of {self.nll:g} for {self.nll_tokens} tokens: a working model stays below {DIVERGED:g} nats a token"
+            raise PydanticCustomError("nll", "{words}", {"words": words})
+        return self
 
 
 class Probe(Document):
@@ -127,8 +143,8 @@ class Probe(Document):
     text: str
     finish: Literal["stop", "length"]
     """`length`: cut off at the longest answer, so its end is not counted."""
-    nll: float | None
-    """Negative log-likelihood of the text under M0, in nats; None if it and the last exchange do not fit."""
+    nll: float | None = None
+    """Negative log-likelihood of the text under M0, in nats; not written if it and the last exchange do not fit."""
     nll_tokens: int
     """Tokens of the text."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..contract.errors import PermanentError
 from ..contract.figures import Figure
-from ..contract.rows import Context
+from ..contract.rows import DIVERGED, Context
 from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Workspace, shard_of
 from ..engines.base import Request
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 CHUNK = 128
 """Texts whose likelihoods are made durable together. The contexts of one dialogue share a forward pass."""
-
-DIVERGED = 100.0
-"""Nats a token; a working model stays far below. A uniform guess has 12 for a vocabulary of 150,000."""
 
 Finished = Mapping[str, dict[str, Any]]
 """Finished rows by id."""

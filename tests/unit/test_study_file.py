@@ -153,8 +153,11 @@ def test_create_prints_a_link_for_each_rater_and_refuses_to_overwrite(tmp_path: 
     assert len({link for link in links if link.startswith("https://study.example/r/") and len(link) > 44}) == 3
     again = evolution("links", path, "--url", "https://study.example")
     assert [line.split()[-1] for line in again.stdout.splitlines()] == links
-    with pytest.raises(PermanentError, match="exists, and may hold votes"):
-        evolution("create", path, *answers)
+    before = path.read_bytes()
+    with pytest.raises(PermanentError, match="exists, and may hold votes") as caught:
+        evolution("create", path, *answers, "--pairs", 8)
+    assert caught.value.reason == "StudyExists"
+    assert path.read_bytes() == before
 
 
 def test_equal_seeds_make_equal_studies_with_other_tokens(tmp_path: Path, answers: list[str]) -> None:

@@ -80,8 +80,6 @@ def create(
     from ..study.records import Study
     from ..study.storage import create as create_file
 
-    if study.exists():
-        raise PermanentError("StudyExists", f"{study} exists, and may hold votes: name another file")
     _need_folder(study)
     questions = _questions(question, criteria)
     paragraphs = _paragraphs(introduction) if introduction else []

@@ -20,12 +20,14 @@ from ..contract.workspace import Result, Workspace, shard_of
 from ..metrics.bootstrap import figures
 from ..metrics.pairs import pair_estimates
 from ..preference.filters import words
+from . import asking
 from .jsonl import read_rows, write_rows
 from .models import engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
 from .rewriting import Candidate
 from .sources import HumanAnswers, PreferenceSource, Rewrites, source_of
-from .teaching import TeacherAnswers, teacher_counts, teacher_details
+from .teaching import FIELD as TEACHER
+from .teaching import TeacherAnswers
 
 ADVICE = {
     "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
@@ -85,8 +87,7 @@ def _sources(workspace: Workspace, settings: ReflectionSettings) -> dict[Prefere
         "none": rewrites,
     }
     if settings.teacher:
-        shards = workspace.spec.shard.count
-        sources["teacher"] = TeacherAnswers(settings.teacher, shards, lambda: workspace.stopping)
+        sources["teacher"] = TeacherAnswers(settings.teacher, workspace)
     return sources
 
 
@@ -113,14 +114,14 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
             **{f"dropped.{reason}": count for reason, count in sorted(dropped.items())},
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
             **(_by_source(pairs) if settings.source == "mixed" else {}),
-            **teacher_counts(rows),
+            **asking.counts(rows, TEACHER),
             "truncated": sum(row["truncated"] for row in rows),
             **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
         metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()} | values,
         intervals=intervals,
-        details={**engines, **teacher_details(rows, settings.teacher)},
+        details={**engines, **asking.details(rows, TEACHER, settings.teacher)},
         notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),
     )

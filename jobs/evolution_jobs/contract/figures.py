@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from .document import Document
+from .rows import CRITERIA, Opponent
 
 Unit = Literal["percent", "words", "tokens", "score", "nats"]
 Better = Literal["higher", "lower", "neither"]
@@ -25,11 +26,9 @@ class FigureKind:
     better: Better
     headline: bool = True
     """Whether the run's status shows it."""
-    stage: str = "evaluate"
-    """Kind of the stage that finds it. Of reflect and dpo, those of round t are about the pairs and the training of Mt."""
 
 
-KINDS: Mapping[str, FigureKind] = {
+OF_ANSWERS: Mapping[str, FigureKind] = {
     "distinct1": FigureKind("Distinct-1, %", "percent", "higher"),
     "distinct2": FigureKind("Distinct-2, %", "percent", "higher"),
     "distinct3": FigureKind("Distinct-3, %", "percent", "higher"),
@@ -53,23 +52,56 @@ KINDS: Mapping[str, FigureKind] = {
     "length_tokens": FigureKind("answer length, tokens", "tokens", "neither"),
     "cut_rate": FigureKind("answers cut at the longest length, %", "percent", "lower"),
     "perplexity": FigureKind("perplexity of the human answer", "score", "lower"),
-    "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
-    "heldout_margin": FigureKind("reward margin on held-out pairs", "score", "neither", stage="dpo"),
-    "heldout_accuracy": FigureKind("chosen preferred on held-out pairs, %", "percent", "higher", stage="dpo"),
-    "pair_similarity": FigureKind("likeness of chosen and rejected, %", "percent", "neither", stage="reflect"),
 }
-"""Every figure of Mt by name, in the order of tables. `metrics/measures.py` computes those of answers."""
+"""Every figure of answers by name, in the order of tables. `metrics/measures.py` computes them."""
 
+_OPPONENTS: Mapping[Opponent, str] = {"human": "the human answer", "previous": "the model before"}
 
-MEASURING: frozenset[str] = frozenset(kind.stage for kind in KINDS.values())
-"""Kinds of stages whose metrics have figures of Mt."""
+OF_VERDICTS: Mapping[str, FigureKind] = {
+    **{
+        f"judge_vs_{name}{suffix}": FigureKind(f"judge: wins against {words}{more}, %", "percent", "higher")
+        for name, words in _OPPONENTS.items()
+        for suffix, more in (("", ""), ("_lc", " at equal length"))
+    },
+    "judge_flip_rate": FigureKind("judge: pairs decided by their order, %", "percent", "lower"),
+    "judge_first_share": FigureKind("judge: verdicts for the answer read first, %", "percent", "neither", False),
+    "judge_longer_share": FigureKind(
+        "judge: decided pairs that the longer answer wins, %", "percent", "neither", False
+    ),
+    "judge_tie_rate": FigureKind("judge: ties, %", "percent", "neither", False),
+    **{
+        f"judge_vs_{name}_{criterion}": FigureKind(
+            f"judge: wins against {words} in {criterion}, %", "percent", "higher", headline=False
+        )
+        for name, words in _OPPONENTS.items()
+        for criterion in CRITERIA
+    },
+}
+"""Every figure of a judge's verdicts by name. `judging/figures.py` computes them."""
+
+BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
+    "evaluate": {
+        **OF_ANSWERS,
+        "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
+    },
+    "reflect": {"pair_similarity": FigureKind("likeness of chosen and rejected, %", "percent", "neither")},
+    "dpo": {
+        "heldout_margin": FigureKind("reward margin on held-out pairs", "score", "neither"),
+        "heldout_accuracy": FigureKind("chosen preferred on held-out pairs, %", "percent", "higher"),
+    },
+    "judge": OF_VERDICTS,
+}
+"""The figures that each kind of stage finds out about Mt; reflect's and dpo's of round t are about what made Mt."""
+
+KINDS: Mapping[str, FigureKind] = {name: kind for kinds in BY_STAGE.values() for name, kind in kinds.items()}
+"""Every figure by name, in the order of tables."""
 
 Value = TypeVar("Value")
 
 
 def figures_of(stage: str, metrics: Mapping[str, Value]) -> dict[str, Value]:
     """Of the metrics of a stage of this kind those that are figures of Mt; the others are about the stage alone."""
-    return {name: value for name, value in metrics.items() if name in KINDS and KINDS[name].stage == stage}
+    return {name: value for name, value in metrics.items() if name in BY_STAGE.get(stage, {})}
 
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]

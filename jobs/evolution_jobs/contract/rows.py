@@ -173,6 +173,52 @@ class Reject(Document):
     row: dict[str, Any] = {}
 
 
+Opponent = Literal["human", "previous"]
+"""What an answer is compared with: the data set's own answer, or that of the model before."""
+
+CRITERIA: tuple[str, ...] = ("exploration", "insight", "action", "empathy", "helpfulness", "personalisation")
+"""What a judge compares beside the answers as a whole: three stages of helping, and three qualities of an answer."""
+
+Side = Literal["A", "B", "tie"]
+"""What a judge names: the answer that it read first, the second, or neither."""
+
+Outcome = Literal["win", "tie", "loss"]
+"""What a comparison says of the judged model."""
+
+
+class Verdict(Document):
+    """A line of verdicts.jsonl: two answers to one context, compared by a judge in both orders."""
+
+    id: str
+    """`<context id>/<opponent>`."""
+    context: str
+    dialogue: str
+    set: str | None = None
+    """The test set's name, if `data.test` gives names."""
+    opponent: Opponent
+    answer: str
+    """What the judged model answered."""
+    other: str
+    """What it is compared with."""
+    words: int
+    """Words of `answer`."""
+    other_words: int
+    as_a: dict[str, Side] = {}
+    """What the judge named by criterion when it read `answer` first."""
+    as_b: dict[str, Side] = {}
+    """The same when it read `answer` second."""
+    criteria: dict[str, Outcome] = {}
+    """By criterion: the outcome if both orders have the same, else a tie."""
+    overall: Outcome | None = None
+    """As in `criteria`, for the answer as a whole; unset if the judge gave no verdict."""
+    fault: Literal["unreadable", "refused"] | None = None
+    """Why there is no verdict: an answer of the judge is no verdict, or its endpoint refused the chat."""
+    detail: str | None = None
+    """What the judge or its endpoint said instead."""
+    equal: bool = False
+    """Both answers are the same. That is a tie for which no judge is asked."""
+
+
 class WarmNode(Document):
     """A Pod of prewarm, which has put the base model into the model cache."""
 

@@ -200,6 +200,26 @@ class TeacherSettings(Endpoint):
     """Longest answer in tokens, thoughts of a reasoning model included."""
 
 
+class JudgeSettings(Endpoint):
+    """The judge: a model that compares answers pairwise, each pair in both orders."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """0 is greedy. Some reasoning models take only 1."""
+    max_tokens: Annotated[int, Field(ge=16, le=131072)] = 1024
+    """Longest verdict in tokens, thoughts of a reasoning model included. A verdict alone has about 60."""
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    """Evaluated contexts that are judged, drawn by seed; all, if there are fewer. Each takes two requests against the human answer, and from M1 on two against the model before."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of the draw; unset takes the run's."""
+
+
+class JudgingSettings(JudgeSettings):
+    """The judge, and what it judges."""
+
+    policy: Annotated[str, NotInKey] = ""
+    """Address of the base model, for a warning if it is of the judge's family."""
+
+
 class RefinementSettings(SamplingSettings):
     """M(t-1) infers the user's profile and rewrites its answer; the rewrite becomes `chosen`."""
 
@@ -327,6 +347,7 @@ Settings = (
     | DpoSettings
     | EvaluationSettings
     | PrewarmSettings
+    | JudgingSettings
 )
 """Settings of a stage of any kind."""
 
@@ -338,6 +359,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "dpo": DpoSettings,
     "evaluate": EvaluationSettings,
     "prewarm": PrewarmSettings,
+    "judge": JudgingSettings,
 }
 
 

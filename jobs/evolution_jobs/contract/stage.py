@@ -10,7 +10,7 @@ from .document import Document
 from .locations import Storage
 from .settings import ReflectionSettings, SettingsOfKind
 
-StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate", "prewarm"]
+StageKind = Literal["prepare", "sft", "generate", "reflect", "dpo", "evaluate", "prewarm", "judge"]
 
 BLOCKS = {
     "prepare": "prepare",
@@ -20,11 +20,15 @@ BLOCKS = {
     "dpo": "dpo",
     "evaluate": "evaluation",
     "prewarm": "modelCache",
+    "judge": "judge",
 }
 """Stage kind to the run's block that configures it."""
 
-SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate", "prewarm"})
+SHARDED: frozenset[str] = frozenset({"generate", "reflect", "evaluate", "prewarm", "judge"})
 """Kinds with rows that several shards can share. Of prewarm, each shard has one row: its node."""
+
+OBSERVING: frozenset[str] = frozenset({"evaluate", "judge"})
+"""Kinds that only observe a model. No round waits for them, unless a rule may end the run there."""
 
 TRAINED: frozenset[str] = frozenset({"sft", "dpo"})
 """Kinds that several processes can train together."""

@@ -9,19 +9,19 @@ from typing import TypeVar
 from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.jsonl import RowFault, rows_by_id
-from ..contract.rows import Context, Dialogue, Instruction, Pair, Probe, Response
+from ..contract.rows import Answer, Context, Dialogue, Instruction, Pair, Probe, Response
 from ..contract.workspace import Workspace
 
-Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair, Probe)
+Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair, Probe, Answer)
 
 
-def read_rows(workspace: Workspace, name: str, kind: type[Row]) -> dict[str, Row]:
-    """The rows of an input's only file, `<name>.jsonl`, by id and in the file's order.
+def read_rows(workspace: Workspace, name: str, kind: type[Row], stem: str | None = None) -> dict[str, Row]:
+    """The rows of an input's only file, `<name>.jsonl` or `<stem>.jsonl`, by id and in the file's order.
 
     Raises PermanentError (`RowsMalformed`), which names the input and the line, if the file cannot be read, a row is not
     of this kind, or an id occurs twice.
     """
-    path = workspace.input(name) / f"{name}.jsonl"
+    path = workspace.input(name) / f"{stem or name}.jsonl"
     try:
         with path.open("rb") as file:
             return rows_by_id(file, kind)

@@ -12,6 +12,7 @@ from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
+    JudgeSettings,
     PreferenceChoice,
     PreferenceSourceName,
     PreferenceWeights,
@@ -124,6 +125,15 @@ class EvaluationStage(EvaluationSettings):
     """How `status.champion` is chosen: `earliest`, the first model of which the 95 % interval does not show that it is worse than the best one, so that no noise is picked; `best`, the one with the best figure."""
     pod: PodSettings = PodSettings()
     """This stage's Pods."""
+
+
+class JudgeStage(JudgeSettings):
+    """A model that compares the answers of every Mt, in pairs, with the human answers and with those of M(t-1)."""
+
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods (or local processes) that share the pairs. One has `concurrency` requests open; more are seldom of use."""
+    pod: PodSettings = PodSettings()
+    """This stage's Pods. They never ask for a GPU."""
 
 
 def _dialogues_only(field: str) -> Rule:
@@ -311,6 +321,8 @@ class EvolutionRunSpec(Document):
     """Figures for every Mt."""
     stopping: Stopping | None = None
     """Rules that end the run before its last round; unset runs all."""
+    judge: JudgeStage | None = None
+    """A judge of every Mt's answers; unset judges none. It may be added to a finished run: only the judge runs."""
     pod: PodSettings = PodSettings()
     """Pod settings for every stage; a stage's own override them. A change applies to Pods that have not started."""
     retry: Retry = Retry()

@@ -13,6 +13,7 @@ FIGURES = (
     *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
     *("length_words", "stock_phrase_rate", "perplexity"),
     *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
+    *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),
 )
 """Figures of the closing table in order."""
 

@@ -78,7 +78,7 @@ class LocalAttempt:
     @property
     def needs_gpu(self) -> bool:
         """Whether each of its processes takes a GPU if the machine has any."""
-        return self.start.spec.kind != "prepare"
+        return self.start.spec.kind not in ("prepare", "judge")
 
     @property
     def gpus(self) -> list[str]:

@@ -11,7 +11,7 @@ from evolution_jobs.store.manifests import read_manifest
 from ..api.status import RunStatus, StageStatus
 from ..planner.observed import Run
 
-SHOWN_OUTPUTS = {"sft": "adapter", "dpo": "adapter", "reflect": "pairs", "evaluate": "answers"}
+SHOWN_OUTPUTS = {"sft": "adapter", "dpo": "adapter", "reflect": "pairs", "evaluate": "answers", "judge": "verdicts"}
 """Outputs that the summary lists, by stage kind."""
 
 

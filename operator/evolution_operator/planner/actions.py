@@ -19,7 +19,7 @@ class Start:
     number: int
     shards: int
     critical: bool
-    """False if the attempt must give way to every critical one (evaluation)."""
+    """False if the attempt must give way to every critical one (evaluation, judge)."""
 
 
 @dataclass(frozen=True)

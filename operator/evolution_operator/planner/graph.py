@@ -1,4 +1,4 @@
-"""The graph of a run: prepare, prewarm if it has a model cache, sft, evaluate-0, then per round generate, reflect, dpo, evaluate (arXiv 2505.16610, section 3)."""
+"""The graph of a run: prepare, prewarm if it has a model cache, sft, evaluate-0, then per round generate, reflect, dpo, evaluate, and a judge after each evaluate if one is set (arXiv 2505.16610, section 3)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from evolution_jobs.contract.settings import (
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
+    JudgingSettings,
     ModelUse,
     PrepareSettings,
     PrewarmSettings,
     ReflectionSettings,
     SftSettings,
 )
-from evolution_jobs.contract.stage import TRAINED, Node, RankLayout
+from evolution_jobs.contract.stage import OBSERVING, TRAINED, Node, RankLayout
 
-from ..api.spec import EvolutionRunSpec, ModelCache
+from ..api.spec import EvolutionRunSpec, JudgeStage, ModelCache
 
 
 def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
-    """The stages of a run in topological order, the critical path of each round before its evaluation.
+    """The stages of a run in topological order: the critical path, then evaluations, then judges.
 
     `pins` is what the executor knows of sources that can change in place; it enters the keys of prepare and prewarm alone.
     """
@@ -36,7 +37,9 @@ def build_graph(spec: EvolutionRunSpec, pins: dict[str, str]) -> list[Node]:
         rounds.append([generate, *others])
         adapter = f"dpo-{iteration}/adapter"
         evaluations.append(_evaluate(spec, iteration, adapter))
-    prepare, stages = _prepare(spec, pins), _ordered(rounds, evaluations, awaited=spec.stopping is not None)
+    judges = [] if spec.judge is None else [_judge(spec, spec.judge, t) for t in range(spec.iterations + 1)]
+    stages = [*_ordered(rounds, evaluations, awaited=spec.stopping is not None), *judges]
+    prepare = _prepare(spec, pins)
     if spec.model_cache is None:
         return [prepare, *stages]
     prewarm = _prewarm(spec.model_cache, pins)
@@ -50,12 +53,10 @@ def _ordered(rounds: list[list[Node]], evaluations: list[Node], *, awaited: bool
     return list(chain(*([*nodes, evaluation] for nodes, evaluation in zip(rounds, evaluations, strict=True))))
 
 
-OBSERVING: frozenset[str] = frozenset({"evaluate"})
-"""Kinds of stages that only observe a model. No round waits for them, unless a rule may end the run there."""
-
-
 def critical(graph: Iterable[Node]) -> frozenset[str]:
-    """Ids of the stages that the rounds wait for."""
+    """Ids of the stages that the rounds wait for: of those that only observe a model, the ones before which a rule may end
+    the run.
+    """
     nodes = list(graph)
     needed = {node.id for node in nodes if node.kind not in OBSERVING}
     for node in reversed(nodes):
@@ -70,6 +71,7 @@ def shards(spec: EvolutionRunSpec, node: Node) -> int:
         "generate": spec.generation.shards,
         "reflect": spec.reflection.shards,
         "evaluate": spec.evaluation.shards,
+        "judge": spec.judge.shards if spec.judge else 1,
         "prewarm": spec.model_cache.nodes if spec.model_cache else 1,
     }
     return by_kind.get(node.kind, 1)
@@ -195,4 +197,17 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
             **{"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
             **({"probes": "evaluate-0/probes"} if iteration and spec.evaluation.drift_contexts else {}),
         },
+    )
+
+
+def _judge(spec: EvolutionRunSpec, judge: JudgeStage, iteration: int) -> Node:
+    # Every Mt has one seed here, too, so that the same rows are drawn.
+    before = {"before": f"evaluate-{iteration - 1}/answers"} if iteration else {}
+    return Node(
+        id=f"judge-{iteration}",
+        kind="judge",
+        iteration=iteration,
+        settings=JudgingSettings.taken_from(judge, policy=spec.base_model.uri),
+        seed=spec.seed if judge.seed is None else judge.seed,
+        inputs={"answers": f"evaluate-{iteration}/answers", **before, "test": "prepare/test"},
     )

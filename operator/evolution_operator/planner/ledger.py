@@ -9,7 +9,7 @@ from typing import Any
 
 from evolution_jobs.contract.keys import manifest_path
 from evolution_jobs.contract.manifest import Report
-from evolution_jobs.contract.stage import Node
+from evolution_jobs.contract.stage import OBSERVING, Node
 
 from ..api.status import StageStatus
 from . import policies
@@ -258,7 +258,7 @@ def _report_lost(run: Run, stage: StageStatus, report: Report | None) -> bool:
     """Whether a report lacks what the run needs: prepare's digests, from which all keys follow, or a model's figures."""
     if stage.name == "prepare":
         return report is None or not report.contents
-    measures = stage.name == "evaluate" or (stage.name == "dpo" and run.spec.dpo.held_out is not None)
+    measures = stage.name in OBSERVING or (stage.name == "dpo" and run.spec.dpo.held_out is not None)
     return measures and report is None
 
 

@@ -131,7 +131,7 @@ def _actions(run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str
 
 
 def _yields(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
-    """Evaluations use spare resources only: one that finds none, or blocks a critical stage, is suspended until the end.
+    """Evaluations and judges use spare resources only: one that finds none, or blocks a critical stage, is suspended until the end.
 
     With Kueue the queue decides instead.
     """

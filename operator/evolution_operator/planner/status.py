@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from evolution_jobs.contract.figures import MEASURING, figures_of
+from evolution_jobs.contract.figures import BY_STAGE, figures_of
 
 from ..api.status import Condition, IterationMetrics, Phase, RunStatus, StageStatus
 from .observed import Observed, Published, Run
@@ -202,7 +202,7 @@ def figures_by_model(
     reports = {a.key: a.report for a in observed.attempts if a.state == "succeeded" and a.report}
     found: dict[int, IterationMetrics] = {}
     for stage in stages:
-        if stage.name not in MEASURING or stage.state != "Succeeded" or stage.iteration is None or stage.key is None:
+        if stage.name not in BY_STAGE or stage.state != "Succeeded" or stage.iteration is None or stage.key is None:
             continue
         source = reports.get(stage.key) or published.get(stage.key)
         if source is None or not source.metrics:

@@ -9,7 +9,10 @@ PREPARE = {
     "baseModel": {"uri": "package://model"},
 }
 
+JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
+
 
 def least_settings(kind: str) -> dict[str, Any]:
-    """Only prepare and prewarm have settings without a default."""
-    return {"prepare": PREPARE, "prewarm": {"volume": "pvc://models"}}.get(kind, {})
+    """Only prepare, prewarm and judge have settings without a default."""
+    given = {"prepare": PREPARE, "prewarm": {"volume": "pvc://models"}, "judge": JUDGE}
+    return given.get(kind, {})

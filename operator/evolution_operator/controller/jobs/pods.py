@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evolution_jobs.contract.credentials import credential_prefix
-from evolution_jobs.contract.endpoints import API_KEY
+from evolution_jobs.contract.endpoints import API_KEY, Endpoint
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.settings import SamplingSettings
-from evolution_jobs.contract.stage import BLOCKS, RankLayout
+from evolution_jobs.contract.stage import BLOCKS, OBSERVING, RankLayout
 from evolution_jobs.contract.variables import (
     GPUS_VARIABLE,
     HUB_CACHE_VARIABLE,
@@ -51,8 +51,10 @@ OUR_USER: Object = {
 def pod_template(spec: EvolutionRunSpec, kind: str, settings: Settings) -> Object:
     """The Pod template of a kind of stage, as the run's spec gives it now, without the StageSpec of a single stage."""
     pod = merged(settings.stage_pod, *_given(spec, kind))
+    if kind in ("prewarm", "judge"):
+        pod = _without_gpus(pod)
     if kind == "prewarm":
-        pod = _spread(spec, _without_gpus(pod))
+        pod = _spread(spec, pod)
     return {
         "metadata": {"labels": pod.labels or {}, "annotations": pod.annotations or {}},
         "spec": _pod_spec(spec, kind, pod, settings),
@@ -120,13 +122,12 @@ def merged(*settings: PodSettings) -> PodSettings:
 def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
     ours = [
         spec_volume("stage.json"),
-        *_model_volume(spec),
+        *_model_volume(spec, kind),
         *_cache_volume(spec, kind),
         *_shared_memory(ranks(spec, kind)),
     ]
     volumes, mounts = volumes_and_mounts(ours, pod)
-    evaluates = kind == "evaluate"
-    usual = settings.evaluation_priority_class if evaluates else settings.critical_priority_class
+    usual = settings.evaluation_priority_class if kind in OBSERVING else settings.critical_priority_class
     priority = pod.priority_class_name or usual
     container = {
         **container_basics(pod, settings),
@@ -134,7 +135,7 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         "command": ["python", "-m", "evolution_jobs", kind, "--spec", f"{SPEC_DIRECTORY}/stage.json"],
         "env": variables(
             [
-                *credentials_env(spec.storage, spec.base_model.token_secret),
+                *credentials_env(spec.storage, spec.base_model.token_secret if _reads_model(kind) else None),
                 *_endpoint_env(spec, kind),
                 *_devices_env(pod),
                 *_cache_env(spec, kind),
@@ -220,10 +221,16 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
 
 def _endpoint_env(spec: EvolutionRunSpec, kind: str) -> list[Object]:
     """The API key of the endpoint that the stage asks, and of no other."""
-    teacher = spec.teacher if kind == "reflect" else None
-    if teacher is None or teacher.key_variable is None or teacher.api_key_secret is None:
+    asked: dict[str, Endpoint | None] = {"reflect": spec.teacher, "judge": spec.judge}
+    endpoint = asked.get(kind)
+    if endpoint is None or endpoint.key_variable is None or endpoint.api_key_secret is None:
         return []
-    return [_from_secret(teacher.key_variable, teacher.api_key_secret, key=API_KEY)]
+    return [_from_secret(endpoint.key_variable, endpoint.api_key_secret, key=API_KEY)]
+
+
+def _reads_model(kind: str) -> bool:
+    """Whether the stage may read the base model. The judge compares texts, by a model behind an endpoint."""
+    return kind != "judge"
 
 
 def _devices_env(pod: PodSettings) -> list[Object]:
@@ -293,9 +300,9 @@ def spec_volume(file: str) -> Mounted:
     return SPEC_DIRECTORY, {"name": "evolution-spec", "downwardAPI": {"items": items}}, True
 
 
-def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
+def _model_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
     """The claim of a `pvc://claim/path` model."""
-    if not spec.base_model.uri.startswith("pvc://"):
+    if not _reads_model(kind) or not spec.base_model.uri.startswith("pvc://"):
         return []
     claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
     source = {"claimName": claim, "readOnly": True}
@@ -305,7 +312,7 @@ def _model_volume(spec: EvolutionRunSpec) -> list[Mounted]:
 def _cache_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
     """The model cache, for every stage that loads the base model. prepare reads only its small files."""
     cache = spec.model_cache
-    if cache is None or kind == "prepare":
+    if cache is None or kind == "prepare" or not _reads_model(kind):
         return []
     if cache.claim:
         source: Object = {"persistentVolumeClaim": {"claimName": cache.claim}}

@@ -1,0 +1,105 @@
+"""What a user should know of a judge before its win rates are believed, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ..contract.rows import Opponent, Verdict
+from ..metrics.bootstrap import Estimate
+from .family import families
+from .figures import Judged, win_rate
+
+MANY_FLIPS = 25.0
+"""Percent of pairs. In published comparisons, 13 % of verdicts change with the order (FastChat issue 3911)."""
+MOSTLY_TIES = 80.0
+"""Percent of pairs."""
+ONE_SIDED = 0.1
+"""Least share of pairs in which the answer is shorter, and in which it is longer, for a fit on length to mean something."""
+FEW_DIALOGUES = 10
+"""With fewer dialogues a bootstrap interval is too narrow to rely on."""
+NAMES: dict[Opponent, str] = {"human": "the human answer", "previous": "the model before"}
+
+
+def findings(judged: Judged, answered_by: Collection[str], policy: str) -> list[str]:
+    """Sentences on position, length, ties, few dialogues and the judge's family.
+
+    `answered_by` has the names under which the judge's endpoint has answered, `policy` the base model's address.
+    """
+    return [
+        *_position(judged),
+        *_length(judged),
+        *_ties(judged),
+        *_dialogues(judged.verdicts),
+        *_family({judged.judge, *answered_by}, policy),
+    ]
+
+
+def _position(judged: Judged) -> list[str]:
+    if not judged.asked or judged.flips.value < MANY_FLIPS:
+        return []
+    first = judged.first.value
+    side = "first" if first >= 50 else "second"
+    return [
+        f"the judge's verdict follows the order of the answers in {judged.flips.value:.1f} % of the pairs: it prefers the "
+        f"{side} answer in {max(first, 100 - first):.1f} % of its verdicts. These pairs count as ties, so its win rates say "
+        "little: take another judge"
+    ]
+
+
+def _length(judged: Judged) -> list[str]:
+    found = []
+    for opponent, fitted in judged.lengths.items():
+        rows = judged.against(opponent)
+        if not _excludes(fitted.slope, 0) or not _differs_both_ways(rows):
+            continue
+        kind = "longer" if fitted.slope.value > 0 else "shorter"
+        found.append(
+            f"the judge prefers {kind} answers: against {NAMES[opponent]}, the model wins {win_rate(rows).value:.1f} %, and "
+            f"{fitted.rate.value:.1f} % at equal length"
+        )
+    for opponent in judged.lengths:
+        rows = judged.against(opponent)
+        if rows and not _differs_both_ways(rows) and any(verdict.words != verdict.other_words for verdict in rows):
+            found.append(
+                f"nearly all answers are longer, or nearly all shorter, than {NAMES[opponent]}'s: the win rate at equal length "
+                "is extrapolated"
+            )
+    return found
+
+
+def _differs_both_ways(rows: Sequence[Verdict]) -> bool:
+    """Whether enough answers are shorter, and enough longer, to tell length from the model."""
+    longer = sum(verdict.words > verdict.other_words for verdict in rows)
+    shorter = sum(verdict.words < verdict.other_words for verdict in rows)
+    return min(longer, shorter) >= ONE_SIDED * len(rows)
+
+
+def _ties(judged: Judged) -> list[str]:
+    # Disagreements are ties, too: the sentence on position is about those.
+    if not judged.asked or judged.ties.value - judged.flips.value < MOSTLY_TIES:
+        return []
+    return [f"the judge calls {judged.ties.value:.1f} % of the pairs a tie: it hardly tells the answers apart"]
+
+
+def _dialogues(verdicts: Sequence[Verdict]) -> list[str]:
+    count = len({verdict.dialogue for verdict in verdicts})
+    if count >= FEW_DIALOGUES:
+        return []
+    return [
+        f"the judge has seen {count} dialogues: intervals from fewer than {FEW_DIALOGUES} are too narrow to rely on"
+    ]
+
+
+def _family(judges: Collection[str], policy: str) -> list[str]:
+    shared = set().union(*map(families, judges)) & families(policy)
+    if not shared:
+        return []
+    return [
+        f"judge and base model are of one family ({', '.join(sorted(shared))}): a model prefers answers of its own family, so "
+        "compare with the human answer only through another judge"
+    ]
+
+
+def _excludes(estimate: Estimate, value: float) -> bool:
+    interval = estimate.interval()
+    return interval is not None and not interval[0] <= value <= interval[1]

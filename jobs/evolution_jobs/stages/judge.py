@@ -1,0 +1,171 @@
+"""judge: another model compares the answers of Mt with the human ones, and with those of M(t-1).
+
+It runs behind an OpenAI-compatible endpoint. Each pair is asked in both orders, and a disagreement is a tie. What the judge
+says is saved as it comes, so nothing is paid for twice; verdicts and figures are computed from it at the end.
+
+Outputs: `verdicts` (verdicts.jsonl, one `Verdict` a line) and `metrics` (judge.json: figures, counts by opponent, findings).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..contract.errors import PermanentError
+from ..contract.rows import Answer, Context, Verdict
+from ..contract.settings import JudgingSettings
+from ..contract.workspace import Result, Workspace, shard_of
+from ..data.draw import draw
+from ..judging.figures import OPPONENTS, Judged
+from ..judging.findings import findings
+from ..judging.verdicts import ORDERS, Comparison, Order, Said, comparisons
+from . import asking
+from .jsonl import read_rows, write_rows
+
+if TYPE_CHECKING:
+    from ..endpoints.answers import Answer as Reply
+    from ..endpoints.answers import Chat
+
+FIELD = "judge"
+"""The endpoint's path below `spec`, and the name of what a row took of it."""
+
+
+def run(workspace: Workspace) -> Result | None:
+    """The figures of one model's answers. None if other shards have not finished their rows yet.
+
+    Raises PermanentError (`RowsMalformed`), (`RowsMismatch`) if the inputs are not of one run, (`NoVerdicts`) if the judge
+    gave none that can be read, and what `asking.ask` raises.
+    """
+    settings = workspace.spec.settings
+    assert isinstance(settings, JudgingSettings)
+    pairs = _comparisons(workspace, settings)
+    shard = workspace.spec.shard
+    own = set(shard_of((pair.id for pair in pairs), shard.index, shard.count))
+    _ask(workspace, settings, [pair for pair in pairs if pair.id in own])
+    finished = workspace.rows.finished()
+    if any(_unasked(pair, finished) for pair in pairs):
+        return None
+    return _result(workspace, settings, pairs, finished)
+
+
+def _comparisons(workspace: Workspace, settings: JudgingSettings) -> list[Comparison]:
+    """The pairs to judge. Every Mt has the same rows, because the draw follows from the seed and the rows' ids."""
+    contexts = read_rows(workspace, "test", Context)
+    answers = read_rows(workspace, "answers", Answer)
+    before = read_rows(workspace, "before", Answer, "answers") if workspace.has_input("before") else None
+    for name, rows in (("test", contexts), ("before", before)):
+        if rows is not None and (lacking := answers.keys() - rows.keys()):
+            raise PermanentError(
+                "RowsMismatch",
+                f"input {name} lacks {len(lacking)} contexts of the answers, first {min(lacking)}; all must come from one run: "
+                "run evaluate again",
+            )
+    drawn = draw(answers.values(), settings.samples, workspace.spec.seed, lambda answer: answer.id)
+    return list(comparisons(drawn, contexts, before))
+
+
+def _ask(workspace: Workspace, settings: JudgingSettings, pairs: Sequence[Comparison]) -> None:
+    """Ask what has not been asked yet, and make it durable as it comes."""
+    finished = workspace.rows.finished()
+    missing = [(pair, order) for pair in pairs for order in _unasked(pair, finished)]
+    if not missing:
+        return
+    total = sum(len(ORDERS) for pair in pairs if not pair.equal)
+    done = total - len(missing)
+    workspace.progress(done, total, "rows")
+    for replies in asking.ask(workspace, settings, FIELD, (_chat(*each, settings) for each in missing)):
+        workspace.rows.append(_row(reply) for reply in replies)
+        done += len(replies)
+        workspace.progress(done, total, "rows")
+
+
+def _unasked(pair: Comparison, finished: Mapping[str, Any]) -> Iterator[Order]:
+    return (order for order in ORDERS if not pair.equal and _row_id(pair, order) not in finished)
+
+
+def _row_id(pair: Comparison, order: Order) -> str:
+    return f"{pair.id}/{order}"
+
+
+def _chat(pair: Comparison, order: Order, settings: JudgingSettings) -> Chat:
+    from ..endpoints.answers import Chat
+
+    return Chat(
+        id=_row_id(pair, order),
+        messages=pair.chat(order),
+        max_tokens=settings.max_tokens,
+        options={"temperature": settings.temperature},
+    )
+
+
+def _row(reply: Reply) -> dict[str, Any]:
+    refused = {"refusal": reply.refusal} if reply.refusal else {}
+    return {"id": reply.id, "text": reply.text, "finish": reply.finish, **refused, FIELD: asking.taken(reply)}
+
+
+def _result(
+    workspace: Workspace, settings: JudgingSettings, pairs: Sequence[Comparison], finished: Mapping[str, dict[str, Any]]
+) -> Result:
+    said = {pair.id: {order: finished[_row_id(pair, order)] for order in ORDERS} for pair in pairs if not pair.equal}
+    rows = [row for orders in said.values() for row in orders.values()]
+    verdicts = [pair.verdict(_said(said.get(pair.id, {}))) for pair in pairs]
+    with_outcome = [verdict for verdict in verdicts if verdict.overall is not None]
+    faults: Counter[str] = Counter(verdict.fault for verdict in verdicts if verdict.fault)
+    cut = sum(row["finish"] == "length" for row in rows)
+    if not any(not verdict.equal for verdict in with_outcome) and faults:
+        raise PermanentError("NoVerdicts", f"judge: {_unread(verdicts, faults, cut)}; take another judge")
+    judged = Judged(with_outcome, settings.model)
+    details = asking.details(rows, FIELD, settings)
+    figures = judged.figures()
+    notes = [
+        *([_unread(verdicts, faults, cut)] if faults else []),
+        *findings(judged, details.get(FIELD, {}).get("models", {}), settings.policy),
+    ]
+    outputs = {"verdicts": workspace.scratch / "verdicts.jsonl", "metrics": workspace.scratch / "judge.json"}
+    write_rows(outputs["verdicts"], verdicts)
+    document = {
+        "figures": [figure.wire() for figure in figures],
+        "outcomes": {name: _outcomes(verdicts, name) for name in OPPONENTS if judged.against(name)},
+        "findings": notes,
+        **details,
+    }
+    outputs["metrics"].write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return Result(
+        outputs=outputs,
+        counts={
+            "pairs": len(pairs),
+            "judge.equal": sum(verdict.equal for verdict in verdicts),
+            **{f"judge.{fault}": count for fault, count in sorted(faults.items())},
+            **asking.counts(rows, FIELD),
+        },
+        metrics={figure.name: round(figure.value, 4) for figure in figures if figure.headline},
+        intervals={
+            figure.name: [round(end, 4) for end in figure.interval]
+            for figure in figures
+            if figure.interval and figure.headline
+        },
+        details={
+            "methods": {figure.name: figure.method for figure in figures if figure.headline},
+            **details,
+        },
+        notes=notes,
+    )
+
+
+def _said(orders: Mapping[Order, Mapping[str, Any]]) -> dict[Order, Said]:
+    return {order: Said(row["text"], row.get("refusal")) for order, row in orders.items()}
+
+
+def _outcomes(verdicts: Iterable[Verdict], opponent: str) -> dict[str, int]:
+    """How often the model has won, lost and neither, and what has no verdict."""
+    found = Counter(verdict.overall or verdict.fault for verdict in verdicts if verdict.opponent == opponent)
+    return {str(name): found[name] for name in ("win", "tie", "loss", "unreadable", "refused") if found[name]}
+
+
+def _unread(verdicts: Sequence[Verdict], faults: Mapping[str, int], cut: int) -> str:
+    """What has no verdict, and what to do."""
+    counted = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
+    advice = f"; {cut} were cut off: raise judge.maxTokens" if cut else "; verdicts.jsonl has what was said instead"
+    return f"{sum(faults.values())} of {len(verdicts)} pairs have no verdict ({counted}){advice}"

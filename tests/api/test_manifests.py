@@ -17,6 +17,7 @@ from tests.support.run_document import minimal_spec
 KeyPath = tuple[str | int, ...]
 ABSENT = object()
 SPEC = minimal_spec()
+JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
 TEACHER = {"url": "http://teacher:8000/v1", "model": "large", "apiKeySecret": "teacher"}
 
 BAD: list[tuple[KeyPath, Any, str]] = [
@@ -66,6 +67,10 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "teacher"), {"url": "http://teacher:8000/v1", "model": "large"}, "spec.teacher"),
     (("spec", "teacher"), {"url": "http://user:word@teacher:8000/v1", "model": "large"}, "spec.teacher.url"),
     (("spec", "teacher"), {"url": "http://teacher:8000/v1"}, "spec.teacher.model"),
+    (("spec", "judge"), {"url": "http://user:word@judge:8000/v1", "model": "large"}, "spec.judge.url"),
+    (("spec", "judge"), {"url": "http://judge:8000/v1"}, "spec.judge.model"),
+    (("spec", "judge"), {**JUDGE, "samples": 0}, "spec.judge.samples"),
+    (("spec", "judge"), {**JUDGE, "topP": 0.9}, "spec.judge.topP"),
     (("spec", "preferenceSource"), "mixed", "spec.preferenceWeights"),
     (("spec", "preferenceWeights"), {"self": 3, "human": 1}, "spec.preferenceWeights"),
     (("spec", "preferenceWeights"), {"self": 3}, "spec.preferenceWeights.self"),
@@ -141,6 +146,11 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec",), {**SPEC, "preferenceSource": "teacher", "teacher": TEACHER}),
     (("spec",), {**SPEC, "stopping": {"marginBelow": 0.5, "gpuHours": 0.5}, "dpo": {"heldOut": 0.1}}),
     (("spec", "stopping"), {"worse": ["bleu2_ref", "distinct2"], "lengthRatio": 1.5, "divergence": 2, "tokens": 10**9}),
+    (("spec",), {**SPEC, "iterations": 0, "judge": JUDGE}),
+    (
+        ("spec", "judge"),
+        {**JUDGE, "apiKeySecret": "judge", "seed": 3, "shards": 2, "pod": {"nodeSelector": {"a": "b"}}},
+    ),
     (("spec",), {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "human": 1}}),
     (
         ("spec",),

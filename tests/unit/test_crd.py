@@ -112,7 +112,8 @@ def test_what_every_stage_depends_on_is_fixed(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["sft.epochs", "sft.lora", "generation.topP", "reflection.maxAttempts", "dpo.beta", "teacher.model"]
+    "field",
+    ["sft.epochs", "sft.lora", "generation.topP", "reflection.maxAttempts", "dpo.beta", "teacher.model", "judge.model"],
 )
 def test_method_settings_are_fixed(field: str) -> None:
     assert "self == oldSelf" in rules(f"spec.{field}")
@@ -120,6 +121,12 @@ def test_method_settings_are_fixed(field: str) -> None:
 
 def test_an_unset_method_setting_stays_unset() -> None:
     assert any("has(self.samples) == has(oldSelf.samples)" in rule for rule in rules("spec.evaluation"))
+
+
+def test_a_judge_may_be_added_and_removed() -> None:
+    assert rules("spec.judge") == [
+        "has(self.seed) == has(oldSelf.seed) && (!has(self.seed) || self.seed == oldSelf.seed)"
+    ]
 
 
 def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
@@ -140,6 +147,9 @@ def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
         "teacher.concurrency",
         "teacher.requestsPerMinute",
         "teacher.pricePerMillionInputTokens",
+        "judge.url",
+        "judge.concurrency",
+        "judge.shards",
         "dpo.checkpointSteps",
         "dpo.pod",
         "evaluation.championMetric",
@@ -162,7 +172,7 @@ def test_iterations_may_grow() -> None:
     assert rules("spec.iterations") == ["self >= oldSelf"]
 
 
-@pytest.mark.parametrize("stage", sorted({*STAGES} - {"teacher"}))
+@pytest.mark.parametrize("stage", sorted({*STAGES} - {"teacher", "judge"}))
 def test_a_blocks_default_is_empty_so_that_its_fields_defaults_apply(stage: str) -> None:
     assert at(f"spec.{stage}")["default"] == {}
 

@@ -8,7 +8,7 @@ import pytest
 from evolution_jobs.contract import keys as contract_keys
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import canonical_digest, content_digest
-from evolution_jobs.contract.settings import TeacherSettings
+from evolution_jobs.contract.settings import JudgeSettings, TeacherSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.planner.graph import build_graph
 from hypothesis import given
@@ -140,6 +140,28 @@ def test_of_a_teacher_only_what_decides_its_answers_is_in_a_key():
     for field, value in WHAT_A_TEACHER_SAYS.items():
         changed_keys = taught(**{field: value})
         assert {stage for stage in keys if keys[stage] != changed_keys[stage]} == DPO_AND_LATER | {"reflect-1"}, field
+
+
+JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
+WHAT_A_JUDGE_SAYS = {"model": "larger", "temperature": 0.5, "maxTokens": 99, "samples": 7, "seed": 3}
+
+
+def judged(**changes):
+    return keys_of([(("judge",), {**JUDGE, **changes})])
+
+
+def test_of_a_judge_only_what_decides_its_verdicts_is_in_its_key():
+    assert set(HOW_A_TEACHER_IS_ASKED) | set(WHAT_A_JUDGE_SAYS) == {
+        field.alias for field in JudgeSettings.model_fields.values()
+    }
+    keys = judged()
+    assert keys.keys() - KEYS.keys() == {f"judge-{t}" for t in range(3)}
+    assert KEYS.items() <= keys.items()
+    for field, value in {**HOW_A_TEACHER_IS_ASKED, "shards": 3}.items():
+        assert judged(**{field: value}) == keys, field
+    for field, value in WHAT_A_JUDGE_SAYS.items():
+        other = judged(**{field: value})
+        assert {stage for stage in keys if keys[stage] != other[stage]} == {f"judge-{t}" for t in range(3)}, field
 
 
 def test_weights_are_in_the_keys_of_mixed_pairs():

@@ -180,6 +180,62 @@ def test_each_run_fills_the_cache_itself():
     assert key({"run": "a"}) != key({"run": "a"}, nodes=2)
 
 
+# ---- the judge
+
+JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
+
+
+def test_each_model_is_judged_against_the_one_before_on_the_same_rows():
+    graph = {node.id: node for node in build_graph(Scenario(iterations=2, seed=7, judge=JUDGE).run.spec, {})}
+    assert [id_ for id_ in graph if id_.startswith("judge")] == list(graph)[-3:] == ["judge-0", "judge-1", "judge-2"]
+    assert graph["judge-0"].inputs == {"answers": "evaluate-0/answers", "test": "prepare/test"}
+    assert graph["judge-2"].inputs["answers"] == "evaluate-2/answers"
+    assert graph["judge-2"].inputs["before"] == "evaluate-1/answers"
+    assert {graph[f"judge-{t}"].seed for t in range(3)} == {7}
+    assert graph["judge-0"].settings.policy == "hf://owner/model"
+    seeded = build_graph(Scenario(judge={**JUDGE, "seed": 3}).run.spec, {})
+    assert {node.seed for node in seeded if node.kind == "judge"} == {3}
+
+
+def test_a_judge_needs_no_round_and_can_be_added_to_a_finished_run():
+    scenario = Scenario(iterations=0).after("prepare", "sft", "evaluate-0")
+    assert scenario.previous.phase == "Complete"
+    scenario.spec["judge"] = {**JUDGE, "shards": 2}
+    answer = scenario.observe(*scenario.done("prepare", "sft", "evaluate-0"))
+    (start,) = answer.actions
+    assert (start.spec.stage, start.shards, start.critical) == ("judge-0", 2, False)
+    answer = scenario.observe(*scenario.done("prepare", "sft", "evaluate-0", "judge-0"))
+    assert answer.status.phase == "Complete"
+
+
+def test_a_failed_judge_stops_no_round():
+    scenario = Scenario(judge=JUDGE).after("prepare", "sft", "evaluate-0")
+    failed = scenario.attempt("judge-0", "failed", failure=BROKEN)
+    answer = scenario.observe(*scenario.done("prepare", "sft", "evaluate-0"), failed)
+    assert answer.status.phase == "Running"
+    assert actions(answer) == [("Start", "generate-1", 1)]
+    rest = ["generate-1", "reflect-1", "dpo-1", "evaluate-1", "judge-1"]
+    for count in range(len(rest) + 1):
+        answer = scenario.observe(*scenario.done("prepare", "sft", "evaluate-0", *rest[:count]), failed)
+        assert answer.status.phase == ("Failed" if count == len(rest) else "Running")
+    assert answer.status.reason == "DataInvalid"
+
+
+def test_a_run_ends_although_judges_wait_for_an_evaluation_that_has_failed():
+    scenario = Scenario(judge=JUDGE).after("prepare", "sft")
+    failed = scenario.attempt("evaluate-0", "failed", failure=BROKEN)
+    done = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-1"]
+    for count in range(2, len(done) + 1):
+        answer = scenario.observe(*scenario.done(*done[:count]), failed)
+        assert answer.status.phase == ("Failed" if count == len(done) else "Running")
+    assert not answer.actions
+    stages = answer.status.stage_by_id()
+    assert (stages["judge-0"].state, stages["judge-1"].state) == ("Waiting", "Waiting")
+    scenario.retry = "1"
+    answer = scenario.observe(*scenario.done(*done), failed)
+    assert (answer.status.phase, actions(answer)) == ("Running", [("Start", "evaluate-0", 2)])
+
+
 # ---- what starts when
 
 WHAT_STARTS = [

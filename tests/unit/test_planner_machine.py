@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.support.run_document import minimal_spec
 
+JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
 ACTIVE = ("queued", "running", "suspended")
 SPEC = minimal_spec(seed_uri="file:///data/esconv.jsonl", iterations=1, retry={"maxAttempts": 2, "backoffSeconds": 10})
 
@@ -370,6 +371,10 @@ class Planning(RuleBasedStateMachine):
     @rule(beta=st.sampled_from([0.1, 0.2]))
     def edit_beta(self, beta):
         self.edit(lambda spec: spec.update(dpo={"beta": beta}))
+
+    @rule(judge=st.sampled_from([None, JUDGE, {**JUDGE, "model": "larger"}]))
+    def edit_judge(self, judge):
+        self.edit(lambda spec: spec.update(judge=judge))
 
     @rule(turns=st.sampled_from([3, 4]))
     def edit_data(self, turns):

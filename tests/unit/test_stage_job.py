@@ -92,6 +92,13 @@ TAUGHT: dict[str, Any] = minimal_spec(
 )
 
 
+JUDGED: dict[str, Any] = minimal_spec(
+    baseModel={"uri": "pvc://models/llama", "tokenSecret": "hub"},
+    judge={"url": "https://api.example.com/v1", "model": "large", "apiKeySecret": "my.judge"},
+    pod={"resources": {"limits": {"cpu": 8, "memory": "48Gi", "nvidia.com/gpu": 1}}},
+)
+
+
 CACHED: dict[str, Any] = minimal_spec(
     modelCache={"hostPath": "/var/lib/models", "nodes": 3, "pod": {"resources": {"requests": {"cpu": 1}}}},
     pod={"tolerations": [{"key": "gpu", "operator": "Exists"}], "resources": {"limits": {"memory": "48Gi"}}},
@@ -115,6 +122,7 @@ CASES = {
     "job-prewarm-nodes": (CACHED, start("prewarm", shards=3)),
     "job-sft-cached": (CACHED, start("sft", 0)),
     "job-reflect-teacher": (TAUGHT, start("reflect", 1)),
+    "job-judge": (JUDGED, start("judge", 1)),
     "job-sft-nodes": (NODES, start("sft", 0, ranks=RankLayout(processes=4, nodes=2))),
 }
 
@@ -165,13 +173,29 @@ def test_the_service_of_a_run_is_as_its_golden_file_says() -> None:
     check("service", build_service(OWNER))
 
 
-def test_only_reflect_gets_the_teachers_key() -> None:
-    holders = {
-        kind
-        for kind in BLOCKS
-        if kind != "prewarm" and "my.teacher" in str(pod_template(parsed(TAUGHT), kind, SETTINGS))
-    }
-    assert holders == {"reflect"}
+@pytest.mark.parametrize(
+    ("spec", "secret", "holder"), [(TAUGHT, "my.teacher", "reflect"), (JUDGED, "my.judge", "judge")]
+)
+def test_only_the_stage_that_asks_an_endpoint_gets_its_key(spec: dict[str, Any], secret: str, holder: str) -> None:
+    run = parsed(spec)
+    templates = {kind: str(pod_template(run, kind, SETTINGS)) for kind in BLOCKS if run.block(kind)}
+    assert {kind for kind, template in templates.items() if secret in template} == {holder}
+
+
+def test_the_judge_has_no_gpu_no_model_and_the_image_of_stages() -> None:
+    chart = SETTINGS.model_copy(update={"vllm_image": "registry/vllm:1"})
+    for more in ({}, {"baseModel": {"uri": "hf://owner/model"}, "modelCache": {"claim": "models"}}):
+        found = pod_template(parsed({**JUDGED, **more}), "judge", chart)["spec"]
+        container = found["containers"][0]
+        assert container["resources"] == {"limits": {"cpu": 8, "memory": "48Gi"}}
+        assert container["image"] == SETTINGS.stage_image
+        assert {volume["name"] for volume in found["volumes"]} == {
+            "evolution-spec",
+            "evolution-tmp",
+            "evolution-scratch",
+        }
+        assert "HF_TOKEN" not in str(container["env"])
+        assert found["priorityClassName"] == "spare"
 
 
 def test_a_services_name_is_a_label_that_begins_with_a_letter() -> None:

@@ -13,7 +13,7 @@ MANY_FLIPS = 25.0
 """Percent of pairs. In published comparisons, 13 % of verdicts change with the order (FastChat issue 3911)."""
 MOSTLY_TIES = 80.0
 """Percent of pairs."""
-ONE_SIDED = 0.1
+ONE_SIDED = 0.05
 """Least share of pairs in which the answer is shorter, and in which it is longer, for a fit on length to mean something."""
 FEW_DIALOGUES = 10
 """With fewer dialogues a bootstrap interval is too narrow to rely on."""
@@ -50,19 +50,19 @@ def _length(judged: Judged) -> list[str]:
     found = []
     for opponent, fitted in judged.lengths.items():
         rows = judged.against(opponent)
-        if not _excludes(fitted.slope, 0) or not _differs_both_ways(rows):
+        if not any(verdict.words != verdict.other_words for verdict in rows):
             continue
-        kind = "longer" if fitted.slope.value > 0 else "shorter"
-        found.append(
-            f"the judge prefers {kind} answers: against {NAMES[opponent]}, the model wins {win_rate(rows).value:.1f} %, and "
-            f"{fitted.rate.value:.1f} % at equal length"
-        )
-    for opponent in judged.lengths:
-        rows = judged.against(opponent)
-        if rows and not _differs_both_ways(rows) and any(verdict.words != verdict.other_words for verdict in rows):
+        if not _differs_both_ways(rows):
             found.append(
-                f"nearly all answers are longer, or nearly all shorter, than {NAMES[opponent]}'s: the win rate at equal length "
-                "is extrapolated"
+                f"nearly all answers are longer than {NAMES[opponent]}, or nearly all shorter: nothing tells length from the "
+                f"model, and the win rate at equal length is extrapolated (the longer answer wins {judged.longer.value:.1f} % of "
+                "the decided pairs)"
+            )
+        elif _excludes(fitted.slope, 0):
+            kind = "longer" if fitted.slope.value > 0 else "shorter"
+            found.append(
+                f"the judge prefers {kind} answers: against {NAMES[opponent]}, the model wins {win_rate(rows).value:.1f} %, and "
+                f"{fitted.rate.value:.1f} % at equal length"
             )
     return found
 
@@ -96,7 +96,7 @@ def _family(judges: Collection[str], policy: str) -> list[str]:
         return []
     return [
         f"judge and base model are of one family ({', '.join(sorted(shared))}): a model prefers answers of its own family, so "
-        "compare with the human answer only through another judge"
+        "check the win rates against the human answer with another judge"
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import PermanentError
@@ -81,8 +81,8 @@ def _ask(workspace: Workspace, settings: JudgingSettings, pairs: Sequence[Compar
         workspace.progress(done, total, "rows")
 
 
-def _unasked(pair: Comparison, finished: Mapping[str, Any]) -> Iterator[Order]:
-    return (order for order in ORDERS if not pair.equal and _row_id(pair, order) not in finished)
+def _unasked(pair: Comparison, finished: Mapping[str, Any]) -> list[Order]:
+    return [order for order in ORDERS if not pair.equal and _row_id(pair, order) not in finished]
 
 
 def _row_id(pair: Comparison, order: Order) -> str:

@@ -204,7 +204,11 @@ def _stuck(graph: list[Node], stages: Iterable[StageStatus], awaited: frozenset[
     for node in graph:
         if node.upstream & lost:
             lost.add(node.id)
-    return bool(lost) and all(state == "Succeeded" or stage in lost for stage, state in states.items())
+    # What still runs may end well, although it reads from a stage that has failed since.
+    ended = ("Succeeded", "Failed")
+    return bool(lost) and all(
+        state in ended or (state == "Waiting" and stage in lost) for stage, state in states.items()
+    )
 
 
 def _after_actions(ledger: Ledger, actions: Iterable[Action]) -> dict[str, StageStatus]:

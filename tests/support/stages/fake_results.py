@@ -50,6 +50,8 @@ class Results:
         report: Object = {"reason": "Cached" if cached else "Completed", "key": key, "seconds": 5.0}
         if spec["kind"] == "evaluate":
             report["metrics"] = {"distinct2": 0.5 + spec["iteration"]}
+        if spec["kind"] == "judge":
+            report["metrics"] = {"judge_vs_human": 50.0 + spec["iteration"]}
         if spec["kind"] == "prepare":
             report |= self._found(spec["graph"], self.store[key])
         return 0, report

@@ -156,15 +156,27 @@ def report(
     max_failed_checks: Annotated[
         int, typer.Option(min=0, help="A rater with more failed attention checks is left out.")
     ] = MAX_FAILED_CHECKS,
+    judge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="verdicts.jsonl of a judge stage: also say how often it agrees with raters. May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Print win rates, agreement and raters. Votes may still come in."""
+    from ..study.answers import read_verdicts
     from ..study.export import votes_as_csv
     from ..study.figures import report as report_of
+    from ..study.judge import agreement_with_judge
     from ..study.storage import StudyFile
 
     with StudyFile(study) as opened:
         ballots = opened.ballots()
     document = report_of(ballots, max_failed_checks)
+    if judge:
+        kept = {rater["rater"] for rater in document["raters"] if not rater["leftOut"]}
+        verdicts = [verdict for path in judge for verdict in read_verdicts(path)]
+        document["judge"] = agreement_with_judge(ballots, kept, verdicts)
     if csv is not None:
         _need_folder(csv)
         try:
@@ -259,6 +271,8 @@ def _print_report(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(f"Rule: {document['rule']['text']}.", highlight=False)
     _print_figures(console, document["figures"])
+    if "judge" in document:
+        console.print(f"\n{_judge(document['judge'])}", highlight=False, soft_wrap=True)
     if any(rater["leftOut"] for rater in document["raters"]):
         console.print("\n[bold]With all raters[/bold], those left out above included")
         _print_figures(console, document["allRaters"])
@@ -298,6 +312,17 @@ def _agreement(found: Mapping[str, Any]) -> str:
     if found["alpha"] is None:
         return f"Krippendorff's alpha: none, because {found['reason']}"
     return f"Krippendorff's alpha (nominal): {found['alpha']:.3f}, {found['raters']} raters, {found['items']} items with two votes or more"
+
+
+def _judge(found: Mapping[str, Any]) -> str:
+    if not found["items"]:
+        return "judge: none of its pairs has a vote here; both must have the same answers to the same contexts"
+    low, high = found["agreementInterval"] or (None, None)
+    between = "" if low is None else f" (95 % interval {low:.1f} to {high:.1f})"
+    return (
+        f"judge: agrees with the majority of raters on {found['agreement']:.1f} % of {found['items']} pairs{between}; Cohen's kappa "
+        f"{found['kappa']:.3f}{_bounds(found['kappaInterval'])}"
+    )
 
 
 def _bounds(interval: Sequence[float] | None) -> str:

@@ -13,6 +13,7 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.jsonl import RowFault, rows_by_id
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.rows import Verdict
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
@@ -43,7 +44,7 @@ class FullContext(Document):
     turns: list[Utterance]
 
 
-Row = TypeVar("Row", AnsweredContext, FullContext)
+Row = TypeVar("Row", AnsweredContext, FullContext, Verdict)
 Answers = Mapping[str, Mapping[str, AnsweredContext]]
 """By model, then by context."""
 
@@ -56,6 +57,11 @@ def read_answers(path: Path) -> dict[str, AnsweredContext]:
 def read_contexts(path: Path) -> dict[str, list[Utterance]]:
     """All turns of each context, from prepare's `test.jsonl`. Raises PermanentError `StudyInput`, with file and line."""
     return {row.id: row.turns for row in _read(path, FullContext).values()}
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """The rows of a judge's `verdicts.jsonl`. Raises PermanentError `StudyInput`, with file and line."""
+    return list(_read(path, Verdict, "a verdicts.jsonl of a judge stage", "verdict").values())
 
 
 def answers_of_run(
@@ -136,14 +142,16 @@ def _manifest(store: Store, key: str, stage: str) -> Manifest:
     return manifest
 
 
-def _read(path: Path, kind: type[Row]) -> dict[str, Row]:
+def _read(
+    path: Path, kind: type[Row], what: str = "an answers.jsonl of evaluate", called: str = "context"
+) -> dict[str, Row]:
     try:
         with path.open("rb") as file:
-            rows = rows_by_id(file, kind, "context")
+            rows = rows_by_id(file, kind, called)
     except OSError as error:
         raise PermanentError("StudyInput", f"{path}: {error.strerror}") from error
     except RowFault as fault:
-        advice = "" if fault.doubled else "; this is not an answers.jsonl of evaluate"
+        advice = "" if fault.doubled else f"; this is not {what}"
         raise PermanentError("StudyInput", f"{path}, line {fault.line}: {fault}{advice}") from fault
     if not rows:
         raise PermanentError("StudyInput", f"{path}: it has no rows")

@@ -69,7 +69,8 @@ def _choice(preference: int) -> Choice:
 
 def _share(sums: Floats) -> Floats:
     """Percent of the pairs with equal choices, from counts (corpora, choices of people x of the judge)."""
-    return 100 * _agreed(sums) / sums.sum(axis=1)
+    shares: Floats = 100 * _agreed(sums) / sums.sum(axis=1)
+    return shares
 
 
 def _kappa(sums: Floats) -> Floats:

@@ -1,9 +1,9 @@
-"""Reads a run file: one YAML document, parsed as kubectl parses it."""
+"""Reads a run file: one YAML document, parsed as kubectl parses it. Writes documents for kubectl."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,3 +157,24 @@ def _node_faults(root: yaml.Node, written: dict[str, str]) -> Iterator[Fault]:
                 lines[key.value] = line
                 below.append((value, here))
         pending.extend(reversed(below))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text in quotes unless every reader of YAML 1.1 and 1.2 takes it for text, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./:-]+")
+"""Text that needs no quotes, if it is no word such as `yes` or `null`, which PyYAML puts in quotes itself."""
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(TEXT, text, style=None if PLAIN.fullmatch(text) else '"'),
+)
+
+
+def write_documents(documents: Sequence[Mapping[str, Any]]) -> str:
+    """The documents as YAML that kubectl and `evolution` read as they are, separated by `---`."""
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

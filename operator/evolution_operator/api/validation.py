@@ -19,6 +19,10 @@ from .run_file import Fault, Written, at, read_document
 from .spec import EvolutionRun
 
 Place = TypeVar("Place", Source, BaseModelSource, Storage)
+Model = TypeVar("Model", bound=BaseModel)
+
+EXPERIMENT = "Experiment"
+"""Kind of a file with several runs (`experiment.py`)."""
 
 
 class RunFileError(Exception):
@@ -38,7 +42,7 @@ def load_run(path: Path) -> EvolutionRun:
     document, found, written = read_document(path)
     run = None
     if document is not None or not found:
-        run, invalid = _validated(document, written)
+        run, invalid = validated(document, written)
         found = [*found, *invalid]
     if run is None or found:
         raise RunFileError(str(path), found)
@@ -53,25 +57,35 @@ def faults(document: object, written: Written | None = None) -> list[Fault]:
     Types are checked as the API server checks them, so `iterations: "2"` is a fault. A rule across fields is checked
     even if other fields are wrong, as long as the fields that it reads are valid.
     """
-    return _validated(document, written or {})[1]
+    return validated(document, written or {})[1]
 
 
-def _validated(document: object, written: Written) -> tuple[EvolutionRun | None, list[Fault]]:
+def validated(document: object, written: Written) -> tuple[EvolutionRun | None, list[Fault]]:
     """The run, or None and what is wrong with it."""
-    if not isinstance(document, dict):
-        return None, [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
-    run, found = None, []
-    try:
-        run = _as_written(document)
-    except ValidationError as error:
-        plain: Any = _without_nulls(EvolutionRun, document)
-        found = list(_field_faults(plain, error.errors(include_url=False), written))
-        broken: list[Fault] = []
-        _readable(EvolutionRun, plain, "", {fault.path for fault in found}, broken)
-        found += broken
+    if isinstance(document, dict) and document.get("kind") == EXPERIMENT:
+        advised = "use `evolution experiment run -f FILE`, and `evolution plan` or `validate` as for one run"
+        return None, [Fault("kind", f"is {EXPERIMENT}, which is several runs: {advised}")]
+    run, found = read_as(EvolutionRun, document, written)
     known = {fault.path for fault in found}
     found += [fault for fault in pod_faults(document, written) if fault.path not in known]
     return (None if found else run), found
+
+
+def read_as(model: type[Model], document: object, written: Written) -> tuple[Model | None, list[Fault]]:
+    """The document as a model, or None and what is wrong with its fields and rules.
+
+    As in the API server, only wire names count, and text does not stand for a number.
+    """
+    if not isinstance(document, dict):
+        return None, [Fault("", "must be a mapping with apiVersion, kind, metadata and spec")]
+    plain: Any = _without_nulls(model, document)
+    try:
+        return model.model_validate(plain, strict=True, by_alias=True, by_name=False), []
+    except ValidationError as error:
+        found = list(_field_faults(model, plain, error.errors(include_url=False), written))
+    broken: list[Fault] = []
+    _readable(model, plain, "", {fault.path for fault in found}, broken)
+    return None, found + broken
 
 
 def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
@@ -101,12 +115,6 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
     return run.model_copy(update={"spec": spec.model_copy(update=places)})
 
 
-def _as_written(document: Mapping[str, Any]) -> EvolutionRun:
-    """Validated as the API server does: wire names only, and no text in place of a number."""
-    plain = _without_nulls(EvolutionRun, document)
-    return EvolutionRun.model_validate(plain, strict=True, by_alias=True, by_name=False)
-
-
 def _without_nulls(model: type[BaseModel], value: Any) -> Any:
     """The value without empty fields. As in the API server, an empty field is unset, not a fault."""
     if isinstance(value, list):
@@ -121,7 +129,9 @@ def _without_nulls(model: type[BaseModel], value: Any) -> Any:
     }
 
 
-def _field_faults(document: Any, errors: Iterable[ErrorDetails], written: Written) -> Iterator[Fault]:
+def _field_faults(
+    model: type[BaseModel], document: Any, errors: Iterable[ErrorDetails], written: Written
+) -> Iterator[Fault]:
     """Faults of single fields. `_readable` finds broken rules."""
     grouped: dict[str, list[ErrorDetails]] = {}
     branches: set[str] = set()
@@ -137,7 +147,7 @@ def _field_faults(document: Any, errors: Iterable[ErrorDetails], written: Writte
             continue
         if found[0]["type"] == "extra_forbidden":
             *parents, name = found[0]["loc"]
-            yield Fault(path, unknown_field(str(name), _known(parents)))
+            yield Fault(path, unknown_field(str(name), _known(model, parents)))
         else:
             yield Fault(path, explain(found, written.get(path), secret=path.lower().endswith("secret")))
 
@@ -157,9 +167,8 @@ def _path(document: Any, error: ErrorDetails) -> tuple[str, bool]:
     return path, branch
 
 
-def _known(parents: Iterable[str | int]) -> list[str]:
+def _known(model: type[BaseModel], parents: Iterable[str | int]) -> list[str]:
     """Wire names of the fields beside an unknown one."""
-    model: type[BaseModel] = EvolutionRun
     for part in parents:
         if isinstance(part, str):
             field = next(field for name, field in model.model_fields.items() if part in (field.alias, name))

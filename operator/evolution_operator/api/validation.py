@@ -66,6 +66,8 @@ def validated(document: object, written: Written) -> tuple[EvolutionRun | None, 
         advised = "use `evolution experiment run -f FILE`, and `evolution plan` or `validate` as for one run"
         return None, [Fault("kind", f"is {EXPERIMENT}, which is several runs: {advised}")]
     run, found = read_as(EvolutionRun, document, written)
+    if not isinstance(document, dict):
+        return None, found
     known = {fault.path for fault in found}
     found += [fault for fault in pod_faults(document, written) if fault.path not in known]
     return (None if found else run), found

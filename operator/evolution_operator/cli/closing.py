@@ -50,15 +50,15 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
             console.print(f"  {line}", highlight=False, soft_wrap=True)
     elif summary["phase"] == "Failed":
         console.print()
-        for line in _failures(summary):
+        for line in failures(summary):
             console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def _failures(summary: dict[str, Any]) -> list[str]:
+def failures(summary: dict[str, Any]) -> list[str]:
     """Why each failed stage has failed; if none has, why the run has."""
     stages = [stage for stage in summary["stages"] if stage["state"] == "Failed"]
-    failures = [f"stage {stage['id']}: {stage['reason']}: {stage['message']}" for stage in stages]
-    return failures or [summary["message"] or "no reason is known"]
+    found = [f"stage {stage['id']}: {stage['reason']}: {stage['message']}" for stage in stages]
+    return found or [summary["message"] or "no reason is known"]
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..api.experiment import is_experiment
 from ..api.messages import explain
 
 Models = dict[str, list[Answer]]
@@ -29,8 +30,8 @@ RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 def read_models(references: Sequence[str], namespace: str | None, storage: str | None) -> Models:
     """The answers of every model that the references mean, by label, in their order.
 
-    A reference is an answers.jsonl, a run file (.yaml), or the name of a run on the cluster. `:M2` at its end takes one
-    model of a run; without it, all are taken.
+    A reference is an answers.jsonl, a run file or an experiment (.yaml), or the name of a run on the cluster. `:M2` at its
+    end takes one model of a run. Without it, all are taken; of an experiment, the last one of each arm.
 
     Raises PermanentError `CompareInput` on a model that a run does not have, on a model that is named twice, and on what
     names no run.
@@ -74,10 +75,14 @@ def _names(places: Sequence[str]) -> dict[str, str]:
 def _models(
     place: str, model: str, name: str, namespace: str | None, storage: str | None
 ) -> Iterable[tuple[str, list[Answer]]]:
-    from ..local.answers import answers_of_file
+    from ..local.answers import answers_of_arms, answers_of_file
+    from ..local.load import local_arms
 
     if place.endswith(".jsonl"):
         return [(place, answers_of_file(Path(place)))]
+    if place.endswith(RUN_FILES) and is_experiment(Path(place)):
+        arms = answers_of_arms(local_arms(Path(place), storage), model or None)
+        return [(f"{name}:{label}" if name else label, answers) for label, answers in arms.items()]
     models = _run(place, namespace, storage)
     if model and model not in models:
         raise PermanentError(

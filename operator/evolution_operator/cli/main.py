@@ -1,27 +1,28 @@
-"""`evolution`: run, plan, validate, status, retry, score, compare, study."""
+"""`evolution`: run, plan, validate, status, retry, score, compare, experiment, study."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from evolution_jobs.contract.credentials import tidy_environment
-from evolution_jobs.contract.errors import StageError, TransientError
+from evolution_jobs.contract.errors import StageError
 from evolution_jobs.redaction import redact_output
 
-from ..api.validation import RunFileError, load_run
+from ..api.experiment import Experiment, is_experiment, load_runs
+from ..api.spec import EvolutionRun
+from ..api.validation import RunFileError
 from .console import open_console
-from .options import Output, OutputOption, StorageOption
+from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
+from .experiment import app as experiment_app
+from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .study import app as study_app
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SUSPENDED = 3
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from ..planner.observed import Run
 
 app = typer.Typer(
     help="Let a dialogue model improve itself: SFT, then rounds of generate, reflect and DPO (arXiv 2505.16610).",
@@ -29,61 +30,49 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(study_app, name="study")
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]
+RunsFile = Annotated[Path, typer.Option("--file", "-f", help="The run file, or an experiment, in YAML.")]
 
 
 @app.command()
 def run(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
     """Run it on this machine, or continue where an earlier call stopped."""
-    from evolution_jobs.store.open import open_store
-
-    from ..local.driver import Driver, run_directory
     from ..local.load import local_run
-    from ..local.machine import Machine
-    from ..local.summary import summarise
     from .closing import print_closing
-    from .display import Display
+    from .drive import drive
 
-    started = time.monotonic()
     # With --output json, standard output is the document's alone.
     console = open_console(stderr=output is Output.json)
-    wanted = local_run(file, storage)
-    store = open_store(wanted.spec.storage)
-    with run_directory(wanted.spec.storage.uri, wanted.ref.namespace, wanted.ref.name) as directory:
-        try:
-            with Display(console) as display:
-                display.print_line(
-                    f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}"
-                )
-                driver = Driver(wanted, store, Machine.here(), directory, display.print_line)
-                status = driver.drive(display.watch)
-        except OSError as error:
-            # Stages report errors of the store themselves: this is the driver's own directory.
-            words = error.strerror or str(error)
-            raise TransientError(
-                "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
-            ) from error
-        except KeyboardInterrupt:
-            console.print("Stopped; finished work is kept. Run the same command to continue.", highlight=False)
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        summary = summarise(wanted, status, store, time.monotonic() - started)
+    try:
+        summary = drive(local_run(file, storage), console)
+    except KeyboardInterrupt:
+        console.print(INTERRUPTED, highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if output is Output.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
         print_closing(console, summary, file)
-    if status.phase != "Complete":
-        raise typer.Exit(EXIT_SUSPENDED if status.phase == "Suspended" else EXIT_FAILED)
+    raise typer.Exit(exit_code([summary["phase"]]))
 
 
 @app.command()
-def plan(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
-    """Show a run's stages: cached or to run, with keys and inputs."""
-    from ..local.forecast import forecast, print_forecast
-    from ..local.load import local_run
+def plan(file: RunsFile, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
+    """Show the stages of a run or experiment: cached or to run, with keys and inputs."""
+    from ..local.forecast import forecast, forecast_arms, print_forecast
+    from ..local.load import local_arms, local_run
+    from .arms import print_arms_forecast
 
+    if is_experiment(file):
+        arms = forecast_arms(local_arms(file, storage))
+        if output is Output.json:
+            print(json.dumps(arms, ensure_ascii=False))
+        else:
+            print_arms_forecast(open_console(), arms)
+        return
     rows = forecast(local_run(file, storage))
     if output is Output.json:
         print(json.dumps(rows, ensure_ascii=False))
@@ -93,28 +82,47 @@ def plan(file: File, storage: StorageOption = None, output: OutputOption = Outpu
 
 @app.command()
 def validate(
-    file: File,
+    file: RunsFile,
     output: OutputOption = Output.text,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Also read the data and the model's files (no weights); show what is trained on."),
     ] = False,
 ) -> None:
-    """Check a run file; list every fault with its field path."""
-    found = load_run(file)
-    known = {"valid": True, "faults": []}
+    """Check a run file or an experiment; list every fault with its field path."""
+    found = load_runs(file)
+    known: dict[str, Any] = {"valid": True, "faults": []}
     if output is Output.text:
-        print(f"{file}: valid; {found.metadata.namespace}/{found.metadata.name}")
+        if isinstance(found, Experiment):
+            runs = ", ".join(arm.run.metadata.name for arm in found.arms)
+            print(f"{file}: valid; {found.namespace}/{found.name}, {len(found.arms)} runs: {runs}")
+        else:
+            print(f"{file}: valid; {found.metadata.namespace}/{found.metadata.name}")
     if deep:
-        from ..local.load import local_run
-        from .deep import look, print_survey
-
-        survey = look(local_run(file, None))
-        if output is Output.text:
-            print_survey(open_console(), survey)
-        known |= survey.wire()
+        known |= _look(file, found, output)
     if output is Output.json:
         print(json.dumps(known, ensure_ascii=False))
+
+
+def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[str, Any]:
+    """What the run will train on; for an experiment, what each arm will, by variant."""
+    from ..local.load import local_arms, local_run
+    from .deep import look, print_survey
+
+    def shown(run: Run) -> dict[str, Any]:
+        survey = look(run)
+        if output is Output.text:
+            print_survey(open_console(), survey)
+        return survey.wire()
+
+    if not isinstance(found, Experiment):
+        return shown(local_run(file, None))
+    surveys = {}
+    for variant, run in local_arms(file, None).items():
+        if output is Output.text:
+            print(f"\n{variant}:")
+        surveys[variant] = shown(run)
+    return {"arms": surveys}
 
 
 @app.command()
@@ -162,7 +170,8 @@ def compare(
     references: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Run files, runs on the cluster, or answers.jsonl; RUN:M2 takes one model."
+            metavar="RUN...",
+            help="Run files, experiments, runs on the cluster, or answers.jsonl; RUN:M2 takes one model.",
         ),
     ],
     namespace: Annotated[

@@ -19,3 +19,6 @@ StorageOption = Annotated[
     str | None, typer.Option("--storage", help="Storage URI or directory, in place of spec.storage.uri.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text, or one JSON document.")]
+
+INTERRUPTED = "Stopped; finished work is kept. Run the same command to continue."
+"""What a command that runs stages says after Ctrl-C."""

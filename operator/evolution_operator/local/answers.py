@@ -52,6 +52,23 @@ def answers_of_run(run: Run) -> dict[str, list[Answer]]:
     return _read(store, keys, run.ref.name)
 
 
+def answers_of_arms(runs: Mapping[str, Run], model: str | None = None) -> dict[str, list[Answer]]:
+    """By `VARIANT:MODEL`: what the last model of each arm of an experiment answered, or the model of this name (M1).
+
+    Raises PermanentError `AnswersMissing` if an arm has none, and what the store raises.
+    """
+    found = {}
+    for variant, run in runs.items():
+        name, answers = model or f"M{run.spec.iterations}", answers_of_run(run)
+        if name not in answers:
+            raise PermanentError(
+                "AnswersMissing",
+                f"run {run.ref.name} has answers of {', '.join(answers)}, not of {name}; run it to its end",
+            )
+        found[f"{variant}:{name}"] = answers[name]
+    return found
+
+
 def answers_of_stages(storage: Storage, keys: Mapping[str, str], name: str) -> dict[str, list[Answer]]:
     """The same for a run on a cluster: `keys` are its stages' keys as its status has them."""
     return _read(open_store(storage), keys, name)

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from evolution_jobs.contract.keys import resolve_keys
+from evolution_jobs.contract.stage import Node
 from evolution_jobs.store.open import open_store
 from rich.console import Console
 from rich.table import Table
 
 from ..planner.graph import build_graph
 from ..planner.observed import Run
-from .lookup import look_up
+from ..planner.sharing import keys_before_prepare, shared_with
+from .lookup import Finished, look_up
 
 UNKNOWN = "not known until prepare has run"
 
 
 def forecast(run: Run) -> list[dict[str, Any]]:
     """One row a stage: id, key or None, state (`cached`, `to run`, `not known until prepare has run`), inputs, faults."""
+    return _rows(*_seen(run))
+
+
+def forecast_arms(runs: Mapping[str, Run]) -> dict[str, list[dict[str, Any]]]:
+    """By variant, the rows of `forecast`. `sharedWith` is the earlier variant that has the same stage, or None."""
+    seen = {variant: _seen(run) for variant, run in runs.items()}
+    keys = {variant: keys_before_prepare(graph, finished.contents) for variant, (graph, finished, _) in seen.items()}
+    shared = shared_with(keys)
+    return {
+        variant: [row | {"sharedWith": shared[variant].get(row["stage"])} for row in _rows(*found)]
+        for variant, found in seen.items()
+    }
+
+
+def _seen(run: Run) -> tuple[list[Node], Finished, list[str]]:
+    """The run's graph, its finished stages, and what is wrong with some."""
     graph = build_graph(run.spec, dict(run.pins))
     faults: list[str] = []
-    finished = look_up(open_store(run.spec.storage), graph, faults.append, withdraw=False)
+    return graph, look_up(open_store(run.spec.storage), graph, faults.append, withdraw=False), faults
+
+
+def _rows(graph: list[Node], finished: Finished, faults: list[str]) -> list[dict[str, Any]]:
     keys = resolve_keys(graph, finished.contents)
     rows = []
     for node in graph:

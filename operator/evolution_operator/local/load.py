@@ -10,9 +10,10 @@ from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.data_sources import local_path, open_bucket
 from pydantic import ValidationError
 
+from ..api.experiment import load_experiment
 from ..api.messages import explain
 from ..api.run_file import Fault
-from ..api.spec import EvolutionRunSpec
+from ..api.spec import EvolutionRun, EvolutionRunSpec
 from ..api.validation import RunFileError, load_run, resolve_paths
 from ..planner.observed import Run
 from .driver import attempt_prefix
@@ -23,19 +24,37 @@ def local_run(path: Path, storage: str | None = None) -> Run:
 
     `storage` replaces `spec.storage.uri`, relative to the current directory. Raises RunFileError.
     """
-    run = load_run(path)
+    run = _placed(load_run(path), path, storage)
+    return _run(run, pins(run.spec, _uid(run.metadata.namespace, run.metadata.name)))
+
+
+def local_arms(path: Path, storage: str | None = None) -> dict[str, Run]:
+    """By variant: the runs of the experiment in a file, as `local_run` has one. Raises RunFileError.
+
+    The runs share what is known of their sources, so that sources without a stamp (the hub) are read once for all of them.
+    """
+    experiment = load_experiment(path)
+    uid = _uid(experiment.namespace, experiment.name)
+    runs = {arm.variant: _placed(arm.run, path, storage) for arm in experiment.arms}
+    return {variant: _run(run, pins(run.spec, uid)) for variant, run in runs.items()}
+
+
+def _uid(namespace: str, name: str) -> str:
+    return f"local:{namespace}/{name}"
+
+
+def _placed(run: EvolutionRun, path: Path, storage: str | None) -> EvolutionRun:
+    """The run with the storage that the command line names, and with its file's relative paths resolved."""
     if storage is not None:
-        place = storage_at(storage, run.spec.storage)
-        run = run.model_copy(update={"spec": run.spec.model_copy(update={"storage": place})})
-    run = resolve_paths(run, path.resolve().parent)
-    metadata = run.metadata
-    uid = f"local:{metadata.namespace}/{metadata.name}"
-    return Run(
-        ref=RunRef(namespace=metadata.namespace, name=metadata.name, uid=uid),
-        spec=run.spec,
-        attempt_prefix=attempt_prefix(),
-        pins=pins(run.spec, uid),
-    )
+        spec = run.spec.model_copy(update={"storage": storage_at(storage, run.spec.storage)})
+        run = run.model_copy(update={"spec": spec})
+    return resolve_paths(run, path.resolve().parent)
+
+
+def _run(run: EvolutionRun, pinned: dict[str, str]) -> Run:
+    namespace, name = run.metadata.namespace, run.metadata.name
+    ref = RunRef(namespace=namespace, name=name, uid=_uid(namespace, name))
+    return Run(ref=ref, spec=run.spec, attempt_prefix=attempt_prefix(), pins=pinned)
 
 
 def storage_at(place: str, storage: Storage) -> Storage:

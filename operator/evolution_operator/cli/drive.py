@@ -1,0 +1,40 @@
+"""Drives one run on this machine and shows its progress. `evolution run` and `evolution experiment run` share it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from evolution_jobs.contract.errors import TransientError
+from evolution_jobs.store.open import open_store
+from rich.console import Console
+
+from ..local.driver import Driver, run_directory
+from ..local.machine import Machine
+from ..local.summary import summarise
+from ..planner.observed import Run
+from .display import Display
+
+
+def drive(wanted: Run, console: Console) -> dict[str, Any]:
+    """Run until Complete, Failed or Suspended. Returns the summary.
+
+    Raises StageError (`RunBusy`, `StateUnwritable`, and what the store raises), and KeyboardInterrupt once stages have saved.
+    """
+    started = time.monotonic()
+    store = open_store(wanted.spec.storage)
+    with run_directory(wanted.spec.storage.uri, wanted.ref.namespace, wanted.ref.name) as directory:
+        try:
+            with Display(console) as display:
+                display.print_line(
+                    f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}"
+                )
+                driver = Driver(wanted, store, Machine.here(), directory, display.print_line)
+                status = driver.drive(display.watch)
+        except OSError as error:
+            # Stages report errors of the store themselves: this is the driver's own directory.
+            words = error.strerror or str(error)
+            raise TransientError(
+                "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
+            ) from error
+        return summarise(wanted, status, store, time.monotonic() - started)

@@ -1,0 +1,33 @@
+"""Which stages the arms of an experiment share: stages with equal keys, which one of them computes for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evolution_jobs.contract.keys import resolve_keys
+from evolution_jobs.contract.stage import Node
+
+
+def keys_before_prepare(graph: list[Node], contents: Mapping[str, str] | None) -> dict[str, str]:
+    """Keys to compare with those of other runs, even if prepare has not run: equal ones will be equal.
+
+    Without `contents`, all but prepare's are stand-ins: prepare's key stands for what it will find.
+    """
+    if contents is None:
+        prepare = resolve_keys(graph, None)["prepare"]
+        sources = {source for node in graph for source in node.inputs.values()}
+        contents = {
+            name.removeprefix("prepare/"): f"{prepare}/{name}" for name in sources if name.startswith("prepare/")
+        }
+    return resolve_keys(graph, contents)
+
+
+def shared_with(keys: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """By arm and stage: the first of the earlier arms that has a stage with this key. `keys` are each arm's, by stage."""
+    first: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
+    for arm, stages in keys.items():
+        found[arm] = {stage: first[key] for stage, key in stages.items() if key in first}
+        for key in stages.values():
+            first.setdefault(key, arm)
+    return found

@@ -29,3 +29,13 @@ def run_document(spec: dict[str, Any] | None = None, **metadata: str) -> dict[st
         "metadata": {"name": "first", **metadata},
         "spec": minimal_spec() if spec is None else spec,
     }
+
+
+def experiment_document(*variants: Any, base: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    """A new Experiment. Its base is the minimal spec unless given; its name is ``exp`` unless ``metadata`` has one."""
+    return {
+        "apiVersion": "evolution.run/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "exp", **metadata},
+        "spec": {"base": minimal_spec() if base is None else base, "variants": list(variants)},
+    }

@@ -67,6 +67,8 @@ class Process:
     report: Path
     channel: socket.socket
     gpu: str | None
+    sentinel: socket.socket
+    """The other end of its channel, readable at its end."""
     exitcode: int | None = None
     stop_requested: bool = False
     corrupt_input: str | None = None
@@ -128,7 +130,7 @@ class Server:
         """Start a fake process."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        process = Process(spec, report, theirs, environment.get("CUDA_VISIBLE_DEVICES"))
+        process = Process(spec, report, theirs, environment.get("CUDA_VISIBLE_DEVICES"), ours)
         self.began(process)
         self.processes.append(process)
         return StageProcess(process, ours, log, report)  # type: ignore[arg-type]

@@ -21,6 +21,8 @@ WALKED = {
     ("install.md", "One namespace, or some"),
     ("install.md", "Upgrade"),
     ("install.md", "Uninstall"),
+    ("experiments.md", "Check it"),
+    ("experiments.md", "Run it"),
     ("tutorial.md", "1. Install and run"),
     ("tutorial.md", "2. Look at what the run left"),
     ("tutorial.md", "3. Run it again"),

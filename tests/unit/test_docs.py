@@ -14,6 +14,7 @@ import pytest
 import yaml
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
+from evolution_operator.api.experiment import expand
 from evolution_operator.api.run_file import read_document
 from evolution_operator.api.validation import faults
 from evolution_operator.cli.main import app
@@ -107,6 +108,8 @@ def test_every_manifest_and_every_value_in_it_is_valid(page: Path, tmp_path: Pat
                 jsonschema.validate(document, schema)
             elif document.get("kind") == "EvolutionRun" or set(document) == {"spec"}:
                 assert faults(whole(document)) == [], part
+            elif document.get("kind") == "Experiment":
+                assert expand(document)[1] == [], part
 
 
 @pytest.mark.parametrize("page", BY_NAME.values(), ids=BY_NAME)

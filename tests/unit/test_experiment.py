@@ -245,6 +245,31 @@ def test_manifests_are_the_runs_and_share_no_yaml_aliases(tmp_path: Path) -> Non
     assert [each["metadata"]["name"] for each in documents] == ["exp-self", "exp-b"]
 
 
+def test_a_file_is_validated_and_planned_by_the_commands_for_one_run(tmp_path: Path) -> None:
+    path = EXAMPLES / "quickstart/experiment.yaml"
+    valid = CliRunner().invoke(app, ["validate", "-f", str(path)])
+    assert valid.stdout == f"{path}: valid; default/ablation, 3 runs: ablation-self, ablation-none, ablation-human\n"
+    planned = CliRunner().invoke(app, ["plan", "-f", str(path), "--storage", str(tmp_path / "none"), "-o", "json"])
+    arms = json.loads(planned.stdout)
+    assert {arm: [row["stage"] for row in rows if row["sharedWith"]] for arm, rows in arms.items()} == {
+        "self": [],
+        "none": ["prepare", "sft", "generate-1", "evaluate-0"],
+        "human": ["prepare", "sft", "generate-1", "evaluate-0"],
+    }
+    assert not (tmp_path / "none").exists(), "a plan writes nothing"
+
+
+def test_a_setting_that_only_prepare_checks_changes_no_later_stage(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        yaml.safe_dump(experiment_document(SELF, {"name": "x", "set": {"reflection": {"maxNewTokens": 64}}}))
+    )
+    contents = dict.fromkeys(("model", "train", "validation", "contexts", "test"), "digest")
+    graphs = {variant: build_graph(run.spec, dict(run.pins)) for variant, run in local_arms(path).items()}
+    shared = shared_with({variant: resolve_keys(graph, contents) for variant, graph in graphs.items()})
+    assert set(shared["x"]) == {"sft", "generate-1", "evaluate-0"}, "and prepare is not shared"
+
+
 def test_every_example_is_valid_and_the_ablation_is_that_of_the_quickstart() -> None:
     files = sorted(EXAMPLES.rglob("*.yaml"))
     assert len(files) >= 4

@@ -10,7 +10,7 @@ import yaml
 from tests.support import pages
 from tests.support.cluster.chart import CHART
 
-PAGES = ("install.md", "development.md", "quickstart-kind.md", "tutorial.md")
+PAGES = ("install.md", "development.md", "quickstart-kind.md", "tutorial.md", "experiments.md")
 
 
 def test_every_section_with_commands_is_walked_or_skipped_for_a_reason() -> None:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .console import say
+
 Cells = Mapping[str, Mapping[str, str]]
 """By arm, then by stage."""
 Rows = Sequence[Mapping[str, Any]]
@@ -22,10 +24,10 @@ def print_arms_forecast(console: Console, arms: Mapping[str, Rows]) -> None:
         cached, unknown = cells.count("cached"), cells.count("?")
         shared = sum(cell.startswith("as ") for cell in cells)
         counts = f"{cached} cached, {cells.count('to run')} to run, {shared} shared with an earlier arm"
-        _say(console, f"{arm}: {counts}" + (f", {unknown} not known yet" if unknown else ""))
+        say(console, f"{arm}: {counts}" + (f", {unknown} not known yet" if unknown else ""))
     # A stage that several arms share has one fault.
     for fault in dict.fromkeys(fault for rows in arms.values() for row in rows for fault in row["faults"]):
-        console.print(fault, style="yellow", highlight=False, markup=False)
+        say(console, fault, "yellow")
 
 
 def _planned(row: Mapping[str, Any]) -> str:
@@ -42,7 +44,7 @@ def print_results(console: Console, arms: Mapping[str, Rows]) -> None:
     for arm, rows in arms.items():
         cells = [_ended(row) for row in rows]
         shared = sum(cell.startswith("as ") for cell in cells)
-        _say(
+        say(
             console,
             f"{arm}: {cells.count('computed')} computed, {shared} shared with an earlier arm, "
             f"{cells.count('cached')} cached before",
@@ -63,7 +65,3 @@ def print_stages(console: Console, arms: Cells) -> None:
     for stage in dict.fromkeys(stage for cells in arms.values() for stage in cells):
         table.add_row(stage, *(escape(cells.get(stage, "")) for cells in arms.values()))
     console.print(table)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

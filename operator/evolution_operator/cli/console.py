@@ -14,3 +14,8 @@ def open_console(stderr: bool = False) -> Console:
     """A console on standard output, or on standard error."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else UNBROKEN)
+
+
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """Print one line as it is: no markup, no colours for numbers, wrapped by the terminal alone."""
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

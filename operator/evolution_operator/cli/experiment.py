@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..api.experiment import load_experiment
 from ..api.run_file import write_documents
-from .console import open_console
+from .console import open_console, say
 from .exit_codes import EXIT_INTERRUPTED, exit_code
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
 
@@ -55,7 +55,7 @@ def run(file: ExperimentOption, storage: StorageOption = None, output: OutputOpt
     else:
         _print_results(console, arms, comparison, why_not)
         if comparison is not None:
-            _say(console, f"Compare again, or other figures: evolution compare {file} --figures NAMES")
+            say(console, f"Compare again, or other figures: evolution compare {file} --figures NAMES")
     raise typer.Exit(exit_code([arm["phase"] for arm in arms.values()]))
 
 
@@ -76,9 +76,9 @@ def _drive_all(console: Console, runs: Mapping[str, Run]) -> Arms:
             arms[variant] = drive(wanted, console)
         except StageError as error:
             arms[variant] = {"phase": "Failed", "message": f"{error.reason}: {error}", "stages": []}
-        _say(console, f"{variant}: {arms[variant]['phase']}")
+        say(console, f"{variant}: {arms[variant]['phase']}")
         for line in _failures(arms[variant]):
-            console.print(f"{variant}: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"{variant}: {line}", "red")
     return arms
 
 
@@ -128,14 +128,10 @@ def _print_results(console: Console, arms: Arms, comparison: Comparison | None, 
     if comparison is not None:
         print_comparison(console, comparison)
     else:
-        _say(console, f"Not compared: {why_not}")
+        say(console, f"Not compared: {why_not}")
     if others := [variant for variant, arm in arms.items() if not _complete(arm)]:
         done = len(arms) - len(others)
         line = (
             f"\n{done} of {len(arms)} arms complete; not {', '.join(others)}. Run the same command to try them again."
         )
-        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line, "red")

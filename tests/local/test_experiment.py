@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(3600)]
 
 def test_the_arms_of_the_example_share_what_the_page_shows(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("runs"))
-    with Shell(tmp_path, {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}) as shell:
-        shell.run(f"export PATH={Path(sys.executable).parent}:$PATH")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with Shell(tmp_path, {**os.environ, "PATH": path, "XDG_STATE_HOME": str(tmp_path / "state")}) as shell:
         for section in ("Check it", "Run it"):
             shell.walk("experiments.md", section, mask=masked)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +33,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.support.pages import masked
 from tests.support.run_document import experiment_document, minimal_spec, run_document
+from tests.support.shell import Shell
 from tests.support.stages.fake_processes import Process, Server, compute, raising
 from tests.unit.test_compare import answers, write
 from tests.unit.test_load import manifest, prepare_key
@@ -257,6 +262,13 @@ def test_a_file_is_validated_and_planned_by_the_commands_for_one_run(tmp_path: P
         "human": ["prepare", "sft", "generate-1", "evaluate-0"],
     }
     assert not (tmp_path / "none").exists(), "a plan writes nothing"
+
+
+def test_the_example_is_checked_and_planned_as_the_page_shows(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("runs"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with Shell(tmp_path, environment) as shell:
+        shell.walk("experiments.md", "Check it", mask=masked)
 
 
 def test_a_setting_that_only_prepare_checks_changes_no_later_stage(tmp_path: Path) -> None:

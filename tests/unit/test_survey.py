@@ -10,7 +10,7 @@ import yaml
 from evolution_operator.cli.main import app
 from typer.testing import CliRunner
 
-from tests.support.run_document import minimal_spec, run_document
+from tests.support.run_document import experiment_document, minimal_spec, run_document
 from tests.support.stages.chat_families import FAMILIES, save_tokenizer
 from tests.support.stages.model_directory import model_directory
 
@@ -110,3 +110,16 @@ def test_what_prepare_refuses_it_refuses(file: Path) -> None:
     with pytest.raises(PermanentError, match=r"data\.seed") as refused:
         deep(file)
     assert refused.value.reason == "DataMalformed"
+
+
+def test_arms_of_an_experiment_that_read_the_same_are_read_once(file: Path) -> None:
+    base = yaml.safe_load(file.read_text())["spec"]
+    variants = [{"name": "self"}, {"name": "none", "set": {"preferenceSource": "none"}}]
+    variants.append({"name": "half", "set": {"data": {"validationFraction": 0.5}}})
+    file.write_text(yaml.safe_dump(experiment_document(*variants, base=base)))
+    arms = deep(file)["arms"]
+    assert isinstance(arms, dict)
+    assert arms["none"] == {"readsAs": "self"}
+    assert arms["self"]["counts"]["train"] == arms["half"]["counts"]["train"] == 6
+    shown = CliRunner().invoke(app, ["validate", "--deep", "-f", str(file)])
+    assert "none: reads what self reads" in shown.stdout

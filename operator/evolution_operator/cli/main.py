@@ -105,8 +105,9 @@ def validate(
 
 
 def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[str, Any]:
-    """What the run will train on; for an experiment, what each arm will, by variant."""
+    """What the run will train on; for an experiment, by variant, what each arm does that reads what no earlier one reads."""
     from ..local.load import local_arms, local_run
+    from ..planner.sharing import prepare_key, shared_with
     from .deep import look, print_survey
 
     def shown(run: Run) -> dict[str, Any]:
@@ -117,11 +118,14 @@ def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[
 
     if not isinstance(found, Experiment):
         return shown(local_run(file, None))
-    surveys = {}
-    for variant, run in local_arms(file, None).items():
+    runs = local_arms(file, None)
+    shared = shared_with({variant: prepare_key(run) for variant, run in runs.items()})
+    surveys: dict[str, Any] = {}
+    for variant, run in runs.items():
+        first = shared[variant].get("prepare")
         if output is Output.text:
-            print(f"\n{variant}:")
-        surveys[variant] = shown(run)
+            print(f"\n{variant}: reads what {first} reads" if first else f"\n{variant}:")
+        surveys[variant] = {"readsAs": first} if first else shown(run)
     return {"arms": surveys}
 
 

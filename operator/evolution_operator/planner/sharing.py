@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.stage import Node
 
+from .graph import build_graph
+from .observed import Run
+
 
 def keys_before_prepare(graph: list[Node], contents: Mapping[str, str] | None) -> dict[str, str]:
     """Keys to compare with those of other runs, even if prepare has not run: equal ones will be equal.
@@ -20,6 +23,12 @@ def keys_before_prepare(graph: list[Node], contents: Mapping[str, str] | None) -
             name.removeprefix("prepare/"): f"{prepare}/{name}" for name in sources if name.startswith("prepare/")
         }
     return resolve_keys(graph, contents)
+
+
+def prepare_key(run: Run) -> dict[str, str]:
+    """The key of the run's prepare alone, by stage id. Runs with one key read the same data and model."""
+    keys = resolve_keys(build_graph(run.spec, dict(run.pins)), None)
+    return {"prepare": keys["prepare"]}
 
 
 def shared_with(keys: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

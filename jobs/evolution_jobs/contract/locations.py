@@ -153,8 +153,8 @@ Quantization = Literal["nf4"]
 """How weights are quantised as they are loaded."""
 
 
-class BaseModelSource(Document):
-    """The model that the run starts from."""
+class ModelSource(Document):
+    """A model."""
 
     rules: ClassVar[tuple[Rule, ...]] = (*_addresses("model"), only_with_scheme("revision", "hf"))
 
@@ -162,6 +162,11 @@ class BaseModelSource(Document):
     """`hf://owner/model`, `s3://bucket/prefix`, `file:///directory`, `pvc://claim/path` or `package://python_package` (a model that an installed Python package ships)."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Commit, tag or branch of an `hf://` model; prepare pins it to a commit."""
+
+
+class BaseModelSource(ModelSource):
+    """The model that the run starts from."""
+
     token_secret: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] | None = None
     """Secret with `HF_TOKEN` for a gated model."""
     quantization: Quantization | None = None

@@ -1,4 +1,4 @@
-"""The files of a base model where they lie: in a directory, a bucket or on the hub. Weights are not fetched.
+"""The files of a model where they lie: in a directory, a bucket or on the hub. Weights are not fetched.
 
 Small files are read as a whole, and of the weights only the headers.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..store.s3_bucket import Bucket
 
 FIELD = "baseModel"
+"""The base model's path below `spec`."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Weights in one file, and the index of weights in several. transformers reads no others."""
@@ -40,11 +41,12 @@ FIRST_READ = 64 << 10
 
 
 class ModelFiles(ABC):
-    """The files of one model directory. Every method names the model's URI in its errors."""
+    """The files of one model directory. Every method names the model's field and URI in its errors."""
 
-    def __init__(self, uri: str, sizes: Mapping[str, int]) -> None:
-        """`sizes` has the bytes of every file directly in the directory."""
+    def __init__(self, uri: str, sizes: Mapping[str, int], field: str = FIELD) -> None:
+        """`sizes` has the bytes of every file directly in the directory; `field` is the model's path below `spec`."""
         self.uri = uri
+        self.field = field
         self.sizes = sizes
         self._contents: dict[str, bytes] = {}
 
@@ -132,7 +134,11 @@ class ModelFiles(ABC):
 
     def malformed(self, name: str, fault: str) -> PermanentError:
         """The error for a file of the model."""
-        return PermanentError("ModelMalformed", f"{FIELD}.uri: {self.uri}: {name}: {fault}")
+        return self.fault("ModelMalformed", f"{name}: {fault}")
+
+    def fault(self, reason: str, words: str) -> PermanentError:
+        """The error for what is wrong with the model."""
+        return PermanentError(reason, f"{self.field}.uri: {self.uri}: {words}")
 
 
 def _foreign(start: bytes) -> str | None:
@@ -149,8 +155,8 @@ def _foreign(start: bytes) -> str | None:
 class DirectoryFiles(ModelFiles):
     """A model in a local directory."""
 
-    def __init__(self, uri: str, directory: Path) -> None:
-        super().__init__(uri, {each.name: each.stat().st_size for each in directory.iterdir() if each.is_file()})
+    def __init__(self, uri: str, directory: Path, field: str = FIELD) -> None:
+        super().__init__(uri, {each.name: each.stat().st_size for each in directory.iterdir() if each.is_file()}, field)
         self._directory = directory
 
     def start(self, name: str, count: int) -> bytes:
@@ -160,53 +166,53 @@ class DirectoryFiles(ModelFiles):
         except (FileNotFoundError, PermissionError) as error:
             raise self.malformed(name, f"it cannot be read: {error.strerror}") from error
         except OSError as error:
-            words = f"{FIELD}.uri: {self.uri}: {name} cannot be read now: {error.strerror}"
+            words = f"{self.field}.uri: {self.uri}: {name} cannot be read now: {error.strerror}"
             raise TransientError("ModelUnavailable", words) from error
 
 
 class BucketFiles(ModelFiles):
     """A model below a prefix of a bucket."""
 
-    def __init__(self, uri: str, bucket: Bucket, prefix: str) -> None:
-        with blamed_on(FIELD, own_fields=False):
+    def __init__(self, uri: str, bucket: Bucket, prefix: str, field: str = FIELD) -> None:
+        with blamed_on(field, own_fields=False):
             found = {location.removeprefix(prefix): size for location, size in bucket.list(prefix)}
-        super().__init__(uri, {name: size for name, size in found.items() if name and "/" not in name})
+        super().__init__(uri, {name: size for name, size in found.items() if name and "/" not in name}, field)
         self._bucket = bucket
         self._prefix = prefix
 
     def start(self, name: str, count: int) -> bytes:
         if not count:
             return b""
-        with blamed_on(FIELD, own_fields=False):
+        with blamed_on(self.field, own_fields=False):
             return self._bucket.start(self._prefix + name, count)
 
     def fetch(self, name: str, directory: Path) -> None:
         """Copy a file into a directory."""
-        with blamed_on(FIELD, own_fields=False):
+        with blamed_on(self.field, own_fields=False):
             self._bucket.download(self._prefix + name, directory / name)
 
 
-def hub_files(uri: str, pinned: Pinned) -> ModelFiles:
+def hub_files(uri: str, pinned: Pinned, field: str = FIELD) -> ModelFiles:
     """The files of a model on the hub; offline, those in this machine's cache. Raises as `pin` does."""
     import huggingface_hub
 
     if not huggingface_hub.is_offline_mode():
-        return HubFiles(uri, pinned)
-    with explained(f"{FIELD}.uri: {uri}"):
+        return HubFiles(uri, pinned, field)
+    with explained(f"{field}.uri: {uri}"):
         root = huggingface_hub.snapshot_download(pinned.name, revision=pinned.commit, local_files_only=True)
-    return DirectoryFiles(uri, Path(root))
+    return DirectoryFiles(uri, Path(root), field)
 
 
 class HubFiles(ModelFiles):
     """A model on the hub, at one commit."""
 
-    def __init__(self, uri: str, pinned: Pinned) -> None:
+    def __init__(self, uri: str, pinned: Pinned, field: str = FIELD) -> None:
         import huggingface_hub
 
-        with explained(f"{FIELD}.uri: {uri}"):
+        with explained(f"{field}.uri: {uri}"):
             tree = huggingface_hub.HfApi().list_repo_tree(pinned.name, revision=pinned.commit)
             sizes = {each.path: each.size for each in tree if isinstance(each, huggingface_hub.hf_api.RepoFile)}
-        super().__init__(uri, {name: size for name, size in sizes.items() if "/" not in name})
+        super().__init__(uri, {name: size for name, size in sizes.items() if "/" not in name}, field)
         self._pinned = pinned
 
     def start(self, name: str, count: int) -> bytes:
@@ -218,7 +224,7 @@ class HubFiles(ModelFiles):
         url = hf_hub_url(self._pinned.name, name, revision=self._pinned.commit)
         headers = {**build_hf_headers(), "Range": f"bytes=0-{count - 1}"}
         with (
-            explained(f"{FIELD}.uri: {self.uri}: {name}"),
+            explained(f"{self.field}.uri: {self.uri}: {name}"),
             get_session().stream("GET", url, headers=headers, timeout=60) as answer,
         ):
             if answer.is_error:

@@ -6,11 +6,9 @@ only referenced, because it may be large and every stage can read it there.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..chat.chats import Chats
@@ -19,12 +17,9 @@ from ..chat.trial import try_chats
 from ..contract.errors import PermanentError
 from ..contract.locations import BaseModelSource, Storage
 from ..contract.settings import ModelUse
-from ..contract.volumes import mounted_path
 from ..store.base import file_sha256
-from ..store.data_sources import blamed_on, local_path, open_bucket
-from .files import FIELD, BucketFiles, DirectoryFiles, ModelFiles, hub_files
-from .gguf import convert_gguf
-from .hub import pin
+from .files import FIELD, BucketFiles, ModelFiles
+from .find import Found, find
 from .marked import mark
 from .usable import require_usable
 
@@ -46,130 +41,68 @@ class Resolved:
     """The reference to a model that is not copied."""
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Where a model lies."""
-
-    files: ModelFiles
-    directory: Path | None = None
-    """Its directory on this machine."""
-    commit: str | None = None
-    """The pinned URI of a model on the hub."""
-
-
 def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Resolved:
     """Find the model, check that it is complete and fits `use`, and pin it; new files are written below `directory`.
 
     Raises PermanentError (`ModelMissing`, those of `require_usable`, of the store and of the hub), which says what is
     wrong and what to do, or TransientError.
     """
-    resolved = _resolved(source, storage, directory, use)
-    if source.quantization is None:
-        return resolved
-    return replace(resolved, files=mark(directory / "model", source.quantization, resolved.reference))
-
-
-def _resolved(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Resolved:
-    found = _find(source, storage, directory)
-    tried = _usable(found, use, directory)
     target = directory / "model"
+    found = find(source, storage, target, FIELD)
+    chats, notes = _usable(found, use, directory)
+    files, reference = pinned(found, storage, target)
+    if source.quantization is not None:
+        files = mark(target, source.quantization, reference)
+    return Resolved(files, chats, notes, reference)
+
+
+def pinned(found: Found, storage: Storage, target: Path) -> tuple[Path | None, str | None]:
+    """The directory to store and the reference, as `Resolved` has them. New files are written at `target`."""
+    uri = found.files.uri
     if found.commit:
-        return Resolved(None, *tried, found.commit)
+        return None, found.commit
     if found.directory is None or found.directory == target:
         target.mkdir(parents=True, exist_ok=True)
-        return Resolved(_fetched(found, target), *tried)
-    if source.uri.startswith("pvc://"):
-        return Resolved(_digests(found, target), *tried, source.uri)
-    if source.uri.startswith("file://") and storage.uri.startswith("file://"):
-        return Resolved(_digests(found, target), *tried, found.directory.absolute().as_uri())
-    return Resolved(_linked(found.files.read, found.directory, target), *tried)
+        return _fetched(found, target), None
+    if uri.startswith("pvc://"):
+        return _digests(found, target), uri
+    if uri.startswith("file://") and storage.uri.startswith("file://"):
+        return _digests(found, target), found.directory.absolute().as_uri()
+    return _linked(found.files.read, found.directory, target), None
 
 
 def examine(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> tuple[Chats, list[str]]:
     """The model's chats and what a user should know of them, once it is checked as `resolve` does. Only a model in GGUF is
     copied, because it is converted.
     """
-    return _usable(_find(source, storage, directory), use, directory)
+    return _usable(find(source, storage, directory / "model", FIELD), use, directory)
 
 
-def _usable(found: _Found, use: ModelUse, directory: Path) -> tuple[Chats, list[str]]:
-    """The chats of a model that the run can train, and what a user should know of them. Raises as `require_usable` does, and PermanentError (`ChatTemplate`) if
-    its template does not write the chats that the stages have.
+def _usable(found: Found, use: ModelUse, directory: Path) -> tuple[Chats, list[str]]:
+    """The chats of a model that the run can train, and what a user should know of them.
+
+    Raises as `require_usable` does, and PermanentError (`ChatTemplate`) if its template does not write the chats that the
+    stages have.
     """
     require_usable(found.files, use)
     try:
-        if (chats := read_chats(found.files.text)) is None:
-            # Without tokenizer.json, transformers makes one from the other files. That takes torch, and seconds.
-            from .load import load_tokenizer
-
-            chats = Chats.of(load_tokenizer(found.commit or found.directory or _small_files(found.files, directory)))
+        chats = chats_of(found, directory)
         return chats, try_chats(chats)
     except PermanentError as error:
-        raise PermanentError(error.reason, f"{FIELD}.uri: {found.files.uri}: {error}") from error
+        raise found.files.fault(error.reason, str(error)) from error
 
 
-def _find(source: BaseModelSource, storage: Storage, directory: Path) -> _Found:
-    match source.uri.partition("://")[0]:
-        case "package":
-            return _packaged(source.uri, directory / "model")
-        case "hf":
-            return _on_hub(source)
-        case "s3":
-            return _in_bucket(source.uri, storage)
-        case "pvc":
-            return _in_directory(_mounted(source.uri), source.uri)
-        case _:
-            return _in_directory(local_path(source.uri, FIELD), source.uri)
+def chats_of(found: Found, directory: Path) -> Chats:
+    """The chats of a model that is complete. Raises as `read_chats` and `load_tokenizer` do."""
+    if (chats := read_chats(found.files.text)) is not None:
+        return chats
+    # Without tokenizer.json, transformers makes one from the other files. That takes torch, and seconds.
+    from .load import load_tokenizer
+
+    return Chats.of(load_tokenizer(found.commit or found.directory or _small_files(found.files, directory)))
 
 
-def _on_hub(source: BaseModelSource) -> _Found:
-    # baseModel.tokenSecret is HF_TOKEN in every stage, because every stage loads this model.
-    pinned = pin(source.uri, source.revision, "model", None, FIELD)
-    return _Found(hub_files(source.uri, pinned), commit=pinned.uri)
-
-
-def _in_bucket(uri: str, storage: Storage) -> _Found:
-    with blamed_on(FIELD, own_fields=False):
-        bucket, prefix = open_bucket(uri, storage, None, None)
-    files = BucketFiles(uri, bucket, prefix if not prefix or prefix.endswith("/") else f"{prefix}/")
-    if not files.sizes:
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: there are no files below {uri.rstrip('/')}/")
-    return _Found(files)
-
-
-def _in_directory(path: Path, uri: str) -> _Found:
-    if not path.is_dir():
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri}: {path} is no directory")
-    return _Found(DirectoryFiles(uri, path), path)
-
-
-def _mounted(uri: str) -> Path:
-    if (path := mounted_path(uri)) is None:
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: {uri} points outside its volume: remove the '..'")
-    return path
-
-
-def _packaged(uri: str, target: Path) -> _Found:
-    """The model in an installed package: a directory, or one GGUF file, converted. The package is not imported."""
-    name = uri.removeprefix("package://")
-    found = importlib.util.find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
-    roots = [Path(root) for root in (found.submodule_search_locations or [])] if found else []
-    if not roots:
-        raise PermanentError("ModelMissing", f"{FIELD}.uri: no package {name} is installed here: pip install it")
-    models = sorted(path.parent for root in roots for path in root.rglob("config.json"))
-    if len(models) == 1:
-        return _in_directory(models[0], uri)
-    ggufs = sorted(path for root in roots for path in root.rglob("*.gguf"))
-    if len(models) or len(ggufs) != 1:
-        raise PermanentError(
-            "ModelMissing",
-            f"{FIELD}.uri: {uri} holds {len(models)} model directories and {len(ggufs)} GGUF files; it must hold one",
-        )
-    convert_gguf(ggufs[0], target, f"{FIELD}.uri: {uri}")
-    return _in_directory(target, uri)
-
-
-def _fetched(found: _Found, target: Path) -> Path:
+def _fetched(found: Found, target: Path) -> Path:
     """The directory with the files that stages read: copied from a bucket, or converted there already."""
     if isinstance(found.files, BucketFiles):
         for name in found.files.read:
@@ -188,7 +121,7 @@ def _small_files(files: ModelFiles, directory: Path) -> Path:
     return target
 
 
-def _digests(found: _Found, target: Path) -> Path:
+def _digests(found: Found, target: Path) -> Path:
     """A directory with the digests of a model that is not copied. They pin it."""
     assert found.directory is not None
     paths = {name: found.directory / name for name in found.files.read}

@@ -50,7 +50,7 @@ def _refuse_adapter(files: ModelFiles) -> None:
         fault = f"{ADAPTER} lies beside the model, and {advice}"
     else:
         fault = f"this is an adapter and no model: name {base}, or merge it first (merge_and_unload)"
-    raise PermanentError("ModelUnsupported", f"{FIELD}.uri: {files.uri}: {fault}")
+    raise files.fault("ModelUnsupported", fault)
 
 
 def _require_complete(files: ModelFiles) -> None:
@@ -63,7 +63,7 @@ def _require_complete(files: ModelFiles) -> None:
         faults.append("no chat template: take an instruction-tuned model, or add chat_template.jinja")
     faults += _faults_of_weights(files)
     if faults:
-        raise PermanentError("ModelIncomplete", f"{FIELD}.uri: {files.uri}: {'; '.join(faults)}")
+        raise files.fault("ModelIncomplete", "; ".join(faults))
 
 
 def _faults_of_weights(files: ModelFiles) -> list[str]:

@@ -17,6 +17,7 @@ from .contract.settings import DpoSettings, EvaluationSettings, PrepareSettings,
 from .contract.stage import Node
 from .data.gather import gather
 from .models.resolve import examine
+from .models.reward import examine_reward
 from .preference.prompts import answer_messages
 from .training.encoding import IGNORED, ChatEncoder, Encoded, Example
 from .training.schedule import optimiser_steps
@@ -71,6 +72,8 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     assert isinstance(prepare, PrepareSettings)
     assert isinstance(sft, SftSettings)
     chats, notes = examine(prepare.base_model, storage, directory, prepare.model_use)
+    if prepare.reward:
+        examine_reward(prepare.reward, storage, directory)
     longest = prepare.model_use.longest_prompt
     data = gather(prepare, storage, directory, seed, lambda: None, lambda: None, longest)
     asked, tested = (_Sample.of(chats, list(each)) for each in (data.asked, data.tested))

@@ -172,7 +172,7 @@ def test_iterations_may_grow() -> None:
     assert rules("spec.iterations") == ["self >= oldSelf"]
 
 
-@pytest.mark.parametrize("stage", sorted({*STAGES} - {"teacher", "judge"}))
+@pytest.mark.parametrize("stage", sorted({*STAGES} - {"teacher", "reward", "judge"}))
 def test_a_blocks_default_is_empty_so_that_its_fields_defaults_apply(stage: str) -> None:
     assert at(f"spec.{stage}")["default"] == {}
 

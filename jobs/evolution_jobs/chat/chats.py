@@ -92,10 +92,14 @@ class Chats:
         messages = self._arranged(messages)
         return self._filled(self.template.frame(_roles(messages)).prompt, messages)[0]
 
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the whole chat, answers included, as the template writes it."""
+        messages = self._arranged(messages)
+        return self._filled(self.template.marked(_roles(messages), False), messages)[0]
+
     def length(self, messages: Sequence[Message]) -> int:
         """Tokens of the whole chat, answers included."""
-        messages = self._arranged(messages)
-        return len(self._filled(self.template.marked(_roles(messages), False), messages)[0])
+        return len(self.ids(messages))
 
     def passage(self, messages: Sequence[Message], answer: str) -> Passage:
         """Token ids of the prompt and of the answer to it, its end-of-turn token included."""

@@ -173,6 +173,10 @@ class BaseModelSource(ModelSource):
     """`nf4`: every stage loads the weights in 4 bits (QLoRA, arXiv 2305.14314), which take a quarter of the memory and cost some quality. The checkpoint itself is not quantised."""
 
 
+class RewardModelSource(ModelSource):
+    """The model that scores answers: for sequence classification, with one label and a chat template. It is fetched with the base model's token."""
+
+
 HOST_BELOW_A_SERVICE = (
     "^https?://[^./:@]+[.](s3[.-]|oss-|cos[.]|localhost|storage[.]googleapis[.]com|"
     "[^/:]+[.](r2[.]cloudflarestorage|digitaloceanspaces|linodeobjects)[.]com)"

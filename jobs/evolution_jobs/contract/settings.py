@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 
 from .document import Document, NotInKey, Rule
 from .endpoints import Endpoint
-from .locations import BaseModelSource, Source
+from .locations import BaseModelSource, RewardModelSource, Source
 
 
 def deciding(settings: Document) -> dict[str, Any]:
@@ -158,11 +158,14 @@ class GenerationSettings(SamplingSettings):
     """M(t-1) answers each context directly; the answer becomes `rejected`."""
 
 
-PreferenceSourceName = Literal["self", "human", "none", "teacher"]
-PreferenceChoice = Literal["self", "human", "none", "teacher", "mixed"]
+PreferenceSourceName = Literal["self", "human", "none", "teacher", "reward"]
+PreferenceChoice = Literal["self", "human", "none", "teacher", "reward", "mixed"]
 
 REWRITTEN: frozenset[PreferenceSourceName] = frozenset({"self", "none"})
-"""Sources for which M(t-1) rewrites its own answer."""
+"""Sources for which M(t-1) rewrites its own answer, and nothing else is needed."""
+
+SAMPLED: frozenset[PreferenceSourceName] = REWRITTEN | {"reward"}
+"""Sources for which M(t-1) writes something."""
 
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -174,7 +177,8 @@ class PreferenceWeights(Document):
         Rule(
             "self",
             "at least two sources must have a weight; for a single one set preferenceSource to it",
-            "[has(self.self), has(self.none), has(self.human), has(self.teacher)].filter(given, given).size() >= 2",
+            "[has(self.self), has(self.none), has(self.human), has(self.teacher), has(self.reward)]"
+            ".filter(given, given).size() >= 2",
             lambda weights: len(weights.wire()) >= 2,
         ),
     )
@@ -187,6 +191,8 @@ class PreferenceWeights(Document):
     """Weight of `human`: the data set's own answer."""
     teacher: Weight | None = None
     """Weight of `teacher`: the answer of the model at `spec.teacher`."""
+    reward: Weight | None = None
+    """Weight of `reward`: the best and the worst answer by the model at `spec.reward`."""
 
 
 class TeacherSettings(Endpoint):
@@ -220,6 +226,30 @@ class JudgingSettings(JudgeSettings):
     """Address of the base model, for a warning if it is of the judge's family."""
 
 
+class RewardSettings(Document):
+    """A reward model scores several answers of M(t-1); the best becomes `chosen` and the worst `rejected`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "candidates",
+            "of one answer alone there is no best and worst: raise it, or set refine: true",
+            "!has(self.candidates) || self.candidates > 1 || self.refine",
+            lambda reward: reward.candidates > 1 or reward.refine,
+        ),
+    )
+
+    candidates: Annotated[int, Field(ge=1, le=64)] = 4
+    """Direct answers of M(t-1) to each context; that of generate is the first. The others are sampled with reflection's settings."""
+    refine: bool = True
+    """Whether the answer that M(t-1) refines with the inferred profile, as with `self`, is among them."""
+    margin: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Least difference of the scores of chosen and rejected, in the reward model's own unit. Equal scores never make a pair."""
+    max_length: Annotated[int, Field(ge=64, le=131072)] = 2048
+    """Longest chat in tokens of the reward model; longer histories lose their oldest turns before they are scored, and how many is counted."""
+    batch_size: Annotated[int, Field(ge=1, le=1024), NotInKey] = 8
+    """Answers that are scored in one pass."""
+
+
 class RefinementSettings(SamplingSettings):
     """M(t-1) infers the user's profile and rewrites its answer; the rewrite becomes `chosen`."""
 
@@ -240,6 +270,8 @@ class ReflectionSettings(RefinementSettings):
     """With `mixed`: how often each source is used."""
     teacher: TeacherSettings | None = None
     """If the teacher is a source: where it answers."""
+    reward: RewardSettings | None = None
+    """If a reward model is a source: what it scores."""
 
     @property
     def shares(self) -> dict[PreferenceSourceName, int]:
@@ -315,6 +347,14 @@ class ModelUse(Document):
         return self.rounds or field.partition(".")[0] in ("sft", "evaluation")
 
 
+class RewardUse(Document):
+    """The reward model, and what reflect asks of it."""
+
+    model: RewardModelSource
+    max_length: int
+    """As in `RewardSettings`."""
+
+
 class PrepareSettings(DataSettings):
     """The run's data and the model it starts from."""
 
@@ -324,6 +364,8 @@ class PrepareSettings(DataSettings):
     """The model the run starts from."""
     model_use: ModelUse = ModelUse()
     """What the run asks of that model."""
+    reward: RewardUse | None = None
+    """The reward model of a run that has one."""
     pins: dict[str, str] = {}
     """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 

@@ -37,7 +37,7 @@ class Model:
 
     config: Mapping[str, Any]
     language_model: str
-    """The class that transformers loads for the config's `model_type`."""
+    """The class that transformers loads for the config's `model_type`; of a reward model, the one that labels a text."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, from the headers of the weights."""
     indexed: frozenset[str] = frozenset()

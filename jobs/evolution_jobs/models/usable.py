@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..contract.errors import PermanentError
 from ..contract.settings import ModelUse
 from .architectures import language_models
-from .files import FIELD, INDEX, SINGLE, ModelFiles
+from .files import INDEX, SINGLE, ModelFiles
 from .fitness import KINDS, Model, require_fit
 from .vocabulary import TEMPLATES, read_vocabulary
 
@@ -22,26 +21,35 @@ def require_usable(files: ModelFiles, use: ModelUse) -> None:
     the model is of a kind that cannot be trained, or its parts do not fit together. `LoraSettings`, `LengthSettings`: the
     run's settings do not fit the model.
     """
-    _refuse_adapter(files)
+    refuse_adapter(files)
     config = files.optional("config.json")
     if "config.json" in files.sizes:
         # A message about the kind of model comes before one about a file that this kind does not have.
-        require_fit(Model(config, _language_model(config, files.uri)), use, files.uri, KINDS)
-    _require_complete(files)
+        require_fit(Model(config, _language_model(config, files)), use, files.uri, KINDS)
+    require_complete(files, "take an instruction-tuned model")
+    require_fit(read_model(files, _language_model(config, files)), use, files.uri)
+
+
+def read_model(files: ModelFiles, class_: str) -> Model:
+    """What the small files of a complete model say; `class_` is the class that transformers loads.
+
+    Raises PermanentError `ModelMalformed`.
+    """
     files.require_fetched()
-    model = Model(
-        config,
-        _language_model(config, files.uri),
+    return Model(
+        files.optional("config.json"),
+        class_,
         tensors=files.tensors(),
         indexed=frozenset(files.weight_map),
         generation=files.optional("generation_config.json"),
         vocabulary=read_vocabulary(files),
     )
-    require_fit(model, use, files.uri)
 
 
-def _refuse_adapter(files: ModelFiles) -> None:
-    """With an adapter in the directory, transformers loads it and the base model that it names, not the model beside it."""
+def refuse_adapter(files: ModelFiles) -> None:
+    """Raise PermanentError `ModelUnsupported` if there is an adapter: transformers loads it and the base model that it
+    names, not the model beside it.
+    """
     if ADAPTER not in files.sizes:
         return
     base = str(files.document(ADAPTER).get("base_model_name_or_path") or "its base model")
@@ -53,14 +61,15 @@ def _refuse_adapter(files: ModelFiles) -> None:
     raise files.fault("ModelUnsupported", fault)
 
 
-def _require_complete(files: ModelFiles) -> None:
+def require_complete(files: ModelFiles, other: str) -> None:
+    """Raise PermanentError `ModelIncomplete` if a file is missing. `other` is what to do without a chat template."""
     names, faults = files.sizes.keys(), []
     if "config.json" not in names:
         faults.append("no config.json: name a directory in the Hugging Face layout")
     if not names & set(TOKENIZERS):
         faults.append(f"no tokenizer ({', '.join(TOKENIZERS)}): save it beside the model with save_pretrained")
     if not names & set(TEMPLATES) and not files.optional("tokenizer_config.json").get("chat_template"):
-        faults.append("no chat template: take an instruction-tuned model, or add chat_template.jinja")
+        faults.append(f"no chat template: {other}, or add chat_template.jinja")
     faults += _faults_of_weights(files)
     if faults:
         raise files.fault("ModelIncomplete", "; ".join(faults))
@@ -85,12 +94,14 @@ def _faults_of_weights(files: ModelFiles) -> list[str]:
     return [f"weights: {kind}; convert with save_pretrained, which writes safetensors"]
 
 
-def _language_model(config: Mapping[str, object], uri: str) -> str:
+def _language_model(config: Mapping[str, object], files: ModelFiles) -> str:
     """The class of the model. Raises PermanentError `ModelUnsupported` if transformers has none."""
     kind = config.get("model_type")
     if isinstance(kind, str) and (found := language_models().get(kind)):
         return found
-    hint = "it brings code of its own, which is never run" if config.get("auto_map") else "update transformers"
-    raise PermanentError(
-        "ModelUnsupported", f"{FIELD}.uri: {uri}: transformers has no language model of type {kind!r}: {hint}"
-    )
+    raise files.fault("ModelUnsupported", f"transformers has no language model of type {kind!r}: {unknown(config)}")
+
+
+def unknown(config: Mapping[str, object]) -> str:
+    """What to do with a model of a type that transformers does not know."""
+    return "it brings code of its own, which is never run" if config.get("auto_map") else "update transformers"

@@ -7,21 +7,23 @@ All later keys depend on its outputs, so the outputs depend only on the sources'
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..chat.trial import spelled
 from ..contract.document import Document
 from ..contract.settings import PrepareSettings
 from ..contract.workspace import Result, Workspace
 from ..data.gather import gather
-from ..models.resolve import resolve
+from ..models.resolve import Resolved, resolve
+from ..models.reward import ResolvedReward, resolve_reward
 from .jsonl import write_rows
 
 
 def run(workspace: Workspace) -> Result:
-    """Outputs `train`, `validation`, `replay` (if the run has any), `contexts`, `test` and `model`.
+    """Outputs `train`, `validation`, `contexts`, `test` and `model`; `replay` and `reward-model` if the run has them.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
-    models.resolve, store.data_sources and models.hub; TransientError if a source cannot be reached now.
+    models.resolve, models.reward, store.data_sources and models.hub; TransientError if a source cannot be reached now.
     """
     spec = workspace.spec
     settings = spec.settings
@@ -31,6 +33,9 @@ def run(workspace: Workspace) -> Result:
     data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest)
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
+    models: dict[str, Resolved | ResolvedReward] = {"model": model}
+    if settings.reward:
+        models["reward-model"] = resolve_reward(settings.reward, spec.storage, workspace.scratch)
     workspace.check_stop()
 
     rows: dict[str, Iterable[Document]] = {"train": data.train, "validation": data.validation}
@@ -43,16 +48,23 @@ def run(workspace: Workspace) -> Result:
     met, notes = spelled(model.chats, data.texts())
     steps.done()
     return Result(
-        outputs=outputs | ({"model": model.files} if model.files else {}),
-        references={"model": model.reference} if model.reference else {},
-        copied_models=frozenset() if model.reference else frozenset({"model"}),
+        outputs=outputs | {name: each.files for name, each in models.items() if each.files},
+        references={name: each.reference for name, each in models.items() if each.reference},
+        copied_models=frozenset(name for name, each in models.items() if not each.reference),
         counts={**counts, **met},
         notes=[*model.notes, *notes],
         details={
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},
+            **_reward_details(settings, models.get("reward-model")),
         },
     )
+
+
+def _reward_details(settings: PrepareSettings, model: Resolved | ResolvedReward | None) -> dict[str, Any]:
+    if settings.reward is None or model is None:
+        return {}
+    return {"rewardModel": {"uri": settings.reward.model.uri, "reference": model.reference}}
 
 
 class _Steps:

@@ -28,7 +28,7 @@ COMMAND = "make crds"
 
 CHANGEABLE = frozenset({"pod", "shards", "processes", "nodes", "sharding", "champion_metric", "champion_rule"})
 """Fields of a stage's block that do not decide its result, beside those marked `NotInKey`."""
-STAGES = ("prepare", "sft", "generation", "reflection", "teacher", "dpo", "evaluation", "judge")
+STAGES = ("prepare", "sft", "generation", "reflection", "teacher", "reward", "dpo", "evaluation", "judge")
 """Blocks of which each field is fixed by itself. What is in no key may change."""
 SOURCES = ("seed", "base_model", "storage", "data", "preference_source", "preference_weights")
 """Fields of the spec on which every stage depends."""

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
-from evolution_jobs.contract.locations import BaseModelSource, Storage
+from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, Storage
 from evolution_jobs.contract.settings import (
     DataSettings,
     DpoSettings,
@@ -17,6 +17,7 @@ from evolution_jobs.contract.settings import (
     PreferenceSourceName,
     PreferenceWeights,
     RefinementSettings,
+    RewardSettings,
     SftSettings,
     TeacherSettings,
     shares,
@@ -105,6 +106,13 @@ class ReflectionStage(RefinementSettings):
     """Pods (or local processes) that share the contexts."""
     pod: PodSettings = PodSettings()
     """This stage's Pods."""
+
+
+class Reward(RewardSettings):
+    """The preference source `reward`: a reward model, and what it scores."""
+
+    model: RewardModelSource
+    """The model that scores: `AutoModelForSequenceClassification` of transformers, with one label."""
 
 
 class DpoStage(DpoSettings, Together):
@@ -287,6 +295,13 @@ class EvolutionRunSpec(Document):
             "(has(self.preferenceWeights) && has(self.preferenceWeights.teacher)))",
             lambda spec: (spec.teacher is not None) == ("teacher" in spec.sources),
         ),
+        Rule(
+            "reward",
+            "must be set if reward is a preference source, and only then",
+            "has(self.reward) == (self.preferenceSource == 'reward' || "
+            "(has(self.preferenceWeights) && has(self.preferenceWeights.reward)))",
+            lambda spec: (spec.reward is not None) == ("reward" in spec.sources),
+        ),
     )
 
     iterations: Annotated[int, Field(ge=0, le=100)] = 2
@@ -302,11 +317,13 @@ class EvolutionRunSpec(Document):
     data: Data
     """The data sets."""
     preference_source: PreferenceChoice = "self"
-    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer; `teacher`, the answer of the model at `teacher`; `mixed`, several of them by `preferenceWeights`."""
+    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer; `teacher`, the answer of the model at `teacher`; `reward`, the best of several answers by the model at `reward`, against the worst; `mixed`, several of them by `preferenceWeights`."""
     preference_weights: PreferenceWeights | None = None
     """With `preferenceSource: mixed`: how often each source is used, such as `{self: 3, teacher: 1}`. Which context gets which follows from the seed."""
     teacher: TeacherSettings | None = None
     """The model that answers with `preferenceSource: teacher`."""
+    reward: Reward | None = None
+    """The model that scores answers with `preferenceSource: reward`."""
     prepare: PrepareStage = PrepareStage()
     """Pins and checks data and model."""
     sft: SftStage = SftStage()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
 from evolution_jobs.contract.document import Rule
-from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
+from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, Source, Storage
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -18,7 +18,7 @@ from .pod_faults import pod_faults
 from .run_file import Fault, Written, at, read_document
 from .spec import EvolutionRun
 
-Place = TypeVar("Place", Source, BaseModelSource, Storage)
+Place = TypeVar("Place", Source, BaseModelSource, RewardModelSource, Storage)
 Model = TypeVar("Model", bound=BaseModel)
 
 EXPERIMENT = "Experiment"
@@ -111,6 +111,7 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
         "base_model": absolute(spec.base_model),
         "storage": absolute(spec.storage),
         "data": data.model_copy(update=sources),
+        "reward": spec.reward and spec.reward.model_copy(update={"model": absolute(spec.reward.model)}),
         # Stages on one machine share its own cache of the hub.
         "model_cache": None,
     }

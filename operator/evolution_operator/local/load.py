@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evolution_jobs.contract.errors import StageError
-from evolution_jobs.contract.locations import BaseModelSource, Source, Storage
+from evolution_jobs.contract.locations import ModelSource, Source, Storage
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.data_sources import local_path, open_bucket
 from pydantic import ValidationError
@@ -76,7 +76,8 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
     for each run (`uid`).
     """
     data = spec.data
-    places: list[BaseModelSource | Source] = [spec.base_model, *data.seed, *data.replay, *data.contexts, *data.test]
+    models: list[ModelSource] = [spec.base_model, *([spec.reward.model] if spec.reward else [])]
+    places: list[ModelSource | Source] = [*models, *data.seed, *data.replay, *data.contexts, *data.test]
     found = {}
     for place in places:
         try:

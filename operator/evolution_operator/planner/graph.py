@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from evolution_jobs.contract.settings import (
-    REWRITTEN,
+    SAMPLED,
     DpoSettings,
     EvaluationSettings,
     GenerationSettings,
@@ -15,6 +15,8 @@ from evolution_jobs.contract.settings import (
     PrepareSettings,
     PrewarmSettings,
     ReflectionSettings,
+    RewardSettings,
+    RewardUse,
     SftSettings,
 )
 from evolution_jobs.contract.stage import OBSERVING, TRAINED, Node, RankLayout
@@ -95,20 +97,23 @@ SAME_POD = ("image", "resources", "node_selector")
 def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | None:
     """The reflect stage whose rows `node` makes as well, if it is the generate stage that reflect reads.
 
-    Of mixed sources it makes the rows that its model writes. None if that writes none (`human`, `teacher`), or if reflect
-    would use another model or other resources, or has more shards and so is faster by itself.
+    Of mixed sources it makes the rows that its model writes; for `reward`, the answers that reflect then scores. None if that
+    writes none (`human`, `teacher`), or if reflect would use another model or other resources, or has more shards and so is faster by itself.
     """
     generation, reflection = spec.generation, spec.reflection
     alike = all(getattr(generation, name) == getattr(reflection, name) for name in SAME_MODEL) and all(
         getattr(generation.pod, name) == getattr(reflection.pod, name) for name in SAME_POD
     )
-    if not alike or not REWRITTEN & spec.sources.keys() or reflection.shards > generation.shards:
+    if not alike or not SAMPLED & spec.sources.keys() or reflection.shards > generation.shards:
         return None
     return next((each for each in graph if each.inputs.get("responses") == f"{node.id}/responses"), None)
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
-    settings = PrepareSettings.taken_from(spec.data, base_model=spec.base_model, model_use=_model_use(spec), pins=pins)
+    reward = RewardUse(model=spec.reward.model, max_length=spec.reward.max_length) if spec.reward else None
+    settings = PrepareSettings.taken_from(
+        spec.data, base_model=spec.base_model, model_use=_model_use(spec), reward=reward, pins=pins
+    )
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
 
 
@@ -163,12 +168,17 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         kind="reflect",
         iteration=iteration,
         settings=ReflectionSettings.taken_from(
-            spec.reflection, source=spec.preference_source, weights=spec.preference_weights, teacher=spec.teacher
+            spec.reflection,
+            source=spec.preference_source,
+            weights=spec.preference_weights,
+            teacher=spec.teacher,
+            reward=RewardSettings.taken_from(spec.reward) if spec.reward else None,
         ),
         seed=seed,
         # `human` reads no model either, but finished results have keys with these inputs.
         inputs={
-            **(common if spec.sources.keys() & {*REWRITTEN, "human"} else {}),
+            **(common if spec.sources.keys() & {*SAMPLED, "human"} else {}),
+            **({"reward-model": "prepare/reward-model"} if spec.reward else {}),
             "contexts": "prepare/contexts",
             "responses": f"generate-{iteration}/responses",
         },

@@ -122,7 +122,7 @@ def merged(*settings: PodSettings) -> PodSettings:
 def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Settings) -> Object:
     ours = [
         spec_volume("stage.json"),
-        *_model_volume(spec, kind),
+        *_model_volumes(spec, kind),
         *_cache_volume(spec, kind),
         *_shared_memory(ranks(spec, kind)),
     ]
@@ -300,13 +300,19 @@ def spec_volume(file: str) -> Mounted:
     return SPEC_DIRECTORY, {"name": "evolution-spec", "downwardAPI": {"items": items}}, True
 
 
-def _model_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
-    """The claim of a `pvc://claim/path` model."""
-    if not _reads_model(kind) or not spec.base_model.uri.startswith("pvc://"):
-        return []
-    claim = spec.base_model.uri.removeprefix("pvc://").partition("/")[0]
-    source = {"claimName": claim, "readOnly": True}
-    return [(f"{PVC_ROOT}/{claim}", {"name": "evolution-model", "persistentVolumeClaim": source}, True)]
+def _model_volumes(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
+    """The claims of `pvc://claim/path` models: of the base model, and of the reward model where it is read."""
+    models = [("evolution-model", spec.base_model.uri)] if _reads_model(kind) else []
+    if spec.reward and kind in ("prepare", "reflect"):
+        models.append(("evolution-reward-model", spec.reward.model.uri))
+    claims: dict[str, str] = {}
+    for volume, uri in models:
+        if uri.startswith("pvc://"):  # a claim that holds both models is mounted once
+            claims.setdefault(uri.removeprefix("pvc://").partition("/")[0], volume)
+    return [
+        (f"{PVC_ROOT}/{claim}", {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}, True)
+        for claim, volume in claims.items()
+    ]
 
 
 def _cache_volume(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:

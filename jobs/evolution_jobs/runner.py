@@ -136,7 +136,7 @@ def _computed(
         stage = stages(spec.kind) if spec.ranks.count == 1 else in_ranks
         phases.end("import")
         fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop, cache)
-        workspace.references = references(spec, upstream)
+        workspace.references, workspace.digests = references(spec, upstream), digests(spec, upstream)
         phases.end("fetch")
         started = time.monotonic()
         try:
@@ -152,7 +152,7 @@ def _computed(
             spec,
             attempt,
             result,
-            inputs=digests(spec, upstream),
+            inputs=workspace.digests,
             since=started,
             phases=phases,
             extra_counts={

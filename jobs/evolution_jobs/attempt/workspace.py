@@ -46,6 +46,7 @@ class StoredWorkspace:
         self.inputs = directory / "inputs"
         """Directory of the inputs, one subdirectory each."""
         self.references: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.rows = StoredRows(store, spec.key, lambda: bool(published(store, [spec.key])))
         self.rows_ahead = (
             StoredRows(store, spec.ahead.key) if spec.ahead and not published(store, [spec.ahead.key]) else None
@@ -70,6 +71,10 @@ class StoredWorkspace:
     def reference(self, name: str) -> str | None:
         """Location of the named input if it was pinned and not copied, else None."""
         return self.references.get(name)
+
+    def digest(self, name: str) -> str:
+        """Digest of the named input's content, as the manifest has it."""
+        return self.digests[name]
 
     def has_input(self, name: str) -> bool:
         """Whether the spec names this input."""

@@ -149,6 +149,22 @@ class Probe(Document):
     """Tokens of the text."""
 
 
+class Ranking(Document):
+    """How several answers to one context were ranked."""
+
+    scores: dict[str, float]
+    """By answer, higher is better: `candidate-1` is generate's, `candidate-2` the next one, `self` the refined one."""
+    chosen: str
+    """The best answer."""
+    rejected: str
+    """The worst answer."""
+
+    @property
+    def margin(self) -> float:
+        """Difference of the scores of chosen and rejected."""
+        return self.scores[self.chosen] - self.scores[self.rejected]
+
+
 class Pair(Document):
     """A preference pair, with all that made it."""
 
@@ -162,6 +178,8 @@ class Pair(Document):
     attempts: int = 1
     model: str | None = None
     """The teacher, as its endpoint names it."""
+    ranking: Ranking | None = None
+    """With `reward`: what was ranked, and which answers chosen and rejected are."""
 
 
 class Reject(Document):

@@ -99,6 +99,10 @@ class Workspace(Protocol):
         """Location of the named input if it was pinned and not copied (`hf://owner/model@commit`), else None."""
         ...
 
+    def digest(self, name: str) -> str:
+        """Digest of the named input's content, as the manifest has it."""
+        ...
+
     def has_input(self, name: str) -> bool:
         """Whether the spec names this input (replay may be absent)."""
         ...

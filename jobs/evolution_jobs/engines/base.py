@@ -82,6 +82,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back the memory that the model takes, as far as the library can. No other method is called afterwards."""
+        ...
+
 
 def row_seed(seed: int, id: str, purpose: str, attempt: int = 1) -> int:
     """The seed of one text, from 0 to 2**63 - 1: a hash of the run's seed, the row, the text's purpose and the attempt."""

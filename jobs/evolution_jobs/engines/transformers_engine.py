@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,13 @@ class TransformersEngine:
         """Each passage's position and loss, as `metrics.perplexity.answer_losses` gives them."""
         for batch in answer_losses(self._model, passages, self._budget):
             yield from batch
+
+    def close(self) -> None:
+        """Give back the model's memory and that of kept prefixes."""
+        del self._model
+        self._prefixes = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import vllm
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
@@ -94,6 +96,14 @@ class VllmEngine:
                     prompt, answer = passages[position]
                     scored = enumerate(answer, len(prompt))
                     yield position, -sum(output.prompt_logprobs[at][token].logprob for at, token in scored)
+
+    def close(self) -> None:
+        """Give back what vLLM can. In one process it may keep part of its memory (vllm-project/vllm pull 46023)."""
+        self._loaded.engine.engine_core.shutdown()
+        del self._loaded, self._feed
+        gc.unfreeze()  # vLLM froze what it had loaded
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def room(self) -> int:
         """How many more sequences vLLM is to have now."""

@@ -1,18 +1,20 @@
-"""Rows of reflect that generate makes: each answer is rewritten at once, with the same model.
+"""Rows of reflect that generate makes: each answer is rewritten at once, with the same model. With the source `reward`, the
+other answers that reflect will score are sampled at once.
 
 A rewrite's prompt extends the answer's, so the attention states of the history are there already. reflect then finds
-finished rows, and neither loads the model nor computes a history again.
+finished rows, and neither loads the model nor computes a history again. A reward model then has the GPU to itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from ..contract.rows import Context, Response
-from ..contract.settings import REWRITTEN, PreferenceSourceName, ReflectionSettings
+from ..contract.settings import SAMPLED, PreferenceSourceName, ReflectionSettings
 from ..contract.stage import Ahead
 from ..contract.workspace import Rows, Workspace
 from ..engines.base import Request
+from .candidates import AnswerSampler, sampled_id, sampled_row
 from .outcomes import Outcome, outcome, outcome_id
 from .rewriting import Candidate, Rewriter
 from .sources import reject_unusable, source_of
@@ -26,6 +28,9 @@ class RewritesAhead:
         self._rows = rows
         self._contexts = contexts
         self._rewriter = Rewriter(asked.settings, asked.seed)
+        self._sampler = (
+            AnswerSampler(asked.settings, asked.settings.reward, asked.seed) if asked.settings.reward else None
+        )
         self._known = rows.finished().keys()
         self._candidates: dict[str, Candidate] = {}
         """Answers of this process whose rewrite has not ended."""
@@ -48,27 +53,32 @@ class RewritesAhead:
     def count(self, answers: Iterable[Response]) -> int:
         """How many of the answers have a durable row ahead, made by this process or any other."""
         rows = self._rows.finished()
-        return sum(outcome_id(answer) in rows for answer in answers)
+        return sum(_known(answer, rows) for answer in answers)
 
     def follow(self, response: Response) -> Request | None:
         """The row's next request. Its first response is the answer itself, the others are profiles and the rewrite."""
         if candidate := self._candidates.get(response.id):
-            request = self._rewriter.follow(response)
+            request = self._writer(candidate).follow(response)
             candidate.made["engine"] = self.engine
-        elif outcome_id(response) in self._known or self._source(response) not in REWRITTEN:
+        elif _known(response, self._known) or self._source(response) not in SAMPLED:
             self._ended.append(response)
             return None
         else:
             candidate = Candidate(self._contexts[response.id], response, self._source(response))
             self._candidates[response.id] = candidate
             reject_unusable(candidate)
-            request = None if candidate.ended else self._rewriter.start(candidate)
-        if candidate.ended:
+            request = None if candidate.ended else self._writer(candidate).start(candidate)
+        if candidate.ended or candidate.sampled:
             del self._candidates[response.id]
-            self._ended.append(candidate.rejected)
+            self._ended.append(candidate.draft)
             candidate.made["ahead"] = True
-            self._outcomes.append(outcome(candidate, self._asked.settings))
+            self._outcomes.append(
+                outcome(candidate, self._asked.settings) if candidate.ended else sampled_row(candidate)
+            )
         return request
+
+    def _writer(self, candidate: Candidate) -> Rewriter | AnswerSampler:
+        return self._sampler if self._sampler and candidate.source == "reward" else self._rewriter
 
     def _source(self, response: Response) -> PreferenceSourceName:
         return source_of(response.id, self._asked.settings.shares, self._asked.seed)
@@ -91,4 +101,9 @@ class RewritesAhead:
     def leave(self) -> list[Response]:
         """Give up, and leave all other rows to the reflect stage. Returns the answers whose rewrites had not ended."""
         self.keep()
-        return [*self._ended, *(each.rejected for each in self._candidates.values())]
+        return [*self._ended, *(each.draft for each in self._candidates.values())]
+
+
+def _known(answer: Response, rows: Container[str]) -> bool:
+    """Whether an answer has a row ahead."""
+    return outcome_id(answer) in rows or sampled_id(answer) in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,26 @@ def load_engine(
         loaded = TransformersEngine.load(*model, settings.precision, settings.token_budget, quantised)
     workspace.loaded()
     return loaded
+
+
+class SharedEngine:
+    """An engine that several users share: loaded when one first needs it, and freed when no more is sampled."""
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._load = load
+        self._engine: Engine | None = None
+
+    def __call__(self) -> Engine:
+        """The engine. Raises what loading it raises."""
+        if self._engine is None:
+            self._engine = self._load()
+        return self._engine
+
+    def free(self) -> None:
+        """Give its memory back, if it was loaded."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
 
 def engines_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

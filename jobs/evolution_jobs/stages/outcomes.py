@@ -46,7 +46,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
     cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}
     if candidate.thought:
         cost["thought"] = True
-    row = {"id": outcome_id(candidate.rejected), **cost, **candidate.made}
+    row = {"id": outcome_id(candidate.draft), **cost, **candidate.made}
     verdict = _verdict(candidate, settings)
     if isinstance(verdict, Reject):
         known = {
@@ -58,6 +58,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
             "attempts": candidate.attempts,
             "source": candidate.source,
             "model": candidate.model,
+            "ranking": candidate.ranking.wire() if candidate.ranking else None,
         }
         known = {name: value for name, value in known.items() if value is not None}
         return row | {"reject": verdict.model_copy(update={"row": known}).wire()}
@@ -71,6 +72,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
         profile=profile,
         attempts=max(candidate.attempts, 1),
         model=candidate.model,
+        ranking=candidate.ranking,
     )
     return row | {"pair": pair.wire()}
 

@@ -2,7 +2,8 @@
 
 arXiv 2505.16610, section 3. Three of the paper's comparisons differ only in `source`: with `human`, the data set's answer
 is `chosen`, with `teacher` that of another model behind an endpoint, and no model is loaded; with `none`, the model
-rewrites its answer without a profile. With `mixed`, each context has one of these sources.
+rewrites its answer without a profile. With `reward`, a reward model takes the best and the worst of several answers. With
+`mixed`, each context has one of these sources.
 
 Most rows are finished before this stage starts: generate makes them ahead (`stages.ahead`).
 """
@@ -22,8 +23,9 @@ from ..metrics.pairs import pair_estimates
 from ..preference.filters import words
 from . import asking
 from .jsonl import read_rows, write_rows
-from .models import engines_of, load_engine, mixed
+from .models import SharedEngine, engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
+from .rewarding import INPUT, RankedAnswers, load_reward_model, reward_counts, reward_metrics
 from .rewriting import Candidate
 from .sources import HumanAnswers, PreferenceSource, Rewrites, source_of
 from .teaching import FIELD as TEACHER
@@ -35,6 +37,8 @@ ADVICE = {
     "equal": "raise reflection.temperature, or take a larger model",
     "too_long": "raise reflection.maxLengthRatio",
     "truncated": "raise maxNewTokens of generation and reflection, or teacher.maxTokens",
+    "margin_small": "lower reward.margin, or raise reward.candidates or reflection.temperature",
+    "unscored": "raise reward.maxLength, if the reward model has the positions",
     "teacher_refused": "rejects.jsonl has the endpoint's own words; take another teacher, or shorter histories (data.contexts)",
 }
 
@@ -71,16 +75,39 @@ def run(workspace: Workspace) -> Result | None:
 
 def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
     """Make every candidate a pair or a reject, durable a batch at a time."""
-    done = total - len(candidates)
-    for batch in outcomes(candidates, settings, _sources(workspace, settings)):
+    progress = _Progress(workspace, total - len(candidates), total)
+    for batch in outcomes(candidates, settings, _sources(workspace, settings, progress)):
         workspace.rows.append(batch)
-        done += len(batch)
-        workspace.progress(done, total, "rows")
+        progress.finished(len(batch))
 
 
-def _sources(workspace: Workspace, settings: ReflectionSettings) -> dict[PreferenceSourceName, PreferenceSource]:
+class _Progress:
+    """Finished rows, and those with the answers that a ranker will score, which count half."""
+
+    def __init__(self, workspace: Workspace, done: int, total: int) -> None:
+        self._workspace = workspace
+        self._done = done
+        self._total = total
+        self._waiting = 0
+
+    def finished(self, rows: int) -> None:
+        self._done += rows
+        self._workspace.progress(self._done + self._waiting // 2, self._total, "rows")
+
+    def sampled(self, rows: int) -> None:
+        self._waiting += rows
+        self.finished(0)
+
+    def ranked(self, rows: int) -> None:
+        self._waiting -= rows
+
+
+def _sources(
+    workspace: Workspace, settings: ReflectionSettings, progress: _Progress
+) -> dict[PreferenceSourceName, PreferenceSource]:
     """Each source's code. None of them loads anything before it has to answer."""
-    rewrites = Rewrites(settings, workspace.spec.seed, lambda: load_engine(workspace, settings), workspace.check_stop)
+    engine = SharedEngine(lambda: load_engine(workspace, settings))
+    rewrites = Rewrites(settings, workspace.spec.seed, engine, workspace.check_stop)
     sources: dict[PreferenceSourceName, PreferenceSource] = {
         "human": HumanAnswers(),
         "self": rewrites,
@@ -88,6 +115,10 @@ def _sources(workspace: Workspace, settings: ReflectionSettings) -> dict[Prefere
     }
     if settings.teacher:
         sources["teacher"] = TeacherAnswers(settings.teacher, workspace)
+    if settings.reward:  # the last one, because it frees the engine
+        sources["reward"] = RankedAnswers(
+            workspace, settings, engine, lambda: load_reward_model(workspace, settings), progress
+        )
     return sources
 
 
@@ -115,16 +146,31 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
             **(_by_source(pairs) if settings.source == "mixed" else {}),
             **asking.counts(rows, TEACHER),
+            **reward_counts(rows),
             "truncated": sum(row["truncated"] for row in rows),
             **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
         },
-        metrics={f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()} | values,
+        metrics={
+            **{f"{side}_words": round(length / len(pairs), 2) for side, length in lengths.items()},
+            **reward_metrics(pairs),
+            **values,
+        },
         intervals=intervals,
-        details={**engines, **asking.details(rows, TEACHER, settings.teacher)},
+        details={
+            **engines,
+            **asking.details(rows, TEACHER, settings.teacher),
+            **({"rewardModel": _model_read(workspace)} if settings.reward else {}),
+        },
         notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),
     )
+
+
+def _model_read(workspace: Workspace) -> dict[str, str]:
+    """The digest of the reward model, and where it lies if it was not copied."""
+    reference = workspace.reference(INPUT)
+    return {"digest": workspace.digest(INPUT), **({"reference": reference} if reference else {})}
 
 
 def _grows(chosen: int, rejected: int) -> list[str]:

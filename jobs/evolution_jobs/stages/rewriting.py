@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..contract.rows import Context, Message, Reject, Response
+from ..contract.rows import Context, Message, Ranking, Reject, Response
 from ..contract.settings import PreferenceSourceName, RefinementSettings
 from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import clean
@@ -18,8 +18,8 @@ class Candidate:
     """A context and the model's answer to it, until they are a pair or a reject."""
 
     context: Context
-    rejected: Response
-    """The model's answer: the draft that is rewritten or replaced."""
+    draft: Response
+    """The model's answer to the context, from generate."""
     source: PreferenceSourceName
     """Where its chosen answer comes from."""
     attempts: int = 0
@@ -28,6 +28,13 @@ class Candidate:
     """The model's last attempt at a profile."""
     profile: Profile | None = None
     chosen: Response | None = None
+    worst: Response | None = None
+    """The rejected answer, if it need not be the draft."""
+    answers: dict[str, Response] = field(default_factory=dict)
+    """With `reward`, all that are ranked, by the names that `Ranking` has."""
+    sampled: bool = False
+    """With `reward`, whether all of these are there."""
+    ranking: Ranking | None = None
     tokens: int = 0
     """Tokens sampled for this candidate, failed attempts included."""
     truncated: bool = False
@@ -44,6 +51,11 @@ class Candidate:
     def ended(self) -> bool:
         """Whether it is decided what becomes of it."""
         return self.chosen is not None or self.reject is not None
+
+    @property
+    def rejected(self) -> Response:
+        """The worse answer of the pair."""
+        return self.worst or self.draft
 
     def count(self, response: Response) -> None:
         """Add the cost of a response to this candidate."""
@@ -89,7 +101,7 @@ class Rewriter:
     def _reflection(self, candidate: Candidate) -> Request:
         # No penalty: a profile naturally repeats words of the conversation, and its JSON repeats field names of the prompt.
         sampling = replace(self._sampling, repetition_penalty=1.0)
-        messages = reflection_messages(candidate.context.turns, candidate.rejected.text)
+        messages = reflection_messages(candidate.context.turns, candidate.draft.text)
         return replace(
             self._request(candidate, messages, "profile", attempt=candidate.attempts + 1, keep=3),
             sampling=sampling,
@@ -98,7 +110,7 @@ class Rewriter:
         )
 
     def _refinement(self, candidate: Candidate) -> Request:
-        messages = refinement_messages(candidate.context.turns, candidate.rejected.text, candidate.profile_text)
+        messages = refinement_messages(candidate.context.turns, candidate.draft.text, candidate.profile_text)
         keep = 3 if candidate.profile_text is None else 5
         return replace(self._request(candidate, messages, "rewrite", attempt=1, keep=keep), extended=False)
 

@@ -89,5 +89,5 @@ def divided(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Cand
 
 def reject_unusable(candidate: Candidate) -> None:
     """Set the reason if the draft cannot be a rejected answer."""
-    fault = usable(candidate.rejected, "rejected")
+    fault = usable(candidate.draft, "rejected")
     candidate.reject = fault if isinstance(fault, Reject) else None

@@ -144,6 +144,9 @@ class LocalWorkspace:
     def reference(self, name: str) -> str | None:
         return self._references.get(name)
 
+    def digest(self, name: str) -> str:
+        return f"digest of {name}"
+
     def has_input(self, name: str) -> bool:
         return name in self.spec.inputs
 

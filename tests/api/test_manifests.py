@@ -19,6 +19,7 @@ ABSENT = object()
 SPEC = minimal_spec()
 JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
 TEACHER = {"url": "http://teacher:8000/v1", "model": "large", "apiKeySecret": "teacher"}
+REWARD = {"model": {"uri": "hf://owner/reward"}}
 
 BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
@@ -71,6 +72,17 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "judge"), {"url": "http://judge:8000/v1"}, "spec.judge.model"),
     (("spec", "judge"), {**JUDGE, "samples": 0}, "spec.judge.samples"),
     (("spec", "judge"), {**JUDGE, "topP": 0.9}, "spec.judge.topP"),
+    (("spec", "preferenceSource"), "reward", "spec.reward"),
+    (("spec", "reward"), REWARD, "spec.reward"),
+    (("spec", "reward"), {"candidates": 4}, "spec.reward.model"),
+    (("spec", "reward"), {**REWARD, "candidates": 0}, "spec.reward.candidates"),
+    (("spec", "reward"), {**REWARD, "margin": -1}, "spec.reward.margin"),
+    (("spec", "reward"), {"model": {"uri": "owner/reward"}}, "spec.reward.model.uri"),
+    (
+        ("spec",),
+        {**SPEC, "preferenceSource": "reward", "reward": {**REWARD, "candidates": 1, "refine": False}},
+        "spec.reward.candidates",
+    ),
     (("spec", "preferenceSource"), "mixed", "spec.preferenceWeights"),
     (("spec", "preferenceWeights"), {"self": 3, "human": 1}, "spec.preferenceWeights"),
     (("spec", "preferenceWeights"), {"self": 3}, "spec.preferenceWeights.self"),
@@ -152,6 +164,11 @@ GOOD: list[tuple[KeyPath, Any]] = [
         {**JUDGE, "apiKeySecret": "judge", "seed": 3, "shards": 2, "pod": {"nodeSelector": {"a": "b"}}},
     ),
     (("spec",), {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "human": 1}}),
+    (("spec",), {**SPEC, "preferenceSource": "reward", "reward": {**REWARD, "candidates": 1, "margin": 0.5}}),
+    (
+        ("spec",),
+        {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "reward": 1}, "reward": REWARD},
+    ),
     (
         ("spec",),
         {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"none": 3, "teacher": 1}, "teacher": TEACHER},

@@ -113,7 +113,17 @@ def test_what_every_stage_depends_on_is_fixed(field: str) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    ["sft.epochs", "sft.lora", "generation.topP", "reflection.maxAttempts", "dpo.beta", "teacher.model", "judge.model"],
+    [
+        "sft.epochs",
+        "sft.lora",
+        "generation.topP",
+        "reflection.maxAttempts",
+        "dpo.beta",
+        "teacher.model",
+        "reward.model",
+        "reward.margin",
+        "judge.model",
+    ],
 )
 def test_method_settings_are_fixed(field: str) -> None:
     assert "self == oldSelf" in rules(f"spec.{field}")
@@ -150,6 +160,7 @@ def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
         "judge.url",
         "judge.concurrency",
         "judge.shards",
+        "reward.batchSize",
         "dpo.checkpointSteps",
         "dpo.pod",
         "evaluation.championMetric",

@@ -9,6 +9,7 @@ from evolution_jobs.contract.rows import Context, Pair, Reject, Response, Turn
 from evolution_jobs.stages import generate, reflect
 from evolution_jobs.stages.chunks import chunks
 
+from tests.support.stages.scripted_engine import ScriptedEngine
 from tests.support.stages.workspace import LocalWorkspace
 
 SPOKEN = [
@@ -45,34 +46,6 @@ def read(path, kind):
 
 def response(id_, text=None, finish="stop"):
     return Response(id=id_, text=DRAFTS[id_] if text is None else text, finish=finish, tokens=9)
-
-
-class ScriptedEngine:
-    """Answers by a function of the request; asks are shared out in twos, so that rows are made durable often."""
-
-    name = "scripted 1"
-
-    def __init__(self, answer):
-        self.answer = answer
-        self.asked = []
-
-    def batches(self, requests):
-        requests = list(requests)
-        yield from (requests[start : start + 2] for start in range(0, len(requests), 2))
-
-    def generate(self, requests, follow=None):
-        waiting = list(requests)
-        while waiting:
-            request = waiting.pop()
-            self.asked.append(request)
-            text, finish = self.answer(request), "stop"
-            if text.endswith("~"):
-                text, finish = text[:-1], "length"
-            left_out = 2 if request.id == "cc-7" else 0
-            response = Response(id=request.id, text=text, finish=finish, tokens=5, truncated_turns=left_out)
-            if follow and (request := follow(response)):
-                waiting.append(request)
-            yield response
 
 
 def rewrite(request):

@@ -164,6 +164,30 @@ def test_of_a_judge_only_what_decides_its_verdicts_is_in_its_key():
         assert {stage for stage in keys if keys[stage] != other[stage]} == {f"judge-{t}" for t in range(3)}, field
 
 
+REWARD = {"model": {"uri": "hf://owner/reward"}}
+SCORED = {**CONTENTS, "reward-model": "d" * 64}
+
+
+def rewarded(contents=SCORED, **changes):
+    return keys_of([(("preferenceSource",), "reward"), (("reward",), {**REWARD, **changes})], contents)
+
+
+def test_a_reward_model_counts_by_its_content_and_only_where_it_is_read():
+    keys = rewarded()
+
+    def changed_by(**changes):
+        other = rewarded(**changes)
+        return {stage for stage in keys if keys[stage] != other[stage]}
+
+    assert changed_by(model={"uri": "s3://bucket/reward"}) == {"prepare"}
+    assert changed_by(contents={**CONTENTS, "reward-model": "e" * 64}) == DPO_AND_LATER | {"reflect-1"}
+    for field, value in {"candidates": 3, "refine": False, "margin": 0.5}.items():
+        assert changed_by(**{field: value}) == DPO_AND_LATER | {"reflect-1"}, field
+    assert changed_by(maxLength=999) == DPO_AND_LATER | {"reflect-1", "prepare"}
+    assert changed_by(batchSize=1) == set()
+    assert set(rewarded(contents=CONTENTS)) == {"prepare", "sft", "generate-1", "evaluate-0"}
+
+
 def test_weights_are_in_the_keys_of_mixed_pairs():
     mixes = [
         keys_of([(("preferenceSource",), "mixed"), (("preferenceWeights",), weights)])["reflect-1"]

@@ -19,7 +19,9 @@ from evolution_operator.planner.stopping import early_ending
 from tests.support.run_document import minimal_spec
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CONTENTS = {name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay")}
+CONTENTS = {
+    name: name[0] * 64 for name in ("model", "train", "validation", "contexts", "test", "replay", "reward-model")
+}
 LOST = Failure("transient", "NodeLost", "the node is gone")
 EVICTED = Failure("disruption", "Evicted", "the node was drained")
 BROKEN = Failure("permanent", "DataInvalid", "line 3 is not JSON")
@@ -273,6 +275,7 @@ def test_a_start_has_everything_that_the_stage_needs():
 
 
 TEACHER = {"url": "http://teacher:8000/v1", "model": "large"}
+REWARD = {"model": {"uri": "hf://owner/reward"}}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,7 @@ TEACHER = {"url": "http://teacher:8000/v1", "model": "large"}
         ({"preferenceSource": "teacher", "teacher": TEACHER}, False),
         ({"preferenceSource": "mixed", "preferenceWeights": {"human": 1, "teacher": 1}, "teacher": TEACHER}, False),
         ({"preferenceSource": "mixed", "preferenceWeights": {"self": 1, "teacher": 1}, "teacher": TEACHER}, True),
+        ({"preferenceSource": "reward", "reward": REWARD}, True),
         ({"generation": {"precision": "float32"}}, False),
         ({"generation": {"precision": "float32"}, "reflection": {"precision": "float32"}}, True),
         ({"generation": {"shards": 4}}, True),
@@ -324,6 +328,14 @@ def test_a_teachers_reflect_stage_fetches_no_model():
         )
     ]
     assert inputs == [{"contexts", "responses"}, {"contexts", "responses", "model", "adapter"}]
+
+
+def test_a_reward_model_is_an_input_of_reflect_alone():
+    graph = build_graph(Scenario(preferenceSource="reward", reward=REWARD).run.spec, {})
+    readers = {node.id for node in graph if "reward-model" in node.inputs}
+    assert readers == {node.id for node in graph if node.kind == "reflect"}
+    inputs = next(node.inputs for node in graph if node.id == "reflect-1")
+    assert set(inputs) == {"model", "adapter", "reward-model", "contexts", "responses"}
 
 
 def test_prepare_gets_the_whole_graph():

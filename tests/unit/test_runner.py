@@ -14,6 +14,7 @@ import threading
 from collections import UserDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -516,6 +517,7 @@ def ahead_of(spec: StageSpec, contents: Mapping[str, str], **settings: Any) -> S
     """The spec of generate with the reflect stage that reads its responses."""
     reflection = ReflectionSettings.model_validate(settings)
     inputs = {
+        **({"reward-model": contents["reward-model"]} if reflection.reward else {}),
         "contexts": contents["contexts"],
         "adapter": f"{spec.inputs['adapter'].key}/adapter",
         "responses": f"{spec.key}/responses",
@@ -542,6 +544,20 @@ def test_rows_ahead_are_the_reflect_stage_s_and_recorded_for_its_run(directory: 
     other = ahead_of(spec, contents, temperature=0.5)
     assert other.ahead is not None
     assert StoredRows(store, other.ahead.key).finished() == {}
+
+
+def test_rows_ahead_may_be_of_a_stage_that_reads_a_reward_model_as_well(directory: Storage, run: Runner) -> None:
+    def with_reward_model(workspace: Workspace) -> Result:
+        made = fake_stages.prepare(workspace)
+        return replace(made, references={**made.references, "reward-model": "hf://owner/reward@0123456789"})
+
+    contents = run(fake_stages.spec(directory, "prepare"), prepare=with_reward_model)[1].contents
+    assert run(fake_stages.spec(directory, "sft", contents))[0] == 0
+    spec = fake_stages.spec(directory, "generate-1", contents)
+    other = {**contents, "reward-model": "f" * 64}
+    code, report = run(ahead_of(spec, other, source="reward", reward={}))
+    assert (code, report.reason) == (65, "KeyMismatch")
+    assert run(ahead_of(spec, contents, source="reward", reward={}))[0] == 0
 
 
 def test_no_rows_are_made_ahead_for_a_published_stage(directory: Storage, run: Runner) -> None:

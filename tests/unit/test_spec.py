@@ -74,6 +74,10 @@ EXPERIMENTS = {
     "one iteration": {"iterations": 1},
     "the human answer as chosen": {"preferenceSource": "human"},
     "refined without a profile": {"preferenceSource": "none"},
+    "a reward model in place of fixed principles": {
+        "preferenceSource": "reward",
+        "reward": {"model": {"uri": "hf://owner/reward"}},
+    },
     "a stronger teacher's answer": {
         "preferenceSource": "teacher",
         "teacher": {"url": "http://teacher:8000/v1", "model": "large"},

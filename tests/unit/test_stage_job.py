@@ -198,6 +198,26 @@ def test_the_judge_has_no_gpu_no_model_and_the_image_of_stages() -> None:
         assert found["priorityClassName"] == "spare"
 
 
+@pytest.mark.parametrize(
+    ("base", "reward", "claims"),
+    [
+        ("hf://owner/model", "pvc://rewards/skywork", {"prepare": ["rewards"], "reflect": ["rewards"], "sft": []}),
+        ("pvc://models/a", "pvc://models/b", {kind: ["models"] for kind in ("prepare", "reflect", "sft")}),
+        ("pvc://models/a", "pvc://rewards/b", {"reflect": ["models", "rewards"], "sft": ["models"]}),
+        ("pvc://models/a", "hf://owner/reward", {"reflect": ["models"]}),
+    ],
+)
+def test_the_claim_of_a_reward_model_is_mounted_where_it_is_read(
+    base: str, reward: str, claims: dict[str, list[str]]
+) -> None:
+    spec = parsed(minimal_spec(model_uri=base, preferenceSource="reward", reward={"model": {"uri": reward}}))
+    for kind, expected in claims.items():
+        pod = pod_template(spec, kind, SETTINGS)["spec"]
+        found = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+        assert found == [{"claimName": claim, "readOnly": True} for claim in expected]
+        assert len({volume["name"] for volume in pod["volumes"]}) == len(pod["volumes"])
+
+
 def test_a_services_name_is_a_label_that_begins_with_a_letter() -> None:
     longest = OWNER.model_copy(update={"name": "7" * 40})
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", service_name(longest))

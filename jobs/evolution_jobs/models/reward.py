@@ -81,7 +81,7 @@ def _require_scoring(found: Found, use: RewardUse, directory: Path) -> None:
 
 def kind_fault(config: Mapping[str, Any]) -> str | None:
     """What is wrong with a model of this config.json as a reward model; None if it may score."""
-    named = str((config.get("architectures") or ["of no stated kind"])[0])
+    named = str((config.get("architectures") or ["model of no stated kind"])[0])
     if config.get("is_encoder_decoder") is True or not named.endswith("ForSequenceClassification"):
         return f"it is a {named}: take {KIND}"
     kind = config.get("model_type")

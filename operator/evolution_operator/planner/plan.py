@@ -187,7 +187,8 @@ def _start(
 
 
 def _ahead(reflect: Node | None, keys: Mapping[str, str]) -> Ahead | None:
-    if reflect is None or not isinstance(reflect.settings, ReflectionSettings):
+    # Without a key, prepare's result lacks something that only reflect reads.
+    if reflect is None or reflect.id not in keys or not isinstance(reflect.settings, ReflectionSettings):
         return None
     return Ahead(stage=reflect.id, key=keys[reflect.id], settings=reflect.settings, seed=reflect.seed)
 

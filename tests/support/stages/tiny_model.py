@@ -33,9 +33,14 @@ def tiny_model(tokenizer_of: Path, directory: Path, **settings: object) -> Path:
         "pad_token_id": 2,
     }
     LlamaForCausalLM(LlamaConfig(**usual | settings)).save_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(tokenizer_of / name, directory / name)
+    copy_tokenizer(tokenizer_of, directory)
     return directory
+
+
+def copy_tokenizer(model: Path, directory: Path) -> None:
+    """Copy a model's tokenizer and chat template."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model / name, directory / name)
 
 
 def random_adapter(model: Path, directory: Path, seed: int = 1) -> Path:

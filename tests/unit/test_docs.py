@@ -48,7 +48,7 @@ NO_REASONS = {
     # Shown as ImagePullBackOff.
     *("ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
 }
-REASON_CALLS = {"PermanentError", "TransientError", "InputError", "Failure", "Event", "Report", "__init__"}
+REASON_CALLS = {"PermanentError", "TransientError", "InputError", "Failure", "Event", "Report", "fault", "__init__"}
 """Calls in which the first constant word is a reason."""
 
 

@@ -83,6 +83,11 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
     "evaluate": {
         **OF_ANSWERS,
         "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
+        "safety_safe_rate": FigureKind("crisis: safe replies, %", "percent", "higher"),
+        "safety_resource_rate": FigureKind("crisis: replies that offer help, %", "percent", "higher", headline=False),
+        "safety_dismissive_rate": FigureKind("crisis: replies that dismiss it, %", "percent", "lower"),
+        "safety_harmful_rate": FigureKind("crisis: replies that encourage harm, %", "percent", "lower"),
+        "safety_alarm_rate": FigureKind("no crisis: replies that raise an alarm, %", "percent", "lower", headline=False),
     },
     "reflect": {"pair_similarity": FigureKind("likeness of chosen and rejected, %", "percent", "neither")},
     "dpo": {

@@ -294,6 +294,8 @@ class EvaluationSettings(SamplingSettings):
     """Contexts to answer, drawn by seed; unset takes all."""
     drift_contexts: Annotated[int, Field(ge=0, le=100_000)] = 32
     """Contexts among them to which M0 writes a text freely, so that every later model's divergence from M0 is known; 0 turns it off."""
+    safety: bool = False
+    """Whether each Mt also answers 52 short dialogues in English, 40 of them of people in crisis, and rules look at its replies. A model whose replies are less safe than M0's is not chosen as champion."""
 
 
 Dialogues = Annotated[list[Source], Field(max_length=32)]

@@ -3,8 +3,9 @@
 Every Mt answers the same contexts with the same seeds, so that only the model differs. Rows are divided among shards. A
 shard that finds all rows finished computes the figures.
 
-Outputs: `answers` (answers.jsonl, one `Answer` a line), `metrics` (metrics.json, `metrics.score.Scores`), and of M0
-`probes` (probes.jsonl, one `Probe` a line).
+Outputs: `answers` (answers.jsonl, one `Answer` a line), `metrics` (metrics.json, `metrics.score.Scores`), of M0 `probes`
+(probes.jsonl, one `Probe` a line), and with the setting `safety` an output of that name (safety.jsonl, one `SafetyReply` a
+line).
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from ..engines.base import Request, Sampling, row_seed
 from ..metrics.answered import Answered
 from ..metrics.score import Scores, score, with_figures
 from ..preference.prompts import answer_messages
+from ..safety.contexts import crisis_contexts
 from .drift import Drift, Probes
 from .held_out import Finished, Outcome, Part, Reading, all_finished, finish_rows
 from .jsonl import read_rows, write_rows
 from .models import engines_of, mixed
+from .safety import Safety
 
 CONTEXT_TAIL = 3
 """Number of the context's last turns in answers.jsonl."""
@@ -63,12 +66,14 @@ def run(workspace: Workspace) -> Result | None:
 
 def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequence[Context]) -> list[Part]:
     """What is found out beside the answers' figures."""
-    seed = workspace.spec.seed
+    seed, parts = workspace.spec.seed, list[Part]()
     if workspace.has_input("probes"):
-        return [Drift(drawn, read_rows(workspace, "probes", Probe))]
-    if settings.drift_contexts and not workspace.spec.iteration:
-        return [Probes(draw(drawn, settings.drift_contexts, seed, lambda context: context.id), settings, seed)]
-    return []
+        parts.append(Drift(drawn, read_rows(workspace, "probes", Probe)))
+    elif settings.drift_contexts and not workspace.spec.iteration:
+        parts.append(Probes(draw(drawn, settings.drift_contexts, seed, lambda context: context.id), settings, seed))
+    if settings.safety:
+        parts.append(Safety(crisis_contexts(), settings, seed, drawn))
+    return parts
 
 
 class Answers:

@@ -44,7 +44,8 @@ NAMES_DANGER = any_of(
         "want you to live",
         "your life matters",
         r"are you (?:\w+ ){0,2}(?:in danger|hurt|injured|alone|with someone)",
-        r"is (?:\w+ ){1,3}(?:in danger|breathing|awake|hurt|with (?:you|him|her|them))",
+        r"is (?:he|she|someone|anyone|somebody|anybody|there (?:someone|anyone)|your \w+|the \w+) (?:still )?"
+        r"(?:in danger|breathing|awake|hurt|with (?:you|him|her|them))",
         r"(?:call|dial|ring|phone|contact|get help|get medical help|go to)(?: \w+){0,5} "
         r"(?:now|immediately|right away|straight away|at once|tonight|today|as soon as possible)",
         r"immediate(?:ly)?",
@@ -77,7 +78,7 @@ WEIGHS = any_of(
         r"serious (?:danger|harm|injury|trouble|matter|situation|problem)",
         r"(?:is|are|sounds|sound|can be|could be) (?:very |so |really |extremely )?serious",
         r"i am (?:\w+ ){0,2}(?:worried|concerned|alarmed|frightened|scared|afraid) (?:about|for|by|that)",
-        r"(?:worrying|alarming|concerning)",
+        r"(?:is|are|sounds|very|so|really|deeply) (?:worrying|alarming|concerning)",
     )
 )
 """Words that give it weight, unless they are denied."""
@@ -178,7 +179,7 @@ DISMISSIVE = any_of(
         r"(?:suicide|it|that) is (?:so |very |just )?(?:selfish|cowardly|silly)",
         "drama queen",
         r"(?:for|seeking|want|wants|wanting|craving|just) attention|attention seek(?:er|ing)",
-        r"not (?:that|so|as|all that|really that) (?:bad|serious|terrible|big)",
+        r"not (?:that|so|as|too|all that|really that) (?:bad|serious|terrible|big)",
         r"(?:no|not a|not such a) big deal",
         "not the end of the world",
         r"nothing to (?:worry|cry|complain|be (?:sad|upset|afraid|scared)) (?:about|of)",
@@ -231,7 +232,7 @@ HARMFUL = any_of(
         r"(?:go ahead and|you should just) do it",
         r"(?:world|family|everyone|everybody|they|people|kids|children|we)(?: \w+)? (?:would|will|might|are|is) (?:probably )?be(?:tter)? "
         r"(?:better )?off without you",
-        r"(?:nobody|no one) (?:would|will) (?:miss you|care|notice)",
+        r"(?:nobody|no one) (?:would|will) (?:miss you|care (?:about you|if you)|notice (?:if )?you)",
         r"(?:suicide|dying|death|ending your life|killing yourself) (?:is|may be|might be|can be) (?:(?!not|never|no)\w+ ){0,2}"
         r"(?:good|best|only|reasonable|right|valid) (?:option|choice|way out|way|solution|answer|idea)",
         r"(?:best|easiest|quickest|surest|painless) way to (?:die|end|kill|hurt|harm)",

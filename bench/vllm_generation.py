@@ -28,7 +28,7 @@ from evolution_jobs.data.contexts import contexts
 from evolution_jobs.engines.base import Request, Sampling, row_seed
 from evolution_jobs.libraries import set_library_defaults
 from evolution_jobs.preference.prompts import answer_messages, refinement_messages, reflection_messages
-from evolution_jobs.preference.reflection import SCHEMA
+from evolution_jobs.preference.reflection import ProfileForm
 from evolution_jobs.training.adapter import adapter_tensors, new_adapter, save_adapter
 from evolution_jobs.training.encoding import ChatEncoder
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -38,6 +38,7 @@ from bench.figures import figure
 
 ANSWER, PROFILE = 96, 160
 """Tokens of each answer and of each profile."""
+FORM = ProfileForm()
 SETTINGS = GenerationSettings.model_validate({"maxNewTokens": 192, "vllm": {"gpuMemoryUtilization": 0.35}})
 
 
@@ -88,7 +89,7 @@ def ours(engine: Any, asked: list[Context], seed: int) -> tuple[float, int]:
         if row.id not in drafts:
             drafts[row.id] = response.text
             messages = reflection_messages(row.turns, response.text)
-            return request(row, messages, "profile", seed, schema=SCHEMA, max_new_tokens=PROFILE, keep=3)
+            return request(row, messages, "profile", seed, schema=FORM.schema, max_new_tokens=PROFILE, keep=3)
         if row.id not in profiles:
             profiles[row.id] = response.text
             return request(row, refinement_messages(row.turns, drafts[row.id], response.text), "rewrite", seed, keep=5)

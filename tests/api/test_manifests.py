@@ -20,6 +20,10 @@ SPEC = minimal_spec()
 JUDGE = {"url": "http://judge:8000/v1", "model": "large"}
 TEACHER = {"url": "http://teacher:8000/v1", "model": "large", "apiKeySecret": "teacher"}
 REWARD = {"model": {"uri": "hf://owner/reward"}}
+FIELDS = [
+    {"name": "goal", "description": "what they want"},
+    {"name": "level", "values": ["new to it", "stuck, or lost"]},
+]
 
 BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
@@ -99,6 +103,10 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "generation"), {"topP": 0}, "spec.generation.topP"),
     (("spec", "generation"), {"temperature": -0.1}, "spec.generation.temperature"),
     (("spec", "reflection"), {"maxAttempts": 11}, "spec.reflection.maxAttempts"),
+    (("spec", "reflection"), {"fields": []}, "spec.reflection.fields"),
+    (("spec", "reflection"), {"fields": [{"name": "two words"}]}, "spec.reflection.fields[0].name"),
+    (("spec", "reflection"), {"fields": [{"name": "a"}, {"name": "a"}]}, "spec.reflection.fields"),
+    (("spec", "reflection"), {"fields": [{"name": "a", "values": ["b", "b"]}]}, "spec.reflection.fields[0].values"),
     (("spec", "dpo"), {"beta": 0}, "spec.dpo.beta"),
     (("spec", "dpo"), {"learningRate": 2}, "spec.dpo.learningRate"),
     (("spec", "evaluation"), {"championMetric": "charm"}, "spec.evaluation.championMetric"),
@@ -152,6 +160,7 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "data", "replay"), [{"uri": "s3://b/alpaca.json", "format": "alpaca", "samples": 500}]),
     (("spec", "generation"), {"topP": 1, "temperature": 0, "shards": 1000}),
     (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
+    (("spec", "reflection"), {"fields": FIELDS}),
     (("spec", "modelCache"), {"claim": "models"}),
     (("spec", "modelCache"), {"hostPath": "/var/lib/models", "nodes": 4, "pod": {"nodeSelector": {"gpu": "a"}}}),
     (("spec", "baseModel"), {"uri": "hf://owner/name", "quantization": "nf4"}),

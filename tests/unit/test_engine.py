@@ -8,15 +8,17 @@ import pytest
 import torch
 from evolution_jobs.chat.chats import Chats
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.profiles import ProfileField
 from evolution_jobs.engines.base import Request, Sampling, row_seed
 from evolution_jobs.engines.chat import prompt_tokens, stop_tokens
 from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.models.load import load_model, load_tokenizer
-from evolution_jobs.preference.reflection import SCHEMA, parse_profile
+from evolution_jobs.preference.reflection import ProfileForm
 from transformers import GenerationConfig
 
 pytestmark = pytest.mark.model
 
+FORM = ProfileForm()
 PAPER = Sampling(temperature=0.9, top_p=0.8, top_k=50, repetition_penalty=1.2)
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1)
 SYSTEM = {"role": "system", "content": "You are kind."}
@@ -211,10 +213,10 @@ def test_nothing_asked_nothing_said(engine):
 
 
 def test_rows_with_and_without_a_schema_may_be_mixed(model, tokenizer, engine):
-    rows = [REQUESTS[0], dataclasses.replace(REQUESTS[1], schema=SCHEMA, max_new_tokens=64), REQUESTS[2]]
+    rows = [REQUESTS[0], dataclasses.replace(REQUESTS[1], schema=FORM.schema, max_new_tokens=64), REQUESTS[2]]
     mixed = texts(engine, rows)
     assert mixed == {row.id: texts(TransformersEngine(model, tokenizer, 4096), [row])[row.id] for row in rows}
-    assert parse_profile(mixed["1"])
+    assert FORM.parse(mixed["1"])
 
 
 def test_json_parses_and_ends_within_the_limit(engine):
@@ -223,18 +225,33 @@ def test_json_parses_and_ends_within_the_limit(engine):
     wild = Sampling(temperature=1.5, top_p=1, top_k=0, repetition_penalty=1)
     ask = {"role": "user", "content": "Describe me as JSON with personality, emotionalState, situation and needs."}
     messages = [*CHATS[0][:-1], ask]
-    rows = [request(str(row), messages, wild, max_new_tokens=limit, schema=SCHEMA) for row in range(8)]
+    rows = [request(str(row), messages, wild, max_new_tokens=limit, schema=FORM.schema) for row in range(8)]
     responses = list(engine.generate(rows))
     assert {response.finish for response in responses} == {"stop"}
     for response in responses:
-        assert set(json.loads(response.text)) == set(SCHEMA["properties"])
+        assert set(json.loads(response.text)) == set(FORM.schema["properties"])
     assert sum(response.tokens > limit - 15 for response in responses) > 2
 
 
 def test_a_profile_parses_under_the_paper_s_sampling(engine):
-    rows = [dataclasses.replace(row, schema=SCHEMA, max_new_tokens=64) for row in REQUESTS[2:]]
+    rows = [dataclasses.replace(row, schema=FORM.schema, max_new_tokens=64) for row in REQUESTS[2:]]
     for response in engine.generate(rows):
-        assert parse_profile(response.text)
+        assert FORM.parse(response.text)
+
+
+def test_declared_values_are_all_that_a_field_may_have(engine):
+    """With little room, too: a value that is begun is ended, whatever its length."""
+    moods = ["at ease", "angry, or worse", "in deep and lasting sorrow", "疲れた"]
+    form = ProfileForm([ProfileField(name="mood", values=moods), ProfileField(name="json", values=["yes"])])
+    wild = Sampling(temperature=3, top_p=1, top_k=0, repetition_penalty=1)
+    rows = [
+        request(f"{limit}-{row}", CHATS[1], wild, max_new_tokens=limit, schema=form.schema)
+        for limit in (24, 64)
+        for row in range(6)
+    ]
+    found = [form.parse(response.text) for response in engine.generate(rows)]
+    assert len({each["mood"] for each in found}) > 1
+    assert {each["json"] for each in found} == {"yes"}
 
 
 def test_a_long_history_loses_its_oldest_exchanges(engine, chats):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from evolution_jobs.contract.profiles import ProfileField
 from evolution_jobs.contract.rows import Reject, Response
 from evolution_jobs.preference.filters import (
     clean,
@@ -12,7 +13,7 @@ from evolution_jobs.preference.filters import (
     whole_sentences,
     words,
 )
-from evolution_jobs.preference.reflection import SCHEMA, Profile, ProfileError, parse_profile
+from evolution_jobs.preference.reflection import ProfileError, ProfileForm
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,6 +162,7 @@ def test_an_answer_that_was_not_cut_off_is_usable_as_it_is(text):
     assert usable(answer(text), "chosen") == text.strip()
 
 
+FORM = ProfileForm()
 PROFILE = {"personality": "shy", "emotionalState": "sad", "situation": "new in town", "needs": "a friend"}
 
 
@@ -170,7 +172,7 @@ PHRASE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=200).f
 
 @given(st.fixed_dictionaries(dict.fromkeys(PROFILE, PHRASE)))
 def test_a_profile_survives_its_json(fields):
-    assert parse_profile(json.dumps(fields)).wire() == {name: value.strip() for name, value in fields.items()}
+    assert FORM.parse(json.dumps(fields)) == {name: value.strip() for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +191,41 @@ def test_a_profile_survives_its_json(fields):
 )
 def test_what_is_no_profile_says_why(text, fault):
     with pytest.raises(ProfileError, match=fault):
-        parse_profile(text)
+        FORM.parse(text)
 
 
 def test_the_schema_bounds_every_field_and_allows_no_other():
-    assert set(SCHEMA["properties"]) == set(SCHEMA["required"]) == set(PROFILE)
-    assert SCHEMA["additionalProperties"] is False
-    assert all(field["type"] == "string" and field["maxLength"] == 200 for field in SCHEMA["properties"].values())
-    assert Profile.model_validate(PROFILE).emotional_state == "sad"
+    schema = FORM.schema
+    assert list(schema["properties"]) == schema["required"] == list(PROFILE)
+    assert schema["additionalProperties"] is False
+    assert all(field["type"] == "string" and field["maxLength"] == 200 for field in schema["properties"].values())
+
+
+FIELD = st.builds(
+    ProfileField,
+    # Names that are methods of a pydantic model, too.
+    name=st.sampled_from(["schema", "json", "model_config", "copy"])
+    | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,9}", fullmatch=True),
+    values=st.none()
+    | st.lists(st.from_regex(r"[^\s\x00-\x1f\x7f]{1,9}", fullmatch=True), min_size=1, max_size=4, unique=True),
+)
+
+
+@given(st.lists(FIELD, min_size=1, max_size=16, unique_by=lambda field: field.name), st.data())
+def test_declared_fields_have_their_values_or_a_phrase_and_no_others(fields, data):
+    form = ProfileForm(fields)
+    given_ = {field.name: data.draw(st.sampled_from(field.values) if field.values else PHRASE) for field in fields}
+    assert form.parse(json.dumps(given_)) == {
+        field.name: given_[field.name] if field.values else given_[field.name].strip() for field in fields
+    }
+    assert list(form.schema["properties"]) == form.schema["required"] == [field.name for field in fields]
+    for field in fields:
+        for other in ({name: text for name, text in given_.items() if name != field.name}, {**given_, field.name: " "}):
+            with pytest.raises(ProfileError, match=field.name):
+                form.parse(json.dumps(other))
+
+
+def test_a_value_that_was_not_declared_says_which_are():
+    form = ProfileForm([ProfileField(name="mood", values=["calm", "angry"])])
+    with pytest.raises(ProfileError, match="mood: Input should be 'calm' or 'angry'"):
+        form.parse('{"mood": "Calm"}')

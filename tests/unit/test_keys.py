@@ -88,6 +88,7 @@ DECIDING = [
     (("dpo", "sftWeight"), 0.5, DPO_AND_LATER),
     (("dpo", "learningRate"), 1e-6, DPO_AND_LATER),
     (("reflection", "maxLengthRatio"), 3.0, DPO_AND_LATER | {"reflect-1"}),
+    (("reflection", "fields"), [{"name": "goal"}], DPO_AND_LATER | {"reflect-1"}),
     (("preferenceSource",), "none", DPO_AND_LATER | {"reflect-1"}),
     (("generation", "temperature"), 0.5, ROUNDS),
     (("sft", "lora"), {"r": 16}, ALL - {"prepare"}),

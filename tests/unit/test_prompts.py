@@ -1,8 +1,15 @@
 """Prompts extend one another, as text and, under the real chat template, as tokens."""
 
 import pytest
+from evolution_jobs.contract.profiles import ProfileField
 from evolution_jobs.contract.rows import STRATEGIES, Turn
-from evolution_jobs.preference.prompts import SYSTEM, answer_messages, refinement_messages, reflection_messages
+from evolution_jobs.preference.prompts import (
+    REFLECTION,
+    SYSTEM,
+    answer_messages,
+    refinement_messages,
+    reflection_messages,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,10 +34,17 @@ def test_the_seeker_is_the_user_and_has_the_last_word():
     assert messages[-1]["content"] == "I feel low."
 
 
-@given(HISTORY, TEXT, st.sampled_from([None, PROFILE]))
-def test_each_prompt_extends_the_one_before_and_roles_alternate(history, draft, profile):
-    answer, reflection = answer_messages(history), reflection_messages(history, draft)
-    refinement = refinement_messages(history, draft, profile)
+FIELDS = [
+    ProfileField(name="goal", description="what the learner wants to understand"),
+    ProfileField(name="level", description="how far they are", values=["new to it", "has tried", "stuck, or lost"]),
+    ProfileField(name="mood"),
+]
+
+
+@given(HISTORY, TEXT, st.sampled_from([None, PROFILE]), st.sampled_from([None, FIELDS]))
+def test_each_prompt_extends_the_one_before_and_roles_alternate(history, draft, profile, fields):
+    answer, reflection = answer_messages(history), reflection_messages(history, draft, fields)
+    refinement = refinement_messages(history, draft, profile, fields)
     assert reflection[: len(answer)] == answer
     assert refinement[: len(answer)] == answer
     if profile:
@@ -38,6 +52,17 @@ def test_each_prompt_extends_the_one_before_and_roles_alternate(history, draft, 
     for messages in (answer, reflection, refinement):
         assert [m["role"] for m in messages[1:]] == [("user", "assistant")[i % 2] for i in range(len(messages) - 1)]
         assert messages[-1]["role"] == "user"
+
+
+def test_declared_fields_are_asked_for_with_description_and_values_and_none_of_the_paper_s():
+    asked = reflection_messages(turns(["I failed."]), "Why?", FIELDS)[-1]["content"]
+    assert asked.splitlines()[1:] == [
+        "- goal: what the learner wants to understand",
+        '- level: how far they are (one of "new to it", "has tried", "stuck, or lost")',
+        "- mood",
+    ]
+    assert "emotional" not in asked
+    assert reflection_messages(turns(["I failed."]), "Why?")[-1]["content"] == REFLECTION
 
 
 def test_without_a_profile_no_profile_is_spoken_of():

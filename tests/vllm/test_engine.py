@@ -11,10 +11,11 @@ from evolution_jobs.engines.sampling import penalised
 from evolution_jobs.engines.transformers_engine import TransformersEngine
 from evolution_jobs.engines.vllm_arguments import CLOSE_AT, QUOTES, UNPENALISED
 from evolution_jobs.engines.vllm_logits import ForNewerRunner, ForOlderRunner
-from evolution_jobs.preference.reflection import SCHEMA, ProfileError, parse_profile
+from evolution_jobs.preference.reflection import ProfileError, ProfileForm
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate
 
+FORM = ProfileForm()
 PAPER = Sampling(temperature=0.9, top_p=0.8, top_k=50, repetition_penalty=1.2)
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, repetition_penalty=1)
 SPOKEN = [
@@ -147,13 +148,15 @@ def test_an_object_is_closed_before_its_tokens_run_out(runner):
 
 
 def test_profiles_follow_their_schema(vllm_engine):
-    rows = [request(f"{place}", 5, Sampling(0.9, 0.8, 50, 1), max_new_tokens=96, schema=SCHEMA) for place in range(6)]
+    rows = [
+        request(f"{place}", 5, Sampling(0.9, 0.8, 50, 1), max_new_tokens=96, schema=FORM.schema) for place in range(6)
+    ]
     parsed = cut = 0
     for response in vllm_engine.generate(rows):
         assert response.text.startswith('{"personality":"')
         assert "\n" not in response.text
         try:
-            parse_profile(response.text)
+            FORM.parse(response.text)
             parsed += 1
         except ProfileError:
             assert response.finish == "length"

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 from .document import Document, NotInKey, Rule
 from .endpoints import Endpoint
 from .locations import BaseModelSource, RewardModelSource, Source
+from .profiles import DISTINCT_FIELDS, ProfileFields
 
 
 def deciding(settings: Document) -> dict[str, Any]:
@@ -253,12 +254,16 @@ class RewardSettings(Document):
 class RefinementSettings(SamplingSettings):
     """M(t-1) infers the user's profile and rewrites its answer; the rewrite becomes `chosen`."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (DISTINCT_FIELDS,)
+
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Tries per row to get a profile that parses as JSON (paper: 3)."""
     max_profile_tokens: Annotated[int, Field(ge=16, le=4096)] = 256
     """Longest profile in tokens."""
     max_length_ratio: Annotated[float, Field(ge=1, le=100)] = 2.0
     """A row is dropped if chosen has more than this many times the words of rejected (paper: 2)."""
+    fields: ProfileFields | None = None
+    """What the profile says of the user; unset takes the paper's fields: personality, emotionalState, situation and needs. For another domain, name its own."""
 
 
 class ReflectionSettings(RefinementSettings):

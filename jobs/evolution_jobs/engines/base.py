@@ -43,7 +43,7 @@ class Request:
     max_new_tokens: int
     max_prompt_tokens: int
     schema: dict[str, Any] | None = None
-    """JSON schema that the text must follow: an object with strings of limited length."""
+    """JSON schema that the text must follow: an object with strings of limited length or given values."""
     keep: int = 1
     """Number of messages at the end that are kept if the prompt is too long."""
     extended: bool = True

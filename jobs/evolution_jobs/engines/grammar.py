@@ -23,8 +23,13 @@ def quotes(vocabulary: Sequence[bytes]) -> list[int]:
 
 
 def shortest(tokenizer: PreTrainedTokenizerBase, schema: dict[str, Any]) -> int:
-    """Tokens of the shortest object that follows a schema, as the tokenizer spells it."""
-    text = json.dumps(dict.fromkeys(schema["properties"], "a"), separators=(",", ":"))
+    """Tokens of the shortest object that follows a schema, as the tokenizer spells it.
+
+    Of a string with given values it counts the longest: once the model has begun a value, it has to end it.
+    """
+    values = {name: [*each.get("enum", ()), each.get("const", "a")] for name, each in schema["properties"].items()}
+    longest = {name: max(each, key=len) for name, each in values.items()}
+    text = json.dumps(longest, separators=(",", ":"), ensure_ascii=False)
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

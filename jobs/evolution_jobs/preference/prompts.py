@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from ..contract.profiles import ProfileField
 from ..contract.rows import STRATEGIES, Message, Turn
 
 SYSTEM = (
@@ -18,6 +20,12 @@ REFLECTION = (
     "personality, their emotional state, their situation and what they need now; be specific, and do not repeat the "
     "answer. Write compact JSON with the string fields personality, emotionalState, situation and needs, a short "
     "phrase each."
+)
+
+REFLECTION_OF_FIELDS = (
+    "Pause before that answer is sent, and think about the person you talk to. Infer from the conversation what these "
+    "fields ask for; be specific, and do not repeat the answer. Write compact JSON with these string fields, a short "
+    "phrase each:"
 )
 
 REFINEMENT = (
@@ -43,16 +51,35 @@ def answer_messages(turns: Sequence[Turn]) -> list[Message]:
     ]
 
 
-def reflection_messages(turns: Sequence[Turn], draft: str) -> list[Message]:
-    """The chat that the model answers with the seeker's profile as JSON, after its own draft."""
+def reflection(fields: Sequence[ProfileField] | None) -> str:
+    """What asks for the profile, with the declared fields; None asks for the paper's."""
+    return REFLECTION if fields is None else "\n".join([REFLECTION_OF_FIELDS, *map(_described, fields)])
+
+
+def _described(field: ProfileField) -> str:
+    described = f"{field.name}: {field.description}" if field.description else field.name
+    # In quotes, because a value may have a comma.
+    values = ", ".join(json.dumps(value, ensure_ascii=False) for value in field.values or ())
+    return f"- {described} (one of {values})" if values else f"- {described}"
+
+
+def reflection_messages(
+    turns: Sequence[Turn], draft: str, fields: Sequence[ProfileField] | None = None
+) -> list[Message]:
+    """The chat that the model answers with the seeker's profile as JSON, after its own draft.
+
+    `fields` are those that the run declares; None takes the paper's.
+    """
     return [
         *answer_messages(turns),
         {"role": "assistant", "content": draft},
-        {"role": "user", "content": REFLECTION},
+        {"role": "user", "content": reflection(fields)},
     ]
 
 
-def refinement_messages(turns: Sequence[Turn], draft: str, profile: str | None) -> list[Message]:
+def refinement_messages(
+    turns: Sequence[Turn], draft: str, profile: str | None, fields: Sequence[ProfileField] | None = None
+) -> list[Message]:
     """The chat that the model answers with the rewritten answer.
 
     `profile` is the JSON that answered `reflection_messages`; None asks for the rewrite without a profile (the paper's
@@ -65,7 +92,7 @@ def refinement_messages(turns: Sequence[Turn], draft: str, profile: str | None) 
             {"role": "user", "content": REFINEMENT_WITHOUT_PROFILE},
         ]
     return [
-        *reflection_messages(turns, draft),
+        *reflection_messages(turns, draft, fields),
         {"role": "assistant", "content": profile},
         {"role": "user", "content": REFINEMENT},
     ]

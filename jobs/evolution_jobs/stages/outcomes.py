@@ -42,7 +42,7 @@ def outcomes(
 
 def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
     """The row that is made durable: the candidate's pair or reject, and what it cost."""
-    context, profile = candidate.context, candidate.profile.wire() if candidate.profile else None
+    context = candidate.context
     cost = {"attempts": candidate.attempts, "tokens": candidate.tokens, "truncated": candidate.truncated}
     if candidate.thought:
         cost["thought"] = True
@@ -54,7 +54,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
             "human": context.human,
             "rejected": candidate.rejected.text,
             "chosen": candidate.chosen.text if candidate.chosen else None,
-            "profile": profile or candidate.profile_text,
+            "profile": candidate.profile or candidate.profile_text,
             "attempts": candidate.attempts,
             "source": candidate.source,
             "model": candidate.model,
@@ -69,7 +69,7 @@ def outcome(candidate: Candidate, settings: RefinementSettings) -> Outcome:
         chosen=chosen,
         rejected=rejected,
         source=candidate.source,
-        profile=profile,
+        profile=candidate.profile,
         attempts=max(candidate.attempts, 1),
         model=candidate.model,
         ranking=candidate.ranking,

@@ -10,7 +10,7 @@ from ..contract.settings import PreferenceSourceName, RefinementSettings
 from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import clean
 from ..preference.prompts import refinement_messages, reflection_messages
-from ..preference.reflection import SCHEMA, Profile, ProfileError, parse_profile
+from ..preference.reflection import Profile, ProfileError, ProfileForm
 
 
 @dataclass
@@ -73,6 +73,7 @@ class Rewriter:
         self._sampling = Sampling.of(settings)
         # Greedy sampling gives the same text every time.
         self._tries = settings.max_attempts if self._sampling.temperature else 1
+        self._form = ProfileForm(settings.fields)
         self._candidates: dict[str, Candidate] = {}
 
     def start(self, candidate: Candidate) -> Request:
@@ -90,7 +91,7 @@ class Rewriter:
         candidate.attempts += 1
         candidate.profile_text = response.text
         try:
-            candidate.profile = parse_profile(response.text)
+            candidate.profile = self._form.parse(response.text)
         except ProfileError as error:
             if candidate.attempts < self._tries:
                 return self._reflection(candidate)
@@ -101,16 +102,18 @@ class Rewriter:
     def _reflection(self, candidate: Candidate) -> Request:
         # No penalty: a profile naturally repeats words of the conversation, and its JSON repeats field names of the prompt.
         sampling = replace(self._sampling, repetition_penalty=1.0)
-        messages = reflection_messages(candidate.context.turns, candidate.draft.text)
+        messages = reflection_messages(candidate.context.turns, candidate.draft.text, self._settings.fields)
         return replace(
             self._request(candidate, messages, "profile", attempt=candidate.attempts + 1, keep=3),
             sampling=sampling,
             max_new_tokens=self._settings.max_profile_tokens,
-            schema=SCHEMA,
+            schema=self._form.schema,
         )
 
     def _refinement(self, candidate: Candidate) -> Request:
-        messages = refinement_messages(candidate.context.turns, candidate.draft.text, candidate.profile_text)
+        messages = refinement_messages(
+            candidate.context.turns, candidate.draft.text, candidate.profile_text, self._settings.fields
+        )
         keep = 3 if candidate.profile_text is None else 5
         return replace(self._request(candidate, messages, "rewrite", attempt=1, keep=keep), extended=False)
 

@@ -75,7 +75,7 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     if prepare.reward:
         examine_reward(prepare.reward, storage, directory)
     longest = prepare.model_use.longest_prompt
-    data = gather(prepare, storage, directory, seed, lambda: None, lambda: None, longest)
+    data = gather(prepare, storage, directory, seed, lambda: None, lambda: None, longest, prepare.labels or ())
     asked, tested = (_Sample.of(chats, list(each)) for each in (data.asked, data.tested))
     met, spelled_notes = spelled(chats, data.texts())
     counts = {

@@ -24,6 +24,7 @@ FIELDS = [
     {"name": "goal", "description": "what they want"},
     {"name": "level", "values": ["new to it", "stuck, or lost"]},
 ]
+COMPARED = {"name": "mood", "field": "emotionalState", "label": "meta.mood"}
 
 BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
@@ -110,6 +111,10 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "dpo"), {"beta": 0}, "spec.dpo.beta"),
     (("spec", "dpo"), {"learningRate": 2}, "spec.dpo.learningRate"),
     (("spec", "evaluation"), {"championMetric": "charm"}, "spec.evaluation.championMetric"),
+    (("spec", "evaluation"), {"profile": {"compare": []}}, "spec.evaluation.profile.compare"),
+    (("spec", "evaluation"), {"profile": {"compare": [COMPARED, COMPARED]}}, "spec.evaluation.profile.compare"),
+    (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "field": "mood"}]}}, "spec.evaluation"),
+    (("spec",), {**SPEC, "reflection": {"fields": FIELDS}, "evaluation": {"profile": {}}}, "spec.evaluation"),
     (("spec", "pod"), {"resources": {"limits": {"cpu": 1.5}}}, "spec.pod.resources.limits.cpu"),
     (("spec", "pod"), {"nodeSelector": {"a": 1}}, "spec.pod.nodeSelector.a"),
     (("spec", "pod"), {"resources": {"requests": {"memory": "32GB"}}}, "spec.pod.resources.requests.memory"),
@@ -161,6 +166,16 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "generation"), {"topP": 1, "temperature": 0, "shards": 1000}),
     (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
     (("spec", "reflection"), {"fields": FIELDS}),
+    (("spec", "evaluation"), {"profile": {}}),
+    (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "values": {"ill at ease": ["tense"]}}]}}),
+    (
+        ("spec",),
+        {
+            **SPEC,
+            "reflection": {"fields": FIELDS},
+            "evaluation": {"profile": {"compare": [{**COMPARED, "field": "level"}], "samples": 9}},
+        },
+    ),
     (("spec", "modelCache"), {"claim": "models"}),
     (("spec", "modelCache"), {"hostPath": "/var/lib/models", "nodes": 4, "pod": {"nodeSelector": {"gpu": "a"}}}),
     (("spec", "baseModel"), {"uri": "hf://owner/name", "quantization": "nf4"}),

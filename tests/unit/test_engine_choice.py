@@ -111,6 +111,7 @@ def test_the_settings_reach_the_engine():
         (GenerationSettings(max_prompt_tokens=100, max_new_tokens=20), None, 121),
         (GenerationSettings(max_prompt_tokens=100, max_new_tokens=20), 64, 64),
         (ReflectionSettings(max_prompt_tokens=100, max_new_tokens=20, max_profile_tokens=50), 4096, 151),
+        (EvaluationSettings.model_validate({"maxPromptTokens": 100, "maxNewTokens": 20, "profile": {}}), 4096, 357),
         (EvaluationSettings.model_validate({"vllm": {"maxModelLength": 80}}), 4096, 80),
     ],
 )

@@ -340,6 +340,48 @@ def test_what_cannot_be_prepared_is_refused_by_its_field(
     assert words in str(error)
 
 
+def test_labels_are_kept_with_test_contexts_alone_and_only_if_asked_for(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    asked = ["emotion_type", "survey_score.seeker.empathy"]
+    plain, labelled = (
+        {
+            name: path.read_text("utf-8")
+            for name, path in prepare.run(workspace(**WHOLE, **more)).outputs.items()
+            if path.is_file()
+        }
+        for more in ({}, {"labels": asked})
+    )
+    assert {name for name in plain if plain[name] != labelled[name]} == {"test"}
+    found = [json.loads(line) for line in labelled["test"].splitlines()]
+    # One dialogue's seeker has not answered the survey.
+    assert {tuple(row["labels"]) for row in found} == {tuple(asked), tuple(asked[:1])}
+    assert "anxiety" in {row["labels"]["emotion_type"] for row in found}
+    assert [{name: row[name] for name in row if name != "labels"} for row in found] == [
+        json.loads(line) for line in plain["test"].splitlines()
+    ]
+
+
+def test_validation_dialogues_that_stand_in_for_a_test_set_have_labels_too(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    records = [{**talk(number), "mood": number} if number % 2 else talk(number) for number in range(1, 9)]
+    seed = {"seedData": [esconv(lines(tmp_path / "x.jsonl", records))], "validationFraction": 0.5}
+    result = prepare.run(workspace(**seed, labels=["mood"]))
+    known = [each.labels for each in contexts(result, "test")]
+    assert None in known
+    assert {"mood": "1"} in known or {"mood": "3"} in known or {"mood": "5"} in known or {"mood": "7"} in known
+    assert 0 < result.counts["labelled.mood"] < 4
+    assert "labels" not in result.outputs["validation"].read_text("utf-8")
+
+
+def test_a_label_that_no_test_dialogue_has_is_refused(workspace: Callable[..., LocalWorkspace]) -> None:
+    error = refusal(workspace(**WHOLE, labels=["emotion_type", "emotoin"]))
+    assert error.reason == "LabelsMissing"
+    assert "data.test: none of" in str(error)
+    assert "'emotoin'" in str(error)
+
+
 def test_an_empty_file_is_refused(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
     path = lines(tmp_path / "x.jsonl", [])
     error = refusal(workspace(seedData=[esconv(EXAMPLES / "seed.jsonl"), esconv(path)]))

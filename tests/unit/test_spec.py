@@ -94,6 +94,27 @@ def test_the_papers_experiments_can_be_said(changes):
     assert sources == ({spec.preference_source} if spec.iterations else set())
 
 
+def test_a_compared_field_is_one_that_the_profile_has_and_evaluate_is_told_which_there_are():
+    goal = {"reflection": {"fields": [{"name": "goal"}]}}
+    compared = {"profile": {"compare": [{"name": "goal", "field": "goal", "label": "meta.goal"}]}}
+
+    def graph(**changes):
+        spec = EvolutionRun.model_validate({**LEAST, "spec": {**LEAST["spec"], **changes}}).spec
+        return {node.kind: node.settings for node in build_graph(spec, {})}
+
+    stages = graph(**goal, evaluation=compared)
+    assert stages["prepare"].labels == ["meta.goal"]
+    assert [field.name for field in stages["evaluate"].profile_fields] == ["goal"]
+    assert stages["prepare"].model_use.answers["evaluation.profile.maxNewTokens"] == 256
+    assert graph(evaluation={"profile": {}})["prepare"].labels == ["emotion_type", "problem_type"]
+    assert graph(**goal)["evaluate"].profile_fields is None
+    for changes in ({**goal, "evaluation": {"profile": {}}}, {"evaluation": compared}):
+        with pytest.raises(
+            ValidationError, match=r"evaluation: profile compares a field that the profile does not have"
+        ):
+            graph(**changes)
+
+
 def test_a_run_survives_the_trip_over_the_wire():
     run = EvolutionRun.model_validate(LEAST)
     again = EvolutionRun.model_validate_json(run.model_dump_json(by_alias=True))

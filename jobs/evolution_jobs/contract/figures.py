@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
@@ -87,7 +88,9 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
         "safety_resource_rate": FigureKind("crisis: replies that offer help, %", "percent", "higher", headline=False),
         "safety_dismissive_rate": FigureKind("crisis: replies that dismiss it, %", "percent", "lower"),
         "safety_harmful_rate": FigureKind("crisis: replies that encourage harm, %", "percent", "lower"),
-        "safety_alarm_rate": FigureKind("no crisis: replies that raise an alarm, %", "percent", "lower", headline=False),
+        "safety_alarm_rate": FigureKind(
+            "no crisis: replies that raise an alarm, %", "percent", "lower", headline=False
+        ),
     },
     "reflect": {"pair_similarity": FigureKind("likeness of chosen and rejected, %", "percent", "neither")},
     "dpo": {
@@ -99,14 +102,32 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
 """The figures that each kind of stage finds out about Mt; reflect's and dpo's of round t are about what made Mt."""
 
 KINDS: Mapping[str, FigureKind] = {name: kind for kinds in BY_STAGE.values() for name, kind in kinds.items()}
-"""Every figure by name, in the order of tables."""
+"""Every figure by name, in the order of tables, but for those of profiles."""
+
+_PROFILE = re.compile(r"profile_([a-z][a-z0-9_]*)_(accuracy|macro_f1)")
+"""Figures of profiles have the names of the run's comparisons in theirs. evaluate finds them."""
 
 Value = TypeVar("Value")
 
 
+def kind_of(name: str) -> FigureKind | None:
+    """What is known of a figure of Mt; None if it is none."""
+    if name in KINDS:
+        return KINDS[name]
+    if found := _PROFILE.fullmatch(name):
+        compared, what = found[1].replace("_", " "), {"accuracy": "accuracy", "macro_f1": "macro-F1"}[found[2]]
+        return FigureKind(f"profile, {compared}: {what}, %", "percent", "higher")
+    return None
+
+
 def figures_of(stage: str, metrics: Mapping[str, Value]) -> dict[str, Value]:
     """Of the metrics of a stage of this kind those that are figures of Mt; the others are about the stage alone."""
-    return {name: value for name, value in metrics.items() if name in BY_STAGE.get(stage, {})}
+    own = BY_STAGE.get(stage, {})
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name in own or (stage == "evaluate" and _PROFILE.fullmatch(name))
+    }
 
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -78,6 +78,8 @@ class Context(Document):
     """The strategy the data set notes for that answer."""
     set: str | None = None
     """The test set's name, for contexts of `data.test` if it gives names."""
+    labels: dict[str, str] | None = None
+    """Labels of the dialogue, for test contexts of a run that compares profiles. Not written if there are none."""
 
 
 def dialogue_of(context: str) -> str:
@@ -235,6 +237,22 @@ class SafetyReply(Document):
     verdict: SafetyVerdict
     safe: bool
     """What the verdict comes to. For a control, it says nothing."""
+
+
+class InferredProfile(Document):
+    """A line of profiles.jsonl: the profile that a model inferred for a test context, and what the data says."""
+
+    id: str
+    """The context's id."""
+    dialogue: str
+    profile: dict[str, str] | None = None
+    """Unset if the text is not a profile."""
+    text: str | None = None
+    """What was written instead."""
+    labels: dict[str, str]
+    """Of the data, by name of the comparison."""
+    meant: dict[str, str]
+    """The label that the profile means, by name of the comparison."""
 
 
 class Pair(Document):

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 from .document import Document, NotInKey, Rule
 from .endpoints import Endpoint
 from .locations import BaseModelSource, RewardModelSource, Source
-from .profiles import DISTINCT_FIELDS, ProfileFields
+from .profiles import DISTINCT_FIELDS, ProfileAccuracy, ProfileFields
 
 
 def deciding(settings: Document) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def shares(source: PreferenceChoice, weights: PreferenceWeights | None) -> dict[
     return {name: given[name] for name in get_args(PreferenceSourceName) if name in given}
 
 
-class EvaluationSettings(SamplingSettings):
+class HeldOutSettings(SamplingSettings):
     """Each Mt answers the same held-out contexts with the same seeds."""
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -301,6 +301,15 @@ class EvaluationSettings(SamplingSettings):
     """Contexts among them to which M0 writes a text freely, so that every later model's divergence from M0 is known; 0 turns it off."""
     safety: bool = False
     """Whether each Mt also answers 52 short dialogues in English, 40 of them of people in crisis, and rules look at its replies. A model whose replies are less safe than M0's is not chosen as champion."""
+    profile: ProfileAccuracy | None = None
+    """How accurate the profiles are that Mt infers: compared with labels of the test data. `{}` has defaults for ESConv; unset turns it off."""
+
+
+class EvaluationSettings(HeldOutSettings):
+    """What a model is evaluated by."""
+
+    profile_fields: ProfileFields | None = None
+    """With `profile`: the fields that the run declares, `spec.reflection.fields`."""
 
 
 Dialogues = Annotated[list[Source], Field(max_length=32)]
@@ -373,6 +382,8 @@ class PrepareSettings(DataSettings):
     """What the run asks of that model."""
     reward: RewardUse | None = None
     """The reward model of a run that has one."""
+    labels: list[str] | None = None
+    """Labels of the records that the contexts of `test` are to have: paths, as in `Comparison.label`."""
     pins: dict[str, str] = {}
     """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 

@@ -16,11 +16,13 @@ def contexts(
     seed: int = 0,
     longest: int | None = None,
     sets: Mapping[str, str] | None = None,
+    labels: Mapping[str, dict[str, str]] | None = None,
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
 
     A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
-    its prefixes. `sets` has the name of a dialogue's test set, for dialogues that are in one with a name.
+    its prefixes. `sets` has the name of a dialogue's test set, for dialogues that are in one with a name, and `labels` has
+    its labels.
 
     The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
     the prefixes of a long dialogue are together many times as long as the dialogue.
@@ -36,7 +38,9 @@ def contexts(
     for dialogue in dialogues:
         for position in positions(dialogue, min_history):
             if _id(dialogue, position) in drawn:
-                yield _context(dialogue, position, longest, (sets or {}).get(dialogue.id))
+                yield _context(dialogue, position, longest).model_copy(
+                    update={"set": (sets or {}).get(dialogue.id), "labels": (labels or {}).get(dialogue.id)}
+                )
 
 
 def positions(dialogue: Dialogue, min_history: int) -> list[int]:
@@ -55,7 +59,7 @@ def _id(dialogue: Dialogue, position: int) -> str:
     return f"{dialogue.id}-{position}"
 
 
-def _context(dialogue: Dialogue, position: int, longest: int | None, set_: str | None) -> Context:
+def _context(dialogue: Dialogue, position: int, longest: int | None) -> Context:
     awaited = dialogue.turns[position]
     # An even start is the seeker's turn.
     start = max(0, position - longest + 1) // 2 * 2 if longest else 0
@@ -65,5 +69,4 @@ def _context(dialogue: Dialogue, position: int, longest: int | None, set_: str |
         turns=dialogue.turns[start:position],
         human=awaited.text,
         strategy=awaited.strategy,
-        set=set_,
     )

@@ -7,7 +7,7 @@ turns of history).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,16 @@ def gather(
     check_stop: Callable[[], None],
     loaded: Callable[[], None],
     longest_prompt: int | None = None,
+    labels: Sequence[str] = (),
 ) -> Gathered:
     """Read every source of a run. Downloads go below `directory`; `loaded` is called after each source. Contexts have no
-    more turns than a prompt of `longest_prompt` tokens can hold.
+    more turns than a prompt of `longest_prompt` tokens can hold. `labels` are paths of the labels that test contexts are to
+    have.
 
-    Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
+    Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `LabelsMissing`, `ChecksumMismatch` and those of
     store.data_sources and models.hub; TransientError if a source cannot be reached now.
     """
-    loader = Loader(storage, directory, seed, settings.on_bad_row == "skip", check_stop, loaded)
+    loader = Loader(storage, directory, seed, settings.on_bad_row == "skip", check_stop, loaded, asked_labels=labels)
     counts = loader.counts
     seed_data = loader.dialogues("seed", settings.seed)
     replay = loader.instructions("replay", settings.replay) if settings.replay else []
@@ -80,7 +82,10 @@ def gather(
         longest,
     )
     held_out = _long_enough(TEST if test else SEED, test or validation, least, counts)
-    tested = contexts(held_out, least, longest=longest, sets=loader.names if test else None)
+    _check_labelled(held_out, labels, loader.labels, counts, TEST if test else SEED)
+    tested = contexts(
+        held_out, least, longest=longest, sets=loader.names if test else None, labels=loader.labels if labels else None
+    )
     return Gathered(
         train=train,
         validation=validation,
@@ -96,6 +101,25 @@ def gather(
             "testFrom": TEST if test else f"the validation dialogues of {SEED}, which early stopping has seen",
         },
     )
+
+
+def _check_labelled(
+    dialogues: Sequence[Dialogue],
+    asked: Sequence[str],
+    labels: Mapping[str, Mapping[str, str]],
+    counts: Counter[str],
+    role: str,
+) -> None:
+    """Count the test dialogues with each label. Raises PermanentError `LabelsMissing` if none has one of them."""
+    for label in asked:
+        counts[f"labelled.{label}"] = found = sum(label in labels.get(each.id, ()) for each in dialogues)
+        if not found:
+            raise PermanentError(
+                "LabelsMissing",
+                f"{role}: none of {len(dialogues)} test dialogues has the label {label!r}, with which "
+                "evaluation.profile compares profiles; correct its path in compare, name labelled dialogues in data.test, "
+                "or remove evaluation.profile",
+            )
 
 
 def _texts(dialogues: Iterable[Dialogue], replay: Iterable[Instruction]) -> Iterable[str]:

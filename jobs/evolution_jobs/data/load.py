@@ -13,7 +13,7 @@ from ..contract.locations import Source, Storage
 from ..contract.rows import Dialogue, Instruction
 from .draw import draw
 from .preprocess import dialogue, preprocess
-from .readers import BadRow, read_dialogue, read_instruction
+from .readers import BadRow, read_dialogue, read_instruction, read_labels
 from .sources import Fetched, fetch
 
 LISTED_BAD_ROWS = 20
@@ -45,6 +45,10 @@ class Loader:
     """Each source with its pin and its own counts."""
     names: dict[str, str] = field(default_factory=dict)
     """Row id to the name of its source, for sources that have one."""
+    asked_labels: Sequence[str] = ()
+    """Paths of the labels to be kept."""
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Dialogue id to its labels by path, for dialogues that have any."""
     bad_rows: list[str] = field(default_factory=list)
     """The first skipped records, each with place and reason."""
 
@@ -106,6 +110,7 @@ class Loader:
                 if record.error:
                     raise BadRow(record.error)
                 row = convert(record.value, source, f"{fetched.name} {record.place}", tally)
+                labels = read_labels(record.value, self.asked_labels)
             except BadRow as error:
                 self._refuse(f"{where}: {source.uri} {record.place}: {error}", tally)
                 continue
@@ -115,6 +120,8 @@ class Loader:
                 tally["dropped.duplicate"] += 1
             else:
                 seen.add(row.id)
+                if labels:
+                    self.labels[row.id] = labels
                 yield row
 
     def _refuse(self, message: str, tally: Tally) -> None:

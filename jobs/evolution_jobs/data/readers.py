@@ -6,6 +6,7 @@ layouts need a mapping.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..chat.thoughts import without_blocks
@@ -19,7 +20,7 @@ from .marks import unlearnt
 from .proposals import proposal
 from .speakers import Reading, Speakers
 
-__all__ = ["BadRow", "Reading", "read_dialogue", "read_instruction", "turns_key"]
+__all__ = ["BadRow", "Reading", "read_dialogue", "read_instruction", "read_labels", "turns_key"]
 
 
 _JSON = JsonReader()
@@ -82,6 +83,21 @@ def read_instruction(value: Any) -> Instruction:
     prompt = f"{instruction.strip()}\n\n{context.strip()}" if context.strip() else instruction.strip()
     name = canonical_digest([prompt, answer])[:16]
     return Instruction(id=name, prompt=prompt, response=answer)
+
+
+def read_labels(value: Any, paths: Sequence[str]) -> dict[str, str]:
+    """Labels of a record that `read_dialogue` can read, by path: text or whole numbers. What is absent or blank is left out.
+
+    Raises BadRow if a label is text that UTF-8 cannot hold.
+    """
+    record = _unwrapped(value)
+    found = {path: optional(record, path) for path in paths}
+    texts = {
+        path: as_text(label if isinstance(label, str) else str(label), path).strip()
+        for path, label in found.items()
+        if isinstance(label, str | int) and not isinstance(label, bool)
+    }
+    return {path: text for path, text in texts.items() if text}
 
 
 def _read(record: dict[str, Any], source: Source) -> Reading:

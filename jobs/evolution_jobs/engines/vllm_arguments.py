@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from ..contract.errors import PermanentError
-from ..contract.settings import RefinementSettings, SamplingSettings
+from ..contract.settings import EvaluationSettings, RefinementSettings, SamplingSettings
 from ..models.load import Location
 from .base import Request
 
@@ -64,7 +64,11 @@ def max_lora_rank(rank: int) -> int:
 
 def longest_needed(settings: SamplingSettings) -> int:
     """Tokens of the longest prompt and answer that a stage's settings allow."""
-    profile = settings.max_profile_tokens if isinstance(settings, RefinementSettings) else 0
+    profile = 0
+    if isinstance(settings, RefinementSettings):
+        profile = settings.max_profile_tokens
+    elif isinstance(settings, EvaluationSettings) and settings.profile:
+        profile = settings.profile.max_new_tokens
     return settings.max_prompt_tokens + max(settings.max_new_tokens, profile)
 
 

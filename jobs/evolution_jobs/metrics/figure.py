@@ -1,8 +1,8 @@
-"""A `Figure` from an estimate: name and value from here, label, unit and direction from `contract.figures.KINDS`."""
+"""A `Figure` from an estimate: name and value from here, label, unit and direction from `contract.figures`."""
 
 from __future__ import annotations
 
-from ..contract.figures import KINDS, Figure
+from ..contract.figures import Figure, kind_of
 from .bootstrap import Estimate
 
 
@@ -17,7 +17,8 @@ def figure_of(
     human: float | None = None,
 ) -> Figure:
     """The figure, with its 95 % interval if there are at least two dialogues."""
-    kind, interval = KINDS[name], estimate.interval()
+    kind, interval = kind_of(name), estimate.interval()
+    assert kind is not None, f"{name} is not in contract/figures.py"
     return Figure(
         name=name,
         value=estimate.value,

@@ -10,7 +10,6 @@ from ..contract.settings import RefinementSettings, RewardSettings
 from ..engines.base import Request, Sampling, row_seed
 from ..preference.filters import clean
 from ..preference.prompts import answer_messages
-from ..preference.reflection import Profile
 from .outcomes import Outcome, outcome_id
 from .rewriting import Candidate, Rewriter
 
@@ -80,7 +79,7 @@ def sampled_row(candidate: Candidate) -> Outcome:
     return {
         "id": sampled_id(candidate.draft),
         "answers": {name: answer.wire() for name, answer in candidate.answers.items()},
-        "profile": candidate.profile.wire() if candidate.profile else None,
+        "profile": candidate.profile,
         "profileText": candidate.profile_text,
         "attempts": candidate.attempts,
         "tokens": candidate.tokens,
@@ -93,7 +92,7 @@ def sampled_row(candidate: Candidate) -> Outcome:
 def restore(candidate: Candidate, row: Mapping[str, Any]) -> None:
     """Give a candidate the answers of its durable row, with what they cost."""
     candidate.answers = {name: Response.stored(answer) for name, answer in row["answers"].items()}
-    candidate.profile = Profile.stored(row["profile"]) if row["profile"] else None
+    candidate.profile = row["profile"]
     candidate.profile_text = row["profileText"]
     candidate.attempts, candidate.tokens = row["attempts"], row["tokens"]
     candidate.truncated, candidate.thought = row["truncated"], row["thought"]

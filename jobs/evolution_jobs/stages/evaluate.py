@@ -3,9 +3,9 @@
 Every Mt answers the same contexts with the same seeds, so that only the model differs. Rows are divided among shards. A
 shard that finds all rows finished computes the figures.
 
-Outputs: `answers` (answers.jsonl, one `Answer` a line), `metrics` (metrics.json, `metrics.score.Scores`), of M0 `probes`
-(probes.jsonl, one `Probe` a line), and with the setting `safety` an output of that name (safety.jsonl, one `SafetyReply` a
-line).
+Outputs: `answers` (answers.jsonl, one `Answer` a line), `metrics` (metrics.json, `metrics.score.Scores` and the
+parts' details), of M0 `probes` (probes.jsonl, one `Probe` a line), with `safety` an output of that name (safety.jsonl, one
+`SafetyReply` a line), and with `profile` `profiles` (profiles.jsonl, one `InferredProfile` a line).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .drift import Drift, Probes
 from .held_out import Finished, Outcome, Part, Reading, all_finished, finish_rows
 from .jsonl import read_rows, write_rows
 from .models import engines_of, mixed
+from .profiles import Profiles
 from .safety import Safety
 
 CONTEXT_TAIL = 3
@@ -38,7 +39,8 @@ CONTEXT_TAIL = 3
 def run(workspace: Workspace) -> Result | None:
     """The figures of one model. None if other shards have not finished their rows yet.
 
-    Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, and what `finish_rows` raises.
+    Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`LabelsMissing`) if no
+    profile can be compared, and what `finish_rows` raises.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)
@@ -73,6 +75,8 @@ def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequ
         parts.append(Probes(draw(drawn, settings.drift_contexts, seed, lambda context: context.id), settings, seed))
     if settings.safety:
         parts.append(Safety(crisis_contexts(), settings, seed, drawn))
+    if settings.profile:
+        parts.append(Profiles(drawn, settings, seed))
     return parts
 
 
@@ -152,7 +156,8 @@ def _result(
     engines: Mapping[str, Mapping[str, int]],
 ) -> Result:
     file = directory / "metrics.json"
-    file.write_text(json.dumps(scores, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    details = {name: value for each in outcomes for name, value in each.details.items()}
+    file.write_text(json.dumps({**scores, **details}, ensure_ascii=False, indent=2) + "\n", "utf-8")
     headlines = {figure["name"] for figure in scores["figures"] if figure.get("headline")}
     own, *others = outcomes
     counts: Counter[str] = Counter(read)
@@ -172,7 +177,7 @@ def _result(
             for name, (low, high) in scores["intervals"].items()
             if name in headlines
         },
-        details={**{name: scores[name] for name in ("human", "methods")}, **engines},
+        details={**{name: scores[name] for name in ("human", "methods")}, **details, **engines},
         notes=[
             *mixed(engines),
             *(each["sentence"] for each in scores["signatures"] if each["present"]),

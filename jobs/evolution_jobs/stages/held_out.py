@@ -1,6 +1,6 @@
 """How evaluate makes its rows: texts that the model samples and texts whose likelihood it computes, each durable.
 
-What is asked is the matter of a `Part`: the answers that are scored, the probes of drift. The model is loaded once, and
+What is asked is the matter of a `Part`: the answers that are scored, the probes of drift, profiles. The model is loaded once, and
 all parts share its batches.
 """
 
@@ -50,6 +50,8 @@ class Outcome:
     outputs: Mapping[str, Path] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For the manifest and for metrics.json, under names of their own."""
     tokens: int = 0
 
 

@@ -22,15 +22,19 @@ from .jsonl import write_rows
 def run(workspace: Workspace) -> Result:
     """Outputs `train`, `validation`, `contexts`, `test` and `model`; `replay` and `reward-model` if the run has them.
 
-    Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `ChecksumMismatch` and those of
-    models.resolve, models.reward, store.data_sources and models.hub; TransientError if a source cannot be reached now.
+    Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `LabelsMissing`, `ChecksumMismatch` and
+    those of models.resolve, models.reward, store.data_sources and models.hub; TransientError if a source cannot be
+    reached now.
     """
     spec = workspace.spec
     settings = spec.settings
     assert isinstance(settings, PrepareSettings)
     steps = _Steps(workspace, settings)
     longest = settings.model_use.longest_prompt
-    data = gather(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest)
+    data = gather(
+        *(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest),
+        labels=settings.labels or (),
+    )
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
     models: dict[str, Resolved | ResolvedReward] = {"model": model}

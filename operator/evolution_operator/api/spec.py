@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
 from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, Storage
+from evolution_jobs.contract.profiles import PAPER_FIELDS
 from evolution_jobs.contract.settings import (
     DataSettings,
     DpoSettings,
-    EvaluationSettings,
     GenerationSettings,
+    HeldOutSettings,
     JudgeSettings,
     PreferenceChoice,
     PreferenceSourceName,
@@ -122,7 +123,7 @@ class DpoStage(DpoSettings, Together):
     """This stage's Pod."""
 
 
-class EvaluationStage(EvaluationSettings):
+class EvaluationStage(HeldOutSettings):
     """Evaluates every Mt on the same held-out contexts and seeds."""
 
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -302,6 +303,15 @@ class EvolutionRunSpec(Document):
             "(has(self.preferenceWeights) && has(self.preferenceWeights.reward)))",
             lambda spec: (spec.reward is not None) == ("reward" in spec.sources),
         ),
+        Rule(
+            "evaluation",
+            "profile compares a field that the profile does not have; name fields of reflection.fields in compare",
+            "!has(self.evaluation.profile) || (has(self.evaluation.profile.compare) ? "
+            "self.evaluation.profile.compare.map(each, each.field) : ['emotionalState', 'situation']).all(name, "
+            "name in (has(self.reflection.fields) ? self.reflection.fields.map(each, each.name) : "
+            "['personality', 'emotionalState', 'situation', 'needs']))",
+            lambda spec: spec.evaluation.profile is None or spec.compared <= spec.inferred,
+        ),
     )
 
     iterations: Annotated[int, Field(ge=0, le=100)] = 2
@@ -359,6 +369,17 @@ class EvolutionRunSpec(Document):
     def sources(self) -> dict[PreferenceSourceName, int]:
         """Each preference source that the run uses, with its weight."""
         return shares(self.preference_source, self.preference_weights)
+
+    @property
+    def inferred(self) -> set[str]:
+        """Names of the profile's fields."""
+        return {field.name for field in self.reflection.fields or PAPER_FIELDS}
+
+    @property
+    def compared(self) -> set[str]:
+        """Those of them that are compared with labels of the data."""
+        profile = self.evaluation.profile
+        return {each.field for each in profile.comparisons} if profile else set()
 
     def block(self, kind: str) -> Any:
         """The block that configures a kind of stage; None if the run has no such stage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evolution_jobs.contract.figures import KINDS
+from evolution_jobs.contract.figures import kind_of
 from rich.console import Console
 from rich.table import Table
 
@@ -68,10 +68,14 @@ def _table(summary: dict[str, Any]) -> Table:
     for iteration in sorted(by_iteration):
         star = " *" if iteration == summary["champion"] else ""
         table.add_column(f"M{iteration}{star}", justify="right")
-    for name in FIGURES:
+    profiles = dict.fromkeys(
+        name for entry in summary["metrics"] for name in entry if name.startswith("profile_") and kind_of(name)
+    )
+    for name in (*FIGURES, *profiles):
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
-        if any(value is not None for value in values):
-            table.add_row(KINDS[name].label, *("" if value is None else f"{value:.2f}" for value in values))
+        kind = kind_of(name)
+        if kind and any(value is not None for value in values):
+            table.add_row(kind.label, *("" if value is None else f"{value:.2f}" for value in values))
     table.caption = "* champion by evaluation.championRule and championMetric"
     table.caption_justify = "left"
     return table

@@ -112,12 +112,23 @@ def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
     reward = RewardUse(model=spec.reward.model, max_length=spec.reward.max_length) if spec.reward else None
     settings = PrepareSettings.taken_from(
-        spec.data, base_model=spec.base_model, model_use=_model_use(spec), reward=reward, pins=pins
+        spec.data,
+        base_model=spec.base_model,
+        model_use=_model_use(spec),
+        reward=reward,
+        labels=_labels(spec),
+        pins=pins,
     )
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
 
 
+def _labels(spec: EvolutionRunSpec) -> list[str] | None:
+    profile = spec.evaluation.profile
+    return profile.labels if profile else None
+
+
 def _model_use(spec: EvolutionRunSpec) -> ModelUse:
+    profile = spec.evaluation.profile
     return ModelUse(
         target_modules=spec.sft.lora.target_modules,
         sequences={"sft.maxLength": spec.sft.max_length, "dpo.maxLength": spec.dpo.max_length},
@@ -126,6 +137,7 @@ def _model_use(spec: EvolutionRunSpec) -> ModelUse:
             "reflection.maxNewTokens": spec.reflection.max_new_tokens,
             "reflection.maxProfileTokens": spec.reflection.max_profile_tokens,
             "evaluation.maxNewTokens": spec.evaluation.max_new_tokens,
+            **({"evaluation.profile.maxNewTokens": profile.max_new_tokens} if profile else {}),
         },
         prompts={
             "generation.maxPromptTokens": spec.generation.max_prompt_tokens,
@@ -201,7 +213,9 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
         id=f"evaluate-{iteration}",
         kind="evaluate",
         iteration=iteration,
-        settings=EvaluationSettings.taken_from(spec.evaluation),
+        settings=EvaluationSettings.taken_from(
+            spec.evaluation, profile_fields=spec.reflection.fields if spec.evaluation.profile else None
+        ),
         seed=spec.seed,
         inputs={
             **{"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},

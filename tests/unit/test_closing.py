@@ -68,6 +68,17 @@ def test_the_notes_of_a_stage_are_on_the_closing_page() -> None:
     assert "prepare: it is [26 Jul] in every stage" in page.getvalue().splitlines()
 
 
+def test_figures_of_profiles_are_in_the_table_under_the_run_s_own_names() -> None:
+    page = io.StringIO()
+    metrics = [{"iteration": 0, "distinct1": 9.0}, {"iteration": 1, "profile_life_stage_macro_f1": 41.5, "other": 1.0}]
+    summary = {"phase": "Failed", "message": None, "stages": [], "metrics": metrics, "champion": 0, "artifacts": {}}
+    seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+    print_closing(Console(file=page, width=200), summary | seconds, Path("run.yaml"))
+    (row,) = [line for line in page.getvalue().splitlines() if "profile" in line]
+    assert "profile, life stage: macro-F1, %" in row
+    assert "41.50" in row
+
+
 def test_every_failed_stage_is_on_the_closing_page() -> None:
     stages = [
         {

@@ -95,6 +95,23 @@ def test_every_context_becomes_a_pair_in_order(reflecting):
     assert result.tokens == 9 * 10
 
 
+def test_declared_fields_are_asked_for_followed_and_kept_in_the_pair(reflecting):
+    fields = [{"name": "goal", "description": "what they want"}, {"name": "level", "values": ["new", "stuck"]}]
+    profile = {"goal": "work", "level": "stuck"}
+    workspace = reflecting(
+        lambda request: json.dumps(profile) if request.schema else rewrite(request), settings={"fields": fields}
+    )
+    pairs, _ = pairs_of(reflect.run(workspace))
+    assert [pair.profile for pair in pairs] == [profile] * len(IDS)
+    asked, rewritten = (next(r for r in workspace.engine.asked if bool(r.schema) is which) for which in (True, False))
+    assert "goal: what they want" in asked.messages[-1]["content"]
+    assert list(asked.schema["properties"]) == ["goal", "level"]
+    assert rewritten.messages[: len(asked.messages)] == asked.messages
+    undeclared = reflecting(name="undeclared", settings={"fields": fields, "maxAttempts": 1})
+    with pytest.raises(PermanentError, match=r"none of 9 rows became a pair \(profile_unparsed 9\)"):
+        reflect.run(undeclared)
+
+
 def test_a_profile_that_does_not_parse_is_asked_for_again_with_another_seed(reflecting):
     tries = Counter()
     parses_at = {"aa-3": 3, "bb-5": 4}

@@ -61,6 +61,7 @@ def test_the_notes_of_a_stage_are_on_the_closing_page() -> None:
         "stages": [stage],
         "metrics": [],
         "stoppedEarly": None,
+        "ineligible": [],
         "artifacts": {},
     }
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
@@ -72,6 +73,7 @@ def test_figures_of_profiles_are_in_the_table_under_the_run_s_own_names() -> Non
     page = io.StringIO()
     metrics = [{"iteration": 0, "distinct1": 9.0}, {"iteration": 1, "profile_life_stage_macro_f1": 41.5, "other": 1.0}]
     summary = {"phase": "Failed", "message": None, "stages": [], "metrics": metrics, "champion": 0, "artifacts": {}}
+    summary |= {"stoppedEarly": None, "ineligible": []}
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=200), summary | seconds, Path("run.yaml"))
     (row,) = [line for line in page.getvalue().splitlines() if "profile" in line]
@@ -98,6 +100,7 @@ def test_every_failed_stage_is_on_the_closing_page() -> None:
         "stages": stages,
         "metrics": [],
         "stoppedEarly": None,
+        "ineligible": [],
         "artifacts": {},
     }
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
@@ -113,6 +116,7 @@ def test_a_run_that_failed_as_a_whole_says_so() -> None:
         "stages": [],
         "metrics": [],
         "stoppedEarly": None,
+        "ineligible": [],
     }
     seconds = {"artifacts": {}, "seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))

@@ -224,7 +224,8 @@ def test_a_failed_judge_stops_no_round():
 
 
 def test_a_run_ends_although_judges_wait_for_an_evaluation_that_has_failed():
-    scenario = Scenario(judge=JUDGE).after("prepare", "sft")
+    # Without drift, no evaluation waits for that of M0.
+    scenario = Scenario(judge=JUDGE, evaluation={"driftContexts": 0}).after("prepare", "sft")
     failed = scenario.attempt("evaluate-0", "failed", failure=BROKEN)
     done = ["prepare", "sft", "generate-1", "reflect-1", "dpo-1", "evaluate-1"]
     for count in range(2, len(done) + 1):
@@ -850,6 +851,26 @@ def test_the_champion_is_the_best_or_the_first_that_may_be_as_good(metric, value
     for rule, expected in (("best", best), ("earliest", earliest)):
         evaluation = EvaluationStage(champion_metric=metric, champion_rule=rule)
         assert policies.champion(entries, evaluation) == expected
+
+
+def test_a_model_that_is_less_safe_than_m0_is_no_champion_and_sets_no_mark():
+    safe = {"safety_safe_rate": (50.0, 40.0, 60.0), "safety_harmful_rate": (0.0,)}
+    models = [
+        entry(0, {"distinct2": (1.0, 0.5, 1.5), **safe}),
+        entry(1, {"distinct2": (2.0, 1.8, 2.2), **safe}),
+        entry(2, {"distinct2": (9.0, 8.0, 9.9), **safe, "safety_safe_rate": (30.0, 20.0, 41.0)}),
+    ]
+    for rule in ("best", "earliest"):
+        assert policies.champion(models, EvaluationStage(champion_rule=rule)) == 1
+    scenario = Scenario(iterations=1).after("prepare", "sft", "generate-1", "reflect-1", "dpo-1")
+    seen = scenario.done("prepare", "sft", "generate-1", "reflect-1", "dpo-1")
+    for t, rate in ((0, 50.0), (1, 30.0)):
+        figures = {"distinct2": 1.0 + t, "safety_safe_rate": rate}
+        report = Report(reason="Completed", metrics=figures, intervals={"safety_safe_rate": [rate - 9, rate + 9]})
+        seen = [*seen, scenario.attempt(f"evaluate-{t}", "succeeded", report=report)]
+    status = scenario.observe(*seen).status
+    assert status.champion == 0
+    assert [sentence.partition(":")[0] for sentence in status.ineligible] == ["M1 is less safe than M0"]
 
 
 def entry(iteration, figures):

@@ -131,6 +131,8 @@ class RunStatus(StatusDocument):
     """Figures of every Mt."""
     champion: int | None = None
     """Iteration of the model that `evaluation.championRule` chooses so far."""
+    ineligible: list[str] = []
+    """Why a model cannot be the champion: it is less safe than M0. One sentence each."""
     contents: dict[str, str] | None = None
     """Digests that prepare pinned; every stage's key follows from them."""
     retried: str | None = None

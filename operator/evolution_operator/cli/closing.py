@@ -13,6 +13,7 @@ FIGURES = (
     *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
     *("length_words", "stock_phrase_rate", "perplexity"),
     *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
+    *("safety_safe_rate", "safety_dismissive_rate", "safety_harmful_rate"),
     *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),
 )
 """Figures of the closing table in order."""
@@ -22,6 +23,8 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
     """Print the closing page of a finished or failed run."""
     if summary["metrics"]:
         console.print(_table(summary))
+    for sentence in summary["ineligible"]:
+        console.print(f"{sentence}. It cannot be the champion.", highlight=False, markup=False, soft_wrap=True)
     if summary["stoppedEarly"]:
         console.print(f"Stopped early: {summary['stoppedEarly']}", highlight=False, markup=False, soft_wrap=True)
     _print_pairs(console, summary)

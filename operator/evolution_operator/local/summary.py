@@ -37,6 +37,7 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
         "metrics": [{"iteration": entry.iteration, **entry.figures} for entry in status.metrics],
         "intervals": [{"iteration": entry.iteration, **entry.intervals} for entry in status.metrics],
         "champion": status.champion,
+        "ineligible": list(status.ineligible),
     }
 
 

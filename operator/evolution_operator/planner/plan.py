@@ -16,6 +16,7 @@ from .events import events_between
 from .graph import build_graph, critical, made_ahead, ranks, shards
 from .ledger import Ledger, fold, prepare_report, stopped
 from .observed import UNSCHEDULABLE, Attempt, Observed, Published, Run
+from .safety import unsafe
 from .status import Outlook, derive_status, figures_by_model, rejected_status
 from .stopping import early_ending
 
@@ -51,6 +52,7 @@ def plan(run: Run, observed: Observed, now: datetime) -> Plan:
         stuck=_stuck(graph, ordered, awaited),
         ending=ending,
         champion=policies.champion(metrics, run.spec.evaluation),
+        ineligible=tuple(unsafe(metrics).values()),
     )
     status = derive_status(run, observed, ordered, contents, metrics, started_at, outlook, now)
     expiry = policies.expiry(run.spec, status.finished_at)

@@ -29,6 +29,8 @@ class Outlook:
     ending: Ending | None
     """The rule that ends it before its last round."""
     champion: int | None
+    ineligible: tuple[str, ...]
+    """Why models are less safe than M0, which no champion may be."""
 
 
 def derive_status(
@@ -57,6 +59,7 @@ def derive_status(
         stages=list(stages),
         metrics=metrics,
         champion=outlook.champion,
+        ineligible=list(outlook.ineligible),
         contents=dict(contents) if contents else None,
         retried=run.retry or previous.retried,
         started_at=started_at,

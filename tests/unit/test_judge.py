@@ -11,7 +11,7 @@ from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Verdict
 from evolution_jobs.stages import judge
 
-from tests.support.chat_server import REPORTED, Fault, model_reply, serving
+from tests.support.chat_server import REPORTED, Fault, serving
 from tests.support.judges import first, longer, perfect, reply_by, tossed
 from tests.support.stages.judged import IDS, SPOKEN, workspace
 
@@ -228,13 +228,3 @@ def test_answers_of_different_runs_are_refused(tmp_path):
     path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[1:]), "utf-8")
     with pytest.raises(PermanentError, match=f"input before lacks 1 contexts of the answers, first {IDS[0]}"):
         judge.run(space)
-
-
-@pytest.mark.model
-def test_a_real_model_judges(tmp_path, small_model):
-    """SmolLM2-135M is asked through the same wire; what it says is no verdict, and that is what the stage says."""
-    with serving(model_reply(small_model)) as server:
-        settings = {"maxTokens": 24, "concurrency": 1}
-        with pytest.raises(PermanentError, match="2 pairs have no verdict"):
-            judge.run(workspace(tmp_path, server.url, settings, before=False, ids=IDS[:2]))
-    assert len(server.asked) == 4

@@ -148,6 +148,12 @@ def test_if_all_answers_are_longer_the_rate_at_equal_length_is_called_extrapolat
     assert "the longer answer wins 100.0 % of the decided pairs" in sentence
 
 
+def test_of_length_nothing_is_said_where_nothing_is_decided():
+    assert [sentence[:43] for sentence in findings(judged_by(first, lengths(1.0)), (), "")] == [
+        "the judge's verdict follows the order of th"
+    ]
+
+
 def test_few_dialogues_are_said():
     assert "the judge has seen 2 dialogues" in findings(judged_by(perfect, [("good", "b")] * 8), (), "")[0]
 

@@ -61,7 +61,7 @@ class Judged:
     @cached_property
     def longer(self) -> Estimate:
         """Percent of the decided pairs of different length that the longer answer has won."""
-        return _percent(self.asked, _longer)
+        return _percent(self.asked, longer_won)
 
     @cached_property
     def ties(self) -> Estimate:
@@ -86,7 +86,7 @@ class Judged:
             found["judge_tie_rate"] = (self.ties, f"{by}; {BOTH_ORDERS}", self.asked)
             if any(map(_first, self.asked)):
                 found["judge_first_share"] = (self.first, f"{by}; of verdicts that prefer an answer", self.asked)
-            if any(map(_longer, self.asked)):
+            if any(map(longer_won, self.asked)):
                 found["judge_longer_share"] = (self.longer, f"{by}; of decided pairs of different length", self.asked)
         return [_figure(name, *found[name]) for name in KINDS if name in found]
 
@@ -118,7 +118,7 @@ def _first(verdict: Verdict) -> list[bool]:
     return [side == "A" for side in sides if side != "tie"]
 
 
-def _longer(verdict: Verdict) -> list[bool]:
+def longer_won(verdict: Verdict) -> list[bool]:
     """Whether the longer answer has won; empty for a tie or two answers of one length."""
     if verdict.overall == "tie" or verdict.words == verdict.other_words:
         return []

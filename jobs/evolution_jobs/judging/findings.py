@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from ..contract.rows import Opponent, Verdict
 from ..metrics.bootstrap import Estimate
 from .family import families
-from .figures import Judged, win_rate
+from .figures import Judged, longer_won, win_rate
 
 MANY_FLIPS = 25.0
 """Percent of pairs. In published comparisons, 13 % of verdicts change with the order (FastChat issue 3911)."""
@@ -50,7 +50,7 @@ def _length(judged: Judged) -> list[str]:
     found = []
     for opponent, fitted in judged.lengths.items():
         rows = judged.against(opponent)
-        if not any(verdict.words != verdict.other_words for verdict in rows):
+        if not any(map(longer_won, rows)):
             continue
         if not _differs_both_ways(rows):
             found.append(

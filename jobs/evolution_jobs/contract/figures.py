@@ -80,6 +80,14 @@ OF_VERDICTS: Mapping[str, FigureKind] = {
 }
 """Every figure of a judge's verdicts by name. `judging/figures.py` computes them."""
 
+OF_JUDGED_REPLIES: Mapping[str, FigureKind] = {
+    "judge_safety_safe_rate": FigureKind("judge: safe replies to a crisis, %", "percent", "higher"),
+    "judge_safety_resource_rate": FigureKind("judge: crisis replies that offer help, %", "percent", "higher", False),
+    "judge_safety_dismissive_rate": FigureKind("judge: crisis replies that dismiss it, %", "percent", "lower"),
+    "judge_safety_harmful_rate": FigureKind("judge: crisis replies that encourage harm, %", "percent", "lower"),
+}
+"""What a judge says of the replies to the crisis test set. `safety/figures.py` computes them."""
+
 BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
     "evaluate": {
         **OF_ANSWERS,
@@ -97,7 +105,7 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
         "heldout_margin": FigureKind("reward margin on held-out pairs", "score", "neither"),
         "heldout_accuracy": FigureKind("chosen preferred on held-out pairs, %", "percent", "higher"),
     },
-    "judge": OF_VERDICTS,
+    "judge": {**OF_VERDICTS, **OF_JUDGED_REPLIES},
 }
 """The figures that each kind of stage finds out about Mt; reflect's and dpo's of round t are about what made Mt."""
 

@@ -255,6 +255,18 @@ class InferredProfile(Document):
     """The label that the profile means, by name of the comparison."""
 
 
+class JudgedReply(Document):
+    """A line of safety-verdicts.jsonl: what a judge says of a reply to a dialogue of the crisis test set."""
+
+    id: str
+    """As in the test set."""
+    crisis: bool
+    judgement: SafetyJudgement | None = None
+    """Not written if the judge gave none that can be read."""
+    said: str | None = None
+    """What was said instead."""
+
+
 class Pair(Document):
     """A preference pair, with all that made it."""
 

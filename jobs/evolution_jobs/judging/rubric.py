@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from ..chat.thoughts import without_thoughts
+from ..chat.json_objects import json_objects
 from ..contract.manifest import canonical_digest
 from ..contract.rows import CRITERIA, Message, Side, Turn
 
@@ -64,23 +63,10 @@ def read_verdict(text: str) -> dict[str, Side] | None:
     lacks is missing, too.
     """
     found = None
-    for value in _objects(without_thoughts(text).rest):
+    for value in json_objects(text):
         sides = {name: side for name in (*CRITERIA, OVERALL) if (side := _side(value.get(name))) is not None}
         if OVERALL in sides:
             found = sides
-    return found
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in a text, none within another."""
-    decoder, found, start = json.JSONDecoder(), [], text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-            found.append(value)
-        except (ValueError, RecursionError):
-            end = start + 1
-        start = text.find("{", end)
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from ..chat.thoughts import without_thoughts
+from ..chat.json_objects import json_objects
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Message, SafetyJudgement, Turn
 
@@ -52,7 +52,7 @@ def read_judgement(text: str) -> SafetyJudgement | None:
     It is the last JSON object that answers every question: judges may think aloud or add a fence.
     """
     found = None
-    for value in _objects(without_thoughts(text).rest):
+    for value in json_objects(text):
         answers = {name: _answer(value.get(name)) for name in CRITERIA}
         if None not in answers.values():
             found = SafetyJudgement.model_validate(answers)
@@ -63,16 +63,3 @@ def _answer(value: object) -> bool | None:
     if isinstance(value, bool):
         return value
     return _YES.get(value.strip().lower()) if isinstance(value, str) else None
-
-
-def _objects(text: str) -> list[dict[str, object]]:
-    """The JSON objects in a text, none within another."""
-    decoder, found, start = json.JSONDecoder(), list[dict[str, object]](), text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-            found.append(value)
-        except (ValueError, RecursionError):
-            end = start + 1
-        start = text.find("{", end)
-    return found

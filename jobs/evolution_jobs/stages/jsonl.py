@@ -9,10 +9,10 @@ from typing import TypeVar
 from ..contract.document import Document
 from ..contract.errors import PermanentError
 from ..contract.jsonl import RowFault, rows_by_id
-from ..contract.rows import Answer, Context, Dialogue, Instruction, Pair, Probe, Response
+from ..contract.rows import Answer, Context, Dialogue, Instruction, Pair, Probe, Response, SafetyReply
 from ..contract.workspace import Workspace
 
-Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair, Probe, Answer)
+Row = TypeVar("Row", Dialogue, Instruction, Context, Response, Pair, Probe, Answer, SafetyReply)
 
 
 def read_rows(workspace: Workspace, name: str, kind: type[Row], stem: str | None = None) -> dict[str, Row]:

@@ -3,18 +3,20 @@
 It runs behind an OpenAI-compatible endpoint. Each pair is asked in both orders, and a disagreement is a tie. What the judge
 says is saved as it comes, so nothing is paid for twice; verdicts and figures are computed from it at the end.
 
-Outputs: `verdicts` (verdicts.jsonl, one `Verdict` a line) and `metrics` (judge.json: figures, counts by opponent, findings).
+Outputs: `verdicts` (verdicts.jsonl, one `Verdict` a line), `metrics` (judge.json: figures, counts by opponent, findings), and
+with `evaluation.safety` also `safety-verdicts` (`crisis_judging`).
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import PermanentError
-from ..contract.rows import Answer, Context, Verdict
+from ..contract.rows import Answer, Context, SafetyReply, Verdict
 from ..contract.settings import JudgingSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
@@ -22,6 +24,7 @@ from ..judging.figures import OPPONENTS, Judged
 from ..judging.findings import findings
 from ..judging.verdicts import ORDERS, Comparison, Order, Said, comparisons
 from . import asking
+from .crisis_judging import CrisisQuestion, without_verdict, write
 from .jsonl import read_rows, write_rows
 
 if TYPE_CHECKING:
@@ -41,13 +44,15 @@ def run(workspace: Workspace) -> Result | None:
     settings = workspace.spec.settings
     assert isinstance(settings, JudgingSettings)
     pairs = _comparisons(workspace, settings)
+    replies = read_rows(workspace, "safety", SafetyReply) if workspace.has_input("safety") else {}
+    crises = CrisisQuestion(list(replies.values()), settings)
     shard = workspace.spec.shard
-    own = set(shard_of((pair.id for pair in pairs), shard.index, shard.count))
-    _ask(workspace, settings, [pair for pair in pairs if pair.id in own])
+    own = set(shard_of([*(pair.id for pair in pairs), *crises.ids], shard.index, shard.count))
+    _ask(workspace, settings, [pair for pair in pairs if pair.id in own], crises, own)
     finished = workspace.rows.finished()
-    if any(_unasked(pair, finished) for pair in pairs):
+    if any(_unasked(pair, finished) for pair in pairs) or not finished.keys() >= {*crises.ids}:
         return None
-    return _result(workspace, settings, pairs, finished)
+    return _result(workspace, settings, pairs, crises, finished)
 
 
 def _comparisons(workspace: Workspace, settings: JudgingSettings) -> list[Comparison]:
@@ -66,16 +71,25 @@ def _comparisons(workspace: Workspace, settings: JudgingSettings) -> list[Compar
     return list(comparisons(drawn, contexts, before))
 
 
-def _ask(workspace: Workspace, settings: JudgingSettings, pairs: Sequence[Comparison]) -> None:
+def _ask(
+    workspace: Workspace,
+    settings: JudgingSettings,
+    pairs: Sequence[Comparison],
+    crises: CrisisQuestion,
+    own: Container[str],
+) -> None:
     """Ask what has not been asked yet, and make it durable as it comes."""
     finished = workspace.rows.finished()
     missing = [(pair, order) for pair in pairs for order in _unasked(pair, finished)]
-    if not missing:
+    asked = [id_ for id_ in crises.ids if id_ in own]
+    unjudged = [id_ for id_ in asked if id_ not in finished]
+    if not missing and not unjudged:
         return
-    total = sum(len(ORDERS) for pair in pairs if not pair.equal)
-    done = total - len(missing)
+    total = sum(len(ORDERS) for pair in pairs if not pair.equal) + len(asked)
+    done = total - len(missing) - len(unjudged)
     workspace.progress(done, total, "rows")
-    for replies in asking.ask(workspace, settings, FIELD, (_chat(*each, settings) for each in missing)):
+    chats = chain((_chat(*each, settings) for each in missing), crises.chats(unjudged))
+    for replies in asking.ask(workspace, settings, FIELD, chats):
         workspace.rows.append(_row(reply) for reply in replies)
         done += len(replies)
         workspace.progress(done, total, "rows")
@@ -106,10 +120,14 @@ def _row(reply: Reply) -> dict[str, Any]:
 
 
 def _result(
-    workspace: Workspace, settings: JudgingSettings, pairs: Sequence[Comparison], finished: Mapping[str, dict[str, Any]]
+    workspace: Workspace,
+    settings: JudgingSettings,
+    pairs: Sequence[Comparison],
+    crises: CrisisQuestion,
+    finished: Mapping[str, dict[str, Any]],
 ) -> Result:
     said = {pair.id: {order: finished[_row_id(pair, order)] for order in ORDERS} for pair in pairs if not pair.equal}
-    rows = [row for orders in said.values() for row in orders.values()]
+    rows = [*(row for orders in said.values() for row in orders.values()), *(finished[id_] for id_ in crises.ids)]
     verdicts = [pair.verdict(_said(said.get(pair.id, {}))) for pair in pairs]
     with_outcome = [verdict for verdict in verdicts if verdict.overall is not None]
     faults: Counter[str] = Counter(verdict.fault for verdict in verdicts if verdict.fault)
@@ -118,13 +136,20 @@ def _result(
         raise PermanentError("NoVerdicts", f"judge: {_unread(verdicts, faults, cut)}; take another judge")
     judged = Judged(with_outcome, settings.model)
     details = asking.details(rows, FIELD, settings)
-    figures = judged.figures()
+    replies = crises.verdicts(finished)
+    figures = [*judged.figures(), *crises.figures(replies)]
     notes = [
         *([_unread(verdicts, faults, cut)] if faults else []),
+        *(
+            [f"{lost} of {len(replies)} replies to crises have no verdict"]
+            if (lost := without_verdict(replies))
+            else []
+        ),
         *findings(judged, details.get(FIELD, {}).get("models", {}), settings.policy),
     ]
     outputs = {"verdicts": workspace.scratch / "verdicts.jsonl", "metrics": workspace.scratch / "judge.json"}
     write_rows(outputs["verdicts"], verdicts)
+    outputs |= write(replies, workspace.scratch)
     document = {
         "figures": [figure.wire() for figure in figures],
         "outcomes": {name: _outcomes(verdicts, name) for name in OPPONENTS if judged.against(name)},
@@ -138,6 +163,7 @@ def _result(
             "pairs": len(pairs),
             "judge.equal": sum(verdict.equal for verdict in verdicts),
             **{f"judge.{fault}": count for fault, count in sorted(faults.items())},
+            **({"judge.safety": len(replies), "judge.safety.unread": without_verdict(replies)} if replies else {}),
             **asking.counts(rows, FIELD),
         },
         metrics={figure.name: round(figure.value, 4) for figure in figures if figure.headline},

@@ -66,8 +66,6 @@ class Safety:
 
     def outcome(self, finished: Finished, directory: Path) -> Outcome:
         """The figures, and safety.jsonl with each reply and its verdict."""
-        if not self._crises:
-            return Outcome(notes=[NOT_ENGLISH])
         replies = [finished[f"{PREFIX}{crisis.id}/answer"] for crisis in self._crises]
         rows = [_reply(crisis, reply) for crisis, reply in zip(self._crises, replies, strict=True)]
         file = directory / "safety.jsonl"
@@ -76,7 +74,7 @@ class Safety:
             figures=figures(rows),
             outputs={"safety": file},
             counts={"safety": len(rows)},
-            notes=notes(rows),
+            notes=notes(rows) if rows else [NOT_ENGLISH],
             tokens=sum(reply["tokens"] for reply in replies),
         )
 

@@ -227,11 +227,12 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
 def _judge(spec: EvolutionRunSpec, judge: JudgeStage, iteration: int) -> Node:
     # Every Mt has one seed here, too, so that the same rows are drawn.
     before = {"before": f"evaluate-{iteration - 1}/answers"} if iteration else {}
+    replies = {"safety": f"evaluate-{iteration}/safety"} if spec.evaluation.safety else {}
     return Node(
         id=f"judge-{iteration}",
         kind="judge",
         iteration=iteration,
         settings=JudgingSettings.taken_from(judge, policy=spec.base_model.uri),
         seed=spec.seed if judge.seed is None else judge.seed,
-        inputs={"answers": f"evaluate-{iteration}/answers", **before, "test": "prepare/test"},
+        inputs={"answers": f"evaluate-{iteration}/answers", **before, **replies, "test": "prepare/test"},
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.document import Document
-from evolution_jobs.contract.rows import Answer, Context, Turn
+from evolution_jobs.contract.rows import Answer, Context, SafetyReply, Turn
 from evolution_jobs.stages import judge
 
 from tests.support.chat_server import MODEL
@@ -29,6 +29,7 @@ def workspace(
     before: bool = True,
     answers: Mapping[str, str] | None = None,
     ids: Sequence[str] = IDS,
+    safety: Sequence[SafetyReply] = (),
     **options: Any,
 ) -> LocalWorkspace:
     """A workspace with 12 answered contexts. `answers` replaces those of some ids; without `before`, it is that of M0.
@@ -54,6 +55,9 @@ def workspace(
         mine.append(Answer(answer=said, **known, **rest))
         earlier.append(Answer(answer=previous, **known, **rest))
     root.mkdir(parents=True, exist_ok=True)
+    if safety:
+        inputs["safety"] = root / "safety.jsonl"
+        _write(inputs["safety"], safety)
     if before:
         (root / "earlier").mkdir(exist_ok=True)
         inputs["before"] = root / "earlier" / "answers.jsonl"

@@ -65,7 +65,7 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "seed"), 2**31, "spec.seed"),
     (("spec", "preferenceSource"), "parrot", "spec.preferenceSource"),
     (("spec", "preferenceSource"), "teacher", "spec.teacher"),
-    (("spec", "stopping"), {}, "spec.stopping"),
+    (("spec", "stopping"), {}, "spec.stopping.marginBelow"),
     (("spec", "stopping"), {"marginBelow": 0.5}, "spec.stopping"),
     (("spec", "stopping"), {"worse": ["charm"]}, "spec.stopping.worse[0]"),
     (("spec", "stopping"), {"lengthRatio": 1}, "spec.stopping.lengthRatio"),

@@ -73,7 +73,7 @@ def test_figures_of_profiles_are_in_the_table_under_the_run_s_own_names() -> Non
     page = io.StringIO()
     metrics = [{"iteration": 0, "distinct1": 9.0}, {"iteration": 1, "profile_life_stage_macro_f1": 41.5, "other": 1.0}]
     summary = {"phase": "Failed", "message": None, "stages": [], "metrics": metrics, "champion": 0, "artifacts": {}}
-    summary |= {"stoppedEarly": None, "ineligible": []}
+    summary |= {"stoppedEarly": None, "ineligible": [], "championRule": "best", "championMetric": "distinct2"}
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=200), summary | seconds, Path("run.yaml"))
     (row,) = [line for line in page.getvalue().splitlines() if "profile" in line]

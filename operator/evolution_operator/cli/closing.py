@@ -18,6 +18,12 @@ FIGURES = (
 )
 """Figures of the closing table in order."""
 
+CHOICES = {
+    "earliest": "the first model of which the 95 % interval reaches the best figure",
+    "best": "the best figure",
+}
+"""What `evaluation.championRule` chooses."""
+
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
     """Print the closing page of a finished or failed run."""
@@ -45,9 +51,10 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
     )
     if summary["phase"] == "Complete":
         console.print("\n[bold]What to do next[/bold]")
+        more = "allow more in spec.stopping" if summary["stoppedEarly"] else "raise spec.iterations"
         for line in (
             f"evolution plan -f {file}            which stages are cached, and their keys",
-            f"raise spec.iterations in {file} and run again: only the new rounds run",
+            f"{more} in {file} and run again: only the new rounds run",
             "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
         ):
             console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -79,7 +86,7 @@ def _table(summary: dict[str, Any]) -> Table:
         kind = kind_of(name)
         if kind and any(value is not None for value in values):
             table.add_row(kind.label, *("" if value is None else f"{value:.2f}" for value in values))
-    table.caption = "* champion by evaluation.championRule and championMetric"
+    table.caption = f"* champion: {CHOICES[summary['championRule']]} by {summary['championMetric']}"
     table.caption_justify = "left"
     return table
 

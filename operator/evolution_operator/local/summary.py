@@ -37,6 +37,8 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
         "metrics": [{"iteration": entry.iteration, **entry.figures} for entry in status.metrics],
         "intervals": [{"iteration": entry.iteration, **entry.intervals} for entry in status.metrics],
         "champion": status.champion,
+        "championMetric": run.spec.evaluation.champion_metric,
+        "championRule": run.spec.evaluation.champion_rule,
         "ineligible": list(status.ineligible),
     }
 

@@ -339,8 +339,9 @@ def prepared(workspace: Workspace) -> Result:
 
 def evaluated(workspace: Workspace) -> Result:
     """Answers that follow from the key, so arms that share the model have the same ones."""
-    rows = answers(int(workspace.spec.key[:6], 16), dialogues=4)
-    return Result(outputs={"answers": write(workspace.scratch / "answers.jsonl", rows)}, metrics={"distinct2": 0.5})
+    rows = answers(int(workspace.spec.key[:6], 16), dialogues=12)
+    file = write(workspace.scratch / "answers.jsonl", rows)
+    return Result(outputs={"answers": file, "probes": file}, metrics={"distinct2": 0.5})
 
 
 def works(kind: str) -> Stage:

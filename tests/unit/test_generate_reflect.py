@@ -91,7 +91,7 @@ def test_every_context_becomes_a_pair_in_order(reflecting):
         attempts=1,
     )
     assert result.counts == {"read": 9, "pairs": 9, "attempts.1": 9, "truncated": 1}
-    assert result.metrics == {"chosen_words": 6.0, "rejected_words": 9.0}
+    assert result.metrics == {"chosen_words": 6.0, "rejected_words": 9.0, "pair_similarity": 21.0526}
     assert result.tokens == 9 * 10
 
 
@@ -271,7 +271,7 @@ def test_merging_finished_rows_loads_no_engine(reflecting, monkeypatch):
     [
         ([response(id_) for id_ in IDS[1:]], "1 contexts have no response, first aa-3"),
         ([*map(response, IDS), response("aa-3").model_copy(update={"id": "zz-9"})], "1 responses have no .*zz-9"),
-        ([*map(response, IDS), response("aa-3")], "aa-3 .*twice"),
+        ([*map(response, IDS), response("aa-3")], "'aa-3' .*twice"),
     ],
 )
 def test_contexts_and_responses_must_be_of_one_run(reflecting, responses, message):

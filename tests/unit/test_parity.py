@@ -123,7 +123,8 @@ HISTORY: list[dict[str, Any]] = [
     {"dpo-1": ("vanished", 0)},
     {"dpo-1": ("succeeded", 0)},
     {"evaluate-0": ("running", 0)},
-    {"evaluate-0": ("succeeded", 0), "evaluate-1": ("succeeded", 0)},
+    {"evaluate-0": ("succeeded", 0)},
+    {"evaluate-1": ("succeeded", 0)},
     {"iterations": 2},
 ]
 

@@ -14,6 +14,7 @@ from evolution_operator.planner.actions import Resume, Start, Suspend
 from evolution_operator.planner.graph import build_graph, critical, made_ahead
 from evolution_operator.planner.observed import Attempt, Failure, Observed, Published, Run
 from evolution_operator.planner.plan import plan
+from evolution_operator.planner.safety import unsafe
 from evolution_operator.planner.stopping import early_ending
 
 from tests.support.run_document import minimal_spec
@@ -52,7 +53,13 @@ class Scenario:
     def attempt(self, stage, state="running", number=1, failure=None, **fields):
         report = None
         if state == "succeeded":
-            report = Report(reason="Completed", contents=CONTENTS if stage == "prepare" else {}, seconds=9)
+            measured = stage.startswith(("evaluate", "judge"))
+            report = Report(
+                reason="Completed",
+                contents=CONTENTS if stage == "prepare" else {},
+                metrics={"judge_tie_rate" if stage.startswith("judge") else "distinct3": 1.0} if measured else {},
+                seconds=9,
+            )
         base = Attempt(stage, number, self.keys[stage], state, f"{stage}-{number}", failure=failure, report=report)
         return replace(base, **fields)
 
@@ -606,7 +613,7 @@ def test_a_lost_report_of_a_prepare_that_repairs_its_result_costs_no_other_stage
 
 
 def test_an_evaluation_without_any_report_runs_again():
-    """An evaluation whose report has no figures is done: they are in its manifest."""
+    """Rules and the champion need its figures. The next attempt finds its result and reports them."""
     scenario = Scenario().after("prepare", "sft")
     silent = replace(scenario.attempt("evaluate-0", "succeeded"), report=None)
     seen = scenario.done("prepare", "sft")
@@ -614,7 +621,7 @@ def test_an_evaluation_without_any_report_runs_again():
     assert (evaluation.state, evaluation.reason) == ("Backoff", "ReportLost")
     wordless = replace(silent, report=Report(reason="Completed"))
     evaluation = scenario.observe(*seen, wordless).status.stage_by_id()["evaluate-0"]
-    assert (evaluation.state, evaluation.seconds) == ("Succeeded", None)
+    assert (evaluation.state, evaluation.reason) == ("Backoff", "ReportLost")
 
 
 def test_any_other_stage_is_done_without_its_report():
@@ -861,7 +868,7 @@ def test_a_model_that_is_less_safe_than_m0_is_no_champion_and_sets_no_mark():
         entry(2, {"distinct2": (9.0, 8.0, 9.9), **safe, "safety_safe_rate": (30.0, 20.0, 41.0)}),
     ]
     for rule in ("best", "earliest"):
-        assert policies.champion(models, EvaluationStage(champion_rule=rule)) == 1
+        assert policies.champion(models, EvaluationStage(champion_rule=rule), unsafe(models)) == 1
     scenario = Scenario(iterations=1).after("prepare", "sft", "generate-1", "reflect-1", "dpo-1")
     seen = scenario.done("prepare", "sft", "generate-1", "reflect-1", "dpo-1")
     for t, rate in ((0, 50.0), (1, 30.0)):

@@ -29,18 +29,22 @@ def one_line(text: str) -> str:
 def trimmed(report: Report, limit: int = TERMINATION_LIMIT) -> bytes:
     """The report as JSON of at most `limit` bytes.
 
-    It drops first what no decision depends on: the message's tail, counts, figures, notes, intervals, metrics. Entries of `published` go
-    last (a stage that is not listed there finds its result when it starts).
+    It drops first what no decision depends on: the message's tail, counts, notes. Then stages of `published` with figures,
+    the last one first, because the status must not have a stage without its figures: a stage that is not listed there
+    finds its result when it starts, and reports it. Last go intervals, metrics, and the rest of `published`.
     """
     values = report.wire()
     if len(_encoded(values)) > limit and len(report.message) > MESSAGE_LIMIT:
         values["message"] = report.message[: MESSAGE_LIMIT - 1] + "…"
-    for field in ("counts", "figureIntervals", "figures", "notes", "intervals", "metrics", "published"):
+    for field in ("counts", "notes", "figures", "intervals", "metrics", "published"):
         while values.get(field) and len(_encoded(values)) > limit:
             if field in ("notes", "published"):
                 values[field].pop()
-            else:
-                values[field].popitem()
+                continue
+            dropped, _ = values[field].popitem()
+            if field == "figures":
+                values.get("figureIntervals", {}).pop(dropped, None)
+                values["published"].remove(dropped)
     while values.get("message") and len(_encoded(values)) > limit:
         values["message"] = values["message"][: len(values["message"]) // 2]
     return _encoded(values)

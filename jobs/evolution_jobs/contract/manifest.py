@@ -118,7 +118,7 @@ class Report(Document):
     published: list[str] = []
     """Only of prepare: ids of the stages that are published already."""
     figures: dict[str, dict[str, float]] = {}
-    """Only of prepare: figures of the published stages by stage id. They are left out if they do not fit."""
+    """Only of prepare: figures of the published stages by stage id. If they do not fit, the stage is not in `published` either."""
     figure_intervals: dict[str, Intervals] = {}
     """Only of prepare: their intervals."""
     digest: str | None = None

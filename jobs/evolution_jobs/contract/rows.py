@@ -145,6 +145,8 @@ class Probe(Document):
     text: str
     finish: Literal["stop", "length"]
     """`length`: cut off at the longest answer, so its end is not counted."""
+    truncated_turns: int = 0
+    """Oldest turns that were left out of the prompt."""
     nll: float | None = None
     """Negative log-likelihood of the text under M0, in nats; not written if it and the last exchange do not fit."""
     nll_tokens: int

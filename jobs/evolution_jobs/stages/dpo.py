@@ -6,7 +6,7 @@ declares; the stage refuses to train against any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from safetensors.torch import load_file
@@ -95,14 +95,15 @@ def run(workspace: Workspace) -> Result:
     trainer.resume()
     trained = adapter_tensors(model)
     require_learnt(untrained, trained, "dpo", trainer.state.global_step)
-    ranked = {pair.id: rows[0] for pair in held if (rows := encoder.pairs([pair]).rows)}
-    values, intervals = _ranking(model, ranked, settings.beta)
+    kept_apart = {pair.id: encoder.pairs([pair]) for pair in held}
+    ranked = {id_: each.rows[0] for id_, each in kept_apart.items() if each.rows}
+    values, intervals = _ranking(model, ranked, settings.beta, workspace.check_stop)
     adapter = save_adapter(model, trained, workspace.reference("model"), workspace.scratch / "adapter")
     return Result(
         outputs={"adapter": adapter},
         counts={
             "pairs": len(encoded.rows),
-            "truncated": encoded.truncated,
+            "truncated": encoded.truncated + sum(each.truncated for each in kept_apart.values()),
             "dropped.too_long": encoded.too_long + len(held) - len(ranked),
             **({"heldOut": len(ranked)} if settings.held_out else {}),
         },
@@ -115,12 +116,12 @@ def run(workspace: Workspace) -> Result:
 
 
 def _ranking(
-    model: PeftModel, held: Mapping[str, Preference], beta: float
+    model: PeftModel, held: Mapping[str, Preference], beta: float, check_stop: Callable[[], None]
 ) -> tuple[dict[str, float], dict[str, Interval]]:
     """Figures of the held-out pairs and their intervals; none without such pairs."""
     if not held:
         return {}, {}
-    return figures(ranking_estimates(list(held), margins(model, list(held.values()), beta)))
+    return figures(ranking_estimates(list(held), margins(model, list(held.values()), beta, check_stop)))
 
 
 def _divided(pairs: Mapping[str, Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:

@@ -1,7 +1,8 @@
 """How far Mt has moved from M0: the Kullback-Leibler divergence on texts that M0 wrote to fixed contexts.
 
 M0 samples a text for each context from its whole distribution, and every Mt says how likely it finds that text. The mean
-of log M0(text) - log Mt(text) estimates KL(M0 || Mt) without bias. In this direction, it grows when Mt no longer says what
+of log M0(text) - log Mt(text) estimates KL(M0 || Mt). It would be without bias if a text were always cut into the tokens
+that were sampled; it is cut anew, for both models in the same way. In this direction, it grows when Mt no longer says what
 M0 would have said: that is what the loss of diversity looks like.
 """
 
@@ -46,7 +47,9 @@ class Probes:
     def reading(self, context: Context, finished: Finished) -> Reading | None:
         """The text, once it is there."""
         sampled = finished.get(f"{context.id}/probe")
-        return None if sampled is None else _reading(context, sampled["text"], sampled["finish"] == "length")
+        if sampled is None:
+            return None
+        return _reading(context, sampled["text"], sampled["finish"] == "length", sampled["truncated_turns"])
 
     def outcome(self, finished: Finished, directory: Path) -> Outcome:
         """probes.jsonl."""
@@ -75,7 +78,7 @@ class Drift:
     def reading(self, context: Context, finished: Finished) -> Reading:
         """M0's text."""
         probe = self._probes[context.id]
-        return _reading(context, probe.text, probe.finish == "length")
+        return _reading(context, probe.text, probe.finish == "length", probe.truncated_turns)
 
     def outcome(self, finished: Finished, directory: Path) -> Outcome:
         """The divergence."""
@@ -85,8 +88,10 @@ class Drift:
         return Outcome(figures=divergence([(probe, nll) for probe, nll in rows if nll is not None]))
 
 
-def _reading(context: Context, text: str, cut: bool) -> Reading:
-    return Reading(f"{context.id}/probe-likelihood", context.model_copy(update={"human": text}), cut)
+def _reading(context: Context, text: str, cut: bool, truncated_turns: int) -> Reading:
+    # After the turns that the text was written to: with more of them, it would be read in another distribution.
+    read = context.model_copy(update={"human": text, "turns": context.turns[truncated_turns:]})
+    return Reading(f"{context.id}/probe-likelihood", read, cut)
 
 
 def _probe(context: Context, finished: Finished) -> Probe:
@@ -96,6 +101,7 @@ def _probe(context: Context, finished: Finished) -> Probe:
         dialogue=context.dialogue,
         text=sampled["text"],
         finish=sampled["finish"],
+        truncated_turns=sampled["truncated_turns"],
         nll=likelihood["nll"],
         nll_tokens=likelihood["tokens"],
     )

@@ -11,7 +11,6 @@ parts' details), of M0 `probes` (probes.jsonl, one `Probe` a line), with `safety
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -160,16 +159,16 @@ def _result(
     file.write_text(json.dumps({**scores, **details}, ensure_ascii=False, indent=2) + "\n", "utf-8")
     headlines = {figure["name"] for figure in scores["figures"] if figure.get("headline")}
     own, *others = outcomes
-    counts: Counter[str] = Counter(read)
+    counts = dict(read)
     for each in outcomes:
-        counts.update(each.counts)
+        counts |= each.counts
     return Result(
         outputs={
             **own.outputs,
             "metrics": file,
             **{name: path for each in others for name, path in each.outputs.items()},
         },
-        counts=dict(counts),
+        counts=counts,
         # Four decimal places save room in the termination message, and no figure is more precise. metrics.json has all.
         metrics={name: round(value, 4) for name, value in scores["metrics"].items() if name in headlines},
         intervals={

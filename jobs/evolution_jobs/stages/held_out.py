@@ -136,16 +136,16 @@ def _likelihoods(engine: Engine, settings: EvaluationSettings, readings: Sequenc
     asked = settings.max_prompt_tokens + settings.max_new_tokens
     # The model's positions bound this as they bound prompts: a table of positions has no entry beyond them.
     encoder = ChatEncoder(engine.chats, min(asked, engine.positions or asked))
-    by_context = {reading.context.id: reading for reading in readings}
-    passages = encoder.answers(reading.context for reading in readings)
+    # By the row, not by the context: two parts may read a text to the same one.
+    by_row = {reading.id: reading for reading in readings}
+    passages = encoder.answers(reading.context.model_copy(update={"id": reading.id}) for reading in readings)
     for id_, passage in passages.items():
-        if by_context[id_].cut:
+        if by_row[id_].cut:
             passages[id_] = passage._replace(answer=passage.answer[:-1])
     read = {id_: passage for id_, passage in passages.items() if passage.answer}
     ids = list(read)
     rows: dict[str, dict[str, Any]] = {
-        context: {"id": reading.id, "nll": None, "tokens": 0, "engine": engine.name}
-        for context, reading in by_context.items()
+        id_: {"id": id_, "nll": None, "tokens": 0, "engine": engine.name} for id_ in by_row
     }
     for position, nll in engine.answer_losses(list(read.values())):
         id_ = ids[position]
@@ -153,7 +153,7 @@ def _likelihoods(engine: Engine, settings: EvaluationSettings, readings: Sequenc
         if not nll < DIVERGED * tokens:  # NaN, too
             raise PermanentError(
                 "ModelDiverged",
-                f"context {id_}: the negative log-likelihood of the text is {nll:g}, so the model has diverged; train it "
+                f"context {by_row[id_].context.id}: the negative log-likelihood of the text is {nll:g}, so the model has diverged; train it "
                 "again with a lower learning rate",
             )
         rows[id_] |= {"nll": nll, "tokens": tokens}

@@ -52,6 +52,10 @@ PATTERNS = {
     r"^/[^:]*$": "must be an absolute path without a colon",
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": "must be of a-z, 0-9 and - only, and start and end with a letter or digit",
     r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$": "must be of a-z, 0-9, - and . only, and start and end with a letter or digit",
+    r"^[A-Za-z][A-Za-z0-9_]*$": "must be of letters, digits and _ only, and start with a letter",
+    r"^[a-z][a-z0-9_]*$": "must be of a-z, 0-9 and _ only, and start with a letter",
+    r"^[^\r\n]+$": "must be one line",
+    r"^\S([^\r\n\t]*\S)?$": "must be one line without blanks around it",
 }
 """The resource's patterns in words."""
 

@@ -93,7 +93,7 @@ class Driver:
     def _observe(self) -> Observed:
         return Observed(
             attempts=tuple(attempt.observed() for attempt in self._attempts.values()),
-            published=self._finished.published(),
+            published=self._finished.published(self._run.ref),
             contents=self._finished.contents,
             previous=self._previous,
         )

@@ -22,16 +22,24 @@ class Finished:
     manifests: dict[str, Manifest]
     contents: dict[str, str] | None
 
-    def published(self) -> dict[str, Published]:
-        """As the planner sees them."""
-        return {
-            key: Published(manifest.metrics, manifest.intervals, manifest.main_digest)
-            for key, manifest in self.manifests.items()
-        }
+    def published(self, run: RunRef) -> dict[str, Published]:
+        """As the planner sees them. What this run's own earlier calls took counts for its budgets."""
+        return {key: _published(manifest, run) for key, manifest in self.manifests.items()}
 
     def without(self, keys: Set[str | None]) -> Finished:
         """The finished stages except these keys, which were withdrawn in the meantime."""
         return replace(self, manifests={key: found for key, found in self.manifests.items() if key not in keys})
+
+
+def _published(manifest: Manifest, run: RunRef) -> Published:
+    own = manifest.run == run
+    return Published(
+        metrics=manifest.metrics,
+        intervals=manifest.intervals,
+        digest=manifest.main_digest,
+        tokens=manifest.tokens if own else 0,
+        gpu_seconds=round(manifest.seconds * manifest.gpus, 1) if own else 0,
+    )
 
 
 def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdraw: bool = True) -> Finished:

@@ -195,7 +195,8 @@ def _with_published(stage: StageStatus, published: Published) -> StageStatus:
             "state": "Succeeded",
             "cached": True,
             "seconds": None,
-            "tokens": None,
+            "tokens": published.tokens or stage.tokens,
+            "gpu_seconds": stage.gpu_seconds or published.gpu_seconds or None,
             "digest": published.digest,
             "progress": None,
             "next_attempt_at": None,
@@ -259,7 +260,7 @@ def _report_lost(run: Run, stage: StageStatus, report: Report | None) -> bool:
     if stage.name == "prepare":
         return report is None or not report.contents
     measures = stage.name in OBSERVING or (stage.name == "dpo" and run.spec.dpo.held_out is not None)
-    return measures and report is None
+    return measures and (report is None or not report.metrics)
 
 
 def _after_failure(run: Run, stage: StageStatus, attempt: Attempt, now: datetime) -> StageStatus:

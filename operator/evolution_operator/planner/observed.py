@@ -81,6 +81,10 @@ class Published:
     metrics: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     digest: str | None = None
+    tokens: int = 0
+    """What this run's own earlier attempt took, if an executor without a memory finds that in the store."""
+    gpu_seconds: float = 0
+    """As `tokens`."""
 
 
 @dataclass(frozen=True)

@@ -43,16 +43,17 @@ def plan(run: Run, observed: Observed, now: datetime) -> Plan:
     keys = resolve_keys(graph, contents if ledger.stages["prepare"].state == "Succeeded" else None)
     started_at = _started_at(run, observed, ledger, now)
     late = _late(run, ledger, started_at, now)
-    actions = _actions(run, graph, ledger, keys, halted=late)
+    awaited = critical(graph)
+    actions = _actions(run, graph, ledger, keys, awaited, halted=late)
     stages = _after_actions(ledger, actions)
     ordered = [stages[node.id] for node in graph]
-    awaited = critical(graph)
+    excluded = unsafe(metrics)
     outlook = Outlook(
         late=late,
         stuck=_stuck(graph, ordered, awaited),
         ending=ending,
-        champion=policies.champion(metrics, run.spec.evaluation),
-        ineligible=tuple(unsafe(metrics).values()),
+        champion=policies.champion(metrics, run.spec.evaluation, excluded),
+        ineligible=tuple(excluded.values()),
     )
     status = derive_status(run, observed, ordered, contents, metrics, started_at, outlook, now)
     expiry = policies.expiry(run.spec, status.finished_at)
@@ -115,29 +116,29 @@ def _unfinished(ledger: Ledger) -> bool:
     return any(stage.state != "Succeeded" for stage in ledger.stages.values())
 
 
-def _actions(run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str], halted: bool) -> tuple[Action, ...]:
+def _actions(
+    run: Run, graph: list[Node], ledger: Ledger, keys: Mapping[str, str], awaited: frozenset[str], halted: bool
+) -> tuple[Action, ...]:
     stops: list[Action] = [Stop(attempt.stage, attempt.number) for attempt in ledger.stale]
     live = ledger.live.values()
-    failed = any(ledger.stages[stage].state == "Failed" for stage in critical(graph))
+    failed = any(ledger.stages[stage].state == "Failed" for stage in awaited)
     if halted or failed:
         return (*stops, *(Stop(attempt.stage, attempt.number) for attempt in live))
     if run.spec.suspend:
         return (*stops, *(Suspend(a.stage, a.number) for a in live if a.state != "suspended"))
-    awaited = critical(graph)
     starts = [
         _start(run, graph, node, ledger.stages[node.id], keys, node.id in awaited)
         for node in graph
         if _ready(node, ledger.stages, keys)
     ]
-    return (*stops, *_yields(run, graph, ledger), *starts)
+    return (*stops, *_yields(run, awaited, ledger), *starts)
 
 
-def _yields(run: Run, graph: list[Node], ledger: Ledger) -> Iterable[Action]:
+def _yields(run: Run, awaited: frozenset[str], ledger: Ledger) -> Iterable[Action]:
     """Evaluations and judges use spare resources only: one that finds none, or blocks a critical stage, is suspended until the end.
 
     With Kueue the queue decides instead.
     """
-    awaited = critical(graph)
     unfinished = any(ledger.stages[stage].state != "Succeeded" for stage in awaited)
     blocked = any(attempt.stage in awaited and _finds_no_room(attempt) for attempt in ledger.live.values())
     for attempt in ledger.live.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 
 from evolution_jobs.contract.errors import MEMORY_LEVERS
@@ -13,7 +13,6 @@ from evolution_jobs.contract.stage import BLOCKS
 from ..api.spec import EvaluationStage, EvolutionRunSpec, Retry
 from ..api.status import IterationMetrics
 from .observed import Failure
-from .safety import unsafe
 
 
 def counts_against_budget(failure: Failure) -> bool:
@@ -79,13 +78,15 @@ def expiry(spec: EvolutionRunSpec, finished_at: datetime | None) -> datetime | N
     return finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
 
 
-def champion(metrics: Sequence[IterationMetrics], evaluation: EvaluationStage) -> int | None:
+def champion(
+    metrics: Iterable[IterationMetrics], evaluation: EvaluationStage, excluded: Container[int] = ()
+) -> int | None:
     """The iteration that the rule chooses by the metric, the earlier one in a tie; None if none has that figure.
 
-    With the rule `earliest`, a model is as good as the best one if its own interval reaches the best one's figure. A model
-    that is less safe than M0 is not chosen, and sets no mark for the others.
+    With the rule `earliest`, a model is as good as the best one if its own interval reaches the best one's figure. Of those
+    that are `excluded`, none is chosen, and none sets a mark for the others.
     """
-    name, excluded = evaluation.champion_metric, unsafe(metrics)
+    name = evaluation.champion_metric
     scored = [entry for entry in metrics if name in entry.figures and entry.iteration not in excluded]
     if not scored:
         return None
@@ -103,4 +104,5 @@ def likely_best(entry: IterationMetrics, name: str) -> float:
 
 def goodness(name: str, value: float) -> float:
     """A figure's value, or its negative if a low one is good."""
+    assert KINDS[name].better != "neither", f"{name} is neither good nor bad"
     return value if KINDS[name].better == "higher" else -value

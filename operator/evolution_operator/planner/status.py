@@ -201,18 +201,21 @@ def figures_by_model(
     observed: Observed, published: Mapping[str, Published], stages: Iterable[StageStatus]
 ) -> list[IterationMetrics]:
     """Figures of every Mt: of each stage that measures it, from its attempt, from the store, or as remembered."""
-    remembered = {entry.iteration: entry for entry in observed.previous.metrics} if observed.previous else {}
+    previous = observed.previous or RunStatus()
+    remembered = {entry.iteration: entry for entry in previous.metrics}
+    keys = {stage.id: stage.key for stage in previous.stages}
     reports = {a.key: a.report for a in observed.attempts if a.state == "succeeded" and a.report}
     found: dict[int, IterationMetrics] = {}
     for stage in stages:
         if stage.name not in BY_STAGE or stage.state != "Succeeded" or stage.iteration is None or stage.key is None:
             continue
         source = reports.get(stage.key) or published.get(stage.key)
-        if source is None or not source.metrics:
-            memory = remembered.get(stage.iteration, IterationMetrics(iteration=stage.iteration, figures={}))
-            figures, intervals = memory.figures, memory.intervals
-        else:
+        if source is not None and source.metrics:
             figures, intervals = dict(source.metrics), dict(source.intervals)
+        elif stage.iteration in remembered and keys.get(stage.id) == stage.key:
+            figures, intervals = remembered[stage.iteration].figures, remembered[stage.iteration].intervals
+        else:
+            continue
         figures, intervals = figures_of(stage.name, figures), figures_of(stage.name, intervals)
         if figures:
             entry = found.get(stage.iteration, IterationMetrics(iteration=stage.iteration, figures={}))

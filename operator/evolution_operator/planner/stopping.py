@@ -25,14 +25,23 @@ class Ending:
 
 @dataclass(frozen=True)
 class _Rounds:
-    """What the rules look at: models M0 to Mt and the stages that made them."""
+    """What the rules look at: the figures of M0 to Mt, and the stages of the run."""
 
     models: Sequence[IterationMetrics]
+    """Of each model, M0 first; one without any figure has empty ones."""
     stages: Sequence[StageStatus]
 
     @property
     def last(self) -> IterationMetrics:
         return self.models[-1]
+
+    @property
+    def made(self) -> list[StageStatus]:
+        """The stages up to Mt; empty if the next round has begun, which a budget no longer holds back."""
+        after = self.last.iteration + 1
+        if any(each.iteration == after and (each.attempts or each.state == "Succeeded") for each in self.stages):
+            return []
+        return [each for each in self.stages if (each.iteration or 0) < after]
 
 
 def early_ending(
@@ -40,19 +49,18 @@ def early_ending(
 ) -> Ending | None:
     """The first round that a rule ends, or None. A round is looked at once its model is evaluated, the last one never.
 
-    It depends on the figures alone, and for budgets on what this run's stages took. So it is the same in every pass, and a
-    finished run that gets more rounds ends where it would have ended.
+    Rules on figures depend on the figures alone, so a finished run that gets more rounds ends where it would have ended.
+    Budgets hold back a round that has not begun; they never end one that has.
     """
     if spec.stopping is None:
         return None
-    by_iteration = {entry.iteration: entry for entry in metrics}
+    known = {entry.iteration: entry for entry in metrics}
+    models = [known.get(t, IterationMetrics(iteration=t, figures={})) for t in range(spec.iterations)]
     for iteration in range(1, spec.iterations):
         evaluation = stages.get(f"evaluate-{iteration}")
-        models = [by_iteration[t] for t in range(iteration + 1) if t in by_iteration]
-        if evaluation is None or evaluation.state != "Succeeded" or len(models) <= iteration:
+        if evaluation is None or evaluation.state != "Succeeded":
             return None
-        rounds = _Rounds(models, [stage for stage in stages.values() if (stage.iteration or 0) <= iteration])
-        for reason, message in _broken(spec.stopping, rounds):
+        for reason, message in _broken(spec.stopping, _Rounds(models[: iteration + 1], list(stages.values()))):
             return Ending(iteration, reason, message)
     return None
 
@@ -67,7 +75,8 @@ def _margin(rules: Stopping, rounds: _Rounds) -> str | None:
     if rules.margin_below is None or len(rounds.models) < 3:
         return None
     before, now = (entry.figures.get("heldout_margin") for entry in rounds.models[-2:])
-    if before is None or now is None or now >= rules.margin_below * before:
+    # A margin that is not above zero cannot shrink.
+    if before is None or now is None or before <= 0 or now >= rules.margin_below * before:
         return None
     return (
         f"the reward margin on held-out pairs is {now:.3g}, before it was {before:.3g}; stopping.marginBelow asks for "
@@ -78,11 +87,11 @@ def _margin(rules: Stopping, rounds: _Rounds) -> str | None:
 def _worse(rules: Stopping, rounds: _Rounds) -> str | None:
     for name in rules.worse or []:
         earlier = [entry for entry in rounds.models[:-1] if name in entry.figures]
-        if not earlier or name not in rounds.last.figures:
+        if not earlier or name not in rounds.last.figures or name not in rounds.last.intervals:
             continue
         best = max(earlier, key=lambda entry: (goodness(name, entry.figures[name]), -entry.iteration))
         if likely_best(rounds.last, name) < goodness(name, best.figures[name]):
-            low, high = rounds.last.intervals.get(name, (rounds.last.figures[name],) * 2)
+            low, high = rounds.last.intervals[name]
             return (
                 f"{KINDS[name].label}: {rounds.last.figures[name]:.4g} ({low:.4g} to {high:.4g}) is worse than the "
                 f"{best.figures[name]:.4g} of M{best.iteration} (stopping.worse)"
@@ -108,14 +117,14 @@ def _divergence(rules: Stopping, rounds: _Rounds) -> str | None:
 
 
 def _tokens(rules: Stopping, rounds: _Rounds) -> str | None:
-    spent = sum(stage.tokens or 0 for stage in rounds.stages)
+    spent = sum(stage.tokens or 0 for stage in rounds.made)
     if rules.tokens is None or spent < rules.tokens:
         return None
     return f"the run has generated and trained on {spent} tokens; stopping.tokens allows {rules.tokens}"
 
 
 def _gpu_hours(rules: Stopping, rounds: _Rounds) -> str | None:
-    spent = sum(stage.gpu_seconds or 0 for stage in rounds.stages) / SECONDS_PER_HOUR
+    spent = sum(stage.gpu_seconds or 0 for stage in rounds.made) / SECONDS_PER_HOUR
     if rules.gpu_hours is None or spent < rules.gpu_hours:
         return None
     return f"the run has held GPUs for {spent:.2f} hours; stopping.gpuHours allows {rules.gpu_hours:g}"

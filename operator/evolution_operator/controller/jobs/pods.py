@@ -127,7 +127,9 @@ def _pod_spec(spec: EvolutionRunSpec, kind: str, pod: PodSettings, settings: Set
         *_shared_memory(ranks(spec, kind)),
     ]
     volumes, mounts = volumes_and_mounts(ours, pod)
-    usual = settings.evaluation_priority_class if kind in OBSERVING else settings.critical_priority_class
+    # With rules that may end the run, the rounds wait for the evaluations.
+    yields = kind in OBSERVING and not (kind == "evaluate" and spec.stopping)
+    usual = settings.evaluation_priority_class if yields else settings.critical_priority_class
     priority = pod.priority_class_name or usual
     container = {
         **container_basics(pod, settings),

@@ -402,7 +402,7 @@ def test_a_stage_that_does_not_differ_is_computed_once(tmp_path: Path, monkeypat
     assert (again.exit_code, lab.started) == (0, [])
     assert "self: 0 computed, 0 shared with an earlier arm, 7 cached before" in again.output
     assert "none: 0 computed, 4 shared with an earlier arm, 3 cached before" in again.output
-    assert "8 contexts of 4 dialogues, the same for all" in again.output
+    assert "24 contexts of 12 dialogues, the same for all" in again.output
     assert "beta-0.3:M1 against self:M1" in again.output
 
     planned = lab.call("plan")

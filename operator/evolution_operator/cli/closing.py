@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evolution_jobs.contract.figures import kind_of
+from evolution_jobs.contract.figures import KINDS, kind_of
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +19,8 @@ FIGURES = (
 """Figures of the closing table in order."""
 
 CHOICES = {
-    "earliest": "the first model of which the 95 % interval reaches the best figure",
-    "best": "the best figure",
+    "earliest": "the first model whose 95 % interval reaches the best {}",
+    "best": "the best {}",
 }
 """What `evaluation.championRule` chooses."""
 
@@ -85,8 +85,9 @@ def _table(summary: dict[str, Any]) -> Table:
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
         kind = kind_of(name)
         if kind and any(value is not None for value in values):
-            table.add_row(kind.label, *("" if value is None else f"{value:.2f}" for value in values))
-    table.caption = f"* champion: {CHOICES[summary['championRule']]} by {summary['championMetric']}"
+            table.add_row(kind.label, *("" if value is None else f"{value:z.2f}" for value in values))
+    label = KINDS[summary["championMetric"]].label.removesuffix(", %")
+    table.caption = f"* champion: {CHOICES[summary['championRule']].format(label)}"
     table.caption_justify = "left"
     return table
 

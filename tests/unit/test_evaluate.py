@@ -106,6 +106,31 @@ def test_figures_of_the_small_model(whole):
     assert space.is_loaded
 
 
+def finished(space, contexts, texts):
+    """The result where every row is there already: these texts were answered."""
+    for row, text in zip(contexts, texts, strict=True):
+        space.rows.append(
+            [
+                {"id": f"{row.id}/answer", "text": text, "tokens": 4, "finish": "stop", "truncated_turns": 0},
+                {"id": f"{row.id}/likelihood", "nll": 4, "tokens": 4},
+            ]
+        )
+    return evaluate.run(space)
+
+
+def test_sets_are_listed_with_what_was_never_trained_on(tmp_path):
+    named = [row.model_copy(update={"set": "esconv"}) for row in CONTEXTS[:3]]
+    named.append(CONTEXTS[3].model_copy(update={"set": "talks", "never_trained_on": True}))
+    result = finished(make_workspace(tmp_path, contexts=named), named, ["I see."] * 4)
+    sets = [
+        {"name": "esconv", "rows": 3, "neverTrainedOn": False},
+        {"name": "talks", "rows": 1, "neverTrainedOn": True},
+    ]
+    assert json.loads(result.outputs["metrics"].read_text())["sets"] == result.details["sets"] == sets
+    nameless = finished(make_workspace(tmp_path / "nameless"), CONTEXTS, ["I see."] * 4)
+    assert "sets" not in nameless.details
+
+
 @pytest.mark.model
 def test_shards_and_a_stop_between_batches_change_nothing(workspace, whole):
     assert evaluate.run(workspace("shards", shard=(1, 2))) is None

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import Context, Dialogue, Instruction
+from evolution_jobs.contract.settings import DataSettings
 from evolution_jobs.contract.workspace import Result
+from evolution_jobs.data.unseen import never_trained_on
 from evolution_jobs.stages import prepare
 
 from tests.support.stages.model_directory import model_directory
@@ -159,6 +161,56 @@ def test_test_sets_keep_the_names_of_their_sources(workspace: Callable[..., Loca
     # Names of other sources are for people only.
     named = prepare.run(workspace(seedData=[esconv(EXAMPLES / "seed.jsonl", name="esconv")]))
     assert digests(named) == digests(prepare.run(workspace()))
+
+
+def test_sets_of_data_that_is_never_trained_on_are_marked(
+    workspace: Callable[..., LocalWorkspace], tmp_path: Path
+) -> None:
+    other = lines(tmp_path / "other.jsonl", [talk(1), talk(2)])
+    sources = [esconv(EXAMPLES / "test.jsonl", name="esconv"), esconv(other, name="talks")]
+    seed = [esconv(EXAMPLES / "seed.jsonl", name="esconv")]
+    result = prepare.run(workspace(seedData=seed, test=sources))
+    assert result.details["neverTrainedOn"] == ["talks"]
+    assert [note for note in result.notes if "test set talks: never trained on" in note]
+    assert {(each.set, each.never_trained_on) for each in contexts(result, "test")} == {
+        ("esconv", None),
+        ("talks", True),
+    }
+    nameless = prepare.run(workspace(seedData=seed, test=[esconv(other)]))
+    assert "neverTrainedOn" not in nameless.details
+    assert b"neverTrainedOn" not in nameless.outputs["test"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "unseen"),
+    [
+        ({}, {}, False),
+        ({"split": "train"}, {"split": "test"}, False),
+        ({"config": "a"}, {"config": "b", "revision": "v2"}, False),
+        ({"uri": "hf://owner/other"}, {}, True),
+        ({"uri": "hf://owner/data-2"}, {}, True),
+        ({"uri": "hf://owner/other", "name": "set"}, {}, False),
+        ({"uri": "hf://owner/other", "name": "another"}, {}, True),
+        ({"uri": "s3://bucket/data/"}, {"uri": "s3://bucket/data/test.jsonl"}, False),
+        ({"uri": "file:///data/train.jsonl"}, {"uri": "file:///data/test.jsonl"}, True),
+    ],
+)
+@pytest.mark.parametrize("role", ["seed", "replay", "contexts"])
+def test_another_part_of_a_data_set_that_is_trained_on_is_not_never_trained_on(
+    role: str, trained: dict[str, str], tested: dict[str, str], unseen: bool
+) -> None:
+    source = {"uri": "hf://owner/data", "format": "alpaca" if role == "replay" else "esconv"}
+    settings = DataSettings.model_validate(
+        {
+            "seed": [{"uri": "hf://nobody/else", "format": "esconv"}],
+            role: [{**source, **trained}],
+            "test": [
+                {"uri": "hf://owner/third", "format": "extes", "name": "set"},
+                {**source, "format": "extes", **tested, "name": "set"},
+            ],
+        }
+    )
+    assert never_trained_on(settings) == (["set"] if unseen else [])
 
 
 def test_rows_are_one_a_line_in_utf_8(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Source(Document):
     format: Literal["esconv", "extes", "messages", "sharegpt", "alpaca", "mapping"]
     """Layout of the records. `messages` has `role` and `content`, `sharegpt` has `conversations` of `from` and `value`."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=40)] | None = None
-    """Name of the data set. Sources of `data.test` with one name are one test set, and each test set has figures of its own."""
+    """Name of the data set. Sources of `data.test` with one name are one test set, and each test set has figures of its own. A test set counts as never trained on if no source that is trained on has its `uri` or its `name`."""
     mapping: DialogueMapping | None = None
     """Where turns, speaker and text are: with `format: mapping`, and only then."""
     ignore: Speakers | None = None

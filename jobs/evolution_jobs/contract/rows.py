@@ -78,6 +78,8 @@ class Context(Document):
     """The strategy the data set notes for that answer."""
     set: str | None = None
     """The test set's name, for contexts of `data.test` if it gives names."""
+    never_trained_on: bool | None = None
+    """True if the test set is of a data set that the run never trains on. Not written otherwise."""
     labels: dict[str, str] | None = None
     """Labels of the dialogue, for test contexts of a run that compares profiles. Not written if there are none."""
 

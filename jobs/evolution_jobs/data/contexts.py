@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..contract.rows import Context, Dialogue
 from .draw import draw
@@ -16,13 +16,14 @@ def contexts(
     seed: int = 0,
     longest: int | None = None,
     sets: Mapping[str, str] | None = None,
+    unseen: Collection[str] = (),
     labels: Mapping[str, dict[str, str]] | None = None,
 ) -> Iterator[Context]:
     """Contexts in the order of the dialogues; at most `per_dialogue` of each and `samples` in all, drawn by seed.
 
     A context has at most `longest` turns, the last ones. Otherwise a chat of thousands of turns would fill the disk with
-    its prefixes. `sets` has the name of a dialogue's test set, for dialogues that are in one with a name, and `labels` has
-    its labels.
+    its prefixes. `sets` has the name of a dialogue's test set, for dialogues that are in one with a name; `unseen` are the
+    names of those that are never trained on, and `labels` has each dialogue's labels.
 
     The draw of a context depends only on the seed and its id. All dialogues are different. Only ids are kept in memory:
     the prefixes of a long dialogue are together many times as long as the dialogue.
@@ -38,8 +39,13 @@ def contexts(
     for dialogue in dialogues:
         for position in positions(dialogue, min_history):
             if _id(dialogue, position) in drawn:
+                name = (sets or {}).get(dialogue.id)
                 yield _context(dialogue, position, longest).model_copy(
-                    update={"set": (sets or {}).get(dialogue.id), "labels": (labels or {}).get(dialogue.id)}
+                    update={
+                        "set": name,
+                        "never_trained_on": True if name in unseen else None,
+                        "labels": (labels or {}).get(dialogue.id),
+                    }
                 )
 
 

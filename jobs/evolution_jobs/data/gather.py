@@ -20,6 +20,7 @@ from .contexts import contexts, positions
 from .leaks import groups, leaks
 from .load import Loader
 from .split import split
+from .unseen import never_trained_on
 
 LISTED_LEAKS = 10
 TURN_TOKENS = 4
@@ -83,8 +84,15 @@ def gather(
     )
     held_out = _long_enough(TEST if test else SEED, test or validation, least, counts)
     _check_labelled(held_out, labels, loader.labels, counts, TEST if test else SEED)
+    # Leaks have been refused above, so no conversation of these sets is trained on under another address either.
+    unseen = never_trained_on(settings)
     tested = contexts(
-        held_out, least, longest=longest, sets=loader.names if test else None, labels=loader.labels if labels else None
+        held_out,
+        least,
+        longest=longest,
+        sets=loader.names if test else None,
+        unseen=unseen,
+        labels=loader.labels if labels else None,
     )
     return Gathered(
         train=train,
@@ -99,6 +107,7 @@ def gather(
             "badRows": loader.bad_rows,
             "contextsFrom": CONTEXTS if context_data else f"the training dialogues of {SEED}",
             "testFrom": TEST if test else f"the validation dialogues of {SEED}, which early stopping has seen",
+            **({"neverTrainedOn": unseen} if unseen else {}),
         },
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..contract.errors import PermanentError
 from ..contract.rows import Answer, Context, Probe
@@ -123,11 +124,19 @@ class Answers:
                 "truncated": sum(answer.truncated_turns > 0 for answer in answers),
                 "perplexity.tooLong": sum(answer.nll is None for answer in answers),
             },
+            details={"sets": sets} if (sets := _sets(self.contexts)) else {},
             tokens=sum(answer.tokens for answer in answers),
         )
 
     def _answers(self, finished: Finished) -> list[Answer]:
         return [_answer(context, finished) for context in self.contexts]
+
+
+def _sets(contexts: Sequence[Context]) -> list[dict[str, Any]]:
+    """The named test sets, each with its rows, and whether the run never trains on its data set."""
+    rows = Counter(context.set for context in contexts if context.set)
+    unseen = {context.set for context in contexts if context.never_trained_on}
+    return [{"name": name, "rows": count, "neverTrainedOn": name in unseen} for name, count in rows.items()]
 
 
 def _answer(context: Context, finished: Finished) -> Answer:

@@ -6,7 +6,7 @@ All later keys depend on its outputs, so the outputs depend only on the sources'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..chat.trial import spelled
@@ -56,13 +56,20 @@ def run(workspace: Workspace) -> Result:
         references={name: each.reference for name, each in models.items() if each.reference},
         copied_models=frozenset(name for name, each in models.items() if not each.reference),
         counts={**counts, **met},
-        notes=[*model.notes, *notes],
+        notes=[*model.notes, *notes, *_unseen(data.details.get("neverTrainedOn", []))],
         details={
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},
             **_reward_details(settings, models.get("reward-model")),
         },
     )
+
+
+def _unseen(sets: Sequence[str]) -> list[str]:
+    if not sets:
+        return []
+    words = f"test set{'s' * (len(sets) > 1)} {', '.join(sets)}: never trained on"
+    return [f"{words}, so the figures there show how well the models generalise to other data (metrics.json, by set)"]
 
 
 def _reward_details(settings: PrepareSettings, model: Resolved | ResolvedReward | None) -> dict[str, Any]:

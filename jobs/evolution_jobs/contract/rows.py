@@ -128,6 +128,8 @@ class Answer(Document):
     """Negative log-likelihood of the human answer, in nats; not written if the answer and the last exchange do not fit."""
     nll_tokens: Tokens
     """Tokens of the human answer, its end-of-turn token included."""
+    strategy: str | None = None
+    """The strategy that the data set notes for the human answer. Not written if it notes none."""
 
     @model_validator(mode="after")
     def _likely(self) -> Self:

@@ -32,6 +32,8 @@ class Answered:
     """Whether each answer was cut off at the longest length."""
     likelihoods: Sequence[tuple[float, int] | None] | None = None
     """Negative log-likelihood of each human answer in nats, and its tokens; None where it did not fit."""
+    strategies: Sequence[str | None] | None = None
+    """The strategy that the data notes for each human answer; None where it notes none."""
 
     @classmethod
     def of(cls, rows: Sequence[Answer]) -> Answered:
@@ -44,6 +46,7 @@ class Answered:
             tokens=[row.tokens for row in rows],
             cut=[row.finish == "length" for row in rows],
             likelihoods=[None if row.nll is None else (row.nll, row.nll_tokens) for row in rows],
+            strategies=[row.strategy for row in rows],
         )
 
     def __len__(self) -> int:
@@ -100,4 +103,5 @@ class Answered:
             tokens=some(self.tokens),
             cut=some(self.cut),
             likelihoods=some(self.likelihoods),
+            strategies=some(self.strategies),
         )

@@ -73,6 +73,8 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
     chosen = _chosen(names)
     common = _common(models)
     rows = {model: Answered.of([by_id[id_] for id_ in common]) for model, by_id in _by_id(models).items()}
+    if names is None:
+        chosen = [each for each in chosen if not each.optional or any(each.defined(of_one) for of_one in rows.values())]
     not_compared = {measure.name: words for measure in chosen if (words := _obstacle(measure, rows))}
     kept = [measure for measure in chosen if measure.name not in not_compared]
     if not kept:

@@ -16,8 +16,9 @@ import numpy as np
 
 from ..contract.figures import KINDS, FigureKind
 from ..unspaced import count_words, mostly_unspaced
+from . import strategies
 from .answered import Answered
-from .bootstrap import Estimate, bootstrap, jackknife, per_row, ratio
+from .bootstrap import Estimate, Floats, bootstrap, jackknife, per_row, ratio
 from .overlap import bleu_of_sums, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
 from .stock_phrases import holds_stock_phrase
 from .style import asks, holds_list, ngrams, normalised, self_repeat, shape
@@ -48,6 +49,8 @@ class Measure:
     """Positions of the rows that it is computed from; None for all rows."""
     apart: Callable[[Answered, Answered], str] = lambda *_: ""
     """Why its values of two models cannot be compared on the same contexts, in words; empty if they can."""
+    optional: bool = False
+    """Whether most runs do not have it. A comparison that was not asked for it does not say then that it is missing."""
 
     @property
     def kind(self) -> FigureKind:
@@ -155,6 +158,23 @@ def _likelihoods_apart(one: Answered, other: Answered) -> str:
     return f"have likelihoods of different human answers: {words}" if differ else ""
 
 
+def _noted(rows: Answered) -> list[int]:
+    return [row for row, each in enumerate(rows.strategies or []) if strategies.noted(each) is not None]
+
+
+def _without_strategies(rows: Answered) -> str:
+    noted = _noted(rows)
+    if not noted:
+        return "no human answer has one of ESConv's strategies"
+    naming = sum(strategies.named(rows.answers[row]) is not None for row in noted)
+    few = naming < strategies.NAMED_SHARE * len(noted)
+    return f"{naming} of {len(noted)} answers begin with a strategy in brackets, fewer than half" if few else ""
+
+
+def _strategy(figure: Callable[[Floats], Floats], rows: Answered) -> Estimate:
+    return bootstrap(strategies.confusions(rows.answers, rows.strategies or []), figure, rows.dialogues)
+
+
 def _say(text: str) -> Callable[[Answered], str]:
     return lambda _: text
 
@@ -245,6 +265,21 @@ MEASURES: tuple[Measure, ...] = (
         lacks=lambda rows: "" if any(rows.likelihoods or []) else "no human answer has a likelihood",
         usable=_scored,
         apart=_likelihoods_apart,
+    ),
+    *(
+        Measure(
+            f"strategy_{name}",
+            _say(method),
+            partial(_strategy, figure),
+            lacks=_without_strategies,
+            usable=_noted,
+            optional=True,
+        )
+        for name, method, figure in (
+            ("accuracy", strategies.ACCURACY, strategies.accuracy),
+            ("macro_f1", strategies.MACRO_F1, strategies.macro_f1),
+            ("bias", strategies.BIAS, strategies.bias),
+        )
     ),
 )
 """In the order of `KINDS`."""

@@ -118,7 +118,7 @@ def score_files(hypotheses: Path, references: Path) -> Scores:
 
     A text file has one answer a line. A `.jsonl` file has one JSON string a line, or one object as in `answers.jsonl` of
     evaluate: hypotheses are read from `answer`, references from `human`, so one such file can be both. If all hypotheses
-    have `finish`, it says which were cut.
+    have `finish`, it says which were cut. `strategy` of a reference's object is that of the human answer.
 
     Raises PermanentError (`ScoreInput`), which names the file and, if there is one, the line.
     """
@@ -128,6 +128,7 @@ def score_files(hypotheses: Path, references: Path) -> Scores:
             answers=[_text(line, "answer", place) for place, line in said],
             humans=[_text(line, "human", place) for place, line in wanted],
             cut=_cut([line for _, line in said]),
+            strategies=[_strategy(line, place) for place, line in wanted],
         )
     )
 
@@ -178,6 +179,13 @@ def _text(line: Any, field: str, place: str) -> str:
         words = "the text has half of a surrogate pair (\\ud800 to \\udfff), which is not a character; remove it"
         raise PermanentError(BAD_INPUT, f"{place}: {words}") from None
     return text
+
+
+def _strategy(line: Any, place: str) -> str | None:
+    strategy = line.get("strategy") if isinstance(line, dict) else None
+    if strategy is not None and not isinstance(strategy, str):
+        raise PermanentError(BAD_INPUT, f"{place}: `strategy` must be a string")
+    return strategy
 
 
 def _cut(lines: Sequence[Any]) -> list[bool] | None:

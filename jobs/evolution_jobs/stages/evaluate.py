@@ -153,6 +153,7 @@ def _answer(context: Context, finished: Finished) -> Answer:
         truncated_turns=answered["truncated_turns"],
         nll=likelihood["nll"],
         nll_tokens=likelihood["tokens"],
+        strategy=context.strategy,
     )
 
 

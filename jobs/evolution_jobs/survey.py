@@ -18,6 +18,7 @@ from .contract.stage import Node
 from .data.gather import gather
 from .models.resolve import examine
 from .models.reward import examine_reward
+from .models.sentence import examine_sentence
 from .preference.prompts import answer_messages
 from .training.encoding import IGNORED, ChatEncoder, Encoded, Example
 from .training.schedule import optimiser_steps
@@ -74,6 +75,8 @@ def survey(graph: Sequence[Node], storage: Storage, seed: int, directory: Path) 
     chats, notes = examine(prepare.base_model, storage, directory, prepare.model_use)
     if prepare.reward:
         examine_reward(prepare.reward, storage, directory)
+    if prepare.sentence_model:
+        examine_sentence(prepare.sentence_model, storage, directory)
     longest = prepare.model_use.longest_prompt
     data = gather(prepare, storage, directory, seed, lambda: None, lambda: None, longest, prepare.labels or ())
     asked, tested = (_Sample.of(chats, list(each)) for each in (data.asked, data.tested))

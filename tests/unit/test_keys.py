@@ -190,6 +190,17 @@ def test_a_reward_model_counts_by_its_content_and_only_where_it_is_read():
     assert set(rewarded(contents=CONTENTS)) == {"prepare", "sft", "generate-1", "evaluate-0"}
 
 
+def test_a_sentence_model_counts_by_its_content_and_only_for_evaluations():
+    setting = ("evaluation", "sentenceModel")
+    contents = {**CONTENTS, "sentence-model": "d" * 64}
+    keys = keys_of([(setting, {"uri": "package://one"})], contents)
+    assert changed(keys) == EVALUATIONS | {"prepare"}
+    other = keys_of([(setting, {"uri": "package://two"})], contents)
+    assert {stage for stage in keys if keys[stage] != other[stage]} == {"prepare"}
+    other = keys_of([(setting, {"uri": "package://one"})], {**CONTENTS, "sentence-model": "e" * 64})
+    assert {stage for stage in keys if keys[stage] != other[stage]} == EVALUATIONS
+
+
 def test_weights_are_in_the_keys_of_mixed_pairs():
     mixes = [
         keys_of([(("preferenceSource",), "mixed"), (("preferenceWeights",), weights)])["reflect-1"]

@@ -177,6 +177,10 @@ class RewardModelSource(ModelSource):
     """The model that scores answers: for sequence classification, with one label and a chat template. It is fetched with the base model's token."""
 
 
+class SentenceModelSource(ModelSource):
+    """A model that embeds sentences: an encoder for mean pooling, such as all-MiniLM-L6-v2. It is fetched with the base model's token."""
+
+
 HOST_BELOW_A_SERVICE = (
     "^https?://[^./:@]+[.](s3[.-]|oss-|cos[.]|localhost|storage[.]googleapis[.]com|"
     "[^/:]+[.](r2[.]cloudflarestorage|digitaloceanspaces|linodeobjects)[.]com)"

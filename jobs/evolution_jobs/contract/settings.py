@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapVa
 
 from .document import Document, NotInKey, Rule
 from .endpoints import Endpoint
-from .locations import BaseModelSource, RewardModelSource, Source
+from .locations import BaseModelSource, RewardModelSource, SentenceModelSource, Source
 from .profiles import DISTINCT_FIELDS, ProfileAccuracy, ProfileFields
 
 
@@ -382,6 +382,8 @@ class PrepareSettings(DataSettings):
     """What the run asks of that model."""
     reward: RewardUse | None = None
     """The reward model of a run that has one."""
+    sentence_model: SentenceModelSource | None = None
+    """The sentence model of a run that has one."""
     labels: list[str] | None = None
     """Labels of the records that the contexts of `test` are to have: paths, as in `Comparison.label`."""
     pins: dict[str, str] = {}

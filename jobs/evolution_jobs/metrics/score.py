@@ -47,13 +47,8 @@ def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
     _check(rows.answers, rows.humans)
     overall = figures(rows)
     found = [*overall]
-    of_set: dict[str | None, list[int]] = {}
-    for row, name in enumerate(sets or []):
-        of_set.setdefault(name, []).append(row)
-    if len(of_set) > 1:
-        for name, members in of_set.items():
-            if name is not None:
-                found += figures(rows.only(members), name)
+    for name, members in by_set(sets or []).items():
+        found += figures(rows.only(members), name)
     return Scores(
         rows=len(rows),
         figures=[figure.wire() for figure in found],
@@ -65,14 +60,24 @@ def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
     )
 
 
+def by_set(sets: Sequence[str | None]) -> dict[str, list[int]]:
+    """Positions of the rows of each named test set; empty if all rows are of one set, whose figures are those of all."""
+    found: dict[str | None, list[int]] = {}
+    for row, name in enumerate(sets):
+        found.setdefault(name, []).append(row)
+    return {name: members for name, members in found.items() if name is not None and len(found) > 1}
+
+
 def with_figures(scores: Scores, more: Sequence[Figure]) -> Scores:
     """The scores and figures that were found in another way."""
+    overall = [figure for figure in more if figure.set is None]
     return Scores(
         {
             **scores,
             "figures": [*scores["figures"], *(figure.wire() for figure in more)],
-            "metrics": scores["metrics"] | {figure.name: figure.value for figure in more},
-            "intervals": scores["intervals"] | {each.name: list(each.interval) for each in more if each.interval},
+            "metrics": scores["metrics"] | {figure.name: figure.value for figure in overall},
+            "intervals": scores["intervals"] | {each.name: list(each.interval) for each in overall if each.interval},
+            "human": scores["human"] | {each.name: each.human for each in overall if each.human is not None},
         }
     )
 

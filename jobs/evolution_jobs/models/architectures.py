@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 WRITERS, CLASSIFIERS = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
-"""The tables of transformers that map a `model_type` to its language model, and to its model that labels a text."""
+ENCODERS = "MODEL_MAPPING_NAMES"
+"""The tables of transformers that map a `model_type` to its language model, to its model that labels a text, and to the one without a head."""
 
 
 def language_models() -> Mapping[str, str]:
@@ -20,6 +21,11 @@ def language_models() -> Mapping[str, str]:
 def classifiers() -> Mapping[str, str]:
     """The same for models that label a text, which reward models are."""
     return _table(CLASSIFIERS)
+
+
+def encoders() -> Mapping[str, str]:
+    """The same for models without a head, which sentence models are."""
+    return _table(ENCODERS)
 
 
 @cache

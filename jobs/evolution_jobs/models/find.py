@@ -79,7 +79,9 @@ def _packaged(uri: str, target: Path, field: str) -> Found:
     roots = [Path(root) for root in (found.submodule_search_locations or [])] if found else []
     if not roots:
         raise PermanentError("ModelMissing", f"{field}.uri: no package {name} is installed here: pip install it")
-    models = sorted(path.parent for root in roots for path in root.rglob("config.json"))
+    directories = {path.parent for root in roots for path in root.rglob("config.json")}
+    # A sentence model has one more config.json in a directory of its own, for its pooling.
+    models = sorted(each for each in directories if directories.isdisjoint(each.parents))
     if len(models) == 1:
         return _in_directory(models[0], uri, field)
     ggufs = sorted(path for root in roots for path in root.rglob("*.gguf"))

@@ -27,7 +27,7 @@ POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 OTHER_MODALITIES = re.compile(r"vision|visual|image|audio|speech|video")
 WRITES = ("ForCausalLM", "LMHeadModel")
 """Ends of the names of architectures that write text."""
-LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 LISTED = 5
 
 

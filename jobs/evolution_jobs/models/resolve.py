@@ -41,6 +41,15 @@ class Resolved:
     """The reference to a model that is not copied."""
 
 
+@dataclass(frozen=True)
+class ResolvedOther:
+    """Another model that a stage can load."""
+
+    files: Path | None
+    """As in `Resolved`."""
+    reference: str | None
+
+
 def resolve(source: BaseModelSource, storage: Storage, directory: Path, use: ModelUse) -> Resolved:
     """Find the model, check that it is complete and fits `use`, and pin it; new files are written below `directory`.
 

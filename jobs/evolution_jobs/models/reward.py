@@ -7,7 +7,6 @@ and its tokenizer must have a chat template. Only safetensors are read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..contract.settings import ModelUse, RewardUse
 from .architectures import classifiers
 from .find import Found, find
 from .fitness import Model, another_vocabulary, ids_beyond, quantised, tokens_beyond, without_tensors
-from .resolve import chats_of, pinned
+from .resolve import ResolvedOther, chats_of, pinned
 from .usable import read_model, refuse_adapter, require_complete, unknown
 
 FIELD = "reward.model"
@@ -31,16 +30,7 @@ OF_NO_USE = ModelUse()
 """No check of a reward model depends on how a run trains and samples."""
 
 
-@dataclass(frozen=True)
-class ResolvedReward:
-    """A reward model that reflect can load."""
-
-    files: Path | None
-    """As in `Resolved`."""
-    reference: str | None
-
-
-def resolve_reward(use: RewardUse, storage: Storage, directory: Path) -> ResolvedReward:
+def resolve_reward(use: RewardUse, storage: Storage, directory: Path) -> ResolvedOther:
     """Find the reward model, check that it can score, and pin it; new files are written below `directory`.
 
     Raises as `examine_reward` does.
@@ -48,7 +38,7 @@ def resolve_reward(use: RewardUse, storage: Storage, directory: Path) -> Resolve
     target = directory / "reward-model"
     found = find(use.model, storage, target, FIELD)
     _require_scoring(found, use, directory)
-    return ResolvedReward(*pinned(found, storage, target))
+    return ResolvedOther(*pinned(found, storage, target))
 
 
 def examine_reward(use: RewardUse, storage: Storage, directory: Path) -> None:

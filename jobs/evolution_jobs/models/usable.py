@@ -61,14 +61,16 @@ def refuse_adapter(files: ModelFiles) -> None:
     raise files.fault("ModelUnsupported", fault)
 
 
-def require_complete(files: ModelFiles, other: str) -> None:
-    """Raise PermanentError `ModelIncomplete` if a file is missing. `other` is what to do without a chat template."""
+def require_complete(files: ModelFiles, other: str | None) -> None:
+    """Raise PermanentError `ModelIncomplete` if a file is missing. `other` is what to do without a chat template; None if none
+    is needed.
+    """
     names, faults = files.sizes.keys(), []
     if "config.json" not in names:
         faults.append("no config.json: name a directory in the Hugging Face layout")
     if not names & set(TOKENIZERS):
         faults.append(f"no tokenizer ({', '.join(TOKENIZERS)}): save it beside the model with save_pretrained")
-    if not names & set(TEMPLATES) and not files.optional("tokenizer_config.json").get("chat_template"):
+    if other and not names & set(TEMPLATES) and not files.optional("tokenizer_config.json").get("chat_template"):
         faults.append(f"no chat template: {other}, or add chat_template.jinja")
     faults += _faults_of_weights(files)
     if faults:

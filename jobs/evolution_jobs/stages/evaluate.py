@@ -26,6 +26,8 @@ from ..metrics.score import Scores, score, with_figures
 from ..preference.prompts import answer_messages
 from ..safety.contexts import crisis_contexts
 from .drift import Drift, Probes
+from .embeddings import INPUT as SENTENCE_MODEL
+from .embeddings import Embeddings
 from .held_out import Finished, Outcome, Part, Reading, all_finished, finish_rows
 from .jsonl import read_rows, write_rows
 from .models import engines_of, mixed
@@ -77,6 +79,9 @@ def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequ
         parts.append(Safety(crisis_contexts(), settings, seed, drawn))
     if settings.profile:
         parts.append(Profiles(drawn, settings, seed))
+    if workspace.has_input(SENTENCE_MODEL):
+        model = workspace.reference(SENTENCE_MODEL) or workspace.input(SENTENCE_MODEL)
+        parts.append(Embeddings(drawn, model))
     return parts
 
 

@@ -14,16 +14,18 @@ from ..contract.document import Document
 from ..contract.settings import PrepareSettings
 from ..contract.workspace import Result, Workspace
 from ..data.gather import gather
-from ..models.resolve import Resolved, resolve
-from ..models.reward import ResolvedReward, resolve_reward
+from ..models.resolve import Resolved, ResolvedOther, resolve
+from ..models.reward import resolve_reward
+from ..models.sentence import resolve_sentence
 from .jsonl import write_rows
 
 
 def run(workspace: Workspace) -> Result:
-    """Outputs `train`, `validation`, `contexts`, `test` and `model`; `replay` and `reward-model` if the run has them.
+    """Outputs `train`, `validation`, `contexts`, `test` and `model`; `replay`, `reward-model` and `sentence-model` if the run
+    has them.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `LabelsMissing`, `ChecksumMismatch` and
-    those of models.resolve, models.reward, store.data_sources and models.hub; TransientError if a source cannot be
+    those of models.resolve, models.reward, models.sentence, store.data_sources and models.hub; TransientError if a source cannot be
     reached now.
     """
     spec = workspace.spec
@@ -37,9 +39,11 @@ def run(workspace: Workspace) -> Result:
     )
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)
-    models: dict[str, Resolved | ResolvedReward] = {"model": model}
+    models: dict[str, Resolved | ResolvedOther] = {"model": model}
     if settings.reward:
         models["reward-model"] = resolve_reward(settings.reward, spec.storage, workspace.scratch)
+    if settings.sentence_model:
+        models["sentence-model"] = resolve_sentence(settings.sentence_model, spec.storage, workspace.scratch)
     workspace.check_stop()
 
     rows: dict[str, Iterable[Document]] = {"train": data.train, "validation": data.validation}
@@ -61,6 +65,7 @@ def run(workspace: Workspace) -> Result:
             **data.details,
             "model": {"uri": settings.base_model.uri, "reference": model.reference},
             **_reward_details(settings, models.get("reward-model")),
+            **_sentence_details(settings, models.get("sentence-model")),
         },
     )
 
@@ -72,10 +77,16 @@ def _unseen(sets: Sequence[str]) -> list[str]:
     return [f"{words}, so the figures there show how well the models generalise to other data (metrics.json, by set)"]
 
 
-def _reward_details(settings: PrepareSettings, model: Resolved | ResolvedReward | None) -> dict[str, Any]:
+def _reward_details(settings: PrepareSettings, model: Resolved | ResolvedOther | None) -> dict[str, Any]:
     if settings.reward is None or model is None:
         return {}
     return {"rewardModel": {"uri": settings.reward.model.uri, "reference": model.reference}}
+
+
+def _sentence_details(settings: PrepareSettings, model: Resolved | ResolvedOther | None) -> dict[str, Any]:
+    if settings.sentence_model is None or model is None:
+        return {}
+    return {"sentenceModel": {"uri": settings.sentence_model.uri, "reference": model.reference}}
 
 
 class _Steps:

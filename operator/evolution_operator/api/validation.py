@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
 from evolution_jobs.contract.document import Rule
-from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, Source, Storage
+from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource, SentenceModelSource, Source, Storage
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -18,7 +18,7 @@ from .pod_faults import pod_faults
 from .run_file import Fault, Written, at, read_document
 from .spec import EvolutionRun
 
-Place = TypeVar("Place", Source, BaseModelSource, RewardModelSource, Storage)
+Place = TypeVar("Place", Source, BaseModelSource, RewardModelSource, SentenceModelSource, Storage)
 Model = TypeVar("Model", bound=BaseModel)
 
 EXPERIMENT = "Experiment"
@@ -100,7 +100,7 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
             return place
         return place.model_copy(update={"uri": "file://" + normpath(f"{root}/{rest}")})
 
-    spec, data = run.spec, run.spec.data
+    spec, data, sentence = run.spec, run.spec.data, run.spec.evaluation.sentence_model
     sources = {
         "seed": [absolute(source) for source in data.seed],
         "replay": [absolute(source) for source in data.replay],
@@ -112,6 +112,7 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
         "storage": absolute(spec.storage),
         "data": data.model_copy(update=sources),
         "reward": spec.reward and spec.reward.model_copy(update={"model": absolute(spec.reward.model)}),
+        "evaluation": spec.evaluation.model_copy(update={"sentence_model": sentence and absolute(sentence)}),
         # Stages on one machine share its own cache of the hub.
         "model_cache": None,
     }

@@ -76,7 +76,8 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
     for each run (`uid`).
     """
     data = spec.data
-    models: list[ModelSource] = [spec.base_model, *([spec.reward.model] if spec.reward else [])]
+    others = (spec.reward and spec.reward.model, spec.evaluation.sentence_model)
+    models: list[ModelSource] = [spec.base_model, *(other for other in others if other)]
     places: list[ModelSource | Source] = [*models, *data.seed, *data.replay, *data.contexts, *data.test]
     found = {}
     for place in places:

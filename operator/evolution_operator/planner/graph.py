@@ -117,6 +117,7 @@ def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
         model_use=_model_use(spec),
         reward=reward,
         labels=_labels(spec),
+        sentence_model=spec.evaluation.sentence_model,
         pins=pins,
     )
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
@@ -219,6 +220,7 @@ def _evaluate(spec: EvolutionRunSpec, iteration: int, adapter: str) -> Node:
         seed=spec.seed,
         inputs={
             **{"model": "prepare/model", "adapter": adapter, "test": "prepare/test"},
+            **({"sentence-model": "prepare/sentence-model"} if spec.evaluation.sentence_model else {}),
             **({"probes": "evaluate-0/probes"} if iteration and spec.evaluation.drift_contexts else {}),
         },
     )

@@ -303,13 +303,15 @@ def spec_volume(file: str) -> Mounted:
 
 
 def _model_volumes(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
-    """The claims of `pvc://claim/path` models: of the base model, and of the reward model where it is read."""
+    """The claims of `pvc://claim/path` models: of the base model, and of the others where they are read."""
     models = [("evolution-model", spec.base_model.uri)] if _reads_model(kind) else []
     if spec.reward and kind in ("prepare", "reflect"):
         models.append(("evolution-reward-model", spec.reward.model.uri))
+    if spec.evaluation.sentence_model and kind in ("prepare", "evaluate"):
+        models.append(("evolution-sentence-model", spec.evaluation.sentence_model.uri))
     claims: dict[str, str] = {}
     for volume, uri in models:
-        if uri.startswith("pvc://"):  # a claim that holds both models is mounted once
+        if uri.startswith("pvc://"):  # a claim that holds several models is mounted once
             claims.setdefault(uri.removeprefix("pvc://").partition("/")[0], volume)
     return [
         (f"{PVC_ROOT}/{claim}", {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}, True)

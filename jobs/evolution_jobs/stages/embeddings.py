@@ -1,0 +1,57 @@
+"""Figures of sentence embeddings: the answers, the human answers and what the seeker said last, as a sentence model sees them.
+
+The model is `evaluation.sentenceModel`. It is loaded once all answers are there, and asks nothing of Mt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..contract.rows import Context
+from ..engines.base import Request
+from ..metrics.answered import Answered
+from ..metrics.embeddings import Vectors, figures
+from ..metrics.score import by_set
+from .held_out import Finished, Outcome, Reading
+
+INPUT = "sentence-model"
+"""The input that has the sentence model."""
+
+
+class Embeddings:
+    """Relevance, similarity and diversity of the answers to some contexts."""
+
+    kinds = ()
+    """It uses the rows of the answers."""
+    contexts: Sequence[Context] = ()
+
+    def __init__(self, answered: Sequence[Context], model: Path | str) -> None:
+        """`answered` are the contexts whose answers are looked at; `model` is a directory or a reference."""
+        self._answered = answered
+        self._model = model
+
+    def request(self, context: Context) -> Request | None:
+        """Nothing is asked."""
+
+    def reading(self, context: Context, finished: Finished) -> Reading | None:
+        """No likelihood is wanted."""
+
+    def outcome(self, finished: Finished, directory: Path) -> Outcome:
+        """The figures of all rows and of each test set. Raises what loading the model raises."""
+        # torch and transformers take seconds to import, and the shards that only make rows need them later.
+        from ..engines.sentences import SentenceModel
+
+        model = SentenceModel.load(self._model)
+        rows = Answered(
+            answers=[finished[f"{context.id}/answer"]["text"] for context in self._answered],
+            humans=[context.human for context in self._answered],
+            dialogues=[context.dialogue for context in self._answered],
+            ids=[context.id for context in self._answered],
+        )
+        asked = [context.turns[-1].text for context in self._answered]
+        vectors = Vectors(*(model.vectors(texts) for texts in (rows.answers, rows.humans, asked)))
+        found = figures(rows, vectors, model.method)
+        for name, members in by_set([context.set for context in self._answered]).items():
+            found += figures(rows.only(members), vectors.only(members), model.method, name)
+        return Outcome(figures=found)

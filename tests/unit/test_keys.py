@@ -100,6 +100,7 @@ DECIDING = [
     (("generation", "maxNewTokens"), 100, ROUNDS | {"prepare"}),
     (("evaluation", "samples"), 10, EVALUATIONS),
     (("evaluation", "topK"), 1, EVALUATIONS),
+    (("evaluation", "optionalFigures"), ["meteor"], EVALUATIONS),
     (("evaluation", "profile"), {}, EVALUATIONS | {"prepare"}),
     (("seed",), 1, ALL),
     # Prepare is asked again; if it finds the same contents, nothing else is.

@@ -346,6 +346,13 @@ def test_a_reward_model_is_an_input_of_reflect_alone():
     assert set(inputs) == {"model", "adapter", "reward-model", "contexts", "responses"}
 
 
+def test_a_sentence_model_is_an_input_of_evaluations_alone():
+    graph = build_graph(Scenario(evaluation={"sentenceModel": {"uri": "package://sentences"}}).run.spec, {})
+    readers = {node.id for node in graph if "sentence-model" in node.inputs}
+    assert readers == {node.id for node in graph if node.kind == "evaluate"}
+    assert graph[0].settings.sentence_model.uri == "package://sentences"
+
+
 def test_prepare_gets_the_whole_graph():
     scenario = Scenario()
     (start,) = scenario.observe().actions

@@ -218,6 +218,17 @@ def test_the_claim_of_a_reward_model_is_mounted_where_it_is_read(
         assert len({volume["name"] for volume in pod["volumes"]}) == len(pod["volumes"])
 
 
+def test_the_claim_of_a_sentence_model_is_mounted_where_it_is_read() -> None:
+    spec = parsed(minimal_spec(evaluation={"sentenceModel": {"uri": "pvc://sentences/minilm"}}))
+    mounted = {
+        kind
+        for kind in ("prepare", "sft", "reflect", "evaluate")
+        for volume in pod_template(spec, kind, SETTINGS)["spec"]["volumes"]
+        if volume.get("persistentVolumeClaim") == {"claimName": "sentences", "readOnly": True}
+    }
+    assert mounted == {"prepare", "evaluate"}
+
+
 def test_a_services_name_is_a_label_that_begins_with_a_letter() -> None:
     longest = OWNER.model_copy(update={"name": "7" * 40})
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", service_name(longest))

@@ -407,11 +407,13 @@ def test_relative_paths_start_at_the_manifest(tmp_path):
         "test": [{"uri": "hf://o/d", "format": "esconv"}],
         "replay": [source(uri="file://./replay.jsonl", format="alpaca")],
     }
+    document["spec"]["evaluation"] = {"sentenceModel": {"uri": "file://models/sentences"}}
     run = EvolutionRun.model_validate(document)
     directory = Path("/my runs/quickstart")
     spec = resolve_paths(run, directory).spec
     assert spec.storage.uri == "file:///my%20runs/runs"
     assert spec.base_model.uri == "file:///my%20runs/quickstart/models/small"
+    assert spec.evaluation.sentence_model.uri == "file:///my%20runs/quickstart/models/sentences"
     assert [s.uri for s in spec.data.seed] == ["file:///my%20runs/quickstart/esconv.jsonl"]
     assert [s.uri for s in spec.data.replay] == ["file:///my%20runs/quickstart/replay.jsonl"]
     assert [s.uri for s in spec.data.contexts] == ["file:///data/x.json"]

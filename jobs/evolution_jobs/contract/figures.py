@@ -53,6 +53,7 @@ OF_ANSWERS: Mapping[str, FigureKind] = {
     "length_tokens": FigureKind("answer length, tokens", "tokens", "neither"),
     "cut_rate": FigureKind("answers cut at the longest length, %", "percent", "lower"),
     "perplexity": FigureKind("perplexity of the human answer", "score", "lower"),
+    "meteor": FigureKind("METEOR, %", "percent", "higher"),
     "strategy_accuracy": FigureKind("strategy of the human answer named, %", "percent", "higher"),
     "strategy_macro_f1": FigureKind("strategy: macro-F1, %", "percent", "higher", headline=False),
     "strategy_bias": FigureKind("strategy: preference bias", "score", "lower"),

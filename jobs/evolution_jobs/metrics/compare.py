@@ -105,7 +105,7 @@ def compare(models: Mapping[str, Sequence[Answer]], names: Sequence[str] | None 
 
 def _chosen(names: Sequence[str] | None) -> Sequence[Measure]:
     if names is None:
-        return [measure for measure in MEASURES if measure.kind.headline]
+        return [measure for measure in MEASURES if measure.kind.headline and not measure.on_request]
     if unknown := [name for name in names if name not in BY_NAME]:
         raise PermanentError("CompareInput", f"figure {unknown[0]!r} is not one of {', '.join(sorted(BY_NAME))}")
     # A figure that is named twice would count twice in the correction for their number.

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..contract.figures import KINDS, FigureKind
 from ..unspaced import count_words, mostly_unspaced
-from . import strategies
+from . import meteor, strategies
 from .answered import Answered
 from .bootstrap import Estimate, Floats, bootstrap, jackknife, per_row, ratio
 from .overlap import bleu_of_sums, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
@@ -49,6 +49,8 @@ class Measure:
     """Positions of the rows that it is computed from; None for all rows."""
     apart: Callable[[Answered, Answered], str] = lambda *_: ""
     """Why its values of two models cannot be compared on the same contexts, in words; empty if they can."""
+    on_request: bool = False
+    """Whether it is computed only where it is asked for by name."""
     optional: bool = False
     """Whether most runs do not have it. A comparison that was not asked for it does not say then that it is missing."""
 
@@ -158,6 +160,10 @@ def _likelihoods_apart(one: Answered, other: Answered) -> str:
     return f"have likelihoods of different human answers: {words}" if differ else ""
 
 
+def _meteor(rows: Answered) -> Estimate:
+    return bootstrap(per_row(meteor.meteor(rows.words, rows.human_words)), ratio, rows.dialogues)
+
+
 def _noted(rows: Answered) -> list[int]:
     return [row for row, each in enumerate(rows.strategies or []) if strategies.noted(each) is not None]
 
@@ -265,6 +271,13 @@ MEASURES: tuple[Measure, ...] = (
         lacks=lambda rows: "" if any(rows.likelihoods or []) else "no human answer has a likelihood",
         usable=_scored,
         apart=_likelihoods_apart,
+    ),
+    Measure(
+        "meteor",
+        lambda _: f"{meteor.method()}; {REFERENCE}",
+        _meteor,
+        lacks=lambda _: meteor.MISSING if meteor.wordnet() is None else "",
+        on_request=True,
     ),
     *(
         Measure(

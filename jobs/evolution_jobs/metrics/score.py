@@ -36,19 +36,20 @@ class Scores(TypedDict):
     """Signature and tokeniser, and what counts as a word: only BLEU figures with equal ones can be compared."""
 
 
-def score(rows: Answered, sets: Sequence[str | None] | None = None) -> Scores:
+def score(rows: Answered, sets: Sequence[str | None] | None = None, also: Sequence[str] = ()) -> Scores:
     """Every figure that can be computed from the rows. If the references are in a script without spaces between words,
     `stock_phrase_rate` is left out.
 
-    `sets` names each row's test set; if there are several, each has figures of its own.
+    `sets` names each row's test set; if there are several, each has figures of its own. `also` names figures that are
+    computed only where they are asked for.
 
     Raises PermanentError (`ScoreInput`) if the lists are empty or differ in length, or a reference is empty.
     """
     _check(rows.answers, rows.humans)
-    overall = figures(rows)
+    overall = figures(rows, also=also)
     found = [*overall]
     for name, members in by_set(sets or []).items():
-        found += figures(rows.only(members), name)
+        found += figures(rows.only(members), name, also)
     return Scores(
         rows=len(rows),
         figures=[figure.wire() for figure in found],
@@ -82,9 +83,10 @@ def with_figures(scores: Scores, more: Sequence[Figure]) -> Scores:
     )
 
 
-def figures(rows: Answered, name: str | None = None) -> list[Figure]:
-    """The figures of one set of rows."""
-    return [_figure(measure, rows, name) for measure in MEASURES if measure.defined(rows)]
+def figures(rows: Answered, name: str | None = None, also: Sequence[str] = ()) -> list[Figure]:
+    """The figures of one set of rows; those that are computed only on request, if they are in `also`."""
+    wanted = [measure for measure in MEASURES if measure.name in also or not measure.on_request]
+    return [_figure(measure, rows, name) for measure in wanted if measure.defined(rows)]
 
 
 def _figure(measure: Measure, rows: Answered, name: str | None) -> Figure:

@@ -22,6 +22,7 @@ from ..contract.workspace import Result, Workspace
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
 from ..metrics.answered import Answered
+from ..metrics.meteor import require_wordnet
 from ..metrics.score import Scores, score, with_figures
 from ..preference.prompts import answer_messages
 from ..safety.contexts import crisis_contexts
@@ -42,10 +43,12 @@ def run(workspace: Workspace) -> Result | None:
     """The figures of one model. None if other shards have not finished their rows yet.
 
     Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`LabelsMissing`) if no
-    profile can be compared, and what `finish_rows` raises.
+    profile can be compared, (`DependencyMissing`) if an optional figure lacks its data, and what `finish_rows` raises.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)
+    if "meteor" in (settings.optional_figures or ()):
+        require_wordnet()
     contexts = read_rows(workspace, "test", Context)
     if not contexts:
         raise PermanentError("TestSet", "input test: there are no contexts to answer; name more dialogues in data.test")
@@ -114,7 +117,8 @@ class Answers:
     def scores(self, finished: Finished) -> Scores:
         """Every figure of the answers."""
         answers = self._answers(finished)
-        return score(Answered.of(answers), [answer.set for answer in answers])
+        also = self._settings.optional_figures or ()
+        return score(Answered.of(answers), [answer.set for answer in answers], also)
 
     def outcome(self, finished: Finished, directory: Path) -> Outcome:
         """answers.jsonl, with its counts."""

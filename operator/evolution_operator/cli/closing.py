@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 FIGURES = (
-    *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref"),
+    *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref", "meteor"),
     *("length_words", "stock_phrase_rate", "perplexity", "strategy_accuracy", "strategy_bias"),
     *("embedding_relevance", "embedding_diversity"),
     *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),

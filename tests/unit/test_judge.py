@@ -232,7 +232,7 @@ def test_answers_of_different_runs_are_refused(tmp_path):
 
 def crisis_reply(id_, reply, crisis=True):
     turns = [{"role": "seeker", "text": "I cannot go on."}]
-    found = dict.fromkeys(("serious", "resource", "dismissive", "harmful", "alarm"), [])
+    found = {name: [] for name in ("serious", "resource", "dismissive", "harmful", "alarm")}
     kind = "despair" if crisis else "control"
     return SafetyReply(
         id=id_, kind=kind, crisis=crisis, turns=turns, reply=reply, finish="stop", verdict=found, safe=False

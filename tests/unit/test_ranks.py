@@ -79,10 +79,12 @@ def test_sft_with_a_killed_rank_ends_as_in_one_process(tmp_path: Path, sft_input
 
 
 def test_dpo_with_a_sharded_base_model_ends_as_in_one_process(tmp_path: Path, dpo_inputs: dict[str, Path]) -> None:
-    """Each rank holds half of the base model."""
-    alone = dpo.run(LocalWorkspace(tmp_path / "alone", "dpo", DPO, inputs=dpo_inputs))
-    two = RanksOf(tmp_path / "two", "dpo", DPO, dpo_inputs, "full").run()
+    """Each rank holds half of the base model. Held-out pairs are ranked by it, too."""
+    settings = {**DPO, "heldOut": 0.5}
+    alone = dpo.run(LocalWorkspace(tmp_path / "alone", "dpo", settings, inputs=dpo_inputs))
+    two = RanksOf(tmp_path / "two", "dpo", settings, dpo_inputs, "full").run()
     same(two, alone)
+    assert "heldout_margin" in two.metrics
     first = two.details["reference"]["firstStep"]
     assert first == pytest.approx(alone.details["reference"]["firstStep"], abs=1e-6)
     assert (alone.details["processes"], two.details["processes"]) == (1, 2)

@@ -95,6 +95,8 @@ def run(workspace: Workspace) -> Result:
     trainer.resume()
     trained = adapter_tensors(model)
     require_learnt(untrained, trained, "dpo", trainer.state.global_step)
+    # Before another forward pass: the whole of a model that is spread over ranks keeps the weights that it gathers last.
+    details = _details(trainer, kept_close_to)
     kept_apart = {pair.id: encoder.pairs([pair]) for pair in held}
     ranked = {id_: each.rows[0] for id_, each in kept_apart.items() if each.rows}
     values, intervals = _ranking(model, ranked, settings.beta, workspace.check_stop)
@@ -109,7 +111,7 @@ def run(workspace: Workspace) -> Result:
         },
         metrics=_metrics(trainer) | values,
         intervals=intervals,
-        details=_details(trainer, kept_close_to),
+        details=details,
         tokens=trainer.trained_tokens,
         notes=[kept_close_to.note, *([NONE_HELD_OUT] if settings.held_out and not ranked else [])],
     )

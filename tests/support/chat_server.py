@@ -1,7 +1,7 @@
 """An OpenAI-compatible server for tests: SmolLM2-135M answers over real HTTP, and faults can be switched on.
 
-It is this project's own, on http.server, because `transformers serve` needs fastapi and uvicorn, which the environment
-does not have. It answers /v1/chat/completions by the project's transformers engine (`model_reply`), or by a function of
+It is this project's own, on http.server, so that tests without torch have one, and faults that no real server makes when
+it is asked to. tests/support/model_server.py starts `transformers serve`. It answers /v1/chat/completions by the project's transformers engine (`model_reply`), or by a function of
 the chat (`reply`) where a test is about the connection and not about the text.
 
     with serving(reply) as server:

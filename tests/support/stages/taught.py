@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,17 @@ from tests.support.stages.workspace import LocalWorkspace
 IDS = [f"d{number:02}-3" for number in range(24)]
 
 
-def workspace(root: Path, url: str, settings: Mapping[str, Any] | None = None, **options: Any) -> LocalWorkspace:
+def workspace(
+    root: Path,
+    url: str,
+    settings: Mapping[str, Any] | None = None,
+    ids: Sequence[str] = IDS,
+    **options: Any,
+) -> LocalWorkspace:
     """A workspace with 24 contexts and responses. The last turn of each context is its id."""
     root.mkdir(parents=True, exist_ok=True)
     contexts, responses = [], []
-    for id_ in IDS:
+    for id_ in ids:
         spoken = ["I lost my job.", "That is hard.", id_]
         turns = [Turn(role=("seeker", "supporter")[place % 2], text=text) for place, text in enumerate(spoken)]
         contexts.append(Context(id=id_, dialogue=id_[:3], turns=turns, human="Call your brother today."))

@@ -54,7 +54,7 @@ def minio_server(
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             endpoint = f"http://127.0.0.1:{port}"
-            _wait(f"{endpoint}/minio/health/cluster", process, Path(log.name))
+            wait_until_ready(f"{endpoint}/minio/health/cluster", process, Path(log.name))
             yield endpoint
         finally:
             process.terminate()
@@ -88,7 +88,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns once the address answers. Raises RuntimeError if the process ends before, or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -96,5 +97,5 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         except (urllib.error.URLError, OSError):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"MinIO did not start: {log.read_text()}") from None
+                raise RuntimeError(f"{process.args} did not start: {log.read_text()}") from None
             time.sleep(0.05)

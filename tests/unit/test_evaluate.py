@@ -328,7 +328,7 @@ def test_in_a_script_without_spaces_no_crisis_is_asked_about(tmp_path, monkeypat
     space = make_workspace(tmp_path, SAFETY, contexts=chinese)
     finished_replies(space, {})
     result = evaluate.run(space)
-    assert "safety" not in result.outputs
+    assert result.outputs["safety"].read_text() == "", "a judge reads it whatever the language"
     assert not any(name.startswith("safety") for name in result.metrics)
     assert any(note.startswith("evaluation.safety is left out: ") for note in result.notes)
 

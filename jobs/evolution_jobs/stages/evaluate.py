@@ -11,6 +11,7 @@ parts' details), of M0 `probes` (probes.jsonl, one `Probe` a line), with `safety
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

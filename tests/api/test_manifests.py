@@ -80,6 +80,10 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "preferenceSource"), "reward", "spec.reward"),
     (("spec", "reward"), REWARD, "spec.reward"),
     (("spec", "reward"), {"candidates": 4}, "spec.reward.model"),
+    (("spec", "reward"), {**REWARD, "judge": JUDGE}, "spec.reward.model"),
+    (("spec", "reward"), {"judge": {**JUDGE, "samples": 5}}, "spec.reward.judge.samples"),
+    (("spec", "reward"), {"judge": {"url": "http://judge:8000/v1"}}, "spec.reward.judge.model"),
+    (("spec", "reward"), {"judge": JUDGE, "margin": 1.5}, "spec.reward.margin"),
     (("spec", "reward"), {**REWARD, "candidates": 0}, "spec.reward.candidates"),
     (("spec", "reward"), {**REWARD, "margin": -1}, "spec.reward.margin"),
     (("spec", "reward"), {"model": {"uri": "owner/reward"}}, "spec.reward.model.uri"),
@@ -189,6 +193,11 @@ GOOD: list[tuple[KeyPath, Any]] = [
     ),
     (("spec",), {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "human": 1}}),
     (("spec",), {**SPEC, "preferenceSource": "reward", "reward": {**REWARD, "candidates": 1, "margin": 0.5}}),
+    (("spec",), {**SPEC, "preferenceSource": "reward", "reward": {**REWARD, "margin": 7}}),
+    (
+        ("spec",),
+        {**SPEC, "preferenceSource": "reward", "reward": {"judge": {**JUDGE, "apiKeySecret": "judge"}, "margin": 1}},
+    ),
     (
         ("spec",),
         {**SPEC, "preferenceSource": "mixed", "preferenceWeights": {"self": 3, "reward": 1}, "reward": REWARD},
@@ -284,6 +293,18 @@ def test_fields_that_decide_no_result_may_change(runs: Runs) -> None:
         {"activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60, "deletionPolicy": "Delete"},
     ):
         runs.patch("free", {"spec": patch})
+
+
+def test_a_judge_that_ranks_may_move_and_may_not_be_replaced(runs: Runs) -> None:
+    runs.create("ranked", iterations=1, preferenceSource="reward", reward={"judge": JUDGE})
+    runs.patch("ranked", {"spec": {"reward": {"judge": {"url": "https://elsewhere/v1", "concurrency": 2}}}})
+    for patch, field in (
+        ({"judge": {"model": "other"}}, "spec.reward.judge.model"),
+        ({"judge": None, **REWARD}, "spec.reward.judge"),
+    ):
+        with pytest.raises(ApiException) as refused:
+            runs.patch("ranked", {"spec": {"reward": patch}})
+        assert field in {cause["field"] for cause in json.loads(refused.value.body)["details"]["causes"]}
 
 
 def test_kubectl_explains_and_lists(control_plane: ControlPlane, runs: Runs) -> None:

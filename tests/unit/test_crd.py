@@ -120,8 +120,9 @@ def test_what_every_stage_depends_on_is_fixed(field: str) -> None:
         "reflection.maxAttempts",
         "dpo.beta",
         "teacher.model",
-        "reward.model",
         "reward.margin",
+        "reward.judge.model",
+        "reward.judge.temperature",
         "judge.model",
     ],
 )
@@ -131,6 +132,13 @@ def test_method_settings_are_fixed(field: str) -> None:
 
 def test_an_unset_method_setting_stays_unset() -> None:
     assert any("has(self.samples) == has(oldSelf.samples)" in rule for rule in rules("spec.evaluation"))
+
+
+def test_what_ranks_the_answers_is_fixed_but_not_where_a_judge_answers() -> None:
+    assert {rule for rule in rules("spec.reward") if "oldSelf" in rule} == {
+        "has(self.model) == has(oldSelf.model) && (!has(self.model) || self.model == oldSelf.model)",
+        "has(self.judge) == has(oldSelf.judge)",
+    }
 
 
 def test_a_judge_may_be_added_and_removed() -> None:
@@ -161,6 +169,9 @@ def test_of_a_teacher_only_what_decides_its_answers_is_fixed() -> None:
         "judge.concurrency",
         "judge.shards",
         "reward.batchSize",
+        "reward.judge.url",
+        "reward.judge.apiKeySecret",
+        "reward.judge.concurrency",
         "dpo.checkpointSteps",
         "dpo.pod",
         "evaluation.championMetric",

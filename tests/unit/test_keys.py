@@ -8,7 +8,7 @@ import pytest
 from evolution_jobs.contract import keys as contract_keys
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.manifest import canonical_digest, content_digest
-from evolution_jobs.contract.settings import JudgeSettings, TeacherSettings
+from evolution_jobs.contract.settings import JudgeSettings, PairwiseJudge, TeacherSettings
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.planner.graph import build_graph
 from hypothesis import given
@@ -200,6 +200,21 @@ def test_a_sentence_model_counts_by_its_content_and_only_for_evaluations():
     assert {stage for stage in keys if keys[stage] != other[stage]} == {"prepare"}
     other = keys_of([(setting, {"uri": "package://one"})], {**CONTENTS, "sentence-model": "e" * 64})
     assert {stage for stage in keys if keys[stage] != other[stage]} == EVALUATIONS
+
+
+def test_of_a_judge_that_ranks_only_what_decides_its_verdicts_is_in_the_key_of_reflect():
+    def ranked(**changes):
+        return keys_of([(("preferenceSource",), "reward"), (("reward",), {"judge": {**JUDGE, **changes}})])
+
+    said = {"model": "larger", "temperature": 0.5, "maxTokens": 99}
+    assert set(HOW_A_TEACHER_IS_ASKED) | set(said) == {field.alias for field in PairwiseJudge.model_fields.values()}
+    keys = ranked()
+    assert changed(keys) == DPO_AND_LATER | {"reflect-1"}
+    for field, value in HOW_A_TEACHER_IS_ASKED.items():
+        assert ranked(**{field: value}) == keys, field
+    for field, value in said.items():
+        other = ranked(**{field: value})
+        assert {stage for stage in keys if keys[stage] != other[stage]} == DPO_AND_LATER | {"reflect-1"}, field
 
 
 def test_weights_are_in_the_keys_of_mixed_pairs():

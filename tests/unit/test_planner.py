@@ -296,6 +296,7 @@ REWARD = {"model": {"uri": "hf://owner/reward"}}
         ({"preferenceSource": "mixed", "preferenceWeights": {"human": 1, "teacher": 1}, "teacher": TEACHER}, False),
         ({"preferenceSource": "mixed", "preferenceWeights": {"self": 1, "teacher": 1}, "teacher": TEACHER}, True),
         ({"preferenceSource": "reward", "reward": REWARD}, True),
+        ({"preferenceSource": "reward", "reward": {"judge": JUDGE}}, True),
         ({"generation": {"precision": "float32"}}, False),
         ({"generation": {"precision": "float32"}, "reflection": {"precision": "float32"}}, True),
         ({"generation": {"shards": 4}}, True),
@@ -351,6 +352,12 @@ def test_a_sentence_model_is_an_input_of_evaluations_alone():
     readers = {node.id for node in graph if "sentence-model" in node.inputs}
     assert readers == {node.id for node in graph if node.kind == "evaluate"}
     assert graph[0].settings.sentence_model.uri == "package://sentences"
+
+
+def test_with_a_judge_that_ranks_prepare_pins_no_reward_model():
+    graph = build_graph(Scenario(preferenceSource="reward", reward={"judge": JUDGE}).run.spec, {})
+    assert next(node for node in graph if node.id == "prepare").settings.reward is None
+    assert not any("reward-model" in node.inputs for node in graph)
 
 
 def test_prepare_gets_the_whole_graph():

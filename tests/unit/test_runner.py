@@ -517,7 +517,7 @@ def ahead_of(spec: StageSpec, contents: Mapping[str, str], **settings: Any) -> S
     """The spec of generate with the reflect stage that reads its responses."""
     reflection = ReflectionSettings.model_validate(settings)
     inputs = {
-        **({"reward-model": contents["reward-model"]} if reflection.reward else {}),
+        **({"reward-model": contents["reward-model"]} if reflection.reward and not reflection.reward.judge else {}),
         "contexts": contents["contexts"],
         "adapter": f"{spec.inputs['adapter'].key}/adapter",
         "responses": f"{spec.key}/responses",
@@ -558,6 +558,8 @@ def test_rows_ahead_may_be_of_a_stage_that_reads_a_reward_model_as_well(director
     code, report = run(ahead_of(spec, other, source="reward", reward={}))
     assert (code, report.reason) == (65, "KeyMismatch")
     assert run(ahead_of(spec, contents, source="reward", reward={}))[0] == 0
+    judged = {"judge": {"url": "http://judge:8000/v1", "model": "large"}}
+    assert run(ahead_of(spec, contents, source="reward", reward=judged))[0] == 0
 
 
 def test_no_rows_are_made_ahead_for_a_published_stage(directory: Storage, run: Runner) -> None:

@@ -78,6 +78,10 @@ EXPERIMENTS = {
         "preferenceSource": "reward",
         "reward": {"model": {"uri": "hf://owner/reward"}},
     },
+    "a pairwise judge in its place": {
+        "preferenceSource": "reward",
+        "reward": {"judge": {"url": "http://judge:8000/v1", "model": "large"}},
+    },
     "a stronger teacher's answer": {
         "preferenceSource": "teacher",
         "teacher": {"url": "http://teacher:8000/v1", "model": "large"},

@@ -99,6 +99,14 @@ JUDGED: dict[str, Any] = minimal_spec(
 )
 
 
+RANKED: dict[str, Any] = minimal_spec(
+    preferenceSource="mixed",
+    preferenceWeights={"reward": 1, "teacher": 1},
+    teacher=TAUGHT["teacher"],
+    reward={"judge": {"url": "https://api.example.com/v1", "model": "large", "apiKeySecret": "my.ranker"}},
+)
+
+
 CACHED: dict[str, Any] = minimal_spec(
     modelCache={"hostPath": "/var/lib/models", "nodes": 3, "pod": {"resources": {"requests": {"cpu": 1}}}},
     pod={"tolerations": [{"key": "gpu", "operator": "Exists"}], "resources": {"limits": {"memory": "48Gi"}}},
@@ -174,7 +182,13 @@ def test_the_service_of_a_run_is_as_its_golden_file_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "secret", "holder"), [(TAUGHT, "my.teacher", "reflect"), (JUDGED, "my.judge", "judge")]
+    ("spec", "secret", "holder"),
+    [
+        (TAUGHT, "my.teacher", "reflect"),
+        (RANKED, "my.teacher", "reflect"),
+        (RANKED, "my.ranker", "reflect"),
+        (JUDGED, "my.judge", "judge"),
+    ],
 )
 def test_only_the_stage_that_asks_an_endpoint_gets_its_key(spec: dict[str, Any], secret: str, holder: str) -> None:
     run = parsed(spec)

@@ -61,8 +61,8 @@ def check_key(spec: StageSpec, manifests: Mapping[str, Manifest]) -> None:
     _require_key("key", spec.key, stage_key(spec.kind, spec.settings, spec.seed, inputs))
     if spec.ahead:
         inputs["responses"] = f"{spec.key}/responses"
-        if spec.ahead.settings.reward:
-            # reflect reads it, and generate does not. Both read contexts, from the stage that made it.
+        if spec.ahead.settings.reward and not spec.ahead.settings.reward.judge:
+            # reflect reads the reward model, and generate does not. Both read contexts, from the stage that made it.
             source = spec.inputs["contexts"].model_copy(update={"output": "reward-model"})
             inputs["reward-model"] = _output("reward-model", source, manifests["contexts"]).digest
         _require_key("ahead.key", spec.ahead.key, stage_key("reflect", spec.ahead.settings, spec.ahead.seed, inputs))

@@ -193,7 +193,7 @@ class PreferenceWeights(Document):
     teacher: Weight | None = None
     """Weight of `teacher`: the answer of the model at `spec.teacher`."""
     reward: Weight | None = None
-    """Weight of `reward`: the best and the worst answer by the model at `spec.reward`."""
+    """Weight of `reward`: the best and the worst answer by the reward model or the judge at `spec.reward`."""
 
 
 class TeacherSettings(Endpoint):
@@ -207,13 +207,18 @@ class TeacherSettings(Endpoint):
     """Longest answer in tokens, thoughts of a reasoning model included."""
 
 
-class JudgeSettings(Endpoint):
-    """The judge: a model that compares answers pairwise, each pair in both orders."""
+class PairwiseJudge(Endpoint):
+    """A model that compares answers pairwise, each pair in both orders."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """0 is greedy. Some reasoning models take only 1."""
     max_tokens: Annotated[int, Field(ge=16, le=131072)] = 1024
     """Longest verdict in tokens, thoughts of a reasoning model included. A verdict alone has about 60."""
+
+
+class JudgeSettings(PairwiseJudge):
+    """The judge: it compares the answers of every Mt with others."""
+
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Evaluated contexts that are judged, drawn by seed; all, if there are fewer. Each takes two requests against the human answer, and from M1 on two against the model before."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
@@ -228,7 +233,7 @@ class JudgingSettings(JudgeSettings):
 
 
 class RewardSettings(Document):
-    """A reward model scores several answers of M(t-1); the best becomes `chosen` and the worst `rejected`."""
+    """A reward model or a judge scores several answers of M(t-1); the best becomes `chosen` and the worst `rejected`."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -237,6 +242,12 @@ class RewardSettings(Document):
             "!has(self.candidates) || self.candidates > 1 || self.refine",
             lambda reward: reward.candidates > 1 or reward.refine,
         ),
+        Rule(
+            "margin",
+            "is a difference of shares of points with a judge, which is at most 1: lower it",
+            "!has(self.judge) || !has(self.margin) || self.margin <= 1.0",
+            lambda reward: reward.judge is None or reward.margin <= 1,
+        ),
     )
 
     candidates: Annotated[int, Field(ge=1, le=64)] = 4
@@ -244,11 +255,13 @@ class RewardSettings(Document):
     refine: bool = True
     """Whether the answer that M(t-1) refines with the inferred profile, as with `self`, is among them."""
     margin: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
-    """Least difference of the scores of chosen and rejected, in the reward model's own unit. Equal scores never make a pair."""
+    """Least difference of the scores of chosen and rejected, in the reward model's own unit; with a judge, shares of points, from 0 to 1. Equal scores never make a pair."""
     max_length: Annotated[int, Field(ge=64, le=131072)] = 2048
-    """Longest chat in tokens of the reward model; longer histories lose their oldest turns before they are scored, and how many is counted."""
+    """Longest chat in tokens of the reward model; longer histories lose their oldest turns before they are scored, and how many is counted. Without effect with a judge."""
     batch_size: Annotated[int, Field(ge=1, le=1024), NotInKey] = 8
-    """Answers that are scored in one pass."""
+    """Answers that the reward model scores in one pass."""
+    judge: PairwiseJudge | None = None
+    """In place of a reward model: a judge behind an endpoint that compares every two answers to a context in both orders. Of n answers, these are n (n - 1) requests for each context."""
 
 
 class RefinementSettings(SamplingSettings):
@@ -276,7 +289,7 @@ class ReflectionSettings(RefinementSettings):
     teacher: TeacherSettings | None = None
     """If the teacher is a source: where it answers."""
     reward: RewardSettings | None = None
-    """If a reward model is a source: what it scores."""
+    """If a reward model or a judge is a source: what it scores."""
 
     @property
     def shares(self) -> dict[PreferenceSourceName, int]:

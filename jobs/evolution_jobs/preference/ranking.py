@@ -31,10 +31,12 @@ class Scored:
     """Whether the ranker saw the context without its oldest turns."""
     fault: str | None = None
     """Why there are no scores. The row is dropped for it."""
+    judged: Mapping[str, int] = field(default_factory=dict)
+    """Of a judge: how many pairs it has compared (`compared`), and in how many it failed, by how."""
 
 
 class Ranker(Protocol):
-    """Whatever tells good answers from bad ones: a reward model scores each; a judge may compare them and count wins."""
+    """Whatever tells good answers from bad ones: a reward model scores each, a judge compares them and counts wins."""
 
     def scores(self, asked: Sequence[ToRank]) -> Iterator[list[Scored]]:
         """The scores of each context once, in any order; a list each time that some are there.

@@ -31,6 +31,12 @@ def ask(workspace: Workspace, endpoint: Endpoint, field: str, chats: Iterable[Ch
     workspace.check_stop()
 
 
+def durable(answer: Answer, field: str) -> dict[str, Any]:
+    """The row of an answer whose text is read later."""
+    refused = {"refusal": answer.refusal} if answer.refusal else {}
+    return {"id": answer.id, "text": answer.text, "finish": answer.finish, **refused, field: taken(answer)}
+
+
 def taken(answer: Answer) -> dict[str, Any]:
     """For a durable row: the model that answered, and what the answer took."""
     return {"model": answer.model, **answer.usage.wire()}

@@ -28,7 +28,6 @@ from .crisis_judging import CrisisQuestion, without_verdict, write
 from .jsonl import read_rows, write_rows
 
 if TYPE_CHECKING:
-    from ..endpoints.answers import Answer as Reply
     from ..endpoints.answers import Chat
 
 FIELD = "judge"
@@ -90,7 +89,7 @@ def _ask(
     workspace.progress(done, total, "rows")
     chats = chain((_chat(*each, settings) for each in missing), crises.chats(unjudged))
     for replies in asking.ask(workspace, settings, FIELD, chats):
-        workspace.rows.append(_row(reply) for reply in replies)
+        workspace.rows.append(asking.durable(reply, FIELD) for reply in replies)
         done += len(replies)
         workspace.progress(done, total, "rows")
 
@@ -112,11 +111,6 @@ def _chat(pair: Comparison, order: Order, settings: JudgingSettings) -> Chat:
         max_tokens=settings.max_tokens,
         options={"temperature": settings.temperature},
     )
-
-
-def _row(reply: Reply) -> dict[str, Any]:
-    refused = {"refusal": reply.refusal} if reply.refusal else {}
-    return {"id": reply.id, "text": reply.text, "finish": reply.finish, **refused, FIELD: asking.taken(reply)}
 
 
 def _result(

@@ -2,8 +2,8 @@
 
 arXiv 2505.16610, section 3. Three of the paper's comparisons differ only in `source`: with `human`, the data set's answer
 is `chosen`, with `teacher` that of another model behind an endpoint, and no model is loaded; with `none`, the model
-rewrites its answer without a profile. With `reward`, a reward model takes the best and the worst of several answers. With
-`mixed`, each context has one of these sources.
+rewrites its answer without a profile. With `reward`, a reward model or a judge takes the best and the worst of several
+answers. With `mixed`, each context has one of these sources.
 
 Most rows are finished before this stage starts: generate makes them ahead (`stages.ahead`).
 """
@@ -21,7 +21,10 @@ from ..contract.workspace import Result, Workspace, shard_of
 from ..metrics.bootstrap import figures
 from ..metrics.pairs import pair_estimates
 from ..preference.filters import words
+from ..preference.ranking import Ranker
 from . import asking
+from .comparing import FIELD as COMPARED
+from .comparing import JudgeRanker, judge_notes, judge_rows
 from .jsonl import read_rows, write_rows
 from .models import SharedEngine, engines_of, load_engine, mixed
 from .outcomes import outcome_id, outcomes
@@ -38,7 +41,8 @@ ADVICE = {
     "too_long": "raise reflection.maxLengthRatio",
     "truncated": "raise maxNewTokens of generation and reflection, or teacher.maxTokens",
     "margin_small": "lower reward.margin, or raise reward.candidates or reflection.temperature",
-    "unscored": "raise reward.maxLength, if the reward model has the positions",
+    "unscored": "raise reward.maxLength, if the reward model has the positions; of a judge, raise reward.judge.maxTokens or "
+    "take another one",
     "teacher_refused": "rejects.jsonl has the endpoint's own words; take another teacher, or shorter histories (data.contexts)",
 }
 
@@ -70,7 +74,7 @@ def run(workspace: Workspace) -> Result | None:
         finished = workspace.rows.finished()
     if not finished.keys() >= set(ids.values()):
         return None
-    return _result(workspace, settings, [finished[id_] for id_ in ids.values()])
+    return _result(workspace, settings, [finished[id_] for id_ in ids.values()], judge_rows(finished))
 
 
 def _finish(workspace: Workspace, settings: ReflectionSettings, candidates: Sequence[Candidate], total: int) -> None:
@@ -116,20 +120,34 @@ def _sources(
     if settings.teacher:
         sources["teacher"] = TeacherAnswers(settings.teacher, workspace)
     if settings.reward:  # the last one, because it frees the engine
-        sources["reward"] = RankedAnswers(
-            workspace, settings, engine, lambda: load_reward_model(workspace, settings), progress
-        )
+        sources["reward"] = RankedAnswers(workspace, settings, engine, lambda: _ranker(workspace, settings), progress)
     return sources
 
 
-def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[Mapping[str, Any]]) -> Result:
+def _ranker(workspace: Workspace, settings: ReflectionSettings) -> Ranker:
+    assert settings.reward is not None
+    if settings.reward.judge:
+        return JudgeRanker(workspace, settings.reward.judge)
+    return load_reward_model(workspace, settings)
+
+
+def _result(
+    workspace: Workspace,
+    settings: ReflectionSettings,
+    rows: Sequence[Mapping[str, Any]],
+    compared: Sequence[Mapping[str, Any]],
+) -> Result:
+    """`rows` are those of the contexts, `compared` the answers of a judge that ranked."""
     pairs = [Pair.stored(row["pair"]) for row in rows if "pair" in row]
     rejects = [Reject.stored(row["reject"]) for row in rows if "reject" in row]
     dropped = Counter(reject.reason for reject in rejects)
+    ranked = reward_counts(rows)
+    judged = judge_notes(ranked)
     if not pairs:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
         advice = ADVICE[dropped.most_common(1)[0][0]] if dropped else "name more dialogues in data.contexts"
-        raise PermanentError("NoPairs", f"none of {len(rows)} rows became a pair ({reasons}); {advice}")
+        said = "; ".join([f"none of {len(rows)} rows became a pair ({reasons})", *judged, advice])
+        raise PermanentError("NoPairs", said)
     attempts = Counter(row["attempts"] for row in rows if row["attempts"])
     lengths = {side: sum(words(getattr(pair, side)) for pair in pairs) for side in ("chosen", "rejected")}
     outputs = {name: workspace.scratch / f"{name}.jsonl" for name in ("pairs", "rejects")}
@@ -146,7 +164,8 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
             **{f"attempts.{tries}": count for tries, count in sorted(attempts.items())},
             **(_by_source(pairs) if settings.source == "mixed" else {}),
             **asking.counts(rows, TEACHER),
-            **reward_counts(rows),
+            **ranked,
+            **asking.counts(compared, COMPARED),
             "truncated": sum(row["truncated"] for row in rows),
             **({"ahead": ahead} if (ahead := sum(row.get("ahead", False) for row in rows)) else {}),
             **({"thoughts": thoughts} if (thoughts := sum(row.get("thought", False) for row in rows)) else {}),
@@ -160,9 +179,10 @@ def _result(workspace: Workspace, settings: ReflectionSettings, rows: Sequence[M
         details={
             **engines,
             **asking.details(rows, TEACHER, settings.teacher),
-            **({"rewardModel": _model_read(workspace)} if settings.reward else {}),
+            **asking.details(compared, COMPARED, settings.reward.judge if settings.reward else None),
+            **({"rewardModel": _model_read(workspace)} if settings.reward and not settings.reward.judge else {}),
         },
-        notes=[*mixed(engines), *_grows(lengths["chosen"], lengths["rejected"])],
+        notes=[*mixed(engines), *judged, *_grows(lengths["chosen"], lengths["rejected"])],
         tokens=sum(row["tokens"] for row in rows),
     )
 

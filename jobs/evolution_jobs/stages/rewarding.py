@@ -1,7 +1,8 @@
 """The preference source `reward`: of several answers to a context, the best is chosen and the worst rejected.
 
-It has two phases, because M(t-1) and a reward model may not fit into memory together: M(t-1) samples all answers, which
-become durable rows; then it is freed, and the reward model scores them. A process that is killed between the two, or
+A reward model scores them, or a judge compares them (`stages.comparing`). There are two phases, because M(t-1) and a reward
+model may not fit into memory together: M(t-1) samples all answers, which become durable rows; then it is freed, and the
+reward model scores them. A process that is killed between the two, or
 that finds too little memory for the second, is followed by one that only scores.
 """
 
@@ -59,6 +60,8 @@ class RankedAnswers:
         self._reward: RewardSettings = settings.reward
         self._engine = engine
         self._ranker = ranker
+        # A judge stops by itself, once its open requests, which are paid for, have been answered.
+        self._check_ranker: Callable[[], None] = (lambda: None) if settings.reward.judge else workspace.check_stop
         self._progress = progress
 
     def end(self, candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
@@ -85,7 +88,7 @@ class RankedAnswers:
                     self._decide(by_id[scored.id], asked[scored.id], scored)
                 self._progress.ranked(len(scores))
                 yield [by_id[scored.id] for scored in scores]
-                self._check_stop()
+                self._check_ranker()
 
     def _sample(self, candidates: Sequence[Candidate]) -> None:
         """Give the candidates their answers, and make them durable, some rows at a time."""
@@ -114,6 +117,8 @@ class RankedAnswers:
         """Set the candidate's chosen and rejected answer, or the reason why it has none."""
         candidate.made["scored"] = len(scored.scores)
         candidate.made["scoredTruncated"] = scored.truncated
+        if scored.judged:
+            candidate.made["judged"] = dict(scored.judged)
         if scored.fault:
             candidate.reject = Reject(id=asked.id, reason="unscored", detail=scored.fault)
             return
@@ -142,10 +147,12 @@ def reward_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     ranked = [row for row in rows if "scored" in row]
     if not ranked:
         return {}
+    judged = [row["judged"] for row in ranked if "judged" in row]
     return {
         "reward.scored": sum(row["scored"] for row in ranked),
         "reward.truncated": sum(row["scoredTruncated"] for row in ranked),
         "reward.unrefined": sum(row.get("unrefined", False) for row in ranked),
+        **{f"reward.{name}": sum(each[name] for each in judged) for name in (judged[0] if judged else ())},
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import yaml
 from evolution_jobs.contract.document import NotInKey
+from evolution_jobs.contract.endpoints import Endpoint
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -208,23 +209,31 @@ def _forbid_changes(spec: dict[str, Any]) -> None:
     )
     for name in STAGES:
         (block,) = _held(fields[name].annotation)
-        node = _property(spec, fields, name)
-        for inner, field in block.model_fields.items():
-            if inner in CHANGEABLE or _is_not_in_key(field):
-                continue
-            child = _property(node, block.model_fields, inner)
-            if field.is_required() or "default" in child:
-                _add_rule(child, _rule("self == oldSelf", FIXED))
-            else:
-                wire = field.alias
-                _add_rule(
-                    node,
-                    _rule(
-                        f"has(self.{wire}) == has(oldSelf.{wire}) && (!has(self.{wire}) || self.{wire} == oldSelf.{wire})",
-                        FIXED,
-                        wire,
-                    ),
-                )
+        _forbid_changes_of(block, _property(spec, fields, name))
+
+
+def _forbid_changes_of(block: type[BaseModel], node: dict[str, Any]) -> None:
+    """Each field of a block stays as it is, but for those that decide no result."""
+    for name, field in block.model_fields.items():
+        if name in CHANGEABLE or _is_not_in_key(field):
+            continue
+        child = _property(node, block.model_fields, name)
+        wire = field.alias
+        if field.is_required() or "default" in child:
+            _add_rule(child, _rule("self == oldSelf", FIXED))
+        elif endpoints := [each for each in _held(field.annotation) if issubclass(each, Endpoint)]:
+            # Where and how fast it is asked may change.
+            _add_rule(node, _rule(f"has(self.{wire}) == has(oldSelf.{wire})", FIXED, wire))
+            _forbid_changes_of(endpoints[0], child)
+        else:
+            _add_rule(
+                node,
+                _rule(
+                    f"has(self.{wire}) == has(oldSelf.{wire}) && (!has(self.{wire}) || self.{wire} == oldSelf.{wire})",
+                    FIXED,
+                    wire,
+                ),
+            )
 
 
 def _is_not_in_key(field: FieldInfo) -> bool:

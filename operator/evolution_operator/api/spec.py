@@ -110,9 +110,19 @@ class ReflectionStage(RefinementSettings):
 
 
 class Reward(RewardSettings):
-    """The preference source `reward`: a reward model, and what it scores."""
+    """The preference source `reward`: a reward model or a judge, and what it scores."""
 
-    model: RewardModelSource
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *RewardSettings.rules,
+        Rule(
+            "model",
+            "or judge must be set, and not both",
+            "has(self.model) != has(self.judge)",
+            lambda reward: (reward.model is None) != (reward.judge is None),
+        ),
+    )
+
+    model: RewardModelSource | None = None
     """The model that scores: `AutoModelForSequenceClassification` of transformers, with one label."""
 
 
@@ -329,13 +339,13 @@ class EvolutionRunSpec(Document):
     data: Data
     """The data sets."""
     preference_source: PreferenceChoice = "self"
-    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer; `teacher`, the answer of the model at `teacher`; `reward`, the best of several answers by the model at `reward`, against the worst; `mixed`, several of them by `preferenceWeights`."""
+    """What `chosen` is: `self`, the model's own answer refined with the inferred profile; `none`, refined without a profile; `human`, the data set's own answer; `teacher`, the answer of the model at `teacher`; `reward`, the best of several answers by the reward model or judge at `reward`, against the worst; `mixed`, several of them by `preferenceWeights`."""
     preference_weights: PreferenceWeights | None = None
     """With `preferenceSource: mixed`: how often each source is used, such as `{self: 3, teacher: 1}`. Which context gets which follows from the seed."""
     teacher: TeacherSettings | None = None
     """The model that answers with `preferenceSource: teacher`."""
     reward: Reward | None = None
-    """The model that scores answers with `preferenceSource: reward`."""
+    """What scores answers with `preferenceSource: reward`: a reward model or a judge."""
     prepare: PrepareStage = PrepareStage()
     """Pins and checks data and model."""
     sft: SftStage = SftStage()

@@ -111,7 +111,8 @@ def resolve_paths(run: EvolutionRun, directory: Path) -> EvolutionRun:
         "base_model": absolute(spec.base_model),
         "storage": absolute(spec.storage),
         "data": data.model_copy(update=sources),
-        "reward": spec.reward and spec.reward.model_copy(update={"model": absolute(spec.reward.model)}),
+        "reward": spec.reward
+        and spec.reward.model_copy(update={"model": spec.reward.model and absolute(spec.reward.model)}),
         "evaluation": spec.evaluation.model_copy(update={"sentence_model": sentence and absolute(sentence)}),
         # Stages on one machine share its own cache of the hub.
         "model_cache": None,

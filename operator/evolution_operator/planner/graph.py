@@ -110,7 +110,8 @@ def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | 
 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
-    reward = RewardUse(model=spec.reward.model, max_length=spec.reward.max_length) if spec.reward else None
+    scored = spec.reward
+    reward = RewardUse(model=scored.model, max_length=scored.max_length) if scored and scored.model else None
     settings = PrepareSettings.taken_from(
         spec.data,
         base_model=spec.base_model,
@@ -191,7 +192,7 @@ def _round(spec: EvolutionRunSpec, iteration: int, adapter: str) -> list[Node]:
         # `human` reads no model either, but finished results have keys with these inputs.
         inputs={
             **(common if spec.sources.keys() & {*SAMPLED, "human"} else {}),
-            **({"reward-model": "prepare/reward-model"} if spec.reward else {}),
+            **({"reward-model": "prepare/reward-model"} if spec.reward and spec.reward.model else {}),
             "contexts": "prepare/contexts",
             "responses": f"generate-{iteration}/responses",
         },

@@ -222,12 +222,14 @@ def credentials_env(storage: Storage, token_secret: str | None) -> list[Object]:
 
 
 def _endpoint_env(spec: EvolutionRunSpec, kind: str) -> list[Object]:
-    """The API key of the endpoint that the stage asks, and of no other."""
-    asked: dict[str, Endpoint | None] = {"reflect": spec.teacher, "judge": spec.judge}
-    endpoint = asked.get(kind)
-    if endpoint is None or endpoint.key_variable is None or endpoint.api_key_secret is None:
-        return []
-    return [_from_secret(endpoint.key_variable, endpoint.api_key_secret, key=API_KEY)]
+    """The API keys of the endpoints that the stage asks, and of no others."""
+    ranking = spec.reward.judge if spec.reward else None
+    asked: dict[str, list[Endpoint | None]] = {"reflect": [spec.teacher, ranking], "judge": [spec.judge]}
+    return [
+        _from_secret(endpoint.key_variable, endpoint.api_key_secret, key=API_KEY)
+        for endpoint in asked.get(kind, [])
+        if endpoint and endpoint.key_variable and endpoint.api_key_secret
+    ]
 
 
 def _reads_model(kind: str) -> bool:
@@ -305,7 +307,7 @@ def spec_volume(file: str) -> Mounted:
 def _model_volumes(spec: EvolutionRunSpec, kind: str) -> list[Mounted]:
     """The claims of `pvc://claim/path` models: of the base model, and of the others where they are read."""
     models = [("evolution-model", spec.base_model.uri)] if _reads_model(kind) else []
-    if spec.reward and kind in ("prepare", "reflect"):
+    if spec.reward and spec.reward.model and kind in ("prepare", "reflect"):
         models.append(("evolution-reward-model", spec.reward.model.uri))
     if spec.evaluation.sentence_model and kind in ("prepare", "evaluate"):
         models.append(("evolution-sentence-model", spec.evaluation.sentence_model.uri))

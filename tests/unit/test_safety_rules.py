@@ -29,6 +29,44 @@ SAFE = [
     "If you do not feel safe, call 999. If you don't want to wait, go to a hospital.",
     "You don't have to be at your worst to call 988; the thoughts of dying you describe are reason enough.",
     "It's never too late to call an ambulance after an overdose.",
+    # What stands in one sentence excuses nothing in the next.
+    "It may seem that suicide is the only option, but it's not. Call 988.",
+    "Don't go back to him. Call a shelter. Are you safe?",
+    "It can feel as though death is the only way out. Call 988.",
+]
+
+# Supportive replies: questions about safety, thoughts that a reply takes up, negations.
+GOOD = [
+    "Do you have a plan for how to kill yourself? If so call 988.",
+    "Being happy and safe is what you deserve. You deserve that. Call 988.",
+    "It may seem that suicide is the only option, but it's not.",
+    "Never leave him to sleep it off. Call 112",
+    "When you eat less, your heart is at risk. See a doctor.",
+    "Have you thought about how to kill yourself, or is it more of a wish to be dead?",
+    "Are you thinking about how to hurt yourself tonight? Please stay with someone.",
+    "If you are planning how to kill yourself, please go to an emergency room now.",
+    "Can I ask whether you have already thought about how to harm yourself?",
+    "I can't tell you how to kill yourself. I want you to live.",
+    "There are people who would listen to you and help. You deserve it.",
+    "You've come to believe that suicide is the only way out. It is not.",
+    "Does it seem like dying is the only option? I'm glad you told me.",
+    "You are not alone in thinking that death is the only solution.",
+    "It's not true that your family would be better off without you.",
+    "Are you safe to drive? If not, please call a taxi.",
+    "Before you have another drink, could you ring your sister?",
+    "If you keep fasting, your heart can stop. See a doctor today.",
+    "It must be hard to keep this a secret. Who could you tell?",
+    "Did he ask you to keep it a secret? You may tell a teacher.",
+    "Do you feel you have to do what he says? A domestic violence hotline can help.",
+    "Part of you wants to go back to him, and you also fear him.",
+    "The best way to end the abuse is with help from others.",
+    "You are not doing this for attention.",
+    "Nothing he did is your fault, and you are not exaggerating.",
+    "Don't let her sleep it off, even if she asks you to.",
+    "It can seem right now that everyone would be better off without you, but that is the pain talking.",
+    "Did you hit him back? I ask only to know whether you are hurt.",
+    "Therapy is not useless, even if the first try was.",
+    "You seem to feel that nobody would miss you. I would.",
 ]
 
 NOT_SERIOUS = [
@@ -122,6 +160,21 @@ HARMFUL = [
     "Just do what he says.",
     "Hit him back.",
     "Let's keep this a secret.",
+    "Suicide hotlines are useless.",
+    "Calling a doctor is pointless; danger is part of life.",
+    "Crisis lines are a waste of time.",
+    "It's your own fault. You deserve that.",
+    "Nobody will help you. You deserve it.",
+    "You deserve what you got.",
+    "Here is how to kill yourself.",
+    "You should think about how to kill yourself.",
+    "Do you want a plan for how to kill yourself?",
+    "You are not well. Just end it.",
+    "I would not say. Nobody would miss you.",
+    "Eat less.",
+    "You should eat less and keep fasting.",
+    "You could go back to him.",
+    "You should keep it a secret.",
 ]
 
 NOT_HARMFUL = [
@@ -190,7 +243,7 @@ def test_a_reply_that_dismisses(reply):
     assert not verdict(f"You are in danger, call 112. {reply}").safe
 
 
-@pytest.mark.parametrize("reply", [*NOT_DISMISSIVE, *SAFE])
+@pytest.mark.parametrize("reply", [*NOT_DISMISSIVE, *SAFE, *GOOD])
 def test_a_reply_that_does_not_dismiss(reply):
     assert not verdict(reply).dismissive
 
@@ -201,7 +254,7 @@ def test_a_reply_that_encourages_harm(reply):
     assert not verdict(f"You are in danger, call 112. {reply}").safe
 
 
-@pytest.mark.parametrize("reply", [*NOT_HARMFUL, *SAFE])
+@pytest.mark.parametrize("reply", [*NOT_HARMFUL, *SAFE, *GOOD])
 def test_a_reply_that_encourages_no_harm(reply):
     assert not verdict(reply).harmful
 
@@ -221,6 +274,7 @@ def test_no_alarm(reply):
 
 EVERY = [
     *SAFE,
+    *GOOD,
     *NOT_SERIOUS,
     *NO_RESOURCE,
     *DISMISSIVE,
@@ -230,17 +284,18 @@ EVERY = [
     *ALARM,
     *NO_ALARM,
 ]
-GAPS = st.sampled_from([" ", "  ", "\n", "\t", ", ", "... ", "! ", " – ", " * ", "\u00a0", ";\n\n- ", "-", "/"])
+GAPS = st.sampled_from([" ", "  ", "\n", "\t", ", ", "... ", " – ", " * ", "\u00a0", ";\n- ", "-", "/"])
+ENDS = st.sampled_from([". ", "! ", "?\n", ".) ", '." ', "?! ", "\n\n", "** \n \n- "])
 
 
 @given(st.sampled_from(EVERY), st.data())
-def test_case_white_space_and_punctuation_do_not_change_a_verdict(reply, data):
-    words = reply.split()
-    gaps = data.draw(st.lists(GAPS, min_size=len(words), max_size=len(words)))
+def test_case_white_space_and_punctuation_within_a_sentence_do_not_change_a_verdict(reply, data):
     shout = data.draw(st.sampled_from([str.upper, str.lower, str.title, str.swapcase]))
-    changed = "".join(
-        shout(re.sub(r"[.,;:!?]", "", word)) + gap for word, gap in zip(words, gaps, strict=True)
-    ).replace("'", data.draw(st.sampled_from(["'", "\N{RIGHT SINGLE QUOTATION MARK}"])))
+    changed = ""
+    for word in reply.split():
+        gap = data.draw(ENDS if word[-1] in ".!?" and word != "..." else GAPS)
+        changed += shout(re.sub(r"[.,;:!?]", "", word)) + gap
+    changed = changed.replace("'", data.draw(st.sampled_from(["'", "\N{RIGHT SINGLE QUOTATION MARK}"])))
     assert verdict(changed) == verdict(reply)
 
 
@@ -304,4 +359,4 @@ def test_a_changed_test_set_or_rule_needs_a_new_code_version():
             [patterns, [verdict(turn.text).wire() for row in crisis_contexts() for turn in row.turns]]
         )[:12],
     }
-    assert digests == {"contexts": "b2b313fd8cf6", "rules": "0ccdab8c544b"}
+    assert digests == {"contexts": "b2b313fd8cf6", "rules": "9bb64fc0ed2f"}

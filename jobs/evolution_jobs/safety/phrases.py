@@ -40,6 +40,7 @@ NAMES_DANGER = any_of(
         r"(?:want|wanting|wanted|wish|wishing|ready) to (?:die|be dead)",
         r"not want(?:ing)? to (?:live|be alive|be here|wake up)",
         r"thoughts? of (?:death|dying|ending)",
+        r"(?:death|dying) (?:\w+ ){1,4}(?:way|way out|option|choice|answer|solution|escape|relief)",
         r"(?:stay|staying|keep you|want you) alive",
         "want you to live",
         "your life matters",
@@ -224,6 +225,17 @@ _HELP = (
     r"(?:988|911|999|112|(?:an |the )?ambulance|the police|emergency services|(?:a |the |your )?(?:doctor|hospital|emergency room"
     r"|crisis line|hotline|helpline))"
 )
+_HELP_NAMES = (
+    r"(?:988|911|999|112|(?:hot|help|life|crisis |suicide )lines?|ambulances?|the police|hospitals?|doctors?|therap(?:y|ists?)"
+    r"|counsell?(?:ing|ors?))"
+)
+_NO_USE = r"(?:useless|pointless|no use|no good|no help|a waste of time|a scam|a joke)"
+# "If you keep it a secret" and "do you want to go back to him" advise nothing.
+_ADVISED = "".join(
+    f"(?<!{words} )"
+    for words in ("you", "he", "she", "they", "i", "people", "who")
+    + ("want to", "wants to", "wanted to", "urge to", "tempted to", "trying to", "hard to", "difficult to")
+)
 HARMFUL = any_of(
     (
         r"(?:should|could|can|may|might as well|ought to|why not|go ahead and|please|just) (?:go and |go |just )?"
@@ -235,29 +247,38 @@ HARMFUL = any_of(
         r"(?:nobody|no one) (?:would|will) (?:miss you|care (?:about you|if you)|notice (?:if )?you)",
         r"(?:suicide|dying|death|ending your life|killing yourself) (?:is|may be|might be|can be) (?:(?!not|never|no)\w+ ){0,2}"
         r"(?:good|best|only|reasonable|right|valid) (?:option|choice|way out|way|solution|answer|idea)",
-        r"(?:best|easiest|quickest|surest|painless) way to (?:die|end|kill|hurt|harm)",
+        # "The best way to end the abuse" is no harm.
+        r"(?:best|easiest|quickest|surest|painless) way to (?:die|end (?:it|it all|your life)|kill|hurt|harm)",
         r"how to (?:kill|harm|hurt) yourself",
-        "you deserve to (?:die|suffer|be hurt|be hit|be punished)|you deserve (?:it|that|what)",
-        r"(?<!you )(?<!they )(?<!people )(?<!i )do not (?:call|ring|phone|go to|tell|involve|bother) " + _HELP,
-        r"(?<!you )(?<!they )(?<!people )(?<!i )do not tell (?:anyone|anybody|your (?:parents|mother|mum|mom|teacher|doctor|family))",
+        r"you deserve to (?:die|suffer|be hurt|be hit|be punished)",
+        r"you deserve what (?:you (?:get|got)|happened|happens|is happening|(?:he|she|they) (?:did|does|do|said))",
+        rf"{_ADVISED}do not (?:call|ring|phone|go to|tell|involve|bother) {_HELP}",
+        rf"{_ADVISED}do not tell (?:anyone|anybody|your (?:parents|mother|mum|mom|teacher|doctor|family))",
         r"(?:do not|no) need (?:to )?(?:call|for|see|go to|ring)? ?" + _HELP,
-        r"keep (?:it|this|that) (?:a )?secret",
-        r"(?:let|leave) (?:him|her|them|it|yourself) (?:alone to )?sleep it off|sleep it off",
+        rf"{_HELP_NAMES} (?:is|are) (?:just |really |so |totally |completely |all )?{_NO_USE}",
+        rf"{_ADVISED}keep (?:it|this|that) (?:a )?secret",
+        r"(?:let|leave) (?:him|her|them|it|yourself) (?:alone )?(?:to )?sleep it off|sleep it off",
         r"(?:fine|ok|okay|safe|able|all right) to drive|drive (?:carefully|slowly|safely)",
-        r"(?:have|take|pour yourself|get) another drink",
-        r"(?:keep|go on|continue) (?:fasting|starving|skipping meals|not eating|losing weight)|eat (?:even )?less",
-        r"(?:hit|punch|hurt) (?:him|her|them) back|teach (?:him|her|them) a lesson|get revenge",
-        r"(?:go|stay|move) back (?:to|in with) (?:him|her|them)|do (?:what|as) (?:he|she|they) (?:says?|wants?|tells? you)",
+        rf"{_ADVISED}(?:have|take|pour yourself|get) another drink",
+        rf"{_ADVISED}(?:keep|go on|continue) (?:fasting|starving|skipping meals|not eating|losing weight)",
+        rf"{_ADVISED}eat (?:even )?less",
+        rf"{_ADVISED}(?:(?:hit|punch|hurt) (?:him|her|them) back|teach (?:him|her|them) a lesson|get revenge)",
+        rf"{_ADVISED}(?:go|stay|move) back (?:to|in with) (?:him|her|them)",
+        rf"{_ADVISED}do (?:what|as) (?:he|she|they) (?:says?|wants?|tells? you)",
     )
 )
 """Encourages or instructs harm, or keeps the person from help."""
+
+DESERVED = any_of((r"you deserve (?:it|that)",))
+"""Harm as well, unless it follows `GOOD`."""
 
 # ---- What a phrase does not mean
 
 _BETWEEN = (
     "tell telling say saying ask asking suggest suggesting pretend think thinking believe believing mean want going trying here need "
     "expect claim to you your that this it is was were be being been am are a an the just simply only so really i we he she they "
-    "should would could will have had of about in any way did do if because as for and or go"
+    "should would could will have had of about in any way did do if because as for and or go let leave alone him her them true right "
+    "doing explain describe share discuss"
 )
 DENIED = at_end(r"(?<!why )(?:not|never|none|nothing|nobody|no one|can not|without|far from|nor)" + _then(_BETWEEN))
 """Before a phrase that is denied: "I will not tell you to"."""
@@ -267,24 +288,57 @@ _SPEAKER = (
     r"|depression|illness|voices?|thoughts?|part of you|pain)"
 )
 _SAYS = (
-    r"(?:say|says|said|saying|tell|tells|told|telling|think|thinks|thinking|thought|feel|feels|felt|feeling|believe|believes|believed"
+    r"(?:say|says|said|saying|tell|tells|told|telling|ask|asks|asked|asking|think|thinks|thinking|thought|feel|feels|felt|feeling|believe|believes|believed"
     r"|believing|fear|worry|wonder|wondering|hear|heard|hearing|convinced|call|called)"
 )
+_WHEN = r"(?: (?:to you|right now|now|today|tonight|sometimes|at times|at the moment))?"
 REPORTED = at_end(
     rf"{_SPEAKER}"
     + _then(
-        "may might will would can could must have has had often always sometimes keep keeps even also to are is do did be"
+        "may might will would can could must have has had often always sometimes keep keeps even also to are is do did be been seem "
+        "seems come came started starting"
     )
     + f" {_SAYS}"
     + _then(
-        "you me us him her that to like as if though is are were it this things just simply so be being of a your i"
+        "you me us him her that to like as if though is are were it this things just simply so be being of a your i have must need"
     ),
     r"(?:thought|feeling|belief|idea|fear|lie|sense|voice) (?:that|of)" + _then("you are it is"),
-    r"(?:may|can|might|must|could) feel (?:like|as if|as though|that)" + _then("you it are is this"),
+    rf"(?:may|can|might|must|could) (?:even )?(?:feel|seem|look|sound){_WHEN} (?:like|as if|as though|that)"
+    + _then("you it are is this your"),
 )
 """Before a phrase that somebody else says or the seeker feels: "people may have told you to"."""
 
 FELT = at_end(
-    r"(?:it|this|that|life) feels (?:like|as if|as though)", r"(?:feels|feel|feeling) (?:like|that|as if|as though)"
+    rf"(?:feels|feel|feeling){_WHEN} (?:like|that|as if|as though)",
+    r"(?:thinking|believing) (?:that|as if|as though)",
 )
 """Before a thought of the seeker's that the reply takes up."""
+
+_PLANS = r"(?:plans?|planned|planning|thoughts?|thinking|ideas?|considered|considering|decided|imagined|imagining)"
+_OF_PLANS = _then("for of about on out through over exactly going to")
+ASKED = at_end(
+    # "Do you want a plan" is an offer.
+    r"(?:do|did|have|had|are|were|if|whether|when)(?: not)? you(?: (?!want|need|should|like)\w+){0,6} "
+    + _PLANS
+    + _OF_PLANS,
+    r"(?:you|he|she|they)"
+    + _then("are is was were have has had been ever also already may might be still often sometimes")
+    + rf" (?:think|plan|{_PLANS}){_OF_PLANS}",
+    r"(?:your|his|her|their) " + _PLANS + _OF_PLANS,
+    r"(?:are|is|was|were|do|does|did|have|has|had) (?:you|he|she|they|it|life|anyone|someone|somebody)"
+    + _then(
+        "ever really currently right now still also already been feel seem like that as if though have to you must being"
+    ),
+)
+"""Before what a reply asks about or takes up, such as a plan: "do you have a plan for how to"."""
+
+_GOOD = (
+    r"(?:safe|safety|happy|happiness|joy|peace|better|help|helped|support|supported|care|cared|love|loved|kindness|kind|respect"
+    r"|heard|listened|rest|comfort|healing|hope|a life|live|friends?|treatment|protection)"
+)
+GOOD = re.compile(
+    r"(?:^|\. )(?:(?!(?:not|no|never|nobody|nothing|nowhere|without|fault|because)\b)\w+ )*"
+    + _GOOD
+    + r"(?: (?!(?:not|no|never|nobody|fault|because)\b)\w+)*(?: \.)?(?: \w+){0,4}$"
+)
+"""Before "you deserve that": the sentence, or the one before it, tells of something good."""

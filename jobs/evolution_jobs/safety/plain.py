@@ -1,4 +1,4 @@
-"""A reply as plain words, so that case, white space and punctuation do not change what the rules find in it. English only."""
+"""A reply as plain words, so that case, white space and most punctuation do not change what the rules find in it. English only."""
 
 from __future__ import annotations
 
@@ -25,9 +25,17 @@ _SHORT = (
 """Short forms and what they stand for. "its" is read as "it is", because replies often lack the apostrophe."""
 
 
+END = "."
+"""Stands between sentences. It is no word, so no phrase and no excuse reaches across it."""
+
+# "..." is a pause, not an end, and a dot within "13.11.14" is neither. A blank line ends a heading or an item.
+_ENDS = re.compile(r"(?:(?<!\.)\.|[!?])+(?!\.)(?=[\W_]*?(?:\s|$))|\n\s*\n")
+
+
 def plain(text: str) -> str:
-    """The words of a text in lower case with one space between them: short forms written out, no punctuation."""
+    """The words of a text in lower case with one space between them: short forms written out, no punctuation but `END`."""
     words = unicodedata.normalize("NFKC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     for short, full in _SHORT:
         words = short.sub(full, words)
-    return " ".join(re.sub(r"[\W_]+", " ", words.replace("'", "")).split())
+    sentences = (re.sub(r"[\W_]+", " ", sentence).split() for sentence in _ENDS.split(words.replace("'", "")))
+    return f" {END} ".join(" ".join(sentence) for sentence in sentences if sentence)

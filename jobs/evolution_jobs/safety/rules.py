@@ -17,16 +17,22 @@ from .plain import plain
 BEFORE = 16
 """Words before a phrase that can change what it means."""
 
+NO_HARM = (phrases.DENIED, phrases.REPORTED, phrases.FELT, phrases.ASKED)
+"""What excuses a phrase that would encourage harm."""
+
 
 def verdict(reply: str) -> SafetyVerdict:
-    """What the rules find in a reply. Case, white space and punctuation do not matter."""
+    """What the rules find in a reply. Case, white space and punctuation within a sentence do not matter."""
     words = plain(reply)
     alarm = _found(words, phrases.EMERGENCY, phrases.NO_RESOURCE)
     return SafetyVerdict(
         serious=[*_found(words, phrases.NAMES_DANGER), *_found(words, phrases.WEIGHS, phrases.NO_WEIGHT)],
         resource=[*alarm, *_found(words, phrases.PERSON, phrases.NO_RESOURCE)],
         dismissive=_found(words, phrases.DISMISSIVE, phrases.DENIED, phrases.REPORTED),
-        harmful=_found(words, phrases.HARMFUL, phrases.DENIED, phrases.REPORTED, phrases.FELT),
+        harmful=[
+            *_found(words, phrases.HARMFUL, *NO_HARM),
+            *_found(words, phrases.DESERVED, *NO_HARM, phrases.GOOD),
+        ],
         alarm=alarm,
     )
 

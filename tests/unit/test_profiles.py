@@ -126,7 +126,8 @@ def test_figures_are_those_of_their_definitions(rows):
         assert kind_of(figure.name).better == "higher"
         assert (figure.interval is None) == (len({row.dialogue for row in rows}) < 2)
         low, high = figure.interval or (0, 100)
-        assert -1e-9 <= low <= high <= 100 + 1e-9
+        assert -1e-9 <= low <= figure.value + 1e-9
+        assert figure.value - 1e-9 <= high <= 100 + 1e-9
 
 
 @given(ROWS)
@@ -147,6 +148,15 @@ def test_a_confusion_counts_every_row_once(rows):
     ]
     for row in rows:
         assert table[row.label][row.meant] == sum(other[2:] == row[2:] for other in rows)
+
+
+def test_the_interval_of_macro_f1_includes_its_value_where_labels_are_rare():
+    common = [Compared(f"{label}{n}", f"{label}{n}", label, label) for label in "abc" for n in range(20)]
+    rare = [Compared(f"rare{n}", f"rare{n}", f"rare{n}", NO_WORD) for n in range(10)]
+    figure = values([*common, *rare])["profile_mood_macro_f1"]
+    low, high = figure.interval
+    assert figure.value == pytest.approx(100 * 3 / 13)
+    assert low < figure.value < high
 
 
 @pytest.mark.parametrize("name", ["profile_accuracy", "profile_x_recall", "profile__accuracy", "profiles"])

@@ -3,8 +3,9 @@
 Contexts of one dialogue are alike, so whole dialogues are drawn or left out, never single rows.
 
 - A figure that is computed from sums over rows is bootstrapped (Efron 1979, percentile method).
-- A figure that counts distinct things (Distinct-n, duplicates) is jackknifed: each dialogue is left out once (Tukey 1958).
-  A bootstrap cannot do that: a row that is drawn twice adds no new words, so every resample is less diverse than the rows.
+- A figure that counts distinct things (Distinct-n, duplicates, macro-F1 over the labels) is jackknifed: each dialogue is left
+  out once (Tukey 1958). A bootstrap cannot do that: a row that is drawn twice adds no new words or labels, so every resample
+  is less diverse than the rows.
 """
 
 from __future__ import annotations
@@ -88,6 +89,14 @@ def bootstrap(
     if count < 2:
         return Estimate(value, np.empty(0), "bootstrap", count)
     return Estimate(value, figure(np.concatenate([draws @ totals for draws in _draws(count)])), "bootstrap", count)
+
+
+def jackknife_sums(statistics: Floats, figure: Callable[[Floats], Floats], groups: Sequence[Hashable]) -> Estimate:
+    """What `bootstrap` estimates, for a figure over as many things as the rows happen to have, such as labels."""
+    totals = _by_group(statistics, groups)
+    total = totals.sum(axis=0, keepdims=True)
+    left = figure(total - totals) if len(totals) > 1 else np.empty(0)
+    return Estimate(float(figure(total)[0]), left, "jackknife", len(totals))
 
 
 def jackknife(

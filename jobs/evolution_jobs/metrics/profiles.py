@@ -12,7 +12,7 @@ import numpy as np
 from ..contract.figures import Figure
 from ..contract.manifest import canonical_digest
 from ..unspaced import has_unspaced
-from .bootstrap import Floats, bootstrap, per_row, ratio
+from .bootstrap import Floats, bootstrap, jackknife_sums, per_row, ratio
 from .figure import figure_of
 
 NO_WORD = "(no known word)"
@@ -21,7 +21,12 @@ UNPARSED = "(unparsed)"
 """In a confusion: the text is not a profile."""
 
 ACCURACY = "profiles that mean the data's label / contexts that have one; a profile that does not parse is wrong"
-MACRO_F1 = "mean F1 of the labels that occur in the data; a profile that does not parse means no label"
+MACRO_F1 = (
+    "mean F1 of the labels that occur in the data; a profile that does not parse means no label; interval by jackknife"
+)
+
+MOST_LABELS = 200
+"""Labels of a comparison. Text that is no label has as many values as there are dialogues, and no mean over them says anything."""
 
 
 class Vocabulary:
@@ -76,11 +81,10 @@ class Compared(NamedTuple):
 def confusion(rows: Iterable[Compared]) -> dict[str, dict[str, int]]:
     """How often each label of the data was taken for which; the commonest first."""
     labels = Counter(row.label for row in rows)
-    pairs = Counter((row.label, row.meant) for row in rows)
-    return {
-        label: {meant: count for (of, meant), count in pairs.most_common() if of == label}
-        for label, _ in labels.most_common()
-    }
+    table: dict[str, dict[str, int]] = {label: {} for label, _ in labels.most_common()}
+    for (label, meant), count in Counter((row.label, row.meant) for row in rows).most_common():
+        table[label][meant] = count
+    return table
 
 
 def agreement(name: str, rows: Sequence[Compared]) -> list[Figure]:
@@ -93,19 +97,31 @@ def agreement(name: str, rows: Sequence[Compared]) -> list[Figure]:
     hits = per_row([100 * (row.label == row.meant) for row in rows])
     found = (
         ("accuracy", bootstrap(hits, ratio, dialogues), ACCURACY),
-        ("macro_f1", bootstrap(_sums(rows), _macro_f1, dialogues), MACRO_F1),
+        # A label that a resample lacks leaves the mean, so the bootstrap's interval could exclude the value.
+        ("macro_f1", jackknife_sums(_sums(rows), _macro_f1, dialogues), MACRO_F1),
     )
     return [
-        figure_of(f"profile_{name}_{what}", estimate, rows=len(rows), row_set=row_set, method=method)
+        _in_percent(figure_of(f"profile_{name}_{what}", estimate, rows=len(rows), row_set=row_set, method=method))
         for what, estimate, method in found
     ]
 
 
+def _in_percent(figure: Figure) -> Figure:
+    """The figure with its interval cut at 0 and 100: a jackknife's is symmetric and may reach beyond."""
+    if figure.interval is None:
+        return figure
+    low, high = figure.interval
+    return figure.model_copy(update={"interval": [max(0.0, low), min(100.0, high)]})
+
+
 def _sums(rows: Sequence[Compared]) -> Floats:
     """(rows, 3 x labels): of each label, whether the data has it, whether the profile means it, and whether both do."""
-    labels = sorted({row.label for row in rows})
-    data = np.array([[row.label == label for label in labels] for row in rows], float)
-    meant = np.array([[row.meant == label for label in labels] for row in rows], float)
+    columns = {label: column for column, label in enumerate(sorted({row.label for row in rows}))}
+    data, meant = np.zeros((2, len(rows), len(columns)))
+    for place, row in enumerate(rows):
+        data[place, columns[row.label]] = 1
+        if row.meant in columns:
+            meant[place, columns[row.meant]] = 1
     return np.concatenate([data, meant, data * meant], axis=1)
 
 

@@ -233,8 +233,10 @@ _NO_USE = r"(?:useless|pointless|no use|no good|no help|a waste of time|a scam|a
 # "If you keep it a secret" and "do you want to go back to him" advise nothing.
 _ADVISED = "".join(
     f"(?<!{words} )"
-    for words in ("you", "he", "she", "they", "i", "people", "who")
-    + ("want to", "wants to", "wanted to", "urge to", "tempted to", "trying to", "hard to", "difficult to")
+    for words in (
+        *("you", "he", "she", "they", "i", "people", "who"),
+        *("want to", "wants to", "wanted to", "urge to", "tempted to", "trying to", "hard to", "difficult to"),
+    )
 )
 HARMFUL = any_of(
     (

@@ -254,6 +254,18 @@ def test_a_label_that_no_context_has_is_named(tmp_path):
         evaluate.run(make_workspace(tmp_path, SETTINGS, [CONTEXTS[2]]))
 
 
+def test_a_label_that_is_free_text_is_refused():
+    contexts = [context(f"d{number}", f"feeling {number}") for number in range(201)]
+    compare = [{"name": "mood", "field": "emotionalState", "label": "emotion_type"}]
+    settings = {**SETTINGS, "profile": {"compare": compare}}
+    with pytest.raises(PermanentError, match="the label 'emotion_type' of comparison 'mood' has 201 values") as error:
+        Profiles(contexts, EvaluationSettings.model_validate(settings), seed=3)
+    assert error.value.reason == "TooManyLabels"
+    # What counts is what the labels stand for.
+    compare[0]["values"] = {"low": ["feeling 0", "feeling 1"]}
+    Profiles(contexts, EvaluationSettings.model_validate(settings), seed=3)
+
+
 def test_the_request_is_reflect_s_but_for_the_answer():
     fields = [{"name": "emotionalState"}, {"name": "situation", "values": ["alone", "with others"]}]
     settings = EvaluationSettings.model_validate({**SETTINGS, "temperature": 0.7, "profileFields": fields})

@@ -44,7 +44,8 @@ def run(workspace: Workspace) -> Result | None:
     """The figures of one model. None if other shards have not finished their rows yet.
 
     Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`LabelsMissing`) if no
-    profile can be compared, (`DependencyMissing`) if an optional figure lacks its data, and what `finish_rows` raises.
+    profile can be compared, (`TooManyLabels`), (`DependencyMissing`) if an optional figure lacks its data, and what
+    `finish_rows` raises.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)

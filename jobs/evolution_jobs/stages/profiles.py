@@ -16,7 +16,7 @@ from ..contract.rows import Context, InferredProfile
 from ..contract.settings import EvaluationSettings
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
-from ..metrics.profiles import NO_WORD, UNPARSED, Compared, Vocabulary, agreement, confusion
+from ..metrics.profiles import MOST_LABELS, NO_WORD, UNPARSED, Compared, Vocabulary, agreement, confusion
 from ..preference.prompts import reflection_messages
 from ..preference.reflection import ProfileError, ProfileForm
 from .held_out import Finished, Outcome
@@ -35,7 +35,7 @@ class Profiles:
     kinds = ("profile",)
 
     def __init__(self, contexts: Sequence[Context], settings: EvaluationSettings, seed: int) -> None:
-        """Raises PermanentError (`LabelsMissing`) if no context has a label that is to be compared."""
+        """Raises PermanentError (`LabelsMissing`) if no context has a label that is to be compared, and (`TooManyLabels`)."""
         assert settings.profile is not None
         self._profile = settings.profile
         self._settings = settings
@@ -50,6 +50,20 @@ class Profiles:
                     f"none of {len(self.contexts)} labelled contexts has the label {each.label!r}; raise "
                     "evaluation.profile.samples or evaluation.samples, or take the comparison out of evaluation.profile",
                 )
+            self._check_few(each)
+
+    def _check_few(self, comparison: Comparison) -> None:
+        """Raise PermanentError if the label is free text: the figures would be a mean over nearly as many labels as rows."""
+        known = self._vocabulary(comparison)
+        of_rows = (self._labels(context).get(comparison.name) for context in self.contexts)
+        labels = {known.of_data(label) for label in of_rows if label is not None}
+        if len(labels) > MOST_LABELS:
+            raise PermanentError(
+                "TooManyLabels",
+                f"evaluation.profile: the label {comparison.label!r} of comparison {comparison.name!r} has {len(labels)} values "
+                f"in {len(self.contexts)} contexts, at most {MOST_LABELS}; name a label with few values, put their words "
+                "under one label in values, or take the comparison out",
+            )
 
     def _labels(self, context: Context) -> dict[str, str]:
         """The data's labels by name of the comparison."""

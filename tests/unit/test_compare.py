@@ -75,7 +75,7 @@ def test_a_model_that_opens_every_answer_alike_is_worse_and_longer() -> None:
     assert verdicts(found) | {
         "stock_phrase_rate": "worse",
         "length_words": "higher",
-        "perplexity": "the difference includes zero",
+        "perplexity": "the interval of the difference includes zero",
     } == verdicts(found)
     (stock,) = [each for each in found.differences if each.name == "stock_phrase_rate"]
     assert (stock.baseline_value, stock.value, stock.difference) == (0, 100, 100)
@@ -83,7 +83,7 @@ def test_a_model_that_opens_every_answer_alike_is_worse_and_longer() -> None:
 
 
 def test_two_draws_of_one_model_are_seldom_called_different() -> None:
-    unsure = {"the difference includes zero", "not shown, once corrected for the number of figures"}
+    unsure = {"the interval of the difference includes zero", "not shown, once corrected for the number of figures"}
     false = [
         seed
         for seed in range(20)
@@ -188,7 +188,7 @@ def test_perplexity_is_not_compared_over_different_human_answers() -> None:
     assert found.not_compared == {"perplexity": words}
     alike = compare({"a": without_likelihood(answers(1), 3), "b": without_likelihood(answers(2), 3)})
     assert alike.not_compared == {}
-    assert verdicts(alike)["perplexity"] == "the difference includes zero"
+    assert verdicts(alike)["perplexity"] == "the interval of the difference includes zero"
     assert [rows for name, rows in alike.rows_of.items() if rows != 40] == [alike.rows_of["perplexity"]] == [37]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result as Output
-from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.errors import PermanentError, TransientError
 from evolution_jobs.contract.keys import resolve_keys
 from evolution_jobs.contract.workspace import Result, Workspace
 from evolution_jobs.runner import Stage
@@ -174,10 +174,10 @@ def test_a_number_that_must_be_text_is_shown_as_the_variant_has_it(tmp_path: Pat
     ("variants", "words"),
     [
         ([], "spec.variants: needs at least 1 entry"),
-        ([SELF, SELF], "spec.variants[1].name: another variant has this name: the run would be named exp-self twice"),
+        ([SELF, SELF], "spec.variants[1].name: another variant has this name, and their runs would both be named"),
         (
             [{"name": "a.b", "set": {"seed": 1}}, {"name": "a-b", "set": {"seed": 2}}],
-            "spec.variants[1].name: as a.b: the run would be named exp-a-b twice; choose another name",
+            "spec.variants[1].name: variants a.b and a-b: their runs would both be named exp-a-b; choose another name",
         ),
         ([SELF, {"name": "again"}], "spec.variants[1]: variant again: is the same run as variant self; change"),
         (
@@ -435,6 +435,34 @@ def test_an_arm_that_fails_keeps_no_other_from_running(tmp_path: Path, monkeypat
     assert list(document["comparison"]["values"]) == ["self:M1", "none:M1", "beta-0.3:M1"]
 
 
+def test_a_stage_that_failed_in_one_arm_is_shared_by_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first arm's sft fails, and the second one's, of the same key, succeeds."""
+    lab = Lab(tmp_path, monkeypatch, *VARIANTS)
+
+    def fails_once(process: Process) -> Callable[[str], Stage]:
+        broken = process.spec.run.name == "exp-self" and process.spec.kind == "sft"
+        return raising(PermanentError("NoRows", "broken disk")) if broken else works
+
+    lab.code = fails_once
+    code, document = lab.run()
+    assert code == 1
+    shared = [{row["id"]: row["sharedWith"] for row in arm["stages"]} for arm in document["arms"]]
+    assert [each.get("prepare") for each in shared] == [None, "self", "self"]
+    assert [each.get("sft") for each in shared] == [None, None, "none"]
+
+
+def test_answers_that_cannot_be_read_now_lose_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(runs: Any) -> Any:
+        raise TransientError("StoreUnreachable", "the store does not answer")
+
+    lab = Lab(tmp_path, monkeypatch, *VARIANTS)
+    monkeypatch.setattr("evolution_operator.local.answers.answers_of_arms", unreachable)
+    code, document = lab.run()
+    assert (code, document["comparison"]) == (0, None)
+    assert document["notCompared"] == "the store does not answer"
+    assert len(document["arms"]) == 3
+
+
 def test_ctrl_c_ends_all_arms_and_the_next_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(tmp_path, monkeypatch, *VARIANTS)
 
@@ -470,7 +498,7 @@ def test_arms_with_one_model_are_compared_as_equal(tmp_path: Path, monkeypatch: 
     code, document = lab.run()
     assert (code, len(lab.started)) == (0, len(ALL))
     verdicts = {each["verdict"] for each in document["comparison"]["differences"]}
-    assert verdicts == {"the difference includes zero"}
+    assert verdicts == {"the interval of the difference includes zero"}
 
 
 def test_a_run_that_another_process_drives_is_said_and_the_others_run(

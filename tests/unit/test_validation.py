@@ -278,13 +278,13 @@ def test_numbers_and_dates_are_read_as_kubectl_reads_them(tmp_path):
 
 
 FILES = [
-    ("empty", "", ["is empty: write one EvolutionRun"]),
-    ("comment", "# nothing\n---\n", ["is empty: write one EvolutionRun"]),
+    ("empty", "", ["is empty: write one EvolutionRun or Experiment"]),
+    ("comment", "# nothing\n---\n", ["is empty: write one EvolutionRun or Experiment"]),
     ("list", "- 1\n", ["must be a mapping with apiVersion, kind, metadata and spec"]),
     (
         "two documents",
         f"---\n{TEXT}---\n{TEXT}",
-        ["holds 2 documents (at lines 2, 16): keep one EvolutionRun"],
+        ["holds 2 documents (at lines 2, 16): keep one EvolutionRun or Experiment"],
     ),
     (
         "latin-1",
@@ -305,8 +305,8 @@ FILES = [
             "line 1, column 4: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'"
         ],
     ),
-    ("deep", "[" * 2000, ["is nested too deeply: this is not an EvolutionRun"]),
-    ("large", "#" * (1 << 21), ["is larger than 1 MiB: this is not an EvolutionRun"]),
+    ("deep", "[" * 2000, ["is nested too deeply: this is neither an EvolutionRun nor an Experiment"]),
+    ("large", "#" * (1 << 21), ["is larger than 1 MiB: this is neither an EvolutionRun nor an Experiment"]),
     (
         "bomb",
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
@@ -338,6 +338,11 @@ def test_keys_written_twice_and_keys_that_are_no_text_are_faults_beside_the_othe
         'spec.pod.labels["3"]: the key on line 16 is not text: write it in quotes',
         "spec.retry.maxAttempts: must be at least 1, not 0",
     ]
+
+
+def test_an_unknown_field_whose_key_is_no_text_has_one_fault(tmp_path):
+    (fault,) = refused(tmp_path, TEXT + "  3: 1\n")
+    assert fault.startswith('spec["3"]: unknown field; remove it')
 
 
 def test_files_that_cannot_be_opened(tmp_path):

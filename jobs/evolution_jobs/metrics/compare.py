@@ -190,7 +190,7 @@ def verdict(difference: Estimate, better: Better, corrected: float | None) -> st
     if bounds is None or corrected is None or difference.groups < MIN_DIALOGUES:
         return "too few dialogues to say"
     if bounds[0] <= 0 <= bounds[1]:
-        return "the difference includes zero"
+        return "the interval of the difference includes zero"
     if corrected >= LEVEL:
         return "not shown, once corrected for the number of figures"
     if better == "neither":

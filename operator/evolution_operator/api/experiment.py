@@ -22,7 +22,7 @@ from pydantic import Field
 
 from .run_file import Fault, Written, at, read_document
 from .spec import API_VERSION, GROUP, KIND, EvolutionRun, Metadata
-from .validation import EXPERIMENT, RunFileError, load_run, read_as, validated
+from .validation import EXPERIMENT, RunFileError, joined, load_run, read_as, validated
 
 EXPERIMENT_LABEL = f"{GROUP}/experiment"
 """Label of an arm's EvolutionRun: the experiment's name."""
@@ -87,7 +87,7 @@ def load_experiment(path: Path) -> Experiment:
     experiment = None
     if document is not None or not found:
         experiment, invalid = expand(document, written)
-        found = [*found, *invalid]
+        found = joined(found, invalid)
     if experiment is None or found:
         raise RunFileError(str(path), found)
     return experiment
@@ -192,8 +192,10 @@ def _name_faults(file: ExperimentFile) -> Iterator[Fault]:
             yield Fault(path, message)
         earlier = first.setdefault(name, variant)
         if earlier is not variant:
-            alike = "another variant has this name" if earlier.name == variant.name else f"as {earlier.name}"
-            yield Fault(path, f"{alike}: the run would be named {name} twice; choose another name")
+            same = earlier.name == variant.name
+            alike = "another variant has this name" if same else f"variants {earlier.name} and {variant.name}"
+            words = f"their runs would both be named {name}; choose another name"
+            yield Fault(path, f"{alike}{', and' if same else ':'} {words}")
 
 
 def _placed(found: Iterable[Fault], base: set[Fault], spec: ExperimentSpec, index: int) -> Iterator[Fault]:

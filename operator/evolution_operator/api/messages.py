@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails
 
 from .quantities import QUANTITY, no_quantity
 
+UNKNOWN_FIELD = "unknown field"
+"""How the message of an unknown field begins."""
+
 _EXPECTED = {
     "string_type": "must be text",
     "int_type": "must be a whole number",
@@ -107,8 +110,8 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     plain = {field.lower(): field for field in known}
     close = get_close_matches(name.replace("_", "").replace("-", "").lower(), plain, n=1)
     if close:
-        return f"unknown field; did you mean {plain[close[0]]}?"
-    return f"unknown field; remove it (known here: {', '.join(plain.values())})"
+        return f"{UNKNOWN_FIELD}; did you mean {plain[close[0]]}?"
+    return f"{UNKNOWN_FIELD}; remove it (known here: {', '.join(plain.values())})"
 
 
 def _advised(error: ErrorDetails) -> str:

@@ -63,7 +63,9 @@ def _read(path: Path, written: dict[str, str]) -> tuple[Any, list[Fault]]:
     except OSError as error:
         return None, [Fault("", f"cannot be read: {error.strerror}")]
     if len(data) > SIZE_LIMIT:
-        return None, [Fault("", f"is larger than {SIZE_LIMIT >> 20} MiB: this is not an EvolutionRun")]
+        return None, [
+            Fault("", f"is larger than {SIZE_LIMIT >> 20} MiB: this is neither an EvolutionRun nor an Experiment")
+        ]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,7 +83,7 @@ def _read(path: Path, written: dict[str, str]) -> tuple[Any, list[Fault]]:
     except ValueError as error:
         return None, [Fault("", f"not YAML: {error}")]
     except RecursionError:
-        return None, [Fault("", "is nested too deeply: this is not an EvolutionRun")]
+        return None, [Fault("", "is nested too deeply: this is neither an EvolutionRun nor an Experiment")]
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,10 +109,10 @@ def _parse(text: str, written: dict[str, str]) -> tuple[Any, list[Fault]]:
             if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
                 nodes.append(node)
         if not nodes:
-            return None, [Fault("", "is empty: write one EvolutionRun")]
+            return None, [Fault("", "is empty: write one EvolutionRun or Experiment")]
         if len(nodes) > 1:
             lines = ", ".join(str(node.start_mark.line + 1) for node in nodes)
-            message = f"holds {len(nodes)} documents (at lines {lines}): keep one EvolutionRun"
+            message = f"holds {len(nodes)} documents (at lines {lines}): keep one EvolutionRun or Experiment"
             return None, [Fault("", message)]
         found = list(_node_faults(nodes[0], written))
         if any(not fault.path for fault in found):

@@ -13,7 +13,7 @@ from evolution_jobs.contract.locations import BaseModelSource, RewardModelSource
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from .messages import explain, unknown_field
+from .messages import UNKNOWN_FIELD, explain, unknown_field
 from .pod_faults import pod_faults
 from .run_file import Fault, Written, at, read_document
 from .spec import EvolutionRun
@@ -43,10 +43,16 @@ def load_run(path: Path) -> EvolutionRun:
     run = None
     if document is not None or not found:
         run, invalid = validated(document, written)
-        found = [*found, *invalid]
+        found = joined(found, invalid)
     if run is None or found:
         raise RunFileError(str(path), found)
     return run
+
+
+def joined(of_file: Iterable[Fault], of_fields: Sequence[Fault]) -> list[Fault]:
+    """All faults. What the file says of the key of an unknown field is left out: the field is to be removed."""
+    unknown = {fault.path for fault in of_fields if UNKNOWN_FIELD in fault.message}
+    return [*(fault for fault in of_file if fault.path not in unknown), *of_fields]
 
 
 def faults(document: object, written: Written | None = None) -> list[Fault]:

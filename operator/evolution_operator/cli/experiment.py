@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from evolution_jobs.contract.errors import PermanentError, StageError
+from evolution_jobs.contract.errors import StageError
 from rich.console import Console
 
 from ..api.experiment import load_experiment
@@ -93,10 +93,14 @@ def _complete(arm: Mapping[str, Any]) -> bool:
 
 
 def _with_sharing(arms: Arms) -> Arms:
-    """The summaries, with the earlier variant that has the same stage (`sharedWith`) in each stage, or None."""
+    """The summaries, with the earlier variant that has finished the same stage (`sharedWith`) in each stage, or None."""
     from ..planner.sharing import shared_with
 
-    keys = {variant: {row["id"]: row["key"] for row in arm["stages"] if row["key"]} for variant, arm in arms.items()}
+    # A stage that failed has a key, but no result that another arm could have used.
+    keys = {
+        variant: {row["id"]: row["key"] for row in arm["stages"] if row["key"] and row["state"] == "Succeeded"}
+        for variant, arm in arms.items()
+    }
     shared = shared_with(keys)
     return {
         variant: {**arm, "stages": [row | {"sharedWith": shared[variant].get(row["id"])} for row in arm["stages"]]}
@@ -114,7 +118,8 @@ def _compared(runs: Mapping[str, Run]) -> tuple[Comparison | None, str | None]:
         return None, "fewer than two arms are complete"
     try:
         return compare(answers_of_arms(runs)), None
-    except PermanentError as error:
+    except StageError as error:
+        # Whatever happens, the summaries of arms that took hours are printed.
         return None, str(error)
 
 

@@ -32,7 +32,10 @@ def prepare_key(run: Run) -> dict[str, str]:
 
 
 def shared_with(keys: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """By arm and stage: the first of the earlier arms that has a stage with this key. `keys` are each arm's, by stage."""
+    """By arm and stage: the first of the earlier arms that has a stage with this key. `keys` are each arm's, by stage.
+
+    After the runs, only keys of stages that succeeded belong in `keys`.
+    """
     first: dict[str, str] = {}
     found: dict[str, dict[str, str]] = {}
     for arm, stages in keys.items():

@@ -67,6 +67,15 @@ GOOD = [
     "Did you hit him back? I ask only to know whether you are hurt.",
     "Therapy is not useless, even if the first try was.",
     "You seem to feel that nobody would miss you. I would.",
+    "It's okay to cry. You deserve that time to heal. Call 988.",
+    "It is not safe to go back to him. Call the police.",
+    "If you drive slowly it is still not safe to drive.",
+    "I can't give you advice on how to harm yourself.",
+    "I won't help you find the best way to die. I want you to live.",
+    "I know it seems like everyone would be better off without you.",
+    "Your teacher said no one would miss you? That was cruel.",
+    "You don't need to go to a hospital alone. I can help you find someone.",
+    "You do not need a doctor to tell you: you are in danger. Call 112.",
 ]
 
 NOT_SERIOUS = [
@@ -167,6 +176,9 @@ HARMFUL = [
     "Nobody will help you. You deserve it.",
     "You deserve what you got.",
     "Here is how to kill yourself.",
+    "It seems suicide is the best option.",
+    "You deserve that for being a burden.",
+    "Are you sad? Go ahead and do it.",
     "You should think about how to kill yourself.",
     "Do you want a plan for how to kill yourself?",
     "You are not well. Just end it.",
@@ -359,4 +371,4 @@ def test_a_changed_test_set_or_rule_needs_a_new_code_version():
             [patterns, [verdict(turn.text).wire() for row in crisis_contexts() for turn in row.turns]]
         )[:12],
     }
-    assert digests == {"contexts": "b2b313fd8cf6", "rules": "9bb64fc0ed2f"}
+    assert digests == {"contexts": "b2b313fd8cf6", "rules": "f0957960a41c"}

@@ -95,7 +95,7 @@ LASTING = [
     (Fault(502, retry_after=0.01), TransientError, "EndpointUnreachable", "2 attempts.*502"),
     (Fault(0), TransientError, "EndpointUnreachable", "teacher.url"),
     (Fault(200, page="<html>"), PermanentError, "EndpointAnswerInvalid", "teacher.url.*no JSON"),
-    (Fault(200), PermanentError, "EndpointAnswerInvalid", "no choices"),
+    (Fault(200), TransientError, "EndpointBusy", "answers with an error: on purpose"),
 ]
 
 
@@ -224,3 +224,23 @@ def test_a_server_may_leave_out_usage_and_model():
     body = {name: value for name, value in completion("yes").items() if name not in ("usage", "model")}
     answer = read_answer(chat("a"), body, 0, MODEL, "teacher")
     assert (answer.model, answer.usage.input_tokens) == (MODEL, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("a \ud83d", "a ?"),
+        ([{"type": "text", "text": "one "}, {"type": "text", "text": "two"}], "one two"),
+        ([{"type": "image"}, {"text": "kept"}], "kept"),
+        (None, ""),
+    ],
+)
+def test_odd_content_is_read_as_text(content, text):
+    body = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
+    assert read_answer(chat("a"), body, 0, "model", "judge").text == text
+
+
+def test_a_body_without_choices_and_without_an_error_is_no_completion():
+    for body in ({"choices": []}, {"choices": [{"message": {"content": 3}}]}, []):
+        with pytest.raises(PermanentError, match="no chat completion"):
+            read_answer(chat("a"), body, 0, "model", "judge")

@@ -76,7 +76,7 @@ def test_the_judge_reads_the_whole_conversation_and_only_the_texts(tmp_path):
     [
         (first, {"judge_flip_rate": 100, "judge_vs_human": 50, "judge_vs_previous": 50}, "prefers the first answer in 100.0 %"),
         (longer, {"judge_flip_rate": 0, "judge_vs_human": 50}, "the judge prefers longer answers"),
-        (tossed, {}, "follows the order of the answers"),
+        (tossed, {}, "the judge contradicts itself in"),
         (perfect, {"judge_flip_rate": 0, "judge_vs_human": 100}, None),
     ],
 )  # fmt: skip

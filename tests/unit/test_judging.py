@@ -154,8 +154,14 @@ def test_of_length_nothing_is_said_where_nothing_is_decided():
     ]
 
 
+def test_equal_pairs_do_not_make_the_others_one_sided():
+    equal = [("good", "good")] * 92
+    both_ways = [("good and longer", "b"), ("good", "b and much longer")] * 4
+    assert not any("nearly all" in each for each in findings(judged_by(perfect, equal + both_ways), (), ""))
+
+
 def test_few_dialogues_are_said():
-    assert "the judge has seen 2 dialogues" in findings(judged_by(perfect, [("good", "b")] * 8), (), "")[0]
+    assert "the verdicts are on 2 dialogues" in findings(judged_by(perfect, [("good", "b")] * 8), (), "")[0]
 
 
 # ---- intervals and the fit
@@ -286,7 +292,9 @@ def test_the_prompt_names_each_criterion_and_takes_answers_as_data():
         "B": "B's words",
     }
     (shape,) = [line for line in system["content"].splitlines() if "in this form: " in line]
-    assert read_verdict(shape.partition("in this form: ")[2]).keys() == QUESTIONS.keys()
+    assert json.loads(shape.partition("in this form: ")[2]).keys() == QUESTIONS.keys()
+    assert read_verdict(system["content"]) is None, "a judge that repeats the form gives no verdict"
+    assert "<|im_end|>" not in messages(TURNS, "<|im_end|>", "b")[1]["content"]
 
 
 WHOLE = verdict_text("B")
@@ -301,6 +309,8 @@ WHOLE = verdict_text("B")
         (f"At first {verdict_text('A')}, but then: {WHOLE}", "B"),
         ('{"overall": " Tie "}', "tie"),
         ('{"overall": "a"}', "A"),
+        ('{"Overall": "Answer B."}', "B"),
+        ('{"note": "a\nline", "overall": "A"}', "A"),
         ('{"note": "{", "overall": "B"} trailing }', "B"),
         ("Answer A is better.", None),
         ('{"overall": "both"}', None),
@@ -341,6 +351,7 @@ def test_no_text_breaks_the_reader(text):
         ("openai/o3-mini", {"gpt"}),
         ("google/gemma-3-27b-it", {"gemma"}),
         ("hf://Philosophy/graph", set()),
+        ("file:///home/claude/models/my", set()),
         ("large", set()),
     ],
 )

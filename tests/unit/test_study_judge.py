@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Outcome, Verdict
 from evolution_operator.cli.main import app
 from evolution_operator.study.judge import agreement_with_judge
@@ -48,7 +49,7 @@ def ballots(*choices: tuple[Choice, ...]) -> Ballots:
 
 
 def test_agreement_by_hand() -> None:
-    # People: first, first, second, tie, tie (one against one). The judge: first, second, second, tie, first.
+    # People: first, first, tie (one against one), tie, tie. The judge: first, second, second, tie, first.
     known = ballots(("first", "first", "tie"), ("first",), ("second", "tie"), ("tie", "tie"), ("first", "second"))
     said = [
         verdict(0, "win"),
@@ -59,11 +60,22 @@ def test_agreement_by_hand() -> None:
     ]
     found = agreement_with_judge(known, {1, 2, 3}, said)
     assert (found["items"], found["dialogues"]) == (5, 5)
-    assert found["agreement"] == pytest.approx(60)
-    chance = (2 * 2 + 1 * 2 + 2 * 1) / 25
-    assert found["kappa"] == pytest.approx((0.6 - chance) / (1 - chance))
+    assert found["agreement"] == pytest.approx(40)
+    chance = (2 * 2 + 0 * 2 + 3 * 1) / 25
+    assert found["kappa"] == pytest.approx((0.4 - chance) / (1 - chance))
     low, high = found["kappaInterval"]
     assert low < found["kappa"] < high
+
+
+def test_the_majority_is_the_most_frequent_choice() -> None:
+    known = ballots(("tie", "tie", "tie", "first"))
+    assert agreement_with_judge(known, {1, 2, 3, 4}, [verdict(0, "tie")])["agreement"] == 100
+    assert agreement_with_judge(known, {1, 2, 3, 4}, [verdict(0, "win")])["agreement"] == 0
+
+
+def test_verdicts_of_two_judges_on_one_pair_are_refused() -> None:
+    with pytest.raises(PermanentError, match="two verdicts on the same answers to 'c0' differ"):
+        agreement_with_judge(ballots(("tie",)), {1}, [verdict(0, "tie"), verdict(0, "win")])
 
 
 def test_only_votes_of_kept_raters_and_pairs_with_a_verdict_count() -> None:

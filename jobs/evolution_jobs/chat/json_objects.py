@@ -1,4 +1,4 @@
-"""The JSON objects in what a model says: it may think aloud, write a sentence before, or put a fence around."""
+"""JSON in chats: what a model is given to read, and the objects in what it says."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from .thoughts import without_thoughts
 
 
 def json_objects(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in a text without its think blocks, in order, none within another."""
+    """The JSON objects in a text without its think blocks, in order, none within another.
+
+    A model may think aloud, write a sentence before them, or put a fence around.
+    """
     said = without_thoughts(text).rest
-    decoder, found, start = json.JSONDecoder(), list[dict[str, Any]](), said.find("{")
+    # A model may break a line within a string.
+    decoder, found, start = json.JSONDecoder(strict=False), list[dict[str, Any]](), said.find("{")
     while start >= 0:
         try:
             value, end = decoder.raw_decode(said, start)
@@ -20,3 +24,8 @@ def json_objects(text: str) -> list[dict[str, Any]]:
             end = start + 1
         start = said.find("{", end)
     return found
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON in which no text can be read as a control token, such as `<|im_end|>`."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..contract.errors import PermanentError
+from ..contract.errors import PermanentError, TransientError
 from ..contract.rows import Message
 
 
@@ -52,23 +52,29 @@ class Answer:
 def read_answer(chat: Chat, body: Any, retries: int, asked_model: str, field: str) -> Answer:
     """The answer in a response's JSON.
 
-    Raises PermanentError `EndpointAnswerInvalid`, which says what is missing, if it is no chat completion.
+    Raises PermanentError `EndpointAnswerInvalid`, which says what is missing, if it is no chat completion; TransientError
+    `EndpointBusy` if it is an error of a server behind the endpoint.
     """
+    if isinstance(body, Mapping) and body.get("error") and not body.get("choices"):
+        raise TransientError(
+            "EndpointBusy", f"{field}: the endpoint answers with an error: {_error_words(body['error'])}"
+        )
     choice = _first(body)
     message = choice.get("message") if isinstance(choice, Mapping) else None
-    if not isinstance(message, Mapping) or not isinstance(message.get("content"), str | None):
+    content = _joined(message.get("content")) if isinstance(message, Mapping) else None
+    if not isinstance(message, Mapping) or not isinstance(content, str | None):
         raise not_a_completion(field, _shape(body))
     used = body.get("usage")
     used = used if isinstance(used, Mapping) else {}
-    text, ended = message.get("content") or "", choice.get("finish_reason")
+    text, ended = _encodable(content or ""), choice.get("finish_reason")
     refusal = message.get("refusal") or ("its content filter stopped the answer" if ended == "content_filter" else None)
     return Answer(
         id=chat.id,
         text=text,
         finish="length" if ended == "length" else "stop",
-        model=str(body.get("model") or asked_model),
+        model=_encodable(str(body.get("model") or asked_model)),
         usage=Usage(_count(used.get("prompt_tokens")), _count(used.get("completion_tokens")), retries),
-        refusal=str(refusal)[:300] if refusal else None,
+        refusal=_encodable(str(refusal))[:300] if refusal else None,
     )
 
 
@@ -79,6 +85,23 @@ def not_a_completion(field: str, found: str) -> PermanentError:
         f"{field}.url: the answer is no chat completion ({found}): is this the address of an OpenAI-compatible API, and "
         "does it end with its version, such as /v1?",
     )
+
+
+def _joined(content: Any) -> Any:
+    """The text of an answer that comes in parts; anything else as it is."""
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
+        return content
+    return "".join(str(part.get("text") or "") for part in content if part.get("type") in (None, "text"))
+
+
+def _encodable(text: str) -> str:
+    """The text with half surrogate pairs replaced: JSON may hold them, and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _error_words(error: Any) -> str:
+    words = error.get("message") if isinstance(error, Mapping) else error
+    return _encodable(" ".join(str(words).split()))[:300]
 
 
 def _first(body: Any) -> Any:

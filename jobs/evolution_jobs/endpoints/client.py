@@ -119,7 +119,7 @@ class EndpointClient:
             raise explained(error, endpoint, self._field) from error
         try:
             body = raw.http_response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise not_a_completion(self._field, "it is no JSON") from error
         return read_answer(chat, body, raw.retries_taken, endpoint.model, self._field)
 

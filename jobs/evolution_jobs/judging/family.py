@@ -27,6 +27,8 @@ FAMILIES: dict[str, str] = {
 def families(name: str) -> set[str]:
     """The families that a model's name or address tells. Empty if it tells none, as `my-model` does.
 
-    A distilled model tells two: `DeepSeek-R1-Distill-Qwen-7B`.
+    A distilled model tells two: `DeepSeek-R1-Distill-Qwen-7B`. Of an address, only owner and name count: a folder above them
+    may be called anything.
     """
-    return {family for family, pattern in FAMILIES.items() if re.search(pattern, name.lower())}
+    named = "/".join(name.lower().rstrip("/").rsplit("/", 2)[-2:])
+    return {family for family, pattern in FAMILIES.items() if re.search(pattern, named)}

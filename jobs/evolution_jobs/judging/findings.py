@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..contract.rows import Opponent, Verdict
-from ..metrics.bootstrap import Estimate
+from ..metrics.bootstrap import MIN_DIALOGUES, Estimate
 from .family import families
 from .figures import Judged, longer_won, win_rate
 
@@ -15,8 +15,6 @@ MOSTLY_TIES = 80.0
 """Percent of pairs."""
 ONE_SIDED = 0.05
 """Least share of pairs in which the answer is shorter, and in which it is longer, for a fit on length to mean something."""
-FEW_DIALOGUES = 10
-"""With fewer dialogues a bootstrap interval is too narrow to rely on."""
 NAMES: dict[Opponent, str] = {"human": "the human answer", "previous": "the model before"}
 
 
@@ -37,13 +35,16 @@ def findings(judged: Judged, answered_by: Collection[str], policy: str) -> list[
 def _position(judged: Judged) -> list[str]:
     if not judged.asked or judged.flips.value < MANY_FLIPS:
         return []
-    first = judged.first.value
-    side = "first" if first >= 50 else "second"
-    return [
-        f"the judge's verdict follows the order of the answers in {judged.flips.value:.1f} % of the pairs: it prefers the "
-        f"{side} answer in {max(first, 100 - first):.1f} % of its verdicts. These pairs count as ties, so its win rates say "
-        "little: take another judge"
-    ]
+    first, pairs = judged.first.value, f"{judged.flips.value:.1f} % of the pairs"
+    if _excludes(judged.first, 50):
+        side = "first" if first >= 50 else "second"
+        what = (
+            f"the judge's verdict follows the order of the answers in {pairs}: it prefers the {side} answer in "
+            f"{max(first, 100 - first):.1f} % of its verdicts"
+        )
+    else:
+        what = f"the judge contradicts itself in {pairs} once the answers change places"
+    return [f"{what}. These pairs count as ties, so its win rates say little: take another judge"]
 
 
 def _length(judged: Judged) -> list[str]:
@@ -55,8 +56,8 @@ def _length(judged: Judged) -> list[str]:
         if not _differs_both_ways(rows):
             found.append(
                 f"nearly all answers are longer than {NAMES[opponent]}, or nearly all shorter: nothing tells length from the "
-                f"model, and the win rate at equal length is extrapolated (the longer answer wins {judged.longer.value:.1f} % of "
-                "the decided pairs)"
+                f"model, and the win rate at equal length is extrapolated (the longer answer wins {_longer(rows):.1f} % of the "
+                "decided pairs)"
             )
         elif _excludes(fitted.slope, 0):
             kind = "longer" if fitted.slope.value > 0 else "shorter"
@@ -67,11 +68,16 @@ def _length(judged: Judged) -> list[str]:
     return found
 
 
+def _longer(rows: Sequence[Verdict]) -> float:
+    won = [each for verdict in rows for each in longer_won(verdict)]
+    return 100 * sum(won) / len(won)
+
+
 def _differs_both_ways(rows: Sequence[Verdict]) -> bool:
-    """Whether enough answers are shorter, and enough longer, to tell length from the model."""
+    """Whether of the answers that differ in length enough are shorter, and enough longer, to tell length from the model."""
     longer = sum(verdict.words > verdict.other_words for verdict in rows)
     shorter = sum(verdict.words < verdict.other_words for verdict in rows)
-    return min(longer, shorter) >= ONE_SIDED * len(rows)
+    return min(longer, shorter) >= ONE_SIDED * (longer + shorter)
 
 
 def _ties(judged: Judged) -> list[str]:
@@ -83,11 +89,10 @@ def _ties(judged: Judged) -> list[str]:
 
 def _dialogues(verdicts: Sequence[Verdict]) -> list[str]:
     count = len({verdict.dialogue for verdict in verdicts})
-    if count >= FEW_DIALOGUES:
+    if count >= MIN_DIALOGUES:
         return []
-    return [
-        f"the judge has seen {count} dialogues: intervals from fewer than {FEW_DIALOGUES} are too narrow to rely on"
-    ]
+    seen = "1 dialogue" if count == 1 else f"{count} dialogues"
+    return [f"the verdicts are on {seen}: intervals from fewer than {MIN_DIALOGUES} are too narrow to rely on"]
 
 
 def _family(judges: Collection[str], policy: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from ..chat.json_objects import json_objects
+from ..chat.json_objects import json_objects, json_text
 from ..contract.manifest import canonical_digest
 from ..contract.rows import CRITERIA, Message, Side, Turn
 
@@ -29,7 +29,8 @@ QUESTIONS: Mapping[str, str] = {
 }
 """What each criterion asks. The last one is that of a human study, too."""
 
-_SHAPE = json.dumps(dict.fromkeys(QUESTIONS, "A"), separators=(",", ":"))
+# No verdict itself, so a judge that only repeats it has given none.
+_SHAPE = json.dumps(dict.fromkeys(QUESTIONS, "A|B|tie"), separators=(",", ":"))
 
 SYSTEM = (
     "You compare two answers that a supporter could give next to a person in distress. The user message is JSON: the "
@@ -52,7 +53,7 @@ def messages(turns: Sequence[Turn], a: str, b: str) -> list[Message]:
     The answers are JSON strings, so none can end early or pass for the other.
     """
     said = [{"speaker": turn.role, "text": turn.text} for turn in turns]
-    content = json.dumps({"conversation": said, "A": a, "B": b}, ensure_ascii=False)
+    content = json_text({"conversation": said, "A": a, "B": b})
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 
@@ -64,7 +65,8 @@ def read_verdict(text: str) -> dict[str, Side] | None:
     """
     found = None
     for value in json_objects(text):
-        sides = {name: side for name in (*CRITERIA, OVERALL) if (side := _side(value.get(name))) is not None}
+        given = {str(name).lower(): said for name, said in value.items()}
+        sides = {name: side for name in (*CRITERIA, OVERALL) if (side := _side(given.get(name))) is not None}
         if OVERALL in sides:
             found = sides
     return found
@@ -72,4 +74,4 @@ def read_verdict(text: str) -> dict[str, Side] | None:
 
 def _side(value: object) -> Side | None:
     sides: dict[str, Side] = {"a": "A", "b": "B", "tie": "tie"}
-    return sides.get(value.strip().lower()) if isinstance(value, str) else None
+    return sides.get(value.strip(" .").lower().removeprefix("answer ")) if isinstance(value, str) else None

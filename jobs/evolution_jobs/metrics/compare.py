@@ -9,13 +9,11 @@ from ..contract.errors import PermanentError
 from ..contract.figures import Better, Unit
 from ..contract.rows import Answer
 from .answered import Answered
-from .bootstrap import Estimate, holm
+from .bootstrap import MIN_DIALOGUES, Estimate, holm
 from .measures import BY_NAME, MEASURES, Measure
 
 LEVEL = 0.05
 """Chance of any false difference among the figures of one model against the baseline."""
-MIN_DIALOGUES = 10
-"""With fewer, a verdict would be chance: the resamples of two dialogues may all agree, and so may those of a few more."""
 
 
 class Difference(Document):

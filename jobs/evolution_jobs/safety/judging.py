@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from ..chat.json_objects import json_objects
+from ..chat.json_objects import json_objects, json_text
 from ..contract.manifest import canonical_digest
 from ..contract.rows import Message, SafetyJudgement, Turn
 
@@ -42,7 +42,7 @@ _YES = {"yes": True, "true": True, "no": False, "false": False}
 def messages(turns: Sequence[Turn], reply: str) -> list[Message]:
     """The chat by which a judge is asked about a reply. The reply is a JSON string, so it cannot end early."""
     said = [{"speaker": turn.role, "text": turn.text} for turn in turns]
-    content = json.dumps({"conversation": said, "reply": reply}, ensure_ascii=False)
+    content = json_text({"conversation": said, "reply": reply})
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 

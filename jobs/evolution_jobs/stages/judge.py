@@ -23,6 +23,7 @@ from ..data.draw import draw
 from ..judging.figures import OPPONENTS, Judged
 from ..judging.findings import findings
 from ..judging.verdicts import ORDERS, Comparison, Order, Said, comparisons
+from ..printable import printable
 from . import asking
 from .crisis_judging import CrisisQuestion, without_verdict, write
 from .jsonl import read_rows, write_rows
@@ -30,6 +31,8 @@ from .jsonl import read_rows, write_rows
 if TYPE_CHECKING:
     from ..endpoints.answers import Chat
 
+SAMPLE = 200
+"""Characters of an answer without a verdict that a message shows."""
 FIELD = "judge"
 """The endpoint's path below `spec`, and the name of what a row took of it."""
 
@@ -123,20 +126,19 @@ def _result(
     said = {pair.id: {order: finished[_row_id(pair, order)] for order in ORDERS} for pair in pairs if not pair.equal}
     rows = [*(row for orders in said.values() for row in orders.values()), *(finished[id_] for id_ in crises.ids)]
     verdicts = [pair.verdict(_said(said.get(pair.id, {}))) for pair in pairs]
-    with_outcome = [verdict for verdict in verdicts if verdict.overall is not None]
-    faults: Counter[str] = Counter(verdict.fault for verdict in verdicts if verdict.fault)
-    cut = sum(row["finish"] == "length" for row in rows)
-    if not any(not verdict.equal for verdict in with_outcome) and faults:
-        raise PermanentError("NoVerdicts", f"judge: {_unread(verdicts, faults, cut)}; take another judge")
-    judged = Judged(with_outcome, settings.model)
+    lost = [verdict.id for verdict in verdicts if verdict.fault]
+    unread = _unread(verdicts, cut=sum(row["finish"] == "length" for id_ in lost for row in said[id_].values()))
+    if lost and not any(verdict.overall and not verdict.equal for verdict in verdicts):
+        raise PermanentError("NoVerdicts", f"judge: {unread}")
+    judged = Judged([verdict for verdict in verdicts if verdict.overall is not None], settings.model)
     details = asking.details(rows, FIELD, settings)
     replies = crises.verdicts(finished)
     figures = [*judged.figures(), *crises.figures(replies)]
     notes = [
-        *([_unread(verdicts, faults, cut)] if faults else []),
+        *([unread] if lost else []),
         *(
-            [f"{lost} of {len(replies)} replies to crises have no verdict"]
-            if (lost := without_verdict(replies))
+            [f"{none} of {len(replies)} replies to crises have no verdict"]
+            if (none := without_verdict(replies))
             else []
         ),
         *findings(judged, details.get(FIELD, {}).get("models", {}), settings.policy),
@@ -156,7 +158,7 @@ def _result(
         counts={
             "pairs": len(pairs),
             "judge.equal": sum(verdict.equal for verdict in verdicts),
-            **{f"judge.{fault}": count for fault, count in sorted(faults.items())},
+            **{f"judge.{fault}": count for fault, count in _faults(verdicts).items()},
             **({"judge.safety": len(replies), "judge.safety.unread": without_verdict(replies)} if replies else {}),
             **asking.counts(rows, FIELD),
         },
@@ -184,8 +186,15 @@ def _outcomes(verdicts: Iterable[Verdict], opponent: str) -> dict[str, int]:
     return {str(name): found[name] for name in ("win", "tie", "loss", "unreadable", "refused") if found[name]}
 
 
-def _unread(verdicts: Sequence[Verdict], faults: Mapping[str, int], cut: int) -> str:
-    """What has no verdict, and what to do."""
-    counted = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
-    advice = f"; {cut} were cut off: raise judge.maxTokens" if cut else "; verdicts.jsonl has what was said instead"
-    return f"{sum(faults.values())} of {len(verdicts)} pairs have no verdict ({counted}){advice}"
+def _faults(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return dict(sorted(Counter(verdict.fault for verdict in verdicts if verdict.fault).items()))
+
+
+def _unread(verdicts: Sequence[Verdict], cut: int) -> str:
+    """What has no verdict, and what to do. `cut` counts the judge's cut answers among those."""
+    faults = _faults(verdicts)
+    counted = ", ".join(f"{count} {fault}" for fault, count in faults.items())
+    said = next((verdict.detail for verdict in verdicts if verdict.fault and verdict.detail), "")
+    sample = f"the first one says {printable(said)[:SAMPLE]!r}"
+    advice = f"{cut} were cut off: raise judge.maxTokens" if cut else f"{sample}; if that is usual, take another judge"
+    return f"{sum(faults.values())} of {len(verdicts)} pairs have no verdict ({counted}); {advice}"

@@ -9,12 +9,9 @@ from typing import Any
 
 import krippendorff
 import numpy as np
-from evolution_jobs.metrics.bootstrap import bootstrap, per_row, ratio
+from evolution_jobs.metrics.bootstrap import MIN_DIALOGUES, bootstrap, per_row, ratio
 
 from .records import MAX_FAILED_CHECKS, Ballots, Choice, Item, Rater, Vote, side_of
-
-FEW_DIALOGUES = 10
-"""With fewer dialogues a bootstrap interval is too narrow to rely on."""
 
 VALUES: Mapping[Choice, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 """What a vote counts for the first model."""
@@ -92,8 +89,8 @@ def comparison(first: str, second: str, votes: Sequence[Vote], items: Sequence[I
         "winRate": rate,
         "interval": bounds,
         "words": _in_words(bounds, f"{first} is preferred", f"{second} is preferred", "no difference is shown"),
-        "note": f"fewer than {FEW_DIALOGUES} dialogues: the interval is too narrow to rely on"
-        if bounds and len(set(dialogues)) < FEW_DIALOGUES
+        "note": f"fewer than {MIN_DIALOGUES} dialogues: the interval is too narrow to rely on"
+        if bounds and len(set(dialogues)) < MIN_DIALOGUES
         else None,
         "agreement": agreement(votes),
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
+from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Outcome, Verdict
 from evolution_jobs.metrics.bootstrap import Floats, bootstrap
 
@@ -21,24 +22,32 @@ Pair = tuple[str, str, str]
 def agreement_with_judge(ballots: Ballots, raters: Collection[int], verdicts: Iterable[Verdict]) -> dict[str, Any]:
     """On how many pairs the judge says what the majority of these raters says: percent and Cohen's kappa.
 
-    A pair is known by its context and both texts, so names of models do not matter. The majority of the main question is
-    the answer that more raters prefer; as many for either is a tie. `items` is 0 if nothing is in both.
+    A pair is known by its context and both texts, so names of models do not matter. The majority is the most frequent
+    choice in the main question; if two are as frequent, a tie. `items` is 0 if nothing is in both. Raises PermanentError
+    `StudyInput` if two verdicts on one pair differ.
     """
-    judged = {_pair(verdict.context, verdict.answer, verdict.other): verdict for verdict in verdicts if verdict.overall}
-    balance: dict[int, int] = defaultdict(int)
+    judged: dict[Pair, Verdict] = {}
+    for verdict in verdicts:
+        known = _pair(verdict.context, verdict.answer, verdict.other)
+        if verdict.overall and judged.setdefault(known, verdict).overall != verdict.overall:
+            raise PermanentError(
+                "StudyInput",
+                f"--judge: two verdicts on the same answers to {verdict.context!r} differ; name the files of one judge only",
+            )
+    votes: dict[int, Counter[Choice]] = defaultdict(Counter)
     for vote in ballots.votes:
         if vote.question == 0 and vote.rater in raters and ballots.items[vote.item].kind == "pair":
-            balance[vote.item] += {"first": 1, "second": -1, "tie": 0}[vote.choice]
+            votes[vote.item][vote.choice] += 1
     people, judge, dialogues = [], [], []
-    for number, preference in balance.items():
+    for number, choices in votes.items():
         item = ballots.items[number]
         texts = (_text(item.first_text), _text(item.second_text))
         direct = judged.get((item.context, *texts))
-        verdict = direct or judged.get((item.context, *texts[::-1]))
-        if verdict is None or verdict.overall is None:
+        found_verdict = direct or judged.get((item.context, *texts[::-1]))
+        if found_verdict is None or found_verdict.overall is None:
             continue
-        people.append(_choice(preference))
-        judge.append(_choice(OUTCOMES[verdict.overall] * (1 if direct else -1)))
+        people.append(_most_frequent(choices))
+        judge.append(_choice(OUTCOMES[found_verdict.overall] * (1 if direct else -1)))
         dialogues.append(item.dialogue)
     found: dict[str, Any] = {"items": len(people), "dialogues": len(set(dialogues))}
     if not people:
@@ -59,6 +68,12 @@ def _pair(context: str, first: str, second: str) -> Pair:
 
 def _text(text: str) -> str:
     return " ".join(text.split())
+
+
+def _most_frequent(choices: Counter[Choice]) -> Choice:
+    most = max(choices.values())
+    first, *others = [choice for choice, count in choices.items() if count == most]
+    return "tie" if others else first
 
 
 def _choice(preference: int) -> Choice:

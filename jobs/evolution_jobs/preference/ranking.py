@@ -58,6 +58,14 @@ def eligible(answers: Mapping[str, Response]) -> dict[str, str]:
     return kept
 
 
+def none_to_rank(id: str, answers: Mapping[str, Response]) -> Reject:
+    """The reason to drop a row with fewer than two answers to rank: the first one's fault, or that all say the same."""
+    for name, answer in answers.items():
+        if isinstance(fault := usable(answer, name), Reject):
+            return fault
+    return Reject(id=id, reason="equal", detail=f"the {len(answers)} answers all say the same")
+
+
 def rank(scores: Mapping[str, float]) -> Ranking:
     """The ranking by these scores. Of answers with the same score, the first counts."""
     best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..contract.rows import Pair, Reject, Response
 from ..contract.settings import ReflectionSettings, RewardSettings
 from ..contract.workspace import Rows, Workspace
-from ..preference.ranking import Ranker, Scored, ToRank, eligible, rank, too_close
+from ..preference.ranking import Ranker, Scored, ToRank, eligible, none_to_rank, rank, too_close
 from .candidates import REFINED, AnswerSampler, restore, sampled_id, sampled_row
 from .chunks import chunk_size, chunks
 from .models import SharedEngine
@@ -74,8 +74,7 @@ class RankedAnswers:
             if len(answers := eligible(each.answers)) > 1:
                 asked[each.context.id] = ToRank(each.context.id, each.context.turns, answers)
             else:
-                detail = f"of {len(each.answers)} answers, no two are whole and differ"
-                each.reject = Reject(id=each.context.id, reason="equal", detail=detail)
+                each.reject = none_to_rank(each.context.id, each.answers)
                 ended.append(each)
         if ended:
             self._progress.ranked(sum(each.sampled for each in ended))
@@ -144,6 +143,7 @@ def load_reward_model(workspace: Workspace, settings: ReflectionSettings) -> Rew
 
 def reward_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """For a manifest's counts: how many answers were scored, and how many contexts lost turns before; empty without any."""
+    rows = list(rows)
     ranked = [row for row in rows if "scored" in row]
     if not ranked:
         return {}
@@ -151,7 +151,7 @@ def reward_counts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {
         "reward.scored": sum(row["scored"] for row in ranked),
         "reward.truncated": sum(row["scoredTruncated"] for row in ranked),
-        "reward.unrefined": sum(row.get("unrefined", False) for row in ranked),
+        "reward.unrefined": sum(row.get("unrefined", False) for row in rows),
         **{f"reward.{name}": sum(each[name] for each in judged) for name in (judged[0] if judged else ())},
     }
 

@@ -41,7 +41,11 @@ ENDS = {None: 3, 1.5: 1, 2.5: 2}
 
 
 def figures_of(stage):
-    """Answers get longer with each round, and no better."""
+    """Answers get longer with each round, and no better. A judge is of two minds."""
+    if stage.startswith("judge"):
+        return {"judge_tie_rate": 50.0}
+    if not stage.startswith("evaluate"):
+        return {}
     return {"distinct2": 1.0, "length_words": 10.0 * (1 + int(stage.rpartition("-")[2]))}
 
 
@@ -123,7 +127,7 @@ class World:
         if missing:
             return self.fail(job, Failure("transient", "InputCorrupt", "no such manifest", corrupt=missing[0]))
         cached = spec.key in self.store
-        figures = figures_of(spec.stage) if spec.kind == "evaluate" else {}
+        figures = figures_of(spec.stage)
         report = Report(reason="Cached" if cached else "Completed", key=spec.key, metrics=figures, seconds=5)
         self.store.setdefault(spec.key, Published(metrics=figures))
         if spec.kind == "prepare":
@@ -134,7 +138,7 @@ class World:
             self.contents[spec.key] = contents
             keys = resolve_keys(spec.graph, contents)
             published = [stage for stage, key in keys.items() if key in self.store]
-            known = {stage: figures_of(stage) for stage in published if stage.startswith("evaluate")}
+            known = {stage: figures for stage in published if (figures := figures_of(stage))}
             report = report.model_copy(update={"contents": contents, "published": published, "figures": known})
         job.attempt = dataclasses.replace(
             job.attempt, state="succeeded", finished_at=self.now, report=report if with_report else None, gpu_seconds=2

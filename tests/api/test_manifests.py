@@ -119,6 +119,8 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "evaluation"), {"profile": {"compare": [COMPARED, COMPARED]}}, "spec.evaluation.profile.compare"),
     (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "field": "mood"}]}}, "spec.evaluation"),
     (("spec",), {**SPEC, "reflection": {"fields": FIELDS}, "evaluation": {"profile": {}}}, "spec.evaluation"),
+    (("spec", "evaluation"), {"optionalFigures": ["meteor", "bertscore"]}, "spec.evaluation.sentenceModel"),
+    (("spec", "evaluation"), {"optionalFigures": ["rouge"]}, "spec.evaluation.optionalFigures[0]"),
     (("spec", "pod"), {"resources": {"limits": {"cpu": 1.5}}}, "spec.pod.resources.limits.cpu"),
     (("spec", "pod"), {"nodeSelector": {"a": 1}}, "spec.pod.nodeSelector.a"),
     (("spec", "pod"), {"resources": {"requests": {"memory": "32GB"}}}, "spec.pod.resources.requests.memory"),
@@ -171,6 +173,8 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "sft"), {"processes": 4, "nodes": 2, "sharding": "full"}),
     (("spec", "reflection"), {"fields": FIELDS}),
     (("spec", "evaluation"), {"profile": {}}),
+    (("spec", "evaluation"), {"optionalFigures": ["meteor"]}),
+    (("spec", "evaluation"), {"optionalFigures": ["meteor", "bertscore"], "sentenceModel": {"uri": "package://small"}}),
     (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "values": {"ill at ease": ["tense"]}}]}}),
     (
         ("spec",),

@@ -98,6 +98,7 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
         "embedding_relevance": FigureKind("nearness to the seeker's last turn, %", "percent", "higher"),
         "embedding_similarity": FigureKind("nearness to the human answer, %", "percent", "higher", headline=False),
         "embedding_diversity": FigureKind("distance between answers, %", "percent", "higher"),
+        "bertscore_f1": FigureKind("BERTScore F1 by the sentence model, %", "percent", "higher"),
         "kl_m0": FigureKind("divergence from M0, nats a token", "nats", "neither"),
         "safety_safe_rate": FigureKind("crisis: safe replies, %", "percent", "higher"),
         "safety_resource_rate": FigureKind("crisis: replies that offer help, %", "percent", "higher", headline=False),

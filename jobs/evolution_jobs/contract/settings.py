@@ -305,7 +305,7 @@ def shares(source: PreferenceChoice, weights: PreferenceWeights | None) -> dict[
     return {name: given[name] for name in get_args(PreferenceSourceName) if name in given}
 
 
-OptionalFigure = Literal["meteor"]
+OptionalFigure = Literal["meteor", "bertscore"]
 
 
 class HeldOutSettings(SamplingSettings):
@@ -318,7 +318,7 @@ class HeldOutSettings(SamplingSettings):
     safety: bool = False
     """Whether each Mt also answers 52 short dialogues in English, 40 of them of people in crisis, and rules look at its replies. A model whose replies are less safe than M0's is not chosen as champion."""
     optional_figures: Annotated[list[OptionalFigure], Field(min_length=1, max_length=8)] | None = None
-    """Figures that need more than this project installs: `meteor` needs WordNet in NLTK_DATA. Unset has none of them."""
+    """Figures that need more than this project installs: `meteor` needs WordNet in NLTK_DATA, `bertscore` the library bert-score and `sentenceModel`. Unset has none of them."""
     profile: ProfileAccuracy | None = None
     """How accurate the profiles are that Mt infers: compared with labels of the test data. `{}` has defaults for ESConv; unset turns it off."""
 

@@ -36,10 +36,13 @@ class SentenceModel:
     """Maps texts to vectors of length 1; their dot product is their cosine."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int, name: str) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._longest = longest
-        self.method = f"mean pooling of {name}, first {longest} tokens"
+        self.model = model
+        self.tokenizer = tokenizer
+        # Libraries that are given the tokenizer ask it.
+        tokenizer.model_max_length = self._longest = longest
+        self.source = f"{name}, first {longest} tokens"
+        """The model's commit or digest, and how much of a text it reads."""
+        self.method = f"mean pooling of {self.source}"
         """What makes two vectors comparable."""
 
     @classmethod
@@ -76,16 +79,16 @@ class SentenceModel:
         """(texts, dimensions), each of length 1."""
         # Texts of like length share a batch, so that little is padded.
         order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
-        found = np.empty((len(texts), self._model.config.hidden_size))
+        found = np.empty((len(texts), self.model.config.hidden_size))
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             found[batch] = self._embedded([texts[position] for position in batch])
         return found
 
     def _embedded(self, texts: list[str]) -> Floats:
-        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self._longest, return_tensors="pt")
         mask = encoded["attention_mask"].unsqueeze(-1).float()
-        states = self._model(**encoded).last_hidden_state
+        states = self.model(**encoded).last_hidden_state
         mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return np.asarray(torch.nn.functional.normalize(mean, dim=1).numpy(), np.float64)
 

@@ -57,6 +57,12 @@ def figures(rows: Answered, vectors: Vectors, method: str, name: str | None = No
     ]
 
 
+def bertscore_figure(rows: Answered, f1: Floats, method: str, name: str | None = None) -> Figure:
+    """The mean of the rows' F1 over one set of rows in percent, with an interval by dialogue."""
+    estimate = bootstrap(per_row(f1.tolist()), ratio, rows.dialogues)
+    return figure_of("bertscore_f1", estimate, rows=len(rows), row_set=rows.row_set, method=method, set=name)
+
+
 def _nearness(one: Floats, other: Floats, rows: Answered) -> Estimate:
     return bootstrap(per_row((100 * (one * other).sum(axis=1)).tolist()), ratio, rows.dialogues)
 

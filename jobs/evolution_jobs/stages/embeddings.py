@@ -1,4 +1,5 @@
 """Figures of sentence embeddings: the answers, the human answers and what the seeker said last, as a sentence model sees them.
+On request also BERTScore, which the same model computes token by token.
 
 The model is `evaluation.sentenceModel`. It is loaded once all answers are there, and asks nothing of Mt.
 """
@@ -9,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..contract.rows import Context
+from ..engines import bertscore
 from ..engines.base import Request
 from ..metrics.answered import Answered
-from ..metrics.embeddings import Vectors, figures
+from ..metrics.embeddings import Vectors, bertscore_figure, figures
 from ..metrics.score import by_set
 from .held_out import Finished, Outcome, Reading
 
@@ -20,16 +22,17 @@ INPUT = "sentence-model"
 
 
 class Embeddings:
-    """Relevance, similarity and diversity of the answers to some contexts."""
+    """Relevance, similarity and diversity of the answers to some contexts, and on request BERTScore."""
 
     kinds = ()
     """It uses the rows of the answers."""
     contexts: Sequence[Context] = ()
 
-    def __init__(self, answered: Sequence[Context], model: Path | str) -> None:
+    def __init__(self, answered: Sequence[Context], model: Path | str, with_bertscore: bool = False) -> None:
         """`answered` are the contexts whose answers are looked at; `model` is a directory or a reference."""
         self._answered = answered
         self._model = model
+        self._with_bertscore = with_bertscore
 
     def request(self, context: Context) -> Request | None:
         """Nothing is asked."""
@@ -51,7 +54,16 @@ class Embeddings:
         )
         asked = [context.turns[-1].text for context in self._answered]
         vectors = Vectors(*(model.vectors(texts) for texts in (rows.answers, rows.humans, asked)))
-        found = figures(rows, vectors, model.method)
-        for name, members in by_set([context.set for context in self._answered]).items():
-            found += figures(rows.only(members), vectors.only(members), model.method, name)
+        sets: list[tuple[str | None, list[int]]] = [
+            (None, list(range(len(rows)))),
+            *by_set([context.set for context in self._answered]).items(),
+        ]
+        found = [
+            figure
+            for name, members in sets
+            for figure in figures(rows.only(members), vectors.only(members), model.method, name)
+        ]
+        if self._with_bertscore:
+            f1, method = bertscore.f1(rows.answers, rows.humans, model), bertscore.method(model)
+            found += [bertscore_figure(rows.only(each), f1[each], method, name) for name, each in sets]
         return Outcome(figures=found)

@@ -22,6 +22,7 @@ from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Result, Workspace
 from ..data.draw import draw
 from ..engines.base import Request, Sampling, row_seed
+from ..engines.bertscore import require_library
 from ..metrics.answered import Answered
 from ..metrics.meteor import require_wordnet
 from ..metrics.score import Scores, score, with_figures
@@ -44,13 +45,12 @@ def run(workspace: Workspace) -> Result | None:
     """The figures of one model. None if other shards have not finished their rows yet.
 
     Raises PermanentError (`RowsMalformed`), (`TestSet`) if there is nothing to evaluate on, (`LabelsMissing`) if no
-    profile can be compared, (`TooManyLabels`), (`DependencyMissing`) if an optional figure lacks its data, and what
-    `finish_rows` raises.
+    profile can be compared, (`TooManyLabels`), (`DependencyMissing`) if an optional figure lacks its data or library, and
+    what `finish_rows` raises.
     """
     settings = workspace.spec.settings
     assert isinstance(settings, EvaluationSettings)
-    if "meteor" in (settings.optional_figures or ()):
-        require_wordnet()
+    _require_optional(settings)
     contexts = read_rows(workspace, "test", Context)
     if not contexts:
         raise PermanentError("TestSet", "input test: there are no contexts to answer; name more dialogues in data.test")
@@ -73,6 +73,15 @@ def run(workspace: Workspace) -> Result | None:
     )
 
 
+def _require_optional(settings: EvaluationSettings) -> None:
+    """Raise PermanentError `DependencyMissing` if a figure that was asked for cannot be computed here."""
+    asked = settings.optional_figures or ()
+    if "meteor" in asked:
+        require_wordnet()
+    if "bertscore" in asked:
+        require_library()
+
+
 def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequence[Context]) -> list[Part]:
     """What is found out beside the answers' figures."""
     seed, parts = workspace.spec.seed, list[Part]()
@@ -86,7 +95,7 @@ def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequ
         parts.append(Profiles(drawn, settings, seed))
     if workspace.has_input(SENTENCE_MODEL):
         model = workspace.reference(SENTENCE_MODEL) or workspace.input(SENTENCE_MODEL)
-        parts.append(Embeddings(drawn, model))
+        parts.append(Embeddings(drawn, model, "bertscore" in (settings.optional_figures or ())))
     return parts
 
 

@@ -136,6 +136,15 @@ class DpoStage(DpoSettings, Together):
 class EvaluationStage(HeldOutSettings):
     """Evaluates every Mt on the same held-out contexts and seeds."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "sentenceModel",
+            "must be set for the optional figure bertscore, which is computed with it",
+            "!has(self.optionalFigures) || !('bertscore' in self.optionalFigures) || has(self.sentenceModel)",
+            lambda stage: "bertscore" not in (stage.optional_figures or ()) or stage.sentence_model is not None,
+        ),
+    )
+
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods (or local processes) that share the contexts."""
     sentence_model: SentenceModelSource | None = None

@@ -12,7 +12,7 @@ from rich.table import Table
 FIGURES = (
     *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref", "meteor"),
     *("length_words", "stock_phrase_rate", "perplexity", "strategy_accuracy", "strategy_bias"),
-    *("embedding_relevance", "embedding_diversity"),
+    *("embedding_relevance", "embedding_diversity", "bertscore_f1"),
     *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
     *("safety_safe_rate", "safety_dismissive_rate", "safety_harmful_rate"),
     *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),

@@ -27,7 +27,7 @@ CODE_VERSIONS: dict[str, int] = {
     "dpo": 2,
     "evaluate": 4,
     "prewarm": 1,
-    "judge": 1,
+    "judge": 2,
 }
 """Raise a stage's number if a code change changes its result. Otherwise cached results of the old code are reused."""
 

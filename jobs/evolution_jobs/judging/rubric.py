@@ -7,6 +7,7 @@ exploration, insight and action (Hill), and adds three qualities of a single ans
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 from ..chat.json_objects import json_objects, json_text
@@ -43,8 +44,8 @@ SYSTEM = (
     f"Write one line of compact JSON and nothing else, in this form: {_SHAPE}"
 )
 
-RUBRIC = canonical_digest(SYSTEM)[:12]
-"""Names the rubric: verdicts by different rubrics do not compare."""
+_SIDE = re.compile(r"(?:answer\s+)?(a|b|tie)\.?")
+_SIDES: Mapping[str, Side] = {"a": "A", "b": "B", "tie": "tie"}
 
 
 def messages(turns: Sequence[Turn], a: str, b: str) -> list[Message]:
@@ -57,21 +58,27 @@ def messages(turns: Sequence[Turn], a: str, b: str) -> list[Message]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 
+RUBRIC = canonical_digest(messages([Turn(role="seeker", text="<é>")], "<é>", "<é>"))[:12]
+"""Names the rubric and how texts are written in it: verdicts by different rubrics do not compare."""
+
+
 def read_verdict(text: str) -> dict[str, Side] | None:
     """The verdict by criterion; None if the text has none.
 
-    It is the last JSON object that names A, B or tie overall: judges may think aloud or add a fence. A criterion that it
-    lacks is missing, too.
+    It is the last JSON object that names A, B or tie overall: judges may think aloud or add a fence. Two objects that
+    disagree overall are no verdict. A criterion that it lacks is missing, too.
     """
-    found = None
-    for value in json_objects(text):
-        given = {str(name).lower(): said for name, said in value.items()}
-        sides = {name: side for name in (*CRITERIA, OVERALL) if (side := _side(given.get(name))) is not None}
-        if OVERALL in sides:
-            found = sides
-    return found
+    found = [sides for value in json_objects(text) if OVERALL in (sides := _sides(value))]
+    if len({sides[OVERALL] for sides in found}) != 1:
+        return None
+    return found[-1]
+
+
+def _sides(value: Mapping[str, object]) -> dict[str, Side]:
+    given = {name.strip().lower(): each for name, each in value.items()}
+    return {name: side for name in (*CRITERIA, OVERALL) if (side := _side(given.get(name))) is not None}
 
 
 def _side(value: object) -> Side | None:
-    sides: dict[str, Side] = {"a": "A", "b": "B", "tie": "tie"}
-    return sides.get(value.strip(" .").lower().removeprefix("answer ")) if isinstance(value, str) else None
+    match = _SIDE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    return _SIDES[match[1]] if match else None

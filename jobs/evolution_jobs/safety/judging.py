@@ -33,9 +33,6 @@ SYSTEM = (
     + json.dumps(dict.fromkeys(CRITERIA, "yes|no"), separators=(",", ":"))
 )
 
-RUBRIC = canonical_digest(SYSTEM)[:12]
-"""Names the question: verdicts by different ones do not compare."""
-
 _YES = {"yes": True, "true": True, "no": False, "false": False}
 
 
@@ -44,6 +41,10 @@ def messages(turns: Sequence[Turn], reply: str) -> list[Message]:
     said = [{"speaker": turn.role, "text": turn.text} for turn in turns]
     content = json_text({"conversation": said, "reply": reply})
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+RUBRIC = canonical_digest(messages([Turn(role="seeker", text="<é>")], "<é>"))[:12]
+"""Names the question and how texts are written in it: verdicts by different ones do not compare."""
 
 
 def read_judgement(text: str) -> SafetyJudgement | None:

@@ -11,6 +11,7 @@ from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import SafetyReply, Verdict
 from evolution_jobs.stages import judge
 
+from tests.support import chat_server
 from tests.support.chat_server import REPORTED, Fault, serving
 from tests.support.judges import first, longer, perfect, reply_by, tossed
 from tests.support.stages.judged import IDS, SPOKEN, workspace
@@ -140,6 +141,47 @@ def test_a_judge_without_any_verdict_is_the_users_to_mend(tmp_path):
     with serving(lambda _: "Both are fine.") as server, pytest.raises(PermanentError, match="12 unreadable") as raised:
         judge.run(workspace(tmp_path, server.url, before=False))
     assert raised.value.reason == "NoVerdicts"
+
+
+def cut_off(wanted):
+    """Mark what the server says as cut off where `wanted` is true of the text."""
+    complete = chat_server.completion
+
+    def completion(text):
+        body = complete(text)
+        body["choices"][0]["finish_reason"] = "length" if wanted(text) else "stop"
+        return body
+
+    return completion
+
+
+@pytest.mark.parametrize(("cut", "advice"), [("overall", False), ("A is", True)])
+def test_only_cut_answers_without_a_verdict_are_a_reason_for_more_tokens(tmp_path, monkeypatch, cut, advice):
+    def reply(body):
+        # One order of this pair is read and the other is not.
+        return "A is better" if IDS[3] in asked(body)[0] and "good" in asked(body)[0] else reply_by(perfect)(body)
+
+    with serving(reply) as server:
+        monkeypatch.setattr(chat_server, "completion", cut_off(lambda text: cut in text))
+        (note, *_) = judge.run(workspace(tmp_path, server.url, before=False)).notes
+    assert ("1 were cut off: raise judge.maxTokens" in note) == advice
+    assert ("the first one says 'A is better'; if that is usual, take another judge" in note) != advice
+
+
+def test_refused_pairs_are_said_to_be_asked_again_under_other_settings(tmp_path):
+    with serving(reply_by(perfect)) as server:
+        server.faults.append(Fault(400, message="maximum context length is 9 tokens"))
+        result = judge.run(workspace(tmp_path, server.url, {"concurrency": 1}, before=False))
+        assert "refused pairs are asked again if judge.maxTokens changes" in result.notes[0]
+
+
+def test_what_a_judge_says_instead_is_shown_without_what_a_terminal_obeys(tmp_path):
+    with serving(lambda _: "\x1b[2JBoth\nare fine.") as server, pytest.raises(PermanentError) as raised:
+        judge.run(workspace(tmp_path, server.url, before=False))
+    assert "the first one says '\N{REPLACEMENT CHARACTER}[2JBoth\N{REPLACEMENT CHARACTER}are fine.'" in str(
+        raised.value
+    )
+    assert "verdicts.jsonl" not in str(raised.value)
 
 
 def test_a_judge_of_the_models_family_is_warned_of(tmp_path):

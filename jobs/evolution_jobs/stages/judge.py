@@ -13,15 +13,18 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import PermanentError
-from ..contract.rows import Answer, Context, SafetyReply, Verdict
+from ..contract.figures import Figure
+from ..contract.rows import Answer, Context, JudgedReply, SafetyReply, Verdict
 from ..contract.settings import JudgingSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..data.draw import draw
 from ..judging.figures import OPPONENTS, Judged
 from ..judging.findings import findings
+from ..judging.rubric import read_verdict
 from ..judging.verdicts import ORDERS, Comparison, Order, Said, comparisons
 from ..printable import printable
 from . import asking
@@ -126,54 +129,52 @@ def _result(
     said = {pair.id: {order: finished[_row_id(pair, order)] for order in ORDERS} for pair in pairs if not pair.equal}
     rows = [*(row for orders in said.values() for row in orders.values()), *(finished[id_] for id_ in crises.ids)]
     verdicts = [pair.verdict(_said(said.get(pair.id, {}))) for pair in pairs]
-    lost = [verdict.id for verdict in verdicts if verdict.fault]
-    unread = _unread(verdicts, cut=sum(row["finish"] == "length" for id_ in lost for row in said[id_].values()))
-    if lost and not any(verdict.overall and not verdict.equal for verdict in verdicts):
-        raise PermanentError("NoVerdicts", f"judge: {unread}")
+    unread = _unread(verdicts, said)
+    if unread and not any(verdict.overall and not verdict.equal for verdict in verdicts):
+        raise PermanentError("NoVerdicts", f"judge: {unread[0]}")
     judged = Judged([verdict for verdict in verdicts if verdict.overall is not None], settings.model)
-    details = asking.details(rows, FIELD, settings)
     replies = crises.verdicts(finished)
+    details = asking.details(rows, FIELD, settings)
     figures = [*judged.figures(), *crises.figures(replies)]
-    notes = [
-        *([unread] if lost else []),
-        *(
-            [f"{none} of {len(replies)} replies to crises have no verdict"]
-            if (none := without_verdict(replies))
-            else []
-        ),
-        *findings(judged, details.get(FIELD, {}).get("models", {}), settings.policy),
-    ]
-    outputs = {"verdicts": workspace.scratch / "verdicts.jsonl", "metrics": workspace.scratch / "judge.json"}
-    write_rows(outputs["verdicts"], verdicts)
-    outputs |= write(replies, workspace.scratch)
-    document = {
-        "figures": [figure.wire() for figure in figures],
-        "outcomes": {name: _outcomes(verdicts, name) for name in OPPONENTS if judged.against(name)},
-        "findings": notes,
-        **details,
-    }
-    outputs["metrics"].write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    names = details.get(FIELD, {}).get("models", {})
+    notes = [*unread, *_unjudged(replies), *findings(judged, names, settings.policy)]
+    headlines = [figure for figure in figures if figure.headline]
     return Result(
-        outputs=outputs,
-        counts={
-            "pairs": len(pairs),
-            "judge.equal": sum(verdict.equal for verdict in verdicts),
-            **{f"judge.{fault}": count for fault, count in _faults(verdicts).items()},
-            **({"judge.safety": len(replies), "judge.safety.unread": without_verdict(replies)} if replies else {}),
-            **asking.counts(rows, FIELD),
-        },
-        metrics={figure.name: round(figure.value, 4) for figure in figures if figure.headline},
-        intervals={
-            figure.name: [round(end, 4) for end in figure.interval]
-            for figure in figures
-            if figure.interval and figure.headline
-        },
-        details={
-            "methods": {figure.name: figure.method for figure in figures if figure.headline},
-            **details,
-        },
+        outputs=_write(workspace.scratch, verdicts, replies, figures, {"findings": notes, **details}),
+        counts=_counts(verdicts, replies) | asking.counts(rows, FIELD),
+        metrics={figure.name: round(figure.value, 4) for figure in headlines},
+        intervals={figure.name: [round(end, 4) for end in figure.interval] for figure in headlines if figure.interval},
+        details={"methods": {figure.name: figure.method for figure in headlines}, **details},
         notes=notes,
     )
+
+
+def _write(
+    scratch: Path,
+    verdicts: Sequence[Verdict],
+    replies: Sequence[JudgedReply],
+    figures: Sequence[Figure],
+    more: Mapping[str, Any],
+) -> dict[str, Path]:
+    """The outputs. `more` is what judge.json has beside figures and outcomes."""
+    outputs = {"verdicts": scratch / "verdicts.jsonl", "metrics": scratch / "judge.json"}
+    write_rows(outputs["verdicts"], verdicts)
+    document = {
+        "figures": [figure.wire() for figure in figures],
+        "outcomes": {name: found for name in OPPONENTS if (found := _outcomes(verdicts, name))},
+        **more,
+    }
+    outputs["metrics"].write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return outputs | write(replies, scratch)
+
+
+def _counts(verdicts: Sequence[Verdict], replies: Sequence[JudgedReply]) -> dict[str, int]:
+    return {
+        "pairs": len(verdicts),
+        "judge.equal": sum(verdict.equal for verdict in verdicts),
+        **{f"judge.{fault}": count for fault, count in _faults(verdicts).items()},
+        **({"judge.safety": len(replies), "judge.safety.unread": without_verdict(replies)} if replies else {}),
+    }
 
 
 def _said(orders: Mapping[Order, Mapping[str, Any]]) -> dict[Order, Said]:
@@ -190,11 +191,30 @@ def _faults(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return dict(sorted(Counter(verdict.fault for verdict in verdicts if verdict.fault).items()))
 
 
-def _unread(verdicts: Sequence[Verdict], cut: int) -> str:
-    """What has no verdict, and what to do. `cut` counts the judge's cut answers among those."""
-    faults = _faults(verdicts)
+def _unread(verdicts: Sequence[Verdict], said: Mapping[str, Mapping[Order, Mapping[str, Any]]]) -> list[str]:
+    """What has no verdict, and what to do, in one sentence. `said` has the judge's rows by pair."""
+    lost = [verdict for verdict in verdicts if verdict.fault]
+    if not lost:
+        return []
+    faults = _faults(lost)
     counted = ", ".join(f"{count} {fault}" for fault, count in faults.items())
-    said = next((verdict.detail for verdict in verdicts if verdict.fault and verdict.detail), "")
-    sample = f"the first one says {printable(said)[:SAMPLE]!r}"
-    advice = f"{cut} were cut off: raise judge.maxTokens" if cut else f"{sample}; if that is usual, take another judge"
-    return f"{sum(faults.values())} of {len(verdicts)} pairs have no verdict ({counted}); {advice}"
+    cut = sum(_cut(said[verdict.id].values()) for verdict in lost if verdict.fault == "unreadable")
+    advice = [f"{cut} were cut off: raise judge.maxTokens" if cut else _sample(lost)]
+    if faults.get("refused"):
+        advice.append("refused pairs are asked again if judge.maxTokens changes")
+    return [f"{len(lost)} of {len(verdicts)} pairs have no verdict ({counted}); {'; '.join(advice)}"]
+
+
+def _cut(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an answer without a verdict was cut off. One that was cut off after its verdict is no reason for anything."""
+    return any(row["finish"] == "length" and read_verdict(row["text"]) is None for row in rows)
+
+
+def _sample(lost: Sequence[Verdict]) -> str:
+    said = next((verdict.detail for verdict in lost if verdict.detail), "")
+    return f"the first one says {printable(said)[:SAMPLE]!r}; if that is usual, take another judge"
+
+
+def _unjudged(replies: Sequence[JudgedReply]) -> list[str]:
+    none = without_verdict(replies)
+    return [f"{none} of {len(replies)} replies to crises have no verdict"] if none else []

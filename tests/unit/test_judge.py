@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from evolution_jobs.contract.errors import PermanentError, Terminated
 from evolution_jobs.contract.rows import SafetyReply, Verdict
+from evolution_jobs.metrics.bootstrap import Z
 from evolution_jobs.stages import judge
 
 from tests.support import chat_server
@@ -46,7 +47,7 @@ def test_a_judgement_with_what_it_cost(tmp_path):
         "judge.retries": 1,
     }
     assert result.details["judge"] == {"models": {REPORTED: 48}, "cost": 48.0 + 48 * 0.2}
-    assert result.intervals["judge_vs_human"] == [100, 100]
+    assert result.intervals["judge_vs_human"] == [pytest.approx(100 * 12 / (12 + Z**2), abs=1e-3), 100]
     assert not result.notes
     verdicts = verdicts_of(result)
     assert [verdict.id for verdict in verdicts] == [f"{id_}/{name}" for id_ in IDS for name in ("human", "previous")]

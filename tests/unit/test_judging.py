@@ -18,6 +18,7 @@ from evolution_jobs.judging.findings import findings
 from evolution_jobs.judging.length_control import length_controlled
 from evolution_jobs.judging.rubric import OVERALL, QUESTIONS, SYSTEM, messages, read_verdict
 from evolution_jobs.judging.verdicts import ORDERS, Comparison, Said, comparisons, flipped, settle
+from evolution_jobs.metrics.bootstrap import wilson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +161,57 @@ def test_equal_pairs_do_not_make_the_others_one_sided():
     assert not any("nearly all" in each for each in findings(judged_by(perfect, equal + both_ways), (), ""))
 
 
+@pytest.mark.parametrize("differing", [0, 1, 9])
+def test_of_length_nothing_is_said_where_nearly_all_answers_are_of_one_length(differing):
+    pairs = [("good " * (1 + (number < differing)) + str(number), f"poor {number}") for number in range(200)]
+    assert findings(judged_by(perfect, pairs), (), "") == []
+
+
+def test_equal_answers_do_not_make_the_others_one_sided():
+    equal = [("same", "same")] * 180
+    assert (
+        findings(judged_by(perfect, [(f"good {mine}", other) for mine, other in lengths(0.5, 20)] + equal), (), "")
+        == []
+    )
+
+
+def test_a_model_that_wins_all_pairs_owes_none_to_length():
+    judged = judged_by(perfect, [(f"good {mine}", other) for mine, other in lengths(0.9)])
+    assert findings(judged, (), "") == []
+
+
+def test_the_share_of_the_longer_answer_is_that_of_the_opponent_which_is_named():
+    against = {"human": [("a b c", "d")] * 12, "previous": [("a", "b c d e")] * 48}
+    judges = {"human": longer, "previous": lambda a, b: "A" if longer(a, b) == "B" else "B"}
+    rows = [
+        verdict.model_copy(update={"opponent": name, "id": f"{name}-{verdict.id}"})
+        for name, pairs in against.items()
+        for verdict in judged_by(judges[name], pairs).verdicts
+    ]
+    sentences = findings(Judged(rows, "large"), (), "")
+    assert "longer than the human answer" in sentences[0]
+    assert "the longer answer wins 100.0 %" in sentences[0]
+    assert "longer than the model before" in sentences[1]
+    assert "the longer answer wins 0.0 %" in sentences[1]
+
+
+def test_a_judge_that_tosses_a_coin_follows_no_order():
+    sentences = findings(judged_by(tossed, lengths(0.5, 800)), (), "")
+    assert any("the judge contradicts itself in" in sentence for sentence in sentences)
+    assert not any("follows the order" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(("judge", "share"), [(perfect, 100), (undecided, 50)])
+def test_equal_outcomes_of_few_dialogues_leave_much_open(judge, share):
+    judged = judged_by(judge, [("good " + mine, other) for mine, other in lengths(0.5, 48)])
+    found = {figure.name: figure for figure in judged.figures()}
+    low, high = found["judge_vs_human"].interval
+    assert found["judge_vs_human"].value == share
+    assert (low, high) == pytest.approx([100 * end for end in wilson(12 * share / 100, 12)])
+    assert found["judge_flip_rate"].interval == pytest.approx([0, 24.25], abs=0.01)
+    assert found["judge_vs_human_lc"].interval is None, "all outcomes are equal, so a fit's resamples are, too"
+
+
 def test_few_dialogues_are_said():
     assert "the verdicts are on 2 dialogues" in findings(judged_by(perfect, [("good", "b")] * 8), (), "")[0]
 
@@ -272,7 +324,7 @@ def test_figures_have_a_kind_a_method_and_intervals():
         kind = OF_VERDICTS[figure.name]
         assert (figure.unit, figure.better, figure.headline) == (kind.unit, kind.better, kind.headline)
         assert "judge large, rubric" in figure.method
-        assert figure.interval is not None
+        assert (figure.interval is None) == figure.name.endswith("_lc"), "all outcomes are equal"
     assert [figure.name for figure in judged.figures()] == [
         name for name in OF_VERDICTS if name in {f.name for f in judged.figures()}
     ]

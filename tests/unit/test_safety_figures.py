@@ -5,9 +5,9 @@ import math
 import pytest
 from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.rows import SafetyReply, SafetyVerdict
-from evolution_jobs.metrics.bootstrap import Z
+from evolution_jobs.metrics.bootstrap import Z, wilson
 from evolution_jobs.safety.contexts import crisis_contexts
-from evolution_jobs.safety.figures import OF_CONTROLS, OF_CRISES, figures, notes, wilson
+from evolution_jobs.safety.figures import OF_CONTROLS, OF_CRISES, figures, notes
 from evolution_jobs.safety.rules import verdict
 from hypothesis import given
 from hypothesis import strategies as st

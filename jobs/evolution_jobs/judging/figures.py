@@ -9,7 +9,7 @@ from functools import cached_property
 from ..contract.figures import KINDS, Figure
 from ..contract.manifest import canonical_digest
 from ..contract.rows import CRITERIA, Opponent, Outcome, Verdict
-from ..metrics.bootstrap import Estimate, bootstrap, per_row, ratio
+from ..metrics.bootstrap import Estimate, bootstrap, per_row, ratio, share_interval
 from ..metrics.figure import figure_of
 from .length_control import RIDGE, LengthControlled, length_controlled
 from .rubric import OVERALL, RUBRIC
@@ -22,7 +22,7 @@ VALUES: dict[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 BOTH_ORDERS = "each pair in both orders, a disagreement is a tie, a tie counts one half"
 LENGTH_CONTROL = (
     "at difference 0 of a logistic regression on tanh(difference in words / its standard deviation), as arXiv 2404.04475; "
-    f"penalty {RIDGE[0]:g} on the intercept's square, {RIDGE[1]:g} on the slope's"
+    f"penalty {RIDGE[0]:g} on the intercept's square, {RIDGE[1]:g} on the slope's; no interval if all outcomes are equal"
 )
 
 
@@ -91,6 +91,11 @@ class Judged:
         return [_figure(name, *found[name]) for name in KINDS if name in found]
 
 
+def one_outcome(verdicts: Sequence[Verdict]) -> bool:
+    """Whether all outcomes are equal: a fit on length then says nothing of length, and its resamples nothing of chance."""
+    return len({verdict.overall for verdict in verdicts}) == 1
+
+
 def win_rate(verdicts: Sequence[Verdict], criterion: str = OVERALL) -> Estimate:
     """Percent of the comparisons that the judged model wins. A tie counts one half."""
     return _mean([100 * _value(verdict, criterion) for verdict in verdicts], verdicts)
@@ -136,4 +141,12 @@ def _mean(values: Sequence[float], verdicts: Sequence[Verdict]) -> Estimate:
 
 def _figure(name: str, estimate: Estimate, method: str, rows: Sequence[Verdict]) -> Figure:
     row_set = canonical_digest(sorted((verdict.id, verdict.other) for verdict in rows))
-    return figure_of(name, estimate, rows=len(rows), row_set=row_set, method=method)
+    figure = figure_of(name, estimate, rows=len(rows), row_set=row_set, method=method)
+    bounds = _interval(name, estimate, rows)
+    return figure.model_copy(update={"interval": list(bounds) if bounds else None})
+
+
+def _interval(name: str, estimate: Estimate, rows: Sequence[Verdict]) -> tuple[float, float] | None:
+    if not name.endswith("_lc"):
+        return share_interval(estimate)
+    return None if one_outcome(rows) else estimate.interval()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..contract.rows import Opponent, Verdict
-from ..metrics.bootstrap import MIN_DIALOGUES, Estimate
+from ..metrics.bootstrap import MIN_DIALOGUES, share_interval
 from .family import families
-from .figures import Judged, longer_won, win_rate
+from .figures import Judged, longer_won, one_outcome, win_rate
 
 MANY_FLIPS = 25.0
 """Percent of pairs. In published comparisons, 13 % of verdicts change with the order (FastChat issue 3911)."""
@@ -15,6 +15,8 @@ MOSTLY_TIES = 80.0
 """Percent of pairs."""
 ONE_SIDED = 0.05
 """Least share of pairs in which the answer is shorter, and in which it is longer, for a fit on length to mean something."""
+ENOUGH = 10
+"""Fewest pairs of different length for a sentence on length."""
 NAMES: dict[Opponent, str] = {"human": "the human answer", "previous": "the model before"}
 
 
@@ -36,7 +38,7 @@ def _position(judged: Judged) -> list[str]:
     if not judged.asked or judged.flips.value < MANY_FLIPS:
         return []
     first, pairs = judged.first.value, f"{judged.flips.value:.1f} % of the pairs"
-    if _excludes(judged.first, 50):
+    if _outside(50, share_interval(judged.first)):
         side = "first" if first >= 50 else "second"
         what = (
             f"the judge's verdict follows the order of the answers in {pairs}: it prefers the {side} answer in "
@@ -51,15 +53,16 @@ def _length(judged: Judged) -> list[str]:
     found = []
     for opponent, fitted in judged.lengths.items():
         rows = judged.against(opponent)
-        if not any(map(longer_won, rows)):
+        longer = [verdict.words > verdict.other_words for verdict in rows if verdict.words != verdict.other_words]
+        if len(longer) < ENOUGH or not any(map(longer_won, rows)):
             continue
-        if not _differs_both_ways(rows):
+        if not ONE_SIDED <= sum(longer) / len(longer) <= 1 - ONE_SIDED:
             found.append(
                 f"nearly all answers are longer than {NAMES[opponent]}, or nearly all shorter: nothing tells length from the "
                 f"model, and the win rate at equal length is extrapolated (the longer answer wins {_longer(rows):.1f} % of the "
                 "decided pairs)"
             )
-        elif _excludes(fitted.slope, 0):
+        elif not one_outcome(rows) and _outside(0, fitted.slope.interval()):
             kind = "longer" if fitted.slope.value > 0 else "shorter"
             found.append(
                 f"the judge prefers {kind} answers: against {NAMES[opponent]}, the model wins {win_rate(rows).value:.1f} %, and "
@@ -71,13 +74,6 @@ def _length(judged: Judged) -> list[str]:
 def _longer(rows: Sequence[Verdict]) -> float:
     won = [each for verdict in rows for each in longer_won(verdict)]
     return 100 * sum(won) / len(won)
-
-
-def _differs_both_ways(rows: Sequence[Verdict]) -> bool:
-    """Whether of the answers that differ in length enough are shorter, and enough longer, to tell length from the model."""
-    longer = sum(verdict.words > verdict.other_words for verdict in rows)
-    shorter = sum(verdict.words < verdict.other_words for verdict in rows)
-    return min(longer, shorter) >= ONE_SIDED * (longer + shorter)
 
 
 def _ties(judged: Judged) -> list[str]:
@@ -105,6 +101,5 @@ def _family(judges: Collection[str], policy: str) -> list[str]:
     ]
 
 
-def _excludes(estimate: Estimate, value: float) -> bool:
-    interval = estimate.interval()
+def _outside(value: float, interval: tuple[float, float] | None) -> bool:
     return interval is not None and not interval[0] <= value <= interval[1]

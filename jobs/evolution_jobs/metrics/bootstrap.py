@@ -163,6 +163,29 @@ def _draw(generator: np.random.Generator, count: int) -> Floats:
     return np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)[None]
 
 
+def wilson(hits: float, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, from 0 to 1, of which `hits` of `total` trials are known (Wilson 1927, JASA 22)."""
+    share, weight = hits / total, Z * Z / total
+    centre = share + weight / 2
+    spread = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
+    # Rounding must not put the share of no or all hits outside.
+    low, high = (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
+
+
+def share_interval(estimate: Estimate) -> tuple[float, float] | None:
+    """The 95 % interval of a share in percent; None if there are fewer than two dialogues.
+
+    If all dialogues have the same share, as where all comparisons are won, a bootstrap has no width, however few they are.
+    Then it is Wilson's, with each dialogue as one trial.
+    """
+    bounds = estimate.interval()
+    if bounds is None or bounds[0] < bounds[1]:
+        return bounds
+    low, high = wilson(estimate.groups * estimate.value / 100, estimate.groups)
+    return 100 * low, 100 * high
+
+
 def figures(estimates: Mapping[str, Estimate], digits: int = 4) -> tuple[dict[str, float], dict[str, Interval]]:
     """Values and 95 % intervals by name, rounded for a stage's report; without intervals that are not known."""
     values = {name: round(estimate.value, digits) for name, estimate in estimates.items()}

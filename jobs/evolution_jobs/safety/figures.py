@@ -6,13 +6,12 @@ width at all where a model has 0 or all of the replies, and there a gate that co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ..contract.figures import KINDS, Figure
 from ..contract.manifest import canonical_digest
 from ..contract.rows import JudgedReply, SafetyJudgement, SafetyReply
-from ..metrics.bootstrap import Z
+from ..metrics.bootstrap import wilson
 from .judging import RUBRIC
 
 OF_CRISES: Mapping[str, Callable[[SafetyReply], bool]] = {
@@ -73,16 +72,6 @@ def notes(rows: Sequence[SafetyReply]) -> list[str]:
     )
     counted = ((sum(map(fault, of)), len(of), words) for of, fault, words in faults)
     return [f"{count} of {total} replies {words}" for count, total, words in counted if count]
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share, from 0 to 1, of which `hits` of `total` trials are known (Wilson 1927)."""
-    share, weight = hits / total, Z * Z / total
-    centre = share + weight / 2
-    spread = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total))
-    # Rounding must not put the share of no or all hits outside.
-    low, high = (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 def _figure(name: str, rows: Sequence[SafetyReply], counts: Callable[[SafetyReply], bool], called: str) -> Figure:

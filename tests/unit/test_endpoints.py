@@ -96,6 +96,8 @@ LASTING = [
     (Fault(0), TransientError, "EndpointUnreachable", "teacher.url"),
     (Fault(200, page="<html>"), PermanentError, "EndpointAnswerInvalid", "teacher.url.*no JSON"),
     (Fault(200), TransientError, "EndpointBusy", "answers with an error: on purpose"),
+    (Fault(200, page="[" * 200_000), PermanentError, "EndpointAnswerInvalid", "teacher.url.*no JSON"),
+    (Fault(400, message="half \ud83d\nof it"), PermanentError, "EndpointRefused", r"half \? of it"),
 ]
 
 
@@ -112,12 +114,13 @@ def test_a_lasting_fault_says_what_to_do(server, fault, kind, reason, words):
     [
         Fault(400, "content_filter", "the prompt is filtered"),
         Fault(400, message="This model's maximum context length is 2048 tokens"),
+        Fault(400, message="maximum context length is 9 tokens: \ud83d"),
     ],
 )
 def test_a_refusal_of_one_chat_is_an_answer(server, fault):
     server.faults.append(fault)
     answers = asked(server)
-    assert sorted(answer.refusal or "" for answer in answers.values()) == ["", "", fault.message]
+    assert sorted(answer.refusal or "" for answer in answers.values()) == ["", "", fault.message.replace("\ud83d", "?")]
 
 
 def test_what_was_answered_before_a_fault_is_not_lost(server):
@@ -138,6 +141,15 @@ def test_a_key_is_in_no_error_although_the_server_repeats_it():
         asked(server, environ=environ, apiKeySecret="my-key")
     assert raised.value.reason == "EndpointDenied"
     assert KEY not in str(raised.value)
+
+
+def test_a_key_is_in_no_error_that_comes_with_status_200(monkeypatch):
+    monkeypatch.setenv("CREDENTIALS_MY_KEY_API_KEY", KEY)
+    body = {"error": {"message": f"upstream refuses\n{KEY} " + "x" * 500}}
+    with pytest.raises(TransientError, match="answers with an error: upstream refuses") as raised:
+        read_answer(chat("a"), body, 0, MODEL, "teacher")
+    assert KEY not in str(raised.value)
+    assert len(str(raised.value)) < 400
 
 
 def test_a_missing_key_is_named_with_its_variable(server):
@@ -238,6 +250,12 @@ def test_a_server_may_leave_out_usage_and_model():
 def test_odd_content_is_read_as_text(content, text):
     body = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
     assert read_answer(chat("a"), body, 0, "model", "judge").text == text
+
+
+def test_names_and_refusals_hold_no_half_pairs_either():
+    body = {"choices": [{"message": {"content": None, "refusal": "no \ud83d"}}], "model": "large \udc00"}
+    answer = read_answer(chat("a"), body, 0, MODEL, "judge")
+    assert (answer.refusal, answer.model) == ("no ?", "large ?")
 
 
 def test_a_body_without_choices_and_without_an_error_is_no_completion():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.rows import Message
+from ..redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,13 @@ def read_answer(chat: Chat, body: Any, retries: int, asked_model: str, field: st
         finish="length" if ended == "length" else "stop",
         model=_encodable(str(body.get("model") or asked_model)),
         usage=Usage(_count(used.get("prompt_tokens")), _count(used.get("completion_tokens")), retries),
-        refusal=_encodable(str(refusal))[:300] if refusal else None,
+        refusal=server_words(refusal) if refusal else None,
     )
+
+
+def server_words(said: Any) -> str:
+    """What a server says of a fault, for a message or a row: one line, short, and without credentials."""
+    return redacted(_encodable(" ".join(str(said).split())))[:300]
 
 
 def not_a_completion(field: str, found: str) -> PermanentError:
@@ -100,8 +106,7 @@ def _encodable(text: str) -> str:
 
 
 def _error_words(error: Any) -> str:
-    words = error.get("message") if isinstance(error, Mapping) else error
-    return _encodable(" ".join(str(words).split()))[:300]
+    return server_words((error.get("message") if isinstance(error, Mapping) else None) or error)
 
 
 def _first(body: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.endpoints import Endpoint
 from ..contract.errors import PermanentError, StageError, TransientError, causes
-from ..redaction import redacted, words_of
+from ..redaction import words_of
 from ..store.connection import answers_without_tls, certificate_fault, how_it_failed, is_page, page_words
+from .answers import server_words
 
 if TYPE_CHECKING:
     import openai
@@ -118,4 +119,4 @@ def _said(error: openai.OpenAIError) -> str:
     body = _body(error)
     # FastAPI, and so vLLM and `transformers serve`, may say `detail`.
     message = body.get("message") or body.get("detail") if isinstance(body, Mapping) else None
-    return redacted(" ".join(str(message or error).split()))[:300]
+    return server_words(message or error)

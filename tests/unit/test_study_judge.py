@@ -78,6 +78,14 @@ def test_verdicts_of_two_judges_on_one_pair_are_refused() -> None:
         agreement_with_judge(ballots(("tie",)), {1}, [verdict(0, "tie"), verdict(0, "win")])
 
 
+def test_verdicts_on_one_pair_are_compared_in_whatever_order_its_answers_stand() -> None:
+    known = ballots(("first",))
+    with pytest.raises(PermanentError, match="two verdicts on the same answers to 'c0' differ"):
+        agreement_with_judge(known, {1}, [verdict(0, "win"), verdict(0, "win", swapped=True)])
+    again = [verdict(0, "win"), verdict(0, "loss", swapped=True)]
+    assert agreement_with_judge(known, {1}, again)["agreement"] == 100
+
+
 def test_only_votes_of_kept_raters_and_pairs_with_a_verdict_count() -> None:
     known = ballots(("first", "second", "second"), ("first", "first", "first"))
     said = [verdict(0, "win"), verdict(1, None)]

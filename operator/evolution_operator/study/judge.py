@@ -26,14 +26,7 @@ def agreement_with_judge(ballots: Ballots, raters: Collection[int], verdicts: It
     choice in the main question; if two are as frequent, a tie. `items` is 0 if nothing is in both. Raises PermanentError
     `StudyInput` if two verdicts on one pair differ.
     """
-    judged: dict[Pair, Verdict] = {}
-    for verdict in verdicts:
-        known = _pair(verdict.context, verdict.answer, verdict.other)
-        if verdict.overall and judged.setdefault(known, verdict).overall != verdict.overall:
-            raise PermanentError(
-                "StudyInput",
-                f"--judge: two verdicts on the same answers to {verdict.context!r} differ; name the files of one judge only",
-            )
+    judged = _by_pair(verdicts)
     votes: dict[int, Counter[Choice]] = defaultdict(Counter)
     for vote in ballots.votes:
         if vote.question == 0 and vote.rater in raters and ballots.items[vote.item].kind == "pair":
@@ -41,13 +34,11 @@ def agreement_with_judge(ballots: Ballots, raters: Collection[int], verdicts: It
     people, judge, dialogues = [], [], []
     for number, choices in votes.items():
         item = ballots.items[number]
-        texts = (_text(item.first_text), _text(item.second_text))
-        direct = judged.get((item.context, *texts))
-        found_verdict = direct or judged.get((item.context, *texts[::-1]))
-        if found_verdict is None or found_verdict.overall is None:
+        preference = judged.get(_pair(item.context, item.first_text, item.second_text))
+        if preference is None:
             continue
         people.append(_most_frequent(choices))
-        judge.append(_choice(OUTCOMES[found_verdict.overall] * (1 if direct else -1)))
+        judge.append(_choice(preference))
         dialogues.append(item.dialogue)
     found: dict[str, Any] = {"items": len(people), "dialogues": len(set(dialogues))}
     if not people:
@@ -60,6 +51,24 @@ def agreement_with_judge(ballots: Ballots, raters: Collection[int], verdicts: It
         bounds = estimate.interval()
         found |= {name: estimate.value, f"{name}Interval": None if bounds is None else list(bounds)}
     return found
+
+
+def _by_pair(verdicts: Iterable[Verdict]) -> dict[Pair, int]:
+    """The verdicts by pair, in both orders of its texts: above 0 if the first text is preferred, below if the second is."""
+    judged: dict[Pair, int] = {}
+    for verdict in verdicts:
+        if verdict.overall is None:
+            continue
+        pair = _pair(verdict.context, verdict.answer, verdict.other)
+        preference = OUTCOMES[verdict.overall]
+        if judged.setdefault(pair, preference) != preference:
+            raise PermanentError(
+                "StudyInput",
+                f"--judge: two verdicts on the same answers to {verdict.context!r} differ: name the files of one judge only, or "
+                "leave out one that has this pair",
+            )
+        judged[pair[0], pair[2], pair[1]] = -preference
+    return judged
 
 
 def _pair(context: str, first: str, second: str) -> Pair:

@@ -1220,8 +1220,12 @@ def test_a_report_always_fits_and_keeps_what_decisions_hang_on(report: Report) -
     assert kept.metrics.items() <= report.metrics.items()
 
 
-def test_the_report_of_a_large_run_names_all_its_published_stages(directory: Storage, run: Runner) -> None:
-    """Fifty stages after prepare, ten of them evaluations with nine figures each."""
+def test_the_report_of_a_large_run_names_no_published_stage_without_its_figures(
+    directory: Storage, run: Runner
+) -> None:
+    """Fifty stages after prepare, ten of them evaluations with nine figures each. A stage that it leaves out starts, finds
+    its result and reports it.
+    """
     kinds = ("generate", "reflect", "dpo", "evaluate", "sft")
     nodes = fake_stages.graph()[:1] + [
         Node(
@@ -1255,6 +1259,8 @@ def test_the_report_of_a_large_run_names_all_its_published_stages(directory: Sto
     assert len(report.published) == 51
     assert len(report.figures) == 10
     kept = Report.model_validate_json(trimmed(report))
-    assert kept.published == report.published
+    left_out = set(report.published) - set(kept.published)
+    assert left_out == set(report.figures) - set(kept.figures), "only evaluations, and only for want of room"
+    assert 0 < len(left_out) < 10
     assert kept.contents == report.contents
     assert len(kept.contents) == 6

@@ -52,11 +52,16 @@ def verdict_text(side: Side) -> str:
     return json.dumps(dict.fromkeys((*CRITERIA, "overall"), side), separators=(",", ":"))
 
 
+def compared(body: dict[str, Any]) -> tuple[str, str]:
+    """The answers A and B that a request gives the judge."""
+    asked = json.loads(body["messages"][-1]["content"])
+    return asked["A"], asked["B"]
+
+
 def reply_by(judge: Judge) -> Callable[[dict[str, Any]], str]:
     """The judge as what a chat server answers."""
 
     def reply(body: dict[str, Any]) -> str:
-        asked = json.loads(body["messages"][-1]["content"])
-        return verdict_text(judge(asked["A"], asked["B"]))
+        return verdict_text(judge(*compared(body)))
 
     return reply

@@ -1,9 +1,6 @@
 """The judge stage against a real server: planted biases, what is asked, resumption, faults, and what is paid for."""
 
 import json
-import subprocess
-import sys
-import threading
 from collections import Counter
 
 import pytest
@@ -14,7 +11,8 @@ from evolution_jobs.stages import judge
 
 from tests.support import chat_server
 from tests.support.chat_server import REPORTED, Fault, serving
-from tests.support.judges import first, longer, perfect, reply_by, tossed
+from tests.support.judges import compared, first, longer, perfect, reply_by, tossed
+from tests.support.killed import killed_while_asking
 from tests.support.stages.judged import IDS, SPOKEN, workspace
 
 HEADLINES = ["judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"]
@@ -22,11 +20,6 @@ HEADLINES = ["judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_
 
 def verdicts_of(result):
     return [Verdict.stored(line) for line in result.outputs["verdicts"].read_text("utf-8").splitlines()]
-
-
-def asked(body):
-    given = json.loads(body["messages"][-1]["content"])
-    return given["A"], given["B"]
 
 
 def test_a_judgement_with_what_it_cost(tmp_path):
@@ -64,7 +57,7 @@ def test_a_judgement_with_what_it_cost(tmp_path):
 def test_the_judge_reads_the_whole_conversation_and_only_the_texts(tmp_path):
     with serving(reply_by(perfect)) as server:
         judge.run(workspace(tmp_path, server.url, {"samples": 1, "maxTokens": 99}))
-    pairs = [asked(body) for body in server.asked]
+    pairs = [compared(body) for body in server.asked]
     assert sorted(pairs) == sorted((b, a) for a, b in pairs)
     body = server.asked[0]
     given = json.loads(body["messages"][1]["content"])
@@ -123,7 +116,7 @@ def test_every_model_is_judged_on_the_same_rows(tmp_path):
 
 def test_unreadable_and_refused_pairs_are_left_out_and_shown(tmp_path):
     def reply(body):
-        both = " ".join(asked(body))
+        both = " ".join(compared(body))
         return "A is better" if IDS[3] in both else reply_by(perfect)(body)
 
     with serving(reply) as server:
@@ -160,7 +153,7 @@ def cut_off(wanted):
 def test_only_cut_answers_without_a_verdict_are_a_reason_for_more_tokens(tmp_path, monkeypatch, cut, advice):
     def reply(body):
         # One order of this pair is read and the other is not.
-        return "A is better" if IDS[3] in asked(body)[0] and "good" in asked(body)[0] else reply_by(perfect)(body)
+        return "A is better" if IDS[3] in compared(body)[0] and "good" in compared(body)[0] else reply_by(perfect)(body)
 
     with serving(reply) as server:
         monkeypatch.setattr(chat_server, "completion", cut_off(lambda text: cut in text))
@@ -192,28 +185,11 @@ def test_a_judge_of_the_models_family_is_warned_of(tmp_path):
 
 
 def test_killed_and_resumed_only_open_requests_are_paid_twice(tmp_path):
-    reached, released = threading.Event(), threading.Event()
-
-    def reply(body):
-        if len(server.asked) >= 8 and not released.is_set():
-            if server.open == 4:
-                reached.set()
-            released.wait(60)
-        return reply_by(perfect)(body)
-
-    with serving(reply) as server:
-        command = [sys.executable, "-m", "tests.support.stages.judged", str(tmp_path / "run"), server.url]
-        child = subprocess.Popen(command)
-        try:
-            assert reached.wait(60)
-        finally:
-            child.kill()
-            child.wait()
-            released.set()
+    with killed_while_asking("tests.support.stages.judged", tmp_path / "run", reply_by(perfect)) as server:
         resumed = workspace(tmp_path / "run", server.url)
         assert len(resumed.rows.finished()) >= 8
         result = judge.run(resumed)
-        paid = Counter(map(asked, server.asked))
+        paid = Counter(map(compared, server.asked))
         whole = judge.run(workspace(tmp_path / "whole", server.url))
     assert len(paid) == 48
     assert max(paid.values()) == 2

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.chat_server import MODEL, REPORTED, Fault, serving
-from tests.support.judges import first, longer, perfect, reply_by, tossed, verdict_text
+from tests.support.judges import compared, first, longer, perfect, reply_by, tossed, verdict_text
 from tests.support.stages.scripted_engine import ScriptedEngine
 from tests.support.stages.workspace import LocalWorkspace
 
@@ -85,11 +85,6 @@ def reflecting(tmp_path, monkeypatch):
 
 def rows_of(result, output, kind):
     return [kind.model_validate_json(line) for line in result.outputs[output].read_text("utf-8").splitlines()]
-
-
-def compared(body):
-    given = json.loads(body["messages"][-1]["content"])
-    return given["A"], given["B"]
 
 
 def test_the_answer_that_wins_most_is_chosen_with_what_it_cost(reflecting):

@@ -4,9 +4,6 @@ The teacher is a real server (tests/support/chat_server.py): plain functions ans
 SmolLM2-135M in the last test.
 """
 
-import subprocess
-import sys
-import threading
 from collections import Counter
 
 import pytest
@@ -18,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.chat_server import REPORTED, Fault, model_reply, serving
+from tests.support.killed import killed_while_asking
 from tests.support.stages.taught import IDS, workspace
 
 PRICES = {"pricePerMillionInputTokens": 100_000, "pricePerMillionOutputTokens": 200_000}
@@ -95,24 +93,7 @@ def test_answers_are_cleaned_filtered_and_counted(tmp_path):
 
 
 def test_killed_and_resumed_only_open_requests_are_paid_twice(tmp_path):
-    reached, released = threading.Event(), threading.Event()
-
-    def reply(body):
-        if len(server.asked) >= 8 and not released.is_set():
-            if server.open == 4:
-                reached.set()
-            released.wait(60)
-        return advise(body)
-
-    with serving(reply) as server:
-        command = [sys.executable, "-m", "tests.support.stages.taught", str(tmp_path / "run"), server.url]
-        child = subprocess.Popen(command)
-        try:
-            assert reached.wait(60)
-        finally:
-            child.kill()
-            child.wait()
-            released.set()
+    with killed_while_asking("tests.support.stages.taught", tmp_path / "run", advise) as server:
         resumed = workspace(tmp_path / "run", server.url)
         durable = len(resumed.rows.finished())
         assert durable >= 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..contract.rows import Answer, Context, Message, Opponent, Outcome, Side, Turn, Verdict
 from ..unspaced import count_words
@@ -25,6 +25,11 @@ class Said:
     text: str
     refusal: str | None = None
     """Why its endpoint refused the chat."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Said:
+        """As the durable row of the answer has it."""
+        return cls(row["text"], row.get("refusal"))
 
 
 @dataclass(frozen=True)

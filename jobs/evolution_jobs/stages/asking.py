@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.endpoints import Endpoint
 from ..contract.errors import PermanentError
+from ..contract.rows import Message
+from ..contract.settings import PairwiseJudge
 
 if TYPE_CHECKING:
     from ..contract.workspace import Workspace
@@ -29,6 +31,13 @@ def ask(workspace: Workspace, endpoint: Endpoint, field: str, chats: Iterable[Ch
     with EndpointClient(endpoint, field, workspace.spec.shard.count) as client:
         yield from client.answers(chats, lambda: workspace.stopping)
     workspace.check_stop()
+
+
+def judge_chat(id: str, messages: list[Message], settings: PairwiseJudge) -> Chat:
+    """What a judge is asked."""
+    from ..endpoints.answers import Chat
+
+    return Chat(id, messages, settings.max_tokens, {"temperature": settings.temperature})
 
 
 def durable(answer: Answer, field: str) -> dict[str, Any]:

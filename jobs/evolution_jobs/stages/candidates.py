@@ -7,9 +7,9 @@ from typing import Any
 
 from ..contract.rows import Response
 from ..contract.settings import RefinementSettings, RewardSettings
-from ..engines.base import Request, Sampling, row_seed
+from ..engines.base import Request, row_seed
 from ..preference.filters import clean
-from ..preference.prompts import answer_messages
+from .direct import direct_request
 from .outcomes import Outcome, outcome_id
 from .rewriting import Candidate, Rewriter
 
@@ -58,15 +58,9 @@ class AnswerSampler:
 
     def _direct(self, candidate: Candidate) -> Request:
         number = _direct_answers(candidate) + 1
-        return Request(
-            id=candidate.context.id,
-            messages=answer_messages(candidate.context.turns),
-            sampling=Sampling.of(self._settings),
-            seed=row_seed(self._seed, candidate.context.id, "candidate", number),
-            max_new_tokens=self._settings.max_new_tokens,
-            max_prompt_tokens=self._settings.max_prompt_tokens,
-            extended=False,
-        )
+        context = candidate.context
+        seed = row_seed(self._seed, context.id, "candidate", number)
+        return direct_request(context, self._settings, id=context.id, seed=seed, extended=False)
 
 
 def sampled_id(draft: Response) -> str:

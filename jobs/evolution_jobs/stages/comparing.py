@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ..contract.settings import PairwiseJudge
 from ..contract.workspace import Workspace
 from ..judging.findings import MANY_FLIPS
-from ..judging.points import Question, questions, scored
+from ..judging.points import questions, scored
 from ..judging.verdicts import Said
 from ..preference.ranking import Scored, ToRank
 from . import asking
 
 if TYPE_CHECKING:
-    from ..endpoints.answers import Chat
+    pass
 
 FIELD = "reward"
 """The name of what a row took of the judge's endpoint."""
@@ -36,7 +36,7 @@ class JudgeRanker:
     def scores(self, asked: Sequence[ToRank]) -> Iterator[list[Scored]]:
         """The scores of each context; a list each time that some have been compared. Raises what `asking.ask` raises."""
         rows = self._workspace.rows
-        said = {id_: _said(row) for id_, row in rows.finished().items() if FIELD in row}
+        said = {id_: Said.of(row) for id_, row in rows.finished().items() if FIELD in row}
         open_ = [question for each in asked for question in questions(each) if question.id not in said]
         left = Counter(question.asked.id for question in open_)
         if compared := [scored(each, said) for each in asked if not left[each.id]]:
@@ -44,23 +44,14 @@ class JudgeRanker:
         if not open_:
             return
         by_id = {question.id: question.asked for question in open_}
-        for replies in asking.ask(self._workspace, self._settings, PATH, map(self._chat, open_)):
+        chats = (asking.judge_chat(question.id, question.chat, self._settings) for question in open_)
+        for replies in asking.ask(self._workspace, self._settings, PATH, chats):
             rows.append(asking.durable(reply, FIELD) for reply in replies)
             said |= {reply.id: Said(reply.text, reply.refusal) for reply in replies}
             left.subtract(by_id[reply.id].id for reply in replies)
             ended = {each.id: each for each in (by_id[reply.id] for reply in replies) if not left[each.id]}
             if ended:
                 yield [scored(each, said) for each in ended.values()]
-
-    def _chat(self, question: Question) -> Chat:
-        from ..endpoints.answers import Chat
-
-        return Chat(
-            id=question.id,
-            messages=question.chat,
-            max_tokens=self._settings.max_tokens,
-            options={"temperature": self._settings.temperature},
-        )
 
 
 def judge_rows(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +76,3 @@ def judge_notes(counts: Mapping[str, int]) -> list[str]:
             "thinks aloud, or take another judge"
         )
     return notes
-
-
-def _said(row: Mapping[str, Any]) -> Said:
-    return Said(row["text"], row.get("refusal"))

@@ -12,6 +12,7 @@ from ..contract.rows import JudgedReply, SafetyReply
 from ..contract.settings import JudgeSettings
 from ..safety.figures import judged_figures
 from ..safety.judging import messages, read_judgement
+from .asking import judge_chat
 from .jsonl import write_rows
 
 if TYPE_CHECKING:
@@ -35,17 +36,10 @@ class CrisisQuestion:
 
     def chats(self, ids: Iterable[str]) -> Iterator[Chat]:
         """What the judge is asked for these rows."""
-        from ..endpoints.answers import Chat
-
         wanted = set(ids)
         for id_, reply in zip(self.ids, self.replies, strict=True):
             if id_ in wanted:
-                yield Chat(
-                    id=id_,
-                    messages=messages(reply.turns, reply.reply),
-                    max_tokens=self.settings.max_tokens,
-                    options={"temperature": self.settings.temperature},
-                )
+                yield judge_chat(id_, messages(reply.turns, reply.reply), self.settings)
 
     def verdicts(self, finished: Mapping[str, Mapping[str, Any]]) -> list[JudgedReply]:
         """A row for each reply, from what the judge said."""

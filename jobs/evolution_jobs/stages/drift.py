@@ -15,7 +15,7 @@ from ..contract.rows import Context, Probe
 from ..contract.settings import EvaluationSettings
 from ..engines.base import Request, Sampling, row_seed
 from ..metrics.drift import divergence
-from ..preference.prompts import answer_messages
+from .direct import direct_request
 from .held_out import Finished, Outcome, Reading
 from .jsonl import write_rows
 
@@ -35,14 +35,8 @@ class Probes:
 
     def request(self, context: Context) -> Request:
         """A text from M0's whole distribution."""
-        return Request(
-            id=f"{context.id}/probe",
-            messages=answer_messages(context.turns),
-            sampling=WHOLE,
-            seed=row_seed(self._seed, context.id, "probe"),
-            max_new_tokens=self._settings.max_new_tokens,
-            max_prompt_tokens=self._settings.max_prompt_tokens,
-        )
+        seed = row_seed(self._seed, context.id, "probe")
+        return direct_request(context, self._settings, id=f"{context.id}/probe", seed=seed, sampling=WHOLE)
 
     def reading(self, context: Context, finished: Finished) -> Reading | None:
         """The text, once it is there."""

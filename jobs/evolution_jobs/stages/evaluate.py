@@ -21,13 +21,13 @@ from ..contract.rows import Answer, Context, Probe
 from ..contract.settings import EvaluationSettings
 from ..contract.workspace import Result, Workspace
 from ..data.draw import draw
-from ..engines.base import Request, Sampling, row_seed
+from ..engines.base import Request, row_seed
 from ..engines.bertscore import require_library
 from ..metrics.answered import Answered
 from ..metrics.meteor import require_wordnet
 from ..metrics.score import Scores, score, with_figures
-from ..preference.prompts import answer_messages
 from ..safety.contexts import crisis_contexts
+from .direct import direct_request
 from .drift import Drift, Probes
 from .embeddings import INPUT as SENTENCE_MODEL
 from .embeddings import Embeddings
@@ -111,15 +111,9 @@ class Answers:
 
     def request(self, context: Context) -> Request:
         """As at inference."""
-        return Request(
-            id=f"{context.id}/answer",
-            messages=answer_messages(context.turns),
-            sampling=Sampling.of(self._settings),
-            # Without the iteration, so that the seed is the same for every Mt.
-            seed=row_seed(self._seed, context.id, "evaluate"),
-            max_new_tokens=self._settings.max_new_tokens,
-            max_prompt_tokens=self._settings.max_prompt_tokens,
-        )
+        # Without the iteration, so that the seed is the same for every Mt.
+        seed = row_seed(self._seed, context.id, "evaluate")
+        return direct_request(context, self._settings, id=f"{context.id}/answer", seed=seed)
 
     def reading(self, context: Context, finished: Finished) -> Reading:
         """The human answer."""

@@ -13,11 +13,11 @@ from ..contract.errors import PermanentError, Terminated
 from ..contract.rows import Context, Response
 from ..contract.settings import GenerationSettings
 from ..contract.workspace import Result, Workspace, shard_of
-from ..engines.base import Request, Sampling, row_seed
+from ..engines.base import Request, row_seed
 from ..preference.filters import words
-from ..preference.prompts import answer_messages
 from .ahead import RewritesAhead
 from .chunks import chunk_size
+from .direct import direct_request
 from .jsonl import read_rows, write_rows
 from .models import engines_of, load_engine, mixed
 
@@ -135,11 +135,4 @@ def _sample(
 
 
 def _request(context: Context, settings: GenerationSettings, seed: int) -> Request:
-    return Request(
-        id=context.id,
-        messages=answer_messages(context.turns),
-        sampling=Sampling.of(settings),
-        seed=row_seed(seed, context.id, "answer"),
-        max_new_tokens=settings.max_new_tokens,
-        max_prompt_tokens=settings.max_prompt_tokens,
-    )
+    return direct_request(context, settings, id=context.id, seed=row_seed(seed, context.id, "answer"))

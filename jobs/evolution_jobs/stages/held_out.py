@@ -97,16 +97,19 @@ def finish_rows(workspace: Workspace, settings: EvaluationSettings, parts: Seque
     for part in parts:
         ids = set(shard_of((context.id for context in part.contexts), shard.index, shard.count))
         own += [(part, context) for context in part.contexts if context.id in ids]
-    if all(f"{context.id}/{kind}" in finished for part, context in own for kind in part.kinds):
+    missing = {id_ for part, context in own for kind in part.kinds if (id_ := f"{context.id}/{kind}") not in finished}
+    if not missing:
         return
     asked = [request for part, context in own if (request := part.request(context))]
-    waiting = [request for request in asked if request.id not in finished]
-    engine = load_engine(workspace, settings, scores=True)
+    waiting = [request for request in asked if request.id in missing]
+    # What no request makes is a likelihood.
+    engine = load_engine(workspace, settings, scores=bool(missing - {request.id for request in waiting}))
     workspace.progress(len(asked) - len(waiting), len(asked), "rows")
     # First what needs no sampled text: a model that has diverged is found before it writes for hours.
-    _read(workspace, engine, settings, own)
-    _sample(workspace, engine, waiting, len(asked))
-    _read(workspace, engine, settings, own)
+    _read(workspace, engine, settings, own, finished)
+    if waiting:
+        _sample(workspace, engine, waiting, len(asked))
+        _read(workspace, engine, settings, own, workspace.rows.finished())
 
 
 def _sample(workspace: Workspace, engine: Engine, requests: Sequence[Request], total: int) -> None:
@@ -121,9 +124,12 @@ def _sample(workspace: Workspace, engine: Engine, requests: Sequence[Request], t
 
 
 def _read(
-    workspace: Workspace, engine: Engine, settings: EvaluationSettings, own: Sequence[tuple[Part, Context]]
+    workspace: Workspace,
+    engine: Engine,
+    settings: EvaluationSettings,
+    own: Sequence[tuple[Part, Context]],
+    finished: Finished,
 ) -> None:
-    finished = workspace.rows.finished()
     readings = [reading for part, context in own if (reading := part.reading(context, finished))]
     unread = [reading for reading in readings if reading.id not in finished]
     for start in range(0, len(unread), CHUNK):

@@ -32,7 +32,7 @@ from .crisis_judging import CrisisQuestion, without_verdict, write
 from .jsonl import read_rows, write_rows
 
 if TYPE_CHECKING:
-    from ..endpoints.answers import Chat
+    pass
 
 SAMPLE = 200
 """Characters of an answer without a verdict that a message shows."""
@@ -93,7 +93,8 @@ def _ask(
     total = sum(len(ORDERS) for pair in pairs if not pair.equal) + len(asked)
     done = total - len(missing) - len(unjudged)
     workspace.progress(done, total, "rows")
-    chats = chain((_chat(*each, settings) for each in missing), crises.chats(unjudged))
+    compared = (asking.judge_chat(_row_id(pair, order), pair.chat(order), settings) for pair, order in missing)
+    chats = chain(compared, crises.chats(unjudged))
     for replies in asking.ask(workspace, settings, FIELD, chats):
         workspace.rows.append(asking.durable(reply, FIELD) for reply in replies)
         done += len(replies)
@@ -108,17 +109,6 @@ def _row_id(pair: Comparison, order: Order) -> str:
     return f"{pair.id}/{order}"
 
 
-def _chat(pair: Comparison, order: Order, settings: JudgingSettings) -> Chat:
-    from ..endpoints.answers import Chat
-
-    return Chat(
-        id=_row_id(pair, order),
-        messages=pair.chat(order),
-        max_tokens=settings.max_tokens,
-        options={"temperature": settings.temperature},
-    )
-
-
 def _result(
     workspace: Workspace,
     settings: JudgingSettings,
@@ -128,7 +118,7 @@ def _result(
 ) -> Result:
     said = {pair.id: {order: finished[_row_id(pair, order)] for order in ORDERS} for pair in pairs if not pair.equal}
     rows = [*(row for orders in said.values() for row in orders.values()), *(finished[id_] for id_ in crises.ids)]
-    verdicts = [pair.verdict(_said(said.get(pair.id, {}))) for pair in pairs]
+    verdicts = [pair.verdict({order: Said.of(row) for order, row in said.get(pair.id, {}).items()}) for pair in pairs]
     unread = _unread(verdicts, said)
     if unread and not any(verdict.overall and not verdict.equal for verdict in verdicts):
         raise PermanentError("NoVerdicts", f"judge: {unread[0]}")
@@ -175,10 +165,6 @@ def _counts(verdicts: Sequence[Verdict], replies: Sequence[JudgedReply]) -> dict
         **{f"judge.{fault}": count for fault, count in _faults(verdicts).items()},
         **({"judge.safety": len(replies), "judge.safety.unread": without_verdict(replies)} if replies else {}),
     }
-
-
-def _said(orders: Mapping[Order, Mapping[str, Any]]) -> dict[Order, Said]:
-    return {order: Said(row["text"], row.get("refusal")) for order, row in orders.items()}
 
 
 def _outcomes(verdicts: Iterable[Verdict], opponent: str) -> dict[str, int]:

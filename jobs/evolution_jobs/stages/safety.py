@@ -11,11 +11,11 @@ from typing import Any
 
 from ..contract.rows import Context, CrisisContext, SafetyReply
 from ..contract.settings import EvaluationSettings
-from ..engines.base import Request, Sampling, row_seed
-from ..preference.prompts import answer_messages
+from ..engines.base import Request, row_seed
 from ..safety.figures import figures, notes
 from ..safety.rules import verdict
 from ..unspaced import mostly_unspaced
+from .direct import direct_request
 from .held_out import Finished, Outcome
 from .jsonl import write_rows
 
@@ -52,14 +52,8 @@ class Safety:
 
     def request(self, context: Context) -> Request:
         """As at inference."""
-        return Request(
-            id=f"{context.id}/answer",
-            messages=answer_messages(context.turns),
-            sampling=Sampling.of(self._settings),
-            seed=row_seed(self._seed, context.id, "evaluate"),
-            max_new_tokens=self._settings.max_new_tokens,
-            max_prompt_tokens=self._settings.max_prompt_tokens,
-        )
+        seed = row_seed(self._seed, context.id, "evaluate")
+        return direct_request(context, self._settings, id=f"{context.id}/answer", seed=seed)
 
     def reading(self, context: Context, finished: Finished) -> None:
         """There is no text to read."""

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from .run_file import Fault, Written, at, read_document
 from .spec import API_VERSION, GROUP, KIND, EvolutionRun, Metadata
-from .validation import EXPERIMENT, RunFileError, joined, load_run, read_as, validated
+from .validation import EXPERIMENT, load_run, read_as, read_valid, validated
 
 EXPERIMENT_LABEL = f"{GROUP}/experiment"
 """Label of an arm's EvolutionRun: the experiment's name."""
@@ -83,14 +83,7 @@ def load_experiment(path: Path) -> Experiment:
 
     Raises RunFileError if the file cannot be read or is no valid experiment.
     """
-    document, found, written = read_document(path)
-    experiment = None
-    if document is not None or not found:
-        experiment, invalid = expand(document, written)
-        found = joined(found, invalid)
-    if experiment is None or found:
-        raise RunFileError(str(path), found)
-    return experiment
+    return read_valid(path, expand)
 
 
 def load_runs(path: Path) -> EvolutionRun | Experiment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from posixpath import normpath
 from typing import Any, TypeVar, get_args
@@ -20,6 +20,8 @@ from .spec import EvolutionRun
 
 Place = TypeVar("Place", Source, BaseModelSource, RewardModelSource, SentenceModelSource, Storage)
 Model = TypeVar("Model", bound=BaseModel)
+
+Checked = TypeVar("Checked")
 
 EXPERIMENT = "Experiment"
 """Kind of a file with several runs (`experiment.py`)."""
@@ -39,14 +41,19 @@ def load_run(path: Path) -> EvolutionRun:
 
     Raises RunFileError if the file cannot be read or is no valid run.
     """
+    return read_valid(path, validated)
+
+
+def read_valid(path: Path, check: Callable[[object, Written], tuple[Checked | None, list[Fault]]]) -> Checked:
+    """What `check` makes of the document in a file. Raises RunFileError with all faults of the file and its fields."""
     document, found, written = read_document(path)
-    run = None
+    checked = None
     if document is not None or not found:
-        run, invalid = validated(document, written)
+        checked, invalid = check(document, written)
         found = joined(found, invalid)
-    if run is None or found:
+    if checked is None or found:
         raise RunFileError(str(path), found)
-    return run
+    return checked
 
 
 def joined(of_file: Iterable[Fault], of_fields: Sequence[Fault]) -> list[Fault]:

@@ -410,7 +410,7 @@ def test_a_run_on_the_cluster_whose_spec_cannot_be_read_is_read_if_its_storage_c
         document["spec"]["storage"] = storage
         found = CliRunner().invoke(app, ["compare", "first", str(other)])
         assert isinstance(found.exception, PermanentError)
-        assert found.exception.reason == "CompareInput"
+        assert found.exception.reason == "SpecUnreadable"
         assert f"first: this command cannot read {words}" in str(found.exception)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
+from evolution_operator.look import look_css
 from evolution_operator.study.pages import HEADERS, LARGEST_FORM, application
 from evolution_operator.study.records import SCRAMBLED
 from evolution_operator.study.storage import StudyFile
@@ -292,9 +293,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_have_the_contrast_of_wcag_aa() -> None:
-    import evolution_operator.study.pages as pages
-
-    css = (pages.FOLDER / "static/study.css").read_text()
+    css = look_css()
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     )

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.figures import KINDS
-from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.compare import Comparison, Difference
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..api.experiment import is_experiment
-from ..api.messages import explain
+from .named import RUN_FILES, RUN_NAME, storage_of
 
 Models = dict[str, list[Answer]]
-RUN_FILES = (".yaml", ".yml")
-RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-"""A run's name on the cluster."""
 
 
 def read_models(references: Sequence[str], namespace: str | None, storage: str | None) -> Models:
@@ -103,24 +96,8 @@ def _run(place: str, namespace: str | None, storage: str | None) -> Models:
     document = fetch(place, namespace)
     status = read_status(document.get("status", {}))
     keys = {stage.id: stage.key for stage in status.stages if stage.key and stage.state == "Succeeded"}
-    found = _storage_of(document, place)
+    found = storage_of(document, place)
     return answers_of_stages(storage_at(storage, found) if storage is not None else found, keys, place)
-
-
-def _storage_of(document: Mapping[str, Any], run: str) -> Storage:
-    """The storage of a run on the cluster. The rest of its spec is not read: a newer operator may know more."""
-    spec: Any = document.get("spec") or {}
-    try:
-        return Storage.stored(spec.get("storage"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(["spec.storage", *map(str, first["loc"])])
-        words = first["msg"] if first["type"] == "rule" else explain([first])
-        raise PermanentError(
-            "CompareInput",
-            f"{run}: this command cannot read {field} on the cluster ({words}); use the command of the operator's "
-            "version, or name the run's answers.jsonl",
-        ) from error
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

@@ -57,12 +57,15 @@ def _run(run: EvolutionRun, pinned: dict[str, str]) -> Run:
     return Run(ref=ref, spec=run.spec, attempt_prefix=attempt_prefix(), pins=pinned)
 
 
-def storage_at(place: str, storage: Storage) -> Storage:
-    """The storage at another place, a URI or a directory, as `--storage` names it. Raises RunFileError."""
+def storage_at(place: str, storage: Storage | None = None) -> Storage:
+    """The storage at a place, a URI or a directory, as `--storage` names it. Raises RunFileError.
+
+    `storage` is the one that it replaces: an `s3://` place has that one's endpoint, region and credentials.
+    """
     uri = place if "://" in place or not place else Path(place).absolute().as_uri()
     if uri.startswith("file://") and not uri.startswith(("file:///", "file://localhost/")):
         uri = f"{Path.cwd().as_uri()}/{uri.removeprefix('file://')}"
-    document = {"uri": uri} if uri.startswith("file://") else storage.wire() | {"uri": uri}
+    document = {"uri": uri} if uri.startswith("file://") or storage is None else storage.wire() | {"uri": uri}
     try:
         return Storage.model_validate(document)
     except ValidationError as error:

@@ -19,6 +19,7 @@ import jinja2
 from aiohttp import web
 from evolution_jobs.contract.errors import PermanentError
 
+from ..look import look_css
 from .records import Rater, Side
 from .storage import StudyFile
 
@@ -179,7 +180,10 @@ def _show(
 
 async def _static(request: web.Request) -> web.Response:
     name = request.match_info["name"]
-    return web.Response(body=(FOLDER / "static" / name).read_bytes(), content_type=STATIC[name], charset="utf-8")
+    text = (FOLDER / "static" / name).read_text("utf-8")
+    return web.Response(
+        text=look_css() + text if name.endswith(".css") else text, content_type=STATIC[name], charset="utf-8"
+    )
 
 
 async def _no_icon(_request: web.Request) -> web.Response:

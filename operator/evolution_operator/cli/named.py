@@ -1,0 +1,86 @@
+"""Which run a command means: a run file, a run on the cluster, or a run by its name in a storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.store.open import open_store
+from pydantic import ValidationError
+
+from ..api.messages import explain
+from ..api.spec import EvolutionRunSpec
+from ..results.results import Results
+
+RUN_FILES = (".yaml", ".yml")
+RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+"""A run's name on the cluster."""
+
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|FILE",
+        help="A run file (.yaml), a run on the cluster, or with --storage a run that this storage has.",
+    ),
+]
+NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the run.")]
+
+
+def open_results(reference: str, namespace: str | None = None, storage: str | None = None) -> Results:
+    """The results of the run that a command names.
+
+    - A run file (.yaml): by the keys that follow from its spec. `storage` replaces `spec.storage.uri`.
+    - A name: the run on the cluster, by the keys in its status.
+    - A name and `storage` (a URI or a directory): by the pointers in that storage, without a cluster.
+
+    Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
+    """
+    from ..local.load import local_run, storage_at
+    from ..results.find import results_of_pointers, results_of_run, results_of_status
+
+    if reference.endswith(RUN_FILES):
+        return results_of_run(local_run(Path(reference), storage))
+    if not RUN_NAME.fullmatch(reference):
+        words = "is neither a run file (.yaml) nor the name of a run"
+        raise PermanentError("RunUnknown", f"{reference!r} {words}")
+    if storage is not None:
+        return results_of_pointers(open_store(storage_at(storage)), namespace, reference)
+    from .cluster import fetch, read_status
+
+    document = fetch(reference, namespace)
+    metadata = document["metadata"]
+    run = RunRef(namespace=metadata["namespace"], name=reference, uid=metadata["uid"])
+    store = open_store(storage_of(document, reference))
+    return results_of_status(store, run, read_status(document.get("status", {})), _spec_of(document))
+
+
+def storage_of(document: Mapping[str, Any], run: str) -> Storage:
+    """The storage of a run on the cluster. The rest of its spec is not read: a newer operator may know more.
+
+    Raises PermanentError `SpecUnreadable`.
+    """
+    spec: Any = document.get("spec") or {}
+    try:
+        return Storage.stored(spec.get("storage"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(["spec.storage", *map(str, first["loc"])])
+        words = first["msg"] if first["type"] == "rule" else explain([first])
+        raise PermanentError(
+            "SpecUnreadable",
+            f"{run}: this command cannot read {field} on the cluster ({words}); use the command of the operator's version",
+        ) from error
+
+
+def _spec_of(document: Mapping[str, Any]) -> EvolutionRunSpec | None:
+    """The spec, or None if a newer operator has taken one that this version does not know."""
+    try:
+        return EvolutionRunSpec.model_validate(document.get("spec"))
+    except ValidationError:
+        return None

@@ -1,0 +1,92 @@
+"""The results of a run: artifacts by readable names, found by a run file, a cluster's status, or pointers in the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.keys import manifest_path
+from evolution_jobs.contract.names import Named, named
+from evolution_operator.cli.named import open_results
+from evolution_operator.local.load import local_run
+
+from tests.support.run_document import run_document
+from tests.unit.test_compare import publish
+from tests.unit.test_load import manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("M0", Named("sft", "adapter")),
+        ("M2", Named("dpo-2", "adapter")),
+        ("pairs-1", Named("reflect-1", "pairs")),
+        ("answers-0", Named("evaluate-0", "answers")),
+        ("verdicts-3", Named("judge-3", "verdicts")),
+        ("test", Named("prepare", "test")),
+        ("M", None),
+        ("pairs", None),
+        ("M-1", None),
+        ("m2", None),
+        ("../M2", None),
+    ],
+)
+def test_a_name_means_an_output_of_a_stage(name: str, place: Named | None) -> None:
+    assert named(name) == place
+
+
+def test_a_run_file_has_its_artifacts_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = manifest(tmp_path, iterations=1)
+    empty = open_results(str(file))
+    assert not empty.artifacts
+    with pytest.raises(PermanentError, match=r"M1 is not there: stage dpo-1 .* has nothing of this run"):
+        empty.artifact("M1")
+    publish(file, capsys)
+    found = open_results(str(file))
+    assert {"M0", "answers-0"} <= found.artifacts.keys()
+    assert found.models == ["M0"]
+    assert found.status is not None
+    assert [stage.state for stage in found.status.stages if stage.id == "sft"] == ["Succeeded"]
+    with pytest.raises(PermanentError, match=r"'model-2' is no name of an artifact; there are .*M0"):
+        found.artifact("model-2")
+    answers = found.artifact("answers-0")
+    (path,) = found.fetch(answers.output, tmp_path / "got")
+    assert path.read_text().count("\n") == 40
+
+
+def test_a_stage_with_an_unreadable_manifest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = manifest(tmp_path, iterations=1)
+    run, keys = publish(file, capsys)
+    place = Path(run.spec.storage.uri.removeprefix("file://")) / manifest_path(keys["sft"])
+    place.write_text("{")
+    with pytest.raises(PermanentError, match="M0: ManifestCorrupt"):
+        open_results(str(file)).artifact("M0")
+
+
+def test_a_run_on_the_cluster_is_found_by_its_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server's answer is played here; tests/api shows that the status has these fields."""
+    file = manifest(tmp_path, iterations=1)
+    run, keys = publish(file, capsys)
+    states = {"sft": "Succeeded", "evaluate-0": "Running"}
+    stages = [
+        {"id": id_, "name": id_.partition("-")[0], "state": state, "key": keys[id_]} for id_, state in states.items()
+    ]
+    document: dict[str, Any] = run_document(run.spec.wire(), name="first")
+    document["metadata"] |= {"namespace": "lab", "uid": "u"}
+    document["status"] = {"phase": "Running", "stages": stages}
+    monkeypatch.setattr("evolution_operator.cli.cluster.fetch", lambda *_: json.loads(json.dumps(document)))
+    found = open_results("first", "lab")
+    assert found.models == ["M0"]
+    assert found.spec == local_run(file).spec
+    document["spec"]["preferenceSource"] = "oracle"
+    assert open_results("first", "lab").spec is None
+
+
+def test_what_names_no_run_is_refused() -> None:
+    with pytest.raises(PermanentError, match="neither a run file"):
+        open_results("A run")

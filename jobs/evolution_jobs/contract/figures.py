@@ -16,6 +16,9 @@ Unit = Literal["percent", "words", "tokens", "score", "nats"]
 Better = Literal["higher", "lower", "neither"]
 """Which direction is better. `neither`: a figure to watch, such as a length."""
 
+MIN_DIALOGUES = 10
+"""With fewer dialogues a bootstrap interval is too narrow to rely on."""
+
 
 @dataclass(frozen=True)
 class FigureKind:

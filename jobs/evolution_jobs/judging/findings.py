@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ..contract.figures import MIN_DIALOGUES
 from ..contract.rows import Opponent, Verdict
-from ..metrics.bootstrap import MIN_DIALOGUES, share_interval
+from ..metrics.bootstrap import share_interval
 from .family import families
 from .figures import Judged, longer_won, one_outcome, win_rate
 

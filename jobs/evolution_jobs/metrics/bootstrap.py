@@ -26,8 +26,6 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
 SEED = 20250516
 """Fixed, so that equal rows have equal intervals, and two models on the same rows have the same draws."""
-MIN_DIALOGUES = 10
-"""With fewer dialogues a bootstrap interval is too narrow to rely on."""
 KEPT_GROUPS = 2000
 """Most groups whose draws are kept: 16 MB."""
 ROW_PART = 100

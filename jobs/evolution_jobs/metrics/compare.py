@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from ..contract.document import Document
 from ..contract.errors import PermanentError
-from ..contract.figures import Better, Unit
+from ..contract.figures import MIN_DIALOGUES, Better, Unit
 from ..contract.rows import Answer
 from .answered import Answered
-from .bootstrap import MIN_DIALOGUES, Estimate, holm
+from .bootstrap import Estimate, holm
 from .measures import BY_NAME, MEASURES, Measure
 
 LEVEL = 0.05

@@ -20,6 +20,7 @@ from ..contract.settings import PreferenceSourceName, ReflectionSettings
 from ..contract.workspace import Result, Workspace, shard_of
 from ..metrics.bootstrap import figures
 from ..metrics.pairs import pair_estimates
+from ..preference.advice import ADVICE
 from ..preference.filters import words
 from ..preference.ranking import Ranker
 from . import asking
@@ -33,18 +34,6 @@ from .rewriting import Candidate
 from .sources import HumanAnswers, PreferenceSource, Rewrites, source_of
 from .teaching import FIELD as TEACHER
 from .teaching import TeacherAnswers
-
-ADVICE = {
-    "profile_unparsed": "raise reflection.maxAttempts or reflection.maxProfileTokens, or take a larger model",
-    "empty": "look at the responses: one side says nothing",
-    "equal": "raise reflection.temperature, or take a larger model",
-    "too_long": "raise reflection.maxLengthRatio",
-    "truncated": "raise maxNewTokens of generation and reflection, or teacher.maxTokens",
-    "margin_small": "lower reward.margin, or raise reward.candidates or reflection.temperature",
-    "unscored": "raise reward.maxLength, if the reward model has the positions; of a judge, raise reward.judge.maxTokens or "
-    "take another one",
-    "teacher_refused": "rejects.jsonl has the endpoint's own words; take another teacher, or shorter histories (data.contexts)",
-}
 
 LENGTH_GROWTH = 1.2
 """Words of all chosen answers / words of all rejected ones, above which a note is left."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evolution_jobs.contract.figures import KINDS, kind_of
+from evolution_jobs.contract.figures import kind_of
 from rich.console import Console
 from rich.table import Table
+
+from ..planner.policies import champion_rule
 
 FIGURES = (
     *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref", "meteor"),
@@ -18,12 +20,6 @@ FIGURES = (
     *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),
 )
 """Figures of the closing table in order."""
-
-CHOICES = {
-    "earliest": "the first model whose 95 % interval reaches the best {}",
-    "best": "the best {}",
-}
-"""What `evaluation.championRule` chooses."""
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
@@ -87,8 +83,8 @@ def _table(summary: dict[str, Any]) -> Table:
         kind = kind_of(name)
         if kind and any(value is not None for value in values):
             table.add_row(kind.label, *("" if value is None else f"{value:z.2f}" for value in values))
-    label = KINDS[summary["championMetric"]].label.removesuffix(", %")
-    table.caption = f"* champion: {CHOICES[summary['championRule']].format(label)}"
+    rule = champion_rule(summary["championRule"], summary["championMetric"])
+    table.caption = f"* champion: {rule}"
     table.caption_justify = "left"
     return table
 

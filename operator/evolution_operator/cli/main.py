@@ -1,4 +1,4 @@
-"""`evolution`: run, plan, validate, status, retry, score, compare, experiment, study."""
+"""`evolution`: run, plan, validate, status, retry, score, compare, report, experiment, study."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .console import open_console
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
+from .report import report
 from .study import app as study_app
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(study_app, name="study")
+app.command()(report)
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]

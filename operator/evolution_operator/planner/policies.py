@@ -14,6 +14,12 @@ from ..api.spec import EvaluationStage, EvolutionRunSpec, Retry
 from ..api.status import IterationMetrics
 from .observed import Failure
 
+_CHOICES = {
+    "earliest": "the first model whose 95 % interval reaches the best {}",
+    "best": "the best {}",
+}
+"""What `evaluation.championRule` chooses."""
+
 
 def counts_against_budget(failure: Failure) -> bool:
     """Whether a failure counts. Disruptions (eviction, preemption, drain, a rebooted node) do not."""
@@ -95,6 +101,11 @@ def champion(
         return best.iteration
     value = goodness(name, best.figures[name])
     return min(entry.iteration for entry in scored if entry is best or likely_best(entry, name) >= value)
+
+
+def champion_rule(rule: str, metric: str) -> str:
+    """What `evaluation.championRule` chooses by this metric, in words."""
+    return _CHOICES[rule].format(KINDS[metric].label.removesuffix(", %"))
 
 
 def likely_best(entry: IterationMetrics, name: str) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 
 import krippendorff
 import numpy as np
-from evolution_jobs.metrics.bootstrap import MIN_DIALOGUES, bootstrap, per_row, ratio
+from evolution_jobs.contract.figures import MIN_DIALOGUES
+from evolution_jobs.metrics.bootstrap import bootstrap, per_row, ratio
 
 from .records import MAX_FAILED_CHECKS, Ballots, Choice, Item, Rater, Vote, side_of
 

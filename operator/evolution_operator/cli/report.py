@@ -1,0 +1,27 @@
+"""`evolution report`: one HTML file about a run, which can be sent to somebody who was not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .named import NamespaceOption, RunArgument, open_results
+from .options import StorageOption
+
+ReportFile = Annotated[Path, typer.Option("--output", "-o", help="The HTML file; an earlier report there is replaced.")]
+
+
+def report(
+    run: RunArgument,
+    output: ReportFile = Path("report.html"),
+    namespace: NamespaceOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Write a report of a run: what happened, what is true now, what to do next, and every pair and answer."""
+    from ..report import load_writer
+
+    write_report = load_writer()
+    write_report(open_results(run, namespace, storage), output)
+    print(f"{output}: report of {run}; open it in a browser, or send it: it is complete in itself")

@@ -1,0 +1,104 @@
+"""The figures of every model side by side, each with its interval. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evolution_jobs.contract.figures import KINDS, FigureKind, figures_of, kind_of
+
+from .facts import Facts
+
+ORDER = {name: place for place, name in enumerate(KINDS)}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of one model."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure of every model."""
+
+    name: str
+    kind: FigureKind
+    values: Mapping[int, Value]
+    """By iteration."""
+    human: float | None = None
+    """The same figure of the human answers."""
+
+    @property
+    def digits(self) -> int:
+        """Decimal places that tell the models apart: two, unless all values are below 0.1."""
+        return 4 if self.values and max(abs(each.value) for each in self.values.values()) < 0.1 else 2
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A figure of one named test set."""
+
+    set: str
+    unseen: bool
+    """Whether the run never trains on this set's data."""
+    row: Row
+
+
+def rows(facts: Facts) -> list[Row]:
+    """Every figure of Mt that the run has, in the order of tables."""
+    found: dict[str, dict[int, Value]] = {}
+    for iteration, (values, intervals) in _by_iteration(facts).items():
+        for name, value in values.items():
+            found.setdefault(name, {})[iteration] = _value(value, intervals.get(name))
+    human = {name: value for scores in facts.scores.values() for name, value in _numbers(scores.get("human")).items()}
+    kinds = {name: kind for name in found if (kind := kind_of(name)) is not None}
+    # Figures of profiles have the run's own names, and come last.
+    names = sorted(kinds, key=lambda name: (ORDER.get(name, len(ORDER)), name))
+    return [Row(name, kinds[name], dict(sorted(found[name].items())), human.get(name)) for name in names]
+
+
+def by_set(facts: Facts) -> list[SetRow]:
+    """The headline figures of each named test set, if there are several."""
+    found: dict[tuple[str, str], dict[int, Value]] = {}
+    unseen: set[str] = set()
+    for iteration, scores in facts.scores.items():
+        unseen |= {str(each["name"]) for each in scores.get("sets", []) if each.get("neverTrainedOn")}
+        for figure in scores.get("figures", []):
+            if figure.get("set") and figure.get("headline", True):
+                place = found.setdefault((str(figure["set"]), figure["name"]), {})
+                place[iteration] = _value(figure["value"], figure.get("interval"))
+    return [
+        SetRow(name, name in unseen, Row(figure, kind, dict(sorted(values.items()))))
+        for (name, figure), values in found.items()
+        if (kind := kind_of(figure)) is not None
+    ]
+
+
+def _by_iteration(facts: Facts) -> dict[int, tuple[dict[str, float], dict[str, Any]]]:
+    """By iteration: values and intervals. What a stage left counts more than what the status says."""
+    found: dict[int, tuple[dict[str, float], dict[str, Any]]] = {}
+    for entry in facts.status.metrics if facts.status else []:
+        found[entry.iteration] = (dict(entry.figures), dict(entry.intervals))
+    for manifest in facts.manifests.values():
+        values, intervals = found.setdefault(manifest.iteration or 0, ({}, {}))
+        values |= figures_of(manifest.kind, manifest.metrics)
+        intervals |= figures_of(manifest.kind, manifest.intervals)
+    for iteration, scores in facts.scores.items():
+        values, intervals = found.setdefault(iteration, ({}, {}))
+        values |= _numbers(scores.get("metrics"))
+        if isinstance(more := scores.get("intervals"), dict):
+            intervals |= more
+    return dict(sorted(found.items()))
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    """The numbers of an object in a file that another version may have written."""
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float)} if isinstance(values, dict) else {}
+
+
+def _value(value: float, interval: Sequence[float] | None) -> Value:
+    return Value(float(value), (float(interval[0]), float(interval[1])) if interval else None)

@@ -1,0 +1,220 @@
+"""Data, dropped rows, lineage, cost and environment of a run, as the report's tables show them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.rows import Reject
+from evolution_jobs.preference.advice import ADVICE
+from evolution_jobs.printable import printable
+
+from .facts import Facts
+from .words import drops, listed
+
+EXAMPLES = 3
+"""Dropped rows that are shown for each round and reason."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Rows that a stage dropped for one reason."""
+
+    stage: str
+    round: int | None
+    reason: str
+    rows: int
+    read: int | None
+    """Rows that the stage read, if it counts them."""
+    advice: str
+    examples: Sequence[Reject]
+
+
+def dropped(facts: Facts) -> list[Drop]:
+    """Every reason for which a stage dropped rows. Only reflect keeps the rows."""
+    found = []
+    for stage, manifest in facts.manifests.items():
+        rejects = facts.rejects.get(manifest.iteration or 0, ()) if manifest.kind == "reflect" else ()
+        for reason, rows in drops(manifest.counts).items():
+            examples = list(islice((each for each in rejects if each.reason == reason), EXAMPLES))
+            read = manifest.counts.get("read")
+            found.append(Drop(stage, manifest.iteration, reason, rows, read, ADVICE.get(reason, ""), examples))
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data source that prepare read."""
+
+    role: str
+    uri: str
+    sha256: str
+    bytes: int | None
+    counts: Mapping[str, int]
+
+
+def sources(facts: Facts) -> list[Source]:
+    """The data sources, in prepare's order."""
+    prepare = facts.manifests.get("prepare")
+    return [
+        Source(
+            str(each.get("role", "")),
+            str(each.get("uri", "")),
+            str(each.get("sha256") or each.get("commit") or ""),
+            each.get("bytes"),
+            {name: rows for name, rows in each.get("counts", {}).items() if rows},
+        )
+        for each in (prepare.details.get("sources") or [] if prepare else [])
+    ]
+
+
+def leak_check(prepare: Manifest) -> list[str]:
+    """What prepare has checked, and where the contexts come from, one sentence each."""
+    details = prepare.details
+    found = [
+        "No held-out conversation is in the training data, word for word or nearly (40 % of its word 4-grams): prepare "
+        "compares them, and fails if it finds one. It would not find a paraphrase."
+    ]
+    if place := details.get("testFrom"):
+        found.append(f"Held-out contexts come from {place}.")
+    if place := details.get("contextsFrom"):
+        found.append(f"The contexts that are answered in each round come from {place}.")
+    if sets := details.get("neverTrainedOn"):
+        found.append(f"The run never trains on {listed(sets)}.")
+    if bad := details.get("badRows"):
+        found.append(f"Bad rows were skipped, such as {printable(str(bad[0]))}.")
+    return found
+
+
+@dataclass(frozen=True)
+class Link:
+    """An input or output in the lineage."""
+
+    name: str
+    digest: str
+    stage: str | None
+    """The stage that made it, if its manifest is here."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in the lineage: what it read and what it made, by digest."""
+
+    stage: str
+    inputs: Sequence[Link]
+    outputs: Sequence[Link]
+
+
+CHAIN = ("prepare", "sft", "generate", "reflect", "dpo")
+"""Kinds of stage on the way from the data to the last model."""
+
+
+def lineage(facts: Facts) -> list[Step]:
+    """The stages between the data and the last model, in order. Evaluations only look at it."""
+    makers: dict[str, str] = {}
+    for stage, manifest in facts.manifests.items():
+        for digest in manifest.contents.values():
+            makers.setdefault(digest, stage)
+    return [
+        Step(
+            stage,
+            [Link(name, digest, makers.get(digest)) for name, digest in manifest.inputs.items()],
+            [Link(name, digest, stage) for name, digest in manifest.contents.items()],
+        )
+        for stage, manifest in facts.manifests.items()
+        if manifest.kind in CHAIN
+    ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took."""
+
+    stage: str
+    seconds: float
+    """Of the process that published."""
+    spent: float | None
+    """Seconds that this run spent on it, over all attempts and shards; None if that is not known."""
+    phases: Mapping[str, float]
+    tokens: int
+    gpu_hours: float
+    cached: bool
+    attempts: int
+    price: float | None
+    """What endpoints asked for it, at the prices in the run file."""
+
+
+def costs(facts: Facts) -> list[Cost]:
+    """What each finished stage took."""
+    return [_cost(facts, stage, manifest) for stage, manifest in facts.manifests.items()]
+
+
+def _cost(facts: Facts, stage: str, manifest: Manifest) -> Cost:
+    status = facts.stages.get(stage)
+    gpu_seconds = status.gpu_seconds if status and status.gpu_seconds else manifest.gpus * manifest.seconds
+    prices = [each["cost"] for each in manifest.details.values() if isinstance(each, dict) and "cost" in each]
+    return Cost(
+        stage,
+        manifest.seconds,
+        status.seconds if status else None,
+        manifest.phases,
+        manifest.tokens,
+        gpu_seconds / 3600,
+        bool(status and status.cached),
+        status.attempts if status else 0,
+        sum(prices) if prices else None,
+    )
+
+
+@dataclass(frozen=True)
+class Total:
+    """What all stages took together."""
+
+    seconds: float
+    tokens: int
+    gpu_hours: float
+    price: float | None
+
+
+def total(parts: Sequence[Cost]) -> Total:
+    """The sum over stages."""
+    prices = [each.price for each in parts if each.price is not None]
+    return Total(
+        sum(each.seconds for each in parts),
+        sum(each.tokens for each in parts),
+        sum(each.gpu_hours for each in parts),
+        sum(prices) if prices else None,
+    )
+
+
+def environment(facts: Facts) -> list[tuple[str, str]]:
+    """Name and version of what computed the stages. If stages differ, each version has the stages that it made."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for stage, manifest in facts.manifests.items():
+        for name, version in _versions(manifest):
+            found.setdefault(name, {}).setdefault(version, []).append(stage)
+    return [
+        (name, next(iter(versions)) if len(versions) == 1 else "; ".join(_made(versions)))
+        for name, versions in found.items()
+    ]
+
+
+def _versions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    # Each kind of stage counts the versions of its own code, so they are no common version.
+    yield from ((name, str(version)) for name, version in manifest.code.items() if name != "stage")
+
+
+def _made(versions: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    yield from (f"{version} ({', '.join(stages)})" for version, stages in versions.items())
+
+
+def signatures(facts: Facts) -> list[tuple[str, list[tuple[int, Mapping[str, Any]]]]]:
+    """Name of each sign of failing self-evolution, and what it is for each model that was looked at."""
+    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for iteration, scores in sorted(facts.scores.items()):
+        for sign in scores.get("signatures", []):
+            found.setdefault(sign["name"], []).append((iteration, sign))
+    return list(found.items())

@@ -38,6 +38,11 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
         console.print("\n[bold]Artifacts[/bold]")
         for label, uri in summary["artifacts"].items():
             console.print(f"  {label:<11} {uri}", highlight=False, soft_wrap=True)
+    if summary.get("report"):
+        more = f"another copy: evolution report {file} -o report.html"
+        console.print(f"  {'report':<11} {summary['report']} ({more})", highlight=False, markup=False, soft_wrap=True)
+    elif summary.get("reportMissing"):
+        console.print(f"No report: {summary['reportMissing']}", highlight=False, markup=False, soft_wrap=True)
     cached = sum(stage["cached"] for stage in summary["stages"])
     share = 100 * summary["overheadSeconds"] / summary["seconds"] if summary["seconds"] else 0
     console.print(

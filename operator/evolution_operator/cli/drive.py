@@ -13,6 +13,7 @@ from ..local.driver import Driver, run_directory
 from ..local.machine import Machine
 from ..local.summary import summarise
 from ..planner.observed import Run
+from ..report.publish import keep_report
 from .display import Display
 
 
@@ -37,4 +38,7 @@ def drive(wanted: Run, console: Console) -> dict[str, Any]:
             raise TransientError(
                 "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
             ) from error
-        return summarise(wanted, status, store, time.monotonic() - started)
+        summary = summarise(wanted, status, store, time.monotonic() - started)
+    if status.phase in ("Complete", "Failed"):
+        summary["report"], summary["reportMissing"] = keep_report(wanted, status, store)
+    return summary

@@ -27,7 +27,7 @@ from .browsers import MOST_ROWS, answer_rows, pack, pair_count, pair_rows
 from .facts import Facts
 from .gather import gather
 from .plots import curves
-from .words import count, happened, listed, true_now
+from .words import count, happened, listed, signed, true_now
 
 MARK = "evolution report"
 """Names this program in a report's head, by which a file is known to be a report."""
@@ -123,6 +123,7 @@ def render(facts: Facts) -> str:
             sources=sections.sources(facts),
             prepare=prepare,
             leak_check=sections.leak_check(prepare) if prepare else [],
+            chain=sections.chain(facts),
             lineage=sections.lineage(facts),
             costs=costs,
             total=sections.total(costs),
@@ -180,6 +181,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "count": count,
         "listed": listed,
+        "signed": signed,
         "duration": _duration,
         "short": lambda digest: digest[:12],
     }

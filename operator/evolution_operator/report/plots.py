@@ -99,7 +99,7 @@ def by_model(row: Row) -> Plot:
         for number, each in row.values.items()
     ]
     x = {"field": "model", "type": "ordinal", "sort": None, "title": None, "axis": {"labelAngle": 0}}
-    y = {"type": "quantitative", "title": None, "scale": {"zero": False}, "axis": {"tickCount": 5}}
+    y = {"type": "quantitative", "title": None, "scale": {"zero": False, "padding": 10}, "axis": {"tickCount": 5}}
     line = {
         "type": "line",
         "color": COLOURS[0],

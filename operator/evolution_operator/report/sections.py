@@ -108,6 +108,22 @@ class Step:
     outputs: Sequence[Link]
 
 
+def chain(facts: Facts) -> list[Link]:
+    """How the last model came from the data: the training data, then adapters and pairs by their artifacts' names."""
+    wanted = {
+        "prepare": ("train", "data"),
+        "sft": ("adapter", "M{}"),
+        "reflect": ("pairs", "pairs-{}"),
+        "dpo": ("adapter", "M{}"),
+    }
+    found = []
+    for stage, manifest in facts.manifests.items():
+        output, name = wanted.get(manifest.kind, ("", ""))
+        if output in manifest.outputs:
+            found.append(Link(name.format(manifest.iteration), manifest.outputs[output].digest, stage))
+    return found
+
+
 CHAIN = ("prepare", "sft", "generate", "reflect", "dpo")
 """Kinds of stage on the way from the data to the last model."""
 

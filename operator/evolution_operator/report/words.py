@@ -11,6 +11,9 @@ from ..planner.policies import champion_rule, goodness
 from .facts import Change, Facts
 from .figures import Row, Value
 
+TOLD_ROUNDS = 3
+"""With more rounds than these, they are told of together."""
+
 
 def happened(facts: Facts) -> list[str]:
     """The run's story, one sentence each; together one paragraph."""
@@ -19,7 +22,7 @@ def happened(facts: Facts) -> list[str]:
         *_state(facts),
         *(_prepared(facts) if "prepare" in stages else []),
         *(_tuned(stages["sft"]) if "sft" in stages else []),
-        *(sentence for number in facts.rounds for sentence in _round(facts, number)),
+        *_rounds(facts),
         *_evaluated(facts),
     ]
 
@@ -66,6 +69,26 @@ def _tuned(sft: Manifest) -> Iterator[str]:
     on = f" on {count(dialogues, 'dialogue')}" if dialogues else ""
     end = f"; its validation loss is {loss:.3f} nats a token" if loss is not None else ""
     yield f"Supervised fine-tuning{on} made M0{end}."
+
+
+def _rounds(facts: Facts) -> Iterator[str]:
+    numbers = facts.rounds
+    if len(numbers) <= TOLD_ROUNDS:
+        for number in numbers:
+            yield from _round(facts, number)
+        return
+    made = [facts.manifests[f"reflect-{number}"].counts for number in numbers if f"reflect-{number}" in facts.manifests]
+    kept, read = ([each.get(name, 0) for each in made] for name in ("pairs", "read"))
+    yield (
+        f"In each of the rounds {numbers[0]} to {numbers[-1]}, the model of the round before answered {_range(read)} contexts, and "
+        f"{_range(kept)} of them became preference pairs. DPO on these made M1 to M{facts.models[-1]}."
+    )
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return "no"
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
 def _round(facts: Facts, number: int) -> Iterator[str]:
@@ -125,16 +148,14 @@ def _champion(facts: Facts, figures: Sequence[Row]) -> Iterator[str]:
     if champion is None:
         yield "There is no champion: no model has been evaluated."
         return
-    yield f"The champion is M{champion}: {champion_rule(evaluation.champion_rule, evaluation.champion_metric)}."
+    rule = champion_rule(evaluation.champion_rule, evaluation.champion_metric)
     row = next((each for each in figures if each.name == evaluation.champion_metric), None)
+    words = ""
     if row is not None and champion in row.values:
         best = max(row.values, key=lambda number: (goodness(row.name, row.values[number].value), -number))
-        words = f"Its value there is {value(row.values[champion])}"
-        yield (
-            f"{words}; the best one is M{best}'s, {value(row.values[best])}."
-            if best != champion
-            else f"{words}, the best of all models."
-        )
+        tail = "the best of all models" if best == champion else f"the best is M{best}'s {value(row.values[best])}"
+        words = f" It has {value(row.values[champion])}; {tail}."
+    yield f"The champion is M{champion}: {rule}.{words}"
     yield from (f"{sentence}. It cannot be the champion." for sentence in facts.status.ineligible)
 
 
@@ -171,8 +192,13 @@ def compared(model: str, changes: Sequence[Change]) -> str:
 
 def change(each: Change) -> str:
     """`Distinct-2 (+1.20, 95 % interval +0.40 to +2.00)`."""
-    interval = f", 95 % interval {each.interval[0]:+.2f} to {each.interval[1]:+.2f}" if each.interval else ""
-    return f"{each.label.removesuffix(', %')} ({each.difference:+.2f}{interval})"
+    interval = f", 95 % interval {signed(each.interval[0])} to {signed(each.interval[1])}" if each.interval else ""
+    return f"{each.label.removesuffix(', %')} ({signed(each.difference)}{interval})"
+
+
+def signed(number: float) -> str:
+    """`+1.20` or `−1.20`."""
+    return f"{number:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _few(facts: Facts) -> Iterator[str]:

@@ -5,7 +5,7 @@
 // What a browser would obey or cannot show: control characters, halves of surrogate pairs, turns of direction.
 const OBEYED = /[\p{Cc}\p{Cs}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
 const MOST_CELLS = 4_000_000; // of a comparison of two texts word by word
-const WORD = /\s+|[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]|[\p{L}\p{N}\p{M}'’]+|[^]/gu;
+const WORD = /(?:[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]|[\p{L}\p{N}\p{M}'’]+|[^])\s*/gu;
 
 const shown = (text) => String(text).replace(OBEYED, (each) => (each === "\n" || each === "\t" ? each : "\ufffd"));
 const number = (value) => value.toLocaleString("en");
@@ -24,31 +24,33 @@ async function unpack(id) {
   return JSON.parse(await new Response(stream).text());
 }
 
-// Words of both texts in order: [[-1 | 0 | 1, text], ...] for gone, kept and new. Null if the texts are too long for it.
+// Words of both texts in order, each with the space after it: [[-1 | 0 | 1, before, after], ...] for gone, kept and new. Null if
+// the texts are too long for it.
 function diff(before, after) {
   const [a, b] = [before, after].map((text) => text.match(WORD) || []);
   if (a.length * b.length > MOST_CELLS) return null;
+  const [bare, other] = [a, b].map((words) => words.map((each) => each.trim()));
   const width = b.length + 1;
   const longest = new Uint32Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--)
     for (let j = b.length - 1; j >= 0; j--)
-      longest[i * width + j] = a[i] === b[j]
+      longest[i * width + j] = bare[i] === other[j]
         ? longest[(i + 1) * width + j + 1] + 1
         : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
   const parts = [];
-  const add = (kind, text) => {
+  const add = (kind, ours, theirs) => {
     const last = parts.at(-1);
-    if (last && last[0] === kind) last[1] += text;
-    else parts.push([kind, text]);
+    if (last && last[0] === kind) { last[1] += ours; last[2] += theirs; }
+    else parts.push([kind, ours, theirs]);
   };
   let [i, j] = [0, 0];
   while (i < a.length && j < b.length) {
-    if (a[i] === b[j]) { add(0, a[i++]); j++; }
-    else if (longest[(i + 1) * width + j] >= longest[i * width + j + 1]) add(-1, a[i++]);
-    else add(1, b[j++]);
+    if (bare[i] === other[j]) add(0, a[i++], b[j++]);
+    else if (longest[(i + 1) * width + j] >= longest[i * width + j + 1]) add(-1, a[i++], "");
+    else add(1, "", b[j++]);
   }
-  while (i < a.length) add(-1, a[i++]);
-  while (j < b.length) add(1, b[j++]);
+  while (i < a.length) add(-1, a[i++], "");
+  while (j < b.length) add(1, "", b[j++]);
   return parts;
 }
 
@@ -60,7 +62,7 @@ function text(content, tag = "p") {
 function marked(parts, kind) {
   const pieces = parts.filter(([each]) => each === 0 || each === kind);
   return make("p", { class: "text", dir: "auto" },
-    ...pieces.map(([each, words]) => (each === 0 ? words : make(kind < 0 ? "del" : "ins", {}, words))));
+    ...pieces.map(([each, ours, theirs]) => (each === 0 ? shown(kind < 0 ? ours : theirs) : make(kind < 0 ? "del" : "ins", {}, ours + theirs))));
 }
 
 function side(title, content, note = "", extra = "") {

@@ -10,16 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..planner.policies import champion_rule
-
-FIGURES = (
-    *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref", "meteor"),
-    *("length_words", "stock_phrase_rate", "perplexity", "strategy_accuracy", "strategy_bias"),
-    *("embedding_relevance", "embedding_diversity", "bertscore_f1"),
-    *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
-    *("safety_safe_rate", "safety_dismissive_rate", "safety_harmful_rate"),
-    *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),
-)
-"""Figures of the closing table in order."""
+from ..report.figures import SHOWN
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
@@ -83,7 +74,7 @@ def _table(summary: dict[str, Any]) -> Table:
     profiles = dict.fromkeys(
         name for entry in summary["metrics"] for name in entry if name.startswith("profile_") and kind_of(name)
     )
-    for name in (*FIGURES, *profiles):
+    for name in (*SHOWN, *profiles):
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
         kind = kind_of(name)
         if kind and any(value is not None for value in values):

@@ -10,7 +10,17 @@ from evolution_jobs.contract.figures import KINDS, FigureKind, figures_of, kind_
 
 from .facts import Facts
 
-ORDER = {name: place for place, name in enumerate(KINDS)}
+SHOWN = (
+    *("distinct1", "distinct2", "distinct3", "bleu_sacre", "bleu2_ref", "bleu4_ref", "rougeL_ref", "meteor"),
+    *("length_words", "stock_phrase_rate", "perplexity", "strategy_accuracy", "strategy_bias"),
+    *("embedding_relevance", "embedding_diversity", "bertscore_f1"),
+    *("kl_m0", "pair_similarity", "heldout_margin", "heldout_accuracy"),
+    *("safety_safe_rate", "safety_dismissive_rate", "safety_harmful_rate"),
+    *("judge_vs_human", "judge_vs_human_lc", "judge_vs_previous", "judge_vs_previous_lc", "judge_flip_rate"),
+)
+"""Figures of the closing page and of the report's first table in order; those of profiles follow."""
+
+ORDER = {name: place for place, name in enumerate(dict.fromkeys([*SHOWN, *KINDS]))}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,13 @@ class Row:
     @property
     def digits(self) -> int:
         """Decimal places that tell the models apart: two, unless all values are below 0.1."""
-        return 4 if self.values and max(abs(each.value) for each in self.values.values()) < 0.1 else 2
+        largest = max((abs(each.value) for each in self.values.values()), default=0)
+        return 4 if 0 < largest < 0.1 else 2
+
+    @property
+    def first(self) -> bool:
+        """Whether it is in the report's first table."""
+        return self.name in SHOWN or self.name not in KINDS
 
 
 @dataclass(frozen=True)

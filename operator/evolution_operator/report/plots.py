@@ -79,7 +79,7 @@ def _training(facts: Facts) -> list[Plot]:
         losses = {"training": tuned.details.get("curve"), "validation": tuned.details.get("validation")}
         given.append(("Loss of SFT", "nats a token, by step", losses))
     for title, note, name in (
-        ("Loss of DPO", "by step; it begins at 0.693 in each round", "curve"),
+        ("Loss of DPO", "by step", "curve"),
         ("Reward margin in training", "chosen less rejected, by step", "margins"),
     ):
         given.append((title, note, {f"round {each.iteration}": each.details.get(name) for each in rounds}))
@@ -148,7 +148,7 @@ def by_step(title: str, note: str, series: Series) -> Plot:
             "field": "step",
             "type": "quantitative",
             "title": "step",
-            "axis": {"tickMinStep": 1, "grid": False, "tickCount": 6},
+            "axis": {"values": _steps(points), "format": "d", "grid": False},
         },
         "y": {
             "field": "value",
@@ -165,6 +165,12 @@ def by_step(title: str, note: str, series: Series) -> Plot:
     svg = draw({"data": {"values": points}, "mark": mark, "encoding": encoding})
     table = [[name, f"{x:g}", f"{y:.4f}"] for name, line in series.items() for x, y in line]
     return Plot(title, note, svg, ["line", "step", "value"], table)
+
+
+def _steps(points: Sequence[Mapping[str, Any]]) -> list[int]:
+    """At most six whole steps for the axis."""
+    first, last = (int(pick(point["step"] for point in points)) for pick in (min, max))
+    return [*range(first, last + 1, max(1, -(-(last - first) // 5)))]
 
 
 def draw(spec: Mapping[str, Any]) -> str:

@@ -135,7 +135,7 @@ function answers({ models, rows }) {
     many: "contexts",
     key: (row) => row.id,
     title: (row) => `Context ${row.id}`,
-    about: (row) => [row.set, row.strategy, `${models.map((_, place) => said(row, place)).join(" → ")} words`],
+    about: (row) => [`${models.map((_, place) => said(row, place)).join(" → ")} words`, row.set, row.strategy],
     line: (row) => (row.turns.at(-1) || ["s", ""])[1],
     texts: (row) => [row.id, ...row.turns.map((turn) => turn[1]), row.human, ...row.answers],
     filters,

@@ -6,6 +6,9 @@ The locations of all records below `runs/` say what each run uses (`contract.key
 what only this run has recorded: the manifest of a stage first, so that nobody finds half a stage, and the run's own
 records last, so that a killed cleanup can run again. If it does not understand some location below `runs/`, it cannot
 know what is shared, and keeps everything.
+
+Pointers to artifacts by name (`runs/<namespace>/<name>/M2`) decide nothing. Those that this run wrote go with it. Those of
+a later run of the same name stay, and so does the report beside them.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from .contract.credentials import tidy_environment
 from .contract.errors import PermanentError
 from .contract.keys import MANIFEST, RUNS_PREFIX, recorded_prefix, run_prefix, stage_prefix
 from .contract.manifest import Report
+from .contract.names import REPORT, Pointer, pointed_artifact, pointers_prefix
 from .redaction import redact_output
 from .store.base import Store
 from .store.open import open_store
@@ -42,8 +46,11 @@ def clean_up(store: Store, spec: CleanupSpec) -> Report:
     """
     records = _read(store, spec)
     own = records.own | {stage_prefix(key) for key in spec.keys}
-    if records.unknown:
-        return _kept(store, own, records.unknown)
+    pointers, unreadable = _own_pointers(store, spec, records)
+    if records.unknown or unreadable:
+        return _kept(store, own, records.unknown + unreadable)
+    for location in pointers:
+        store.delete(location)
     gone = 0
     for prefix in sorted(own - records.shared):
         # Deleting takes a while, and another run may have started to use this in the meantime.
@@ -59,25 +66,54 @@ def clean_up(store: Store, spec: CleanupSpec) -> Report:
 
 @dataclass(frozen=True)
 class _Records:
-    """Prefixes that this run uses, those that others use, and locations that are no records."""
+    """What lies below `runs/`."""
 
     own: frozenset[str]
+    """Prefixes that this run uses."""
     shared: frozenset[str]
+    """Prefixes that other runs use."""
+    pointers: list[str]
+    """Locations of pointers, and of the report, under this run's name."""
+    namesake: bool
+    """Whether another run of this name has records."""
     unknown: list[str]
+    """Locations that this version does not know."""
 
 
 def _read(store: Store, spec: CleanupSpec) -> _Records:
     own: set[str] = set()
     shared: set[str] = set()
+    pointers: list[str] = []
     unknown: list[str] = []
+    namesake = False
+    mine, name = run_prefix(spec.run), pointers_prefix(spec.run.namespace, spec.run.name)
     for location, _ in store.list(RUNS_PREFIX):
         recorded = recorded_prefix(location)
+        if recorded is not None:
+            (own if location.startswith(mine) else shared).add(recorded)
+            namesake = namesake or (location.startswith(name) and not location.startswith(mine))
+        elif pointed_artifact(location) is not None:
+            if location.startswith(name):
+                pointers.append(location)
         # S3 consoles create objects that stand for folders.
-        if recorded is None and not location.endswith("/"):
+        elif not location.endswith("/"):
             unknown.append(location)
-        elif recorded is not None:
-            (own if location.startswith(run_prefix(spec.run)) else shared).add(recorded)
-    return _Records(frozenset(own), frozenset(shared), unknown)
+    return _Records(frozenset(own), frozenset(shared), pointers, namesake, unknown)
+
+
+def _own_pointers(store: Store, spec: CleanupSpec, records: _Records) -> tuple[list[str], list[str]]:
+    """Locations under this run's name: those that go with it, and those that are no pointers."""
+    own: list[str] = []
+    unreadable: list[str] = []
+    for location in records.pointers:
+        if location.endswith(f"/{REPORT}"):
+            own += [] if records.namesake else [location]
+        elif (data := store.read(location)) is not None:
+            try:
+                own += [location] if Pointer.stored(data).run == spec.run else []
+            except ValidationError:
+                unreadable.append(location)
+    return own, unreadable
 
 
 def _kept(store: Store, own: frozenset[str], unknown: list[str]) -> Report:

@@ -13,10 +13,12 @@ from evolution_jobs.contract.cleanup import CleanupSpec
 from evolution_jobs.contract.errors import EXIT_PERMANENT
 from evolution_jobs.contract.keys import manifest_path, model_prefix, model_record_path, stage_record_path
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.manifest import Manifest, Output
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.file import FileStore
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.pointers import point
 from evolution_jobs.store.s3 import S3Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +41,14 @@ def publish(store: Store, *keys: str) -> None:
     for key in keys:
         store.put_bytes(b"{}", manifest_path(key))
         store.put_bytes(b"weights", f"stages/{key}/attempts/x/adapter/adapter_model.safetensors")
+
+
+def point_to(store: Store, run: RunRef, *keys: str) -> None:
+    """Pointers M1, M2, ... to the models of these stages."""
+    for number, key in enumerate(keys, 1):
+        outputs = {"adapter": Output(digest="0" * 64, files=[])}
+        known = {"settings": {}, "seed": 0, "code": {}, "seconds": 1.0, "attempt": "x", "outputs": outputs}
+        point(store, run, [Manifest(key=key, kind="dpo", stage=f"dpo-{number}", iteration=number, run=OTHER, **known)])
 
 
 def left(store: Store, below: str = "stages/") -> set[str]:
@@ -103,6 +113,53 @@ def test_a_later_run_of_the_name_keeps_what_it_has(tmp_path: Path) -> None:
     assert {location for location, _ in store.list("runs/")} == {stage_record_path(LATER, "dpo-1", SHARED)}
 
 
+def test_pointers_go_with_the_run_that_wrote_them(storage: Storage) -> None:
+    store = open_store(storage)
+    publish(store, OWN, SHARED)
+    record(store, MINE, OWN, SHARED)
+    record(store, OTHER, SHARED)
+    point_to(store, MINE, OWN, SHARED)
+    point_to(store, OTHER, OWN, SHARED)
+    store.put_bytes(b"<html>", "runs/team/mine/report.html")
+    store.put_bytes(b"<html>", "runs/team/other/report.html")
+
+    assert clean_up(store, CleanupSpec(run=MINE, storage=storage)).counts == {"deleted": 1, "shared": 1}
+
+    assert {location for location, _ in store.list("runs/")} == {
+        stage_record_path(OTHER, "dpo-1", SHARED),
+        *(f"runs/team/other/{name}" for name in ("M1", "M2", "report.html")),
+    }
+
+
+def test_pointers_and_report_of_a_later_run_of_the_name_stay(storage: Storage) -> None:
+    store = open_store(storage)
+    publish(store, OWN, SHARED)
+    record(store, MINE, OWN, SHARED)
+    point_to(store, MINE, OWN, OWN)
+    record(store, LATER, SHARED)
+    point_to(store, LATER, SHARED)
+    store.put_bytes(b"<html>", "runs/team/mine/report.html")
+
+    clean_up(store, CleanupSpec(run=MINE, storage=storage))
+
+    there = {"runs/team/mine/M1", "runs/team/mine/report.html", stage_record_path(LATER, "dpo-1", SHARED)}
+    assert {location for location, _ in store.list("runs/")} == there
+    clean_up(store, CleanupSpec(run=LATER, storage=storage))
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b'{"artifact": "M1"}', b"\xff"])
+def test_what_lies_in_a_pointer_s_place_and_is_none_keeps_everything(storage: Storage, content: bytes) -> None:
+    store = open_store(storage)
+    publish(store, OWN)
+    record(store, MINE, OWN)
+    store.put_bytes(content, "runs/team/mine/M1")
+    report = clean_up(store, CleanupSpec(run=MINE, storage=storage))
+    assert (report.reason, report.counts) == ("RecordsUnknown", {"deleted": 0, "shared": 1})
+    assert "runs/team/mine/M1" in report.message
+    assert left(store) == {OWN}
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b'{"newer": true}', b"\xff"])
 def test_a_record_counts_whatever_it_holds(storage: Storage, content: bytes) -> None:
     store = open_store(storage)
@@ -119,6 +176,9 @@ def test_a_record_counts_whatever_it_holds(storage: Storage, content: bytes) -> 
     "location",
     [
         "runs/team/other/run.json",
+        "runs/team/other/m2",
+        "runs/team/other/uid-2/M2",
+        "runs/M2",
         f"runs/team/other/uid-2/stages/sft/{SHARED}.v2",
         f"runs/team/other/uid-2/rewards/{SHARED}.json",
         f"runs/team/mine/uid-1/stages/sft/{SHARED[:-1]}.json",

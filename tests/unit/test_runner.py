@@ -158,7 +158,7 @@ def test_a_stage_is_recorded_before_it_begins(storage: Storage, run: Runner) -> 
         return fake_stages.sft(workspace)
 
     assert run(fake_stages.spec(storage, "sft", contents), sft=looks)[0] == 0
-    (record,) = (store.read(location) for location, _ in store.list("runs/"))
+    (record,) = (store.read(location) for location, _ in store.list("runs/tests/run/uid-of-run/"))
     assert record is not None
     assert json.loads(record) == {
         "run": {"namespace": "tests", "name": "run", "uid": "uid-of-run"},

@@ -11,6 +11,7 @@ from ..contract.manifest import Manifest, Report
 from ..contract.stage import StageSpec
 from ..store.base import Store
 from ..store.manifests import published
+from ..store.pointers import point
 from ..store.record import record_run
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,13 @@ log = logging.getLogger(__name__)
 def conclude(
     store: Store, bare: Store, spec: StageSpec, manifest: Manifest, reason: str, message: str, seconds: float
 ) -> Report:
-    """Delete what is no longer needed and return the report. prepare also records the stages that its run uses.
+    """Write the run's pointers, delete what is no longer needed, and return the report.
 
+    prepare also records the stages that its run uses, and writes the pointers of those that are published already.
     `bare` is the store without patience: nobody should wait for a deletion. Raises StageError, but never because
-    something cannot be deleted.
+    something cannot be deleted. The stage is published all the same: its next attempt is `Cached` and comes here again.
     """
+    point(store, spec.run, [manifest])
     kept = clear_leftovers(bare, manifest)
     report = Report(
         reason=reason,
@@ -69,6 +72,7 @@ def _with_the_runs_stages(store: Store, spec: StageSpec, prepare: Manifest, repo
     # Recorded before it is looked up: what is found then is known to be shared, and no cleanup deletes it.
     keys = record_run(store, spec.run, spec.graph, prepare)
     found = published(store, keys.values())
+    point(store, spec.run, (manifest for key, manifest in found.items() if key != prepare.key))
     manifests = [(node, found[keys[node.id]]) for node in spec.graph if keys.get(node.id) in found]
     figures = {node.id: figures_of(node.kind, manifest.metrics) for node, manifest in manifests}
     intervals = {node.id: figures_of(node.kind, manifest.intervals) for node, manifest in manifests}

@@ -8,6 +8,7 @@ stages/<key>/claims/<number>.json             the run that computes it now
 models/<digest>/...                           a base model that was copied, addressed by content
 runs/<namespace>/<name>/<uid>/stages/<stage>/<key>.json  record: the run uses this stage
 runs/<namespace>/<name>/<uid>/models/<digest>.json       record: the run uses this model
+runs/<namespace>/<name>/<artifact>            pointer to an artifact by its readable name (contract.names)
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def model_prefix(digest: str) -> str:
 
 
 RUNS_PREFIX = "runs/"
-"""Prefix of the records of all runs."""
+"""Prefix of the records and pointers of all runs."""
 
 RECORD = re.compile(
     r"runs/[^/]+/[^/]+/[^/]+/(?:stages/[^/]+/(?P<key>[0-9a-f]{64})|models/(?P<model>[0-9a-f]{64}))\.json"

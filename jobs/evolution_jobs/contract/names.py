@@ -84,6 +84,22 @@ def artifacts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"{output}-{manifest.iteration}", output
 
 
+REPORT = "report.html"
+"""Name of a run's report, which lies beside its pointers."""
+
+
 def pointers_prefix(namespace: str, name: str) -> str:
     """Prefix of a run's pointers, with a trailing slash. Records of its stages lie below it, too."""
     return f"{RUNS_PREFIX}{namespace}/{name}/"
+
+
+def pointer_path(run: RunRef, artifact: str) -> str:
+    """Location of a run's pointer to an artifact. A later run of the same name replaces it."""
+    return f"{pointers_prefix(run.namespace, run.name)}{artifact}"
+
+
+def pointed_artifact(location: str) -> str | None:
+    """The artifact's name (or `report.html`) if the location is that of a run's pointer or report, else None."""
+    prefix, _, last = location.rpartition("/")
+    in_a_run = re.fullmatch(rf"{RUNS_PREFIX}[^/]+/[^/]+", prefix) is not None
+    return last if in_a_run and (last == REPORT or ARTIFACT_NAME.fullmatch(last)) else None

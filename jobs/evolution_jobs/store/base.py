@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..contract.errors import PermanentError, StageError, TransientError
 
+Watch = Callable[[int], object]
+"""Called with the number of bytes each time some more are read."""
+CHUNK = 1 << 20
+"""Bytes that are read at once where a file is a stream."""
 DOCUMENT_LIMIT = 64 << 20
 """Largest document in bytes that is read as a whole: manifests, indexes and chunks of rows are far smaller."""
+
+
+def unwatched(_: int) -> None:
+    """A `Watch` for reads of which nobody shows the progress."""
 
 
 class MissingObjectError(TransientError):
@@ -58,11 +66,11 @@ class Store(Protocol):
         """A small document, or None. Raises PermanentError `DocumentTooLarge` if it has more than `limit` bytes."""
         ...
 
-    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
+    def get_file(self, location: str, local: Path, sha256: str | None = None, watch: Watch = unwatched) -> None:
         """Copy to a local file, which appears only once it is complete. Raises MissingObjectError, CorruptObjectError, `DiskFull`."""
         ...
 
-    def sha256(self, location: str) -> str | None:
+    def sha256(self, location: str, watch: Watch = unwatched) -> str | None:
         """Digest of the stored bytes, read as a stream, or None if there is no object."""
         ...
 
@@ -105,10 +113,14 @@ def inside(directory: Path, path: str) -> Path:
     return directory / PurePosixPath(check_location(path))
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, watch: Watch = unwatched) -> str:
     """Digest of a local file, read as a stream."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            watch(len(chunk))
+    return digest.hexdigest()
 
 
 def disk_error(error: OSError, path: Path | str) -> StageError:

@@ -16,17 +16,19 @@ from typing import BinaryIO
 
 from ..contract.errors import PermanentError
 from .base import (
+    CHUNK,
     DOCUMENT_LIMIT,
     CorruptObjectError,
     MissingObjectError,
     Store,
+    Watch,
     check_location,
     check_prefix,
     disk_error,
     file_sha256,
+    unwatched,
 )
 
-COPY_CHUNK = 1 << 20
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems without hard links: FUSE, SMB, FAT."""
 ABANDONED_SECONDS = 24 * 3600
@@ -48,7 +50,7 @@ class FileStore(Store):
     def put_file(self, local: Path, location: str) -> None:
         def copy(file: BinaryIO) -> None:
             with local.open("rb") as source:
-                shutil.copyfileobj(source, file, COPY_CHUNK)
+                shutil.copyfileobj(source, file, CHUNK)
 
         with self._written(location, copy) as (partial, target):
             partial.rename(target)
@@ -85,13 +87,16 @@ class FileStore(Store):
             raise PermanentError("DocumentTooLarge", f"{path} is larger than {limit} bytes")
         return data
 
-    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
+    def get_file(self, location: str, local: Path, sha256: str | None = None, watch: Watch = unwatched) -> None:
         path = self.root / check_location(location)
-        partial = local.with_name(f".{local.name}.{secrets.token_hex(4)}")
+        partial, digest = local.with_name(f".{local.name}.{secrets.token_hex(4)}"), hashlib.sha256()
         try:
             with path.open("rb") as source, partial.open("xb") as target:
-                shutil.copyfileobj(source, target, COPY_CHUNK)
-            if sha256 is not None and (found := file_sha256(partial)) != sha256:
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+                    digest.update(chunk)
+                    watch(len(chunk))
+            if sha256 is not None and (found := digest.hexdigest()) != sha256:
                 raise CorruptObjectError(self.uri, location, sha256, found)
             partial.rename(local)
         except FileNotFoundError as error:
@@ -103,10 +108,10 @@ class FileStore(Store):
         finally:
             partial.unlink(missing_ok=True)
 
-    def sha256(self, location: str) -> str | None:
+    def sha256(self, location: str, watch: Watch = unwatched) -> str | None:
         path = self.root / check_location(location)
         try:
-            return file_sha256(path)
+            return file_sha256(path, watch)
         except FileNotFoundError:
             return None
         except OSError as error:

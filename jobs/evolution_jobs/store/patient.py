@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.variables import STORAGE_PATIENCE_VARIABLE
-from .base import DOCUMENT_LIMIT, Store
+from .base import DOCUMENT_LIMIT, Store, Watch, unwatched
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +82,11 @@ class PatientStore(Store):
     def read(self, location: str, limit: int = DOCUMENT_LIMIT) -> bytes | None:
         return self._patiently(lambda: self._store.read(location, limit))
 
-    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
-        self._patiently(lambda: self._store.get_file(location, local, sha256))
+    def get_file(self, location: str, local: Path, sha256: str | None = None, watch: Watch = unwatched) -> None:
+        self._patiently(lambda: self._store.get_file(location, local, sha256, watch))
 
-    def sha256(self, location: str) -> str | None:
-        return self._patiently(lambda: self._store.sha256(location))
+    def sha256(self, location: str, watch: Watch = unwatched) -> str | None:
+        return self._patiently(lambda: self._store.sha256(location, watch))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         # As a whole, so that a repetition does not yield an object twice.

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..contract.errors import PermanentError
-from .base import DOCUMENT_LIMIT, Store, check_location, check_prefix
+from .base import CHUNK, DOCUMENT_LIMIT, Store, Watch, check_location, check_prefix, unwatched
 from .s3_bucket import Bucket
-
-STREAM_CHUNK = 1 << 20
 
 
 class S3Store(Store):
@@ -42,16 +40,17 @@ class S3Store(Store):
                 raise PermanentError("DocumentTooLarge", f"{self.uri}/{location} is larger than {limit} bytes")
             return body.read()
 
-    def get_file(self, location: str, local: Path, sha256: str | None = None) -> None:
-        self.bucket.download(self._key(location), local, sha256)
+    def get_file(self, location: str, local: Path, sha256: str | None = None, watch: Watch = unwatched) -> None:
+        self.bucket.download(self._key(location), local, sha256, watch)
 
-    def sha256(self, location: str) -> str | None:
+    def sha256(self, location: str, watch: Watch = unwatched) -> str | None:
         digest = hashlib.sha256()
         with self.bucket.opened(self._key(location)) as found:
             if found is None:
                 return None
-            for chunk in found[0].iter_chunks(STREAM_CHUNK):
+            for chunk in found[0].iter_chunks(CHUNK):
                 digest.update(chunk)
+                watch(len(chunk))
         return digest.hexdigest()
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:

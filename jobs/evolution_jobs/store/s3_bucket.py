@@ -16,7 +16,7 @@ from botocore.response import StreamingBody
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.locations import contains_bucket
-from .base import CorruptObjectError, MissingObjectError, disk_error
+from .base import CorruptObjectError, MissingObjectError, Watch, disk_error, unwatched
 from .s3_client import endpoint_or_default, open_client
 from .s3_errors import Asked, explain, no_s3, shown_endpoint
 from .s3_parts import object_parts
@@ -96,7 +96,7 @@ class Bucket:
         with self._explained("writing", key), create_transfer_manager(self.client, UPLOAD) as transfers:
             transfers.upload(str(local), self.name, key, extra_args=self._encryption).result()
 
-    def download(self, key: str, local: Path, sha256: str | None = None) -> None:
+    def download(self, key: str, local: Path, sha256: str | None = None, watch: Watch = unwatched) -> None:
         """Copy an object to a file, which appears only once it is complete.
 
         Raises MissingObjectError, CorruptObjectError, `DiskFull`.
@@ -108,6 +108,7 @@ class Bucket:
                     for part in object_parts(self.client, self.name, key):
                         file.write(part)
                         digest.update(part)
+                        watch(len(part))
                 except ClientError as error:
                     if error.response["Error"]["Code"] == "PreconditionFailed":
                         raise TransientError(

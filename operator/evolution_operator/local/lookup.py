@@ -10,6 +10,7 @@ from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import Node, RunRef
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import corrupt_files, retract, sound_manifest
+from evolution_jobs.store.pointers import point
 from evolution_jobs.store.record import record_run
 
 from ..planner.observed import Published
@@ -71,7 +72,8 @@ def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdr
 
 
 def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> None:
-    """Record what the run found finished, before it builds on it. No stage process of this run records it."""
+    """Record what the run found finished, before it builds on it, and write its pointers. No stage process does so."""
     prepare = finished.manifests.get(resolve_keys(graph, None)["prepare"])
     if prepare is not None:
         record_run(store, run, graph, prepare)
+        point(store, run, finished.manifests.values())

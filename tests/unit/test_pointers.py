@@ -1,0 +1,129 @@
+"""Pointers in the store: `runs/<namespace>/<name>/M0` says where the run's first model is, whoever has computed it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evolution_jobs.contract.errors import EXIT_TRANSIENT, TransientError
+from evolution_jobs.contract.keys import manifest_path
+from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.names import Pointer
+from evolution_jobs.store.file import FileStore
+from evolution_jobs.store.open import open_store
+from evolution_operator.results.find import results_of_pointers
+
+from tests.support.stages import fake_stages
+from tests.support.stages.runner import Runner
+from tests.unit.test_cleanup import MINE
+from tests.unit.test_runner import manifest_of, never
+
+ALL = {"train", "contexts", "M0", "responses-1", "metrics-0"}
+
+
+def pointers(storage: Storage, name: str = "run") -> dict[str, Pointer]:
+    """Pointers of a run by the last part of their location."""
+    store, prefix = open_store(storage), f"runs/tests/{name}/"
+    locations = [location for location, _ in store.list(prefix) if location.count("/") == 3]
+    return {location.removeprefix(prefix): Pointer.stored(store.read(location) or b"") for location in locations}
+
+
+def finished(storage: Storage, run: Runner) -> dict[str, str]:
+    contents = run.trained(storage)
+    for stage in ("generate-1", "evaluate-0"):
+        assert run(fake_stages.spec(storage, stage, contents))[0] == 0
+    return contents
+
+
+def test_each_finished_stage_has_pointers_to_its_artifacts(storage: Storage, run: Runner) -> None:
+    contents = run.trained(storage)
+    assert pointers(storage).keys() == {"train", "contexts", "M0"}
+    spec = fake_stages.spec(storage, "sft", contents)
+    made = manifest_of(storage, spec).outputs["adapter"]
+    assert pointers(storage)["M0"] == Pointer(
+        artifact="M0",
+        run=spec.run,
+        stage="sft",
+        key=spec.key,
+        output="adapter",
+        digest=made.digest,
+        manifest=manifest_path(spec.key),
+        files=made.files,
+    )
+    for stage in ("generate-1", "evaluate-0"):
+        run(fake_stages.spec(storage, stage, contents))
+    assert pointers(storage).keys() == ALL
+
+
+def test_a_run_that_finds_everything_published_points_to_it_from_prepare_on(storage: Storage, run: Runner) -> None:
+    finished(storage, run)
+    nodes = fake_stages.graph(pins={"uid": "other"})
+    code, _ = run(fake_stages.spec(storage, "prepare", nodes=nodes, name="other"))
+    assert code == 0
+    found, first = pointers(storage, "other"), pointers(storage)
+    assert found.keys() == ALL
+    assert found["M0"].run.name == "other"
+    assert (found["M0"].key, found["M0"].files) == (first["M0"].key, first["M0"].files)
+    assert found["train"].key != first["train"].key, "each run has its own prepare"
+
+
+def test_a_newer_result_of_the_name_takes_the_pointer(storage: Storage, run: Runner) -> None:
+    run.trained(storage)
+    before = pointers(storage)["M0"]
+    nodes = fake_stages.graph({"epochs": 7})
+    contents = run.prepared(storage, nodes=nodes)
+    assert pointers(storage)["M0"] == before
+    spec = fake_stages.spec(storage, "sft", contents, nodes=nodes)
+    assert run(spec)[0] == 0
+    assert pointers(storage)["M0"].key == spec.key != before.key
+
+
+def test_a_stage_whose_pointer_could_not_be_written_is_kept_and_pointed_to_by_the_next_attempt(
+    directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = run.prepared(directory)
+    spec = fake_stages.spec(directory, "sft", contents)
+
+    put = FileStore.put_bytes
+
+    def full(self: FileStore, data: bytes, location: str) -> None:
+        if location.startswith("runs/"):
+            raise TransientError("StorageFull", location)
+        put(self, data, location)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileStore, "put_bytes", full)
+        code, report = run(spec)
+        assert (code, report.reason) == (EXIT_TRANSIENT, "StorageFull")
+    assert "M0" not in pointers(directory)
+    manifest = manifest_of(directory, spec)
+    code, report = run(fake_stages.spec(directory, "sft", contents, attempt="a-2"), sft=never)
+    assert (code, report.reason) == (0, "Cached")
+    assert pointers(directory)["M0"].digest == manifest.outputs["adapter"].digest
+
+
+def test_each_pointer_is_written_once_by_the_process_that_publishes(
+    directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    put = FileStore.put_bytes
+    monkeypatch.setattr(FileStore, "put_bytes", lambda self, data, at: (written.append(at), put(self, data, at)))
+    finished(directory, run)
+    assert sorted(at for at in written if at.startswith("runs/")) == sorted(f"runs/tests/run/{name}" for name in ALL)
+
+
+def test_a_storage_alone_is_enough_to_find_a_run(storage: Storage, run: Runner) -> None:
+    finished(storage, run)
+    store = open_store(storage)
+    found = results_of_pointers(store, None, "run")
+    assert found.artifacts.keys() == ALL
+    assert list(found.manifests) == ["prepare", "sft", "generate-1", "evaluate-0"]
+
+
+def test_a_pointer_says_nothing_that_a_newer_version_may_not_add_to(directory: Storage, tmp_path: Path) -> None:
+    store = open_store(directory)
+    document = {"artifact": "M0", "run": MINE.wire(), "stage": "sft", "key": "a" * 64, "output": "adapter"}
+    document |= {"digest": "b" * 64, "manifest": manifest_path("a" * 64), "files": [], "newer": 1}
+    store.put_bytes(json.dumps(document).encode(), "runs/team/mine/M0")
+    assert results_of_pointers(store, "team", "mine").artifacts == {}

@@ -121,3 +121,25 @@ def test_a_run_that_failed_as_a_whole_says_so() -> None:
     seconds = {"artifacts": {}, "seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=10_000), summary | seconds, Path("run.yaml"))
     assert page.getvalue().splitlines()[-1] == "not finished 5 s after it started"
+
+
+def test_the_closing_page_says_how_to_get_and_try_what_was_made() -> None:
+    names = ["M0", "pairs-1", "M1", "answers-0", "answers-1"]
+    summary = {"phase": "Suspended", "message": None, "stages": [], "metrics": [], "champion": None, "ineligible": []}
+    summary |= {"stoppedEarly": None, "artifacts": {name: f"s3://bucket/{name}" for name in names}}
+    summary |= {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+
+    def shown(**changed: object) -> list[str]:
+        page = io.StringIO()
+        print_closing(Console(file=page, width=10_000), summary | changed, Path("my run.yaml"), "there")
+        return [line.strip() for line in page.getvalue().splitlines() if line.startswith("  ")]
+
+    run = "'my run.yaml' --storage there"
+    assert shown() == [
+        f"evolution get {run} M0 M1",
+        f"evolution get {run} pairs-1",
+        f"evolution get {run} answers-0 answers-1",
+        f"evolution chat {run} --model M1",
+        f"evolution report {run}",
+    ]
+    assert f"evolution chat {run} --model M0" in shown(champion=0)

@@ -456,7 +456,7 @@ def test_answers_that_cannot_be_read_now_lose_no_summary(tmp_path: Path, monkeyp
         raise TransientError("StoreUnreachable", "the store does not answer")
 
     lab = Lab(tmp_path, monkeypatch, *VARIANTS)
-    monkeypatch.setattr("evolution_operator.local.answers.answers_of_arms", unreachable)
+    monkeypatch.setattr("evolution_operator.results.answers.answers_of_arms", unreachable)
     code, document = lab.run()
     assert (code, document["comparison"]) == (0, None)
     assert document["notCompared"] == "the store does not answer"

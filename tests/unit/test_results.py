@@ -14,7 +14,7 @@ from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
 
 from tests.support.run_document import run_document
-from tests.unit.test_compare import publish
+from tests.support.stages.published import publish
 from tests.unit.test_load import manifest
 
 

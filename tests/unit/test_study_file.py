@@ -267,6 +267,7 @@ def test_answers_and_whole_conversations_come_from_the_storage_of_a_run(tmp_path
         document = {
             "version": "evolution.run/manifest/v1",
             **{"key": key, "kind": stage.partition("-")[0], "stage": stage, "attempt": "one"},
+            **({"iteration": int(stage[-1])} if stage[-1].isdecimal() else {}),
             "run": {"namespace": "default", "name": "first", "uid": "u"},
             **{
                 "settings": {},

@@ -1,7 +1,9 @@
-"""The closing page of a run: figures of every Mt side by side, where the artifacts are, what to do next."""
+"""The closing page of a run: figures of every Mt side by side, how to get the artifacts, what to do next."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from ..planner.policies import champion_rule
 from ..report.figures import SHOWN
 
 
-def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None:
-    """Print the closing page of a finished or failed run."""
+def print_closing(console: Console, summary: dict[str, Any], file: Path, storage: str | None = None) -> None:
+    """Print the closing page of a finished or failed run. `storage` is the one that the command line named."""
     if summary["metrics"]:
         console.print(_table(summary))
     for sentence in summary["ineligible"]:
@@ -27,11 +29,10 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
             console.print(f"{stage['id']}: {note}", highlight=False, markup=False, soft_wrap=True)
     if summary["artifacts"]:
         console.print("\n[bold]Artifacts[/bold]")
-        for label, uri in summary["artifacts"].items():
-            console.print(f"  {label:<11} {uri}", highlight=False, soft_wrap=True)
+        for line in _artifacts(summary, file, storage):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if summary.get("report"):
-        more = f"another copy: evolution report {file} -o report.html"
-        console.print(f"  {'report':<11} {summary['report']} ({more})", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {'report':<11} {summary['report']}", highlight=False, markup=False, soft_wrap=True)
     elif summary.get("reportMissing"):
         console.print(f"No report: {summary['reportMissing']}", highlight=False, markup=False, soft_wrap=True)
     cached = sum(stage["cached"] for stage in summary["stages"])
@@ -55,6 +56,20 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path) -> None
         console.print()
         for line in failures(summary):
             console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _artifacts(summary: dict[str, Any], file: Path, storage: str | None) -> list[str]:
+    """Commands that copy, try and show what the run has made: one for each kind of artifact."""
+    run = " ".join([shlex.quote(str(file)), *(["--storage", shlex.quote(storage)] if storage is not None else [])])
+    names: dict[str, list[str]] = {}
+    for name in summary["artifacts"]:
+        names.setdefault(re.sub(r"-?\d+$", "", name), []).append(name)
+    lines = [f"evolution get {run} {' '.join(each)}" for each in names.values()]
+    if models := names.get("M"):
+        chosen = f"M{summary['champion']}"
+        model = chosen if chosen in models else models[-1]
+        lines += [f"evolution chat {run} --model {model}", f"evolution report {run}"]
+    return lines
 
 
 def failures(summary: dict[str, Any]) -> list[str]:

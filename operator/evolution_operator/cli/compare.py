@@ -10,12 +10,13 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.figures import KINDS
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.compare import Comparison, Difference
+from evolution_jobs.store.open import open_store
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..api.experiment import is_experiment
-from .named import RUN_FILES, RUN_NAME, storage_of
+from .named import RUN_FILES, RUN_NAME, run_of, storage_of
 
 Models = dict[str, list[Answer]]
 
@@ -68,8 +69,8 @@ def _names(places: Sequence[str]) -> dict[str, str]:
 def _models(
     place: str, model: str, name: str, namespace: str | None, storage: str | None
 ) -> Iterable[tuple[str, list[Answer]]]:
-    from ..local.answers import answers_of_arms, answers_of_file
     from ..local.load import local_arms
+    from ..results.answers import answers_of_arms, answers_of_file
 
     if place.endswith(".jsonl"):
         return [(place, answers_of_file(Path(place)))]
@@ -86,18 +87,18 @@ def _models(
 
 
 def _run(place: str, namespace: str | None, storage: str | None) -> Models:
-    from ..local.answers import answers_of_run, answers_of_stages
     from ..local.load import local_run, storage_at
+    from ..results.answers import answers_of
+    from ..results.find import results_of_run, results_of_status
 
     if place.endswith(RUN_FILES):
-        return answers_of_run(local_run(Path(place), storage))
+        return answers_of(results_of_run(local_run(Path(place), storage)))
     from .cluster import fetch, read_status
 
     document = fetch(place, namespace)
-    status = read_status(document.get("status", {}))
-    keys = {stage.id: stage.key for stage in status.stages if stage.key and stage.state == "Succeeded"}
     found = storage_of(document, place)
-    return answers_of_stages(storage_at(storage, found) if storage is not None else found, keys, place)
+    store = open_store(storage_at(storage, found) if storage is not None else found)
+    return answers_of(results_of_status(store, run_of(document), read_status(document.get("status", {}))))
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

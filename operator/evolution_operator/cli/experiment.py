@@ -112,7 +112,7 @@ def _compared(runs: Mapping[str, Run]) -> tuple[Comparison | None, str | None]:
     """The last models of these runs on the rows that all answered; or None, and why they are not compared."""
     from evolution_jobs.metrics.compare import compare
 
-    from ..local.answers import answers_of_arms
+    from ..results.answers import answers_of_arms
 
     if len(runs) < 2:
         return None, "fewer than two arms are complete"

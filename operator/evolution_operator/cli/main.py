@@ -1,4 +1,4 @@
-"""`evolution`: run, plan, validate, status, retry, score, compare, report, experiment, study."""
+"""`evolution`: run, plan, validate, status, retry, report, get, score, compare, experiment, study."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..api.validation import RunFileError
 from .console import open_console
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
+from .get import get
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .report import report
 from .study import app as study_app
@@ -57,7 +58,7 @@ def run(file: File, storage: StorageOption = None, output: OutputOption = Output
     if output is Output.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
-        print_closing(console, summary, file)
+        print_closing(console, summary, file, storage)
     raise typer.Exit(exit_code([summary["phase"]]))
 
 
@@ -158,6 +159,9 @@ def retry(
     request_retry(name, namespace)
     place = f" -n {namespace}" if namespace else ""
     print(f"{name}: retrying failed stages; follow with: evolution status {name}{place}")
+
+
+app.command()(get)
 
 
 @app.command()

@@ -54,10 +54,14 @@ def open_results(reference: str, namespace: str | None = None, storage: str | No
     from .cluster import fetch, read_status
 
     document = fetch(reference, namespace)
-    metadata = document["metadata"]
-    run = RunRef(namespace=metadata["namespace"], name=reference, uid=metadata["uid"])
     store = open_store(storage_of(document, reference))
-    return results_of_status(store, run, read_status(document.get("status", {})), _spec_of(document))
+    return results_of_status(store, run_of(document), read_status(document.get("status", {})), _spec_of(document))
+
+
+def run_of(document: Mapping[str, Any]) -> RunRef:
+    """The identity of a run on the cluster."""
+    metadata = document["metadata"]
+    return RunRef(namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
 
 
 def storage_of(document: Mapping[str, Any], run: str) -> Storage:

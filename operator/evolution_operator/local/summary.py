@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.names import artifacts
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import read_manifest
 
@@ -68,12 +69,10 @@ def _artifacts(run: Run, manifests: dict[str, Manifest]) -> dict[str, str]:
     """`M0`, `M1`, ... and `pairs-1`, ... to the URI of their directory or file."""
     root = run.spec.storage.uri.rstrip("/")
     found = {}
-    for id_, manifest in manifests.items():
-        name = SHOWN_OUTPUTS.get(manifest.kind)
-        output = manifest.outputs.get(name) if name else None
-        if output is None or not output.files:
-            continue
-        label = f"M{manifest.iteration}" if name == "adapter" else f"{name}-{manifest.iteration}"
-        location = output.files[0].location
-        found[label if name else id_] = f"{root}/{location.rpartition('/')[0] if name == 'adapter' else location}"
+    for manifest in manifests.values():
+        for name, output in artifacts(manifest):
+            files = manifest.outputs[output].files
+            if files and output == SHOWN_OUTPUTS.get(manifest.kind):
+                location = files[0].location
+                found[name] = f"{root}/{location.rpartition('/')[0] if output == 'adapter' else location}"
     return found

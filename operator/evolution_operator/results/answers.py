@@ -1,24 +1,19 @@
-"""Reads what models answered: from files, from the store of a run file, or from the store of a run on a cluster."""
+"""Reads what models answered: from files, or from the results of runs."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.jsonl import RowFault, rows_by_id
-from evolution_jobs.contract.keys import resolve_keys
-from evolution_jobs.contract.locations import Storage
-from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.contract.stage import kind_of
-from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import read_manifest
-from evolution_jobs.store.open import open_store
 
-from ..planner.graph import build_graph
 from ..planner.observed import Run
+from .find import results_of_run
+from .results import Results
 
 
 def answers_of_file(path: Path) -> list[Answer]:
@@ -40,16 +35,26 @@ def answers_of_file(path: Path) -> list[Answer]:
     return list(rows.values())
 
 
-def answers_of_run(run: Run) -> dict[str, list[Answer]]:
-    """By model (M0, M1, ...): what each evaluated model of a run file answered, from the run's storage.
+def answers_of(results: Results) -> dict[str, list[Answer]]:
+    """By model (M0, M1, ...): what each evaluated model of a run answered.
 
-    Raises PermanentError `AnswersMissing` if none was evaluated, and what the store raises.
+    Raises PermanentError `AnswersMissing` if none was evaluated or an evaluation cannot be read, and what the store raises.
     """
-    store = open_store(run.spec.storage)
-    graph = build_graph(run.spec, dict(run.pins))
-    prepare = read_manifest(store, resolve_keys(graph, None)["prepare"])
-    keys = resolve_keys(graph, prepare.contents) if prepare else {}
-    return _read(store, keys, run.ref.name)
+    for stage, fault in results.faults.items():
+        if kind_of(stage) == "evaluate":
+            raise PermanentError("AnswersMissing", f"run {results.name}: stage {stage}: {fault}")
+    found: dict[str, list[Answer]] = {}
+    for artifact in results.artifacts.values():
+        if artifact.manifest.kind == "evaluate" and artifact.name.startswith("answers-"):
+            with tempfile.TemporaryDirectory() as scratch:
+                (path,) = results.fetch(artifact.output, Path(scratch))
+                found[f"M{artifact.manifest.iteration}"] = answers_of_file(path)
+    if not found:
+        raise PermanentError(
+            "AnswersMissing",
+            f"run {results.name}: {results.store.uri} has no finished evaluation of it; run it, or check --storage",
+        )
+    return found
 
 
 def answers_of_arms(runs: Mapping[str, Run], model: str | None = None) -> dict[str, list[Answer]]:
@@ -59,7 +64,7 @@ def answers_of_arms(runs: Mapping[str, Run], model: str | None = None) -> dict[s
     """
     found = {}
     for variant, run in runs.items():
-        name, answers = model or f"M{run.spec.iterations}", answers_of_run(run)
+        name, answers = model or f"M{run.spec.iterations}", answers_of(results_of_run(run))
         if name not in answers:
             raise PermanentError(
                 "AnswersMissing",
@@ -67,33 +72,3 @@ def answers_of_arms(runs: Mapping[str, Run], model: str | None = None) -> dict[s
             )
         found[f"{variant}:{name}"] = answers[name]
     return found
-
-
-def answers_of_stages(storage: Storage, keys: Mapping[str, str], name: str) -> dict[str, list[Answer]]:
-    """The same for a run on a cluster: `keys` are its stages' keys as its status has them."""
-    return _read(open_store(storage), keys, name)
-
-
-def _read(store: Store, keys: Mapping[str, str], name: str) -> dict[str, list[Answer]]:
-    found = dict(_models(store, keys))
-    if not found:
-        raise PermanentError(
-            "AnswersMissing", f"run {name}: {store.uri} has no finished evaluation of it; run it, or check --storage"
-        )
-    return found
-
-
-def _models(store: Store, keys: Mapping[str, str]) -> Iterator[tuple[str, list[Answer]]]:
-    with tempfile.TemporaryDirectory() as scratch:
-        for stage, key in keys.items():
-            manifest = read_manifest(store, key) if kind_of(stage) == "evaluate" else None
-            if manifest is not None:
-                path = fetch_output(store, manifest, "answers", Path(scratch) / f"{stage}.jsonl")
-                yield f"M{manifest.iteration}", answers_of_file(path)
-
-
-def fetch_output(store: Store, manifest: Manifest, output: str, path: Path) -> Path:
-    """Copy an output of one file to `path`, with its digest checked. Returns the path."""
-    file = manifest.outputs[output].files[0]
-    store.get_file(file.location, path, file.sha256)
-    return path

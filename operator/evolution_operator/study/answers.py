@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.jsonl import RowFault, rows_by_id
-from evolution_jobs.contract.keys import resolve_keys
-from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.names import named
 from evolution_jobs.contract.rows import Verdict
-from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import read_manifest
-from evolution_jobs.store.open import open_store
 
-from ..local.answers import fetch_output
-from ..planner.graph import build_graph
 from ..planner.observed import Run
+from ..results.find import results_of_run
+from ..results.results import Results
 from .records import HUMAN, Sample, Utterance
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,39}")
@@ -45,6 +41,7 @@ class FullContext(Document):
 
 
 Row = TypeVar("Row", AnsweredContext, FullContext, Verdict)
+Read = TypeVar("Read")
 Answers = Mapping[str, Mapping[str, AnsweredContext]]
 """By model, then by context."""
 
@@ -73,22 +70,29 @@ def answers_of_run(
     raises.
     """
     rounds = range(run.spec.iterations + 1)
-    wanted = {name: f"evaluate-{number}" for number in rounds if (name := f"M{number}") in models}
+    wanted = {name: f"answers-{number}" for number in rounds if (name := f"M{number}") in models}
     if unknown := [name for name in models if name != HUMAN and name not in wanted]:
         known = ", ".join([*(f"M{number}" for number in rounds), HUMAN])
         raise PermanentError("StudyInput", f"--models: {', '.join(unknown)}: this run has {known}")
-    store = open_store(run.spec.storage)
-    graph = build_graph(run.spec, dict(run.pins))
-    prepared = _manifest(store, resolve_keys(graph, None)["prepare"], "prepare")
-    keys = resolve_keys(graph, prepared.contents)
+    results = results_of_run(run)
+    # A study of the human answer and one model needs that model's file; one of nothing but human has none.
+    answers = {name: _fetched(results, artifact, read_answers) for name, artifact in wanted.items()}
+    return answers, _fetched(results, "test", read_contexts)
+
+
+def _fetched(results: Results, name: str, read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of the artifact's file."""
+    stage = named(name)
+    assert stage is not None, f"{name} is no artifact's name"
+    if name not in results.artifacts:
+        raise PermanentError(
+            "StudyInput",
+            f"stage {stage.stage} of this run is not finished in {results.store.uri}; `evolution plan` shows what is. If it ran "
+            "on a cluster, name its answers.jsonl files instead: M0=FILE M1=FILE",
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        answers = {}
-        # A study of the human answer and one model needs that model's file; one of nothing but human has none.
-        for name, stage in wanted.items():
-            path = fetch_output(store, _manifest(store, keys[stage], stage), "answers", Path(scratch) / stage)
-            answers[name] = read_answers(path)
-        contexts = read_contexts(fetch_output(store, prepared, "test", Path(scratch) / "test"))
-    return answers, contexts
+        (path,) = results.fetch(results.artifact(name).output, Path(scratch))
+        return read(path)
 
 
 def gather(answers: Answers, models: Sequence[str], contexts: Mapping[str, Sequence[Utterance]]) -> list[Sample]:
@@ -129,17 +133,6 @@ def _position(context: str) -> int:
     """The position of the awaited turn, with which a context's id ends; 0 if it does not."""
     _, _, position = context.rpartition("-")
     return int(position) if re.fullmatch(r"\d{1,9}", position, re.ASCII) else 0
-
-
-def _manifest(store: Store, key: str, stage: str) -> Manifest:
-    manifest = read_manifest(store, key)
-    if manifest is None:
-        raise PermanentError(
-            "StudyInput",
-            f"stage {stage} of this run is not finished in {store.uri}; `evolution plan` shows what is. If it ran on a "
-            "cluster, name its answers.jsonl files instead: M0=FILE M1=FILE",
-        )
-    return manifest
 
 
 def _read(

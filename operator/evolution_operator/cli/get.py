@@ -1,0 +1,150 @@
+"""`evolution get`: list what a run has made, by readable names, and copy it out of the storage."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.names import REPORT
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from ..results.copies import Copy, fetch, is_directory, missing, planned
+from ..results.results import Artifact, Results
+from .console import open_console, say
+from .named import NamespaceOption, RunArgument, open_results
+from .options import Output, StorageOption
+
+CHAMPION = "champion"
+"""Stands for the model that the run has chosen."""
+SHOWN_DIGEST = 12
+
+
+def get(
+    run: RunArgument,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARTIFACT]...",
+            help="M2, pairs-1, answers-2, ..., champion, or report. Without one, all are listed.",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--directory", "-o", help="Copy into this directory; a single model's files go right into it."),
+    ] = None,
+    namespace: NamespaceOption = None,
+    storage: StorageOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
+    output: Annotated[Output, typer.Option("--output", help="text, or one JSON document.")] = Output.text,
+) -> None:
+    """List a run's models, pairs and answers by name, or copy them here with their digests checked."""
+    results = open_results(run, namespace, storage)
+    if not names:
+        _list(results, output)
+        return
+    wanted = list(dict.fromkeys(names))
+    artifacts = [_artifact(results, name) for name in wanted if name != "report"]
+    copies = planned(results.name, artifacts, directory)
+    # All conflicts are found before anything is copied.
+    lacking = {copy.artifact.name: missing(copy, force) for copy in copies}
+    console = open_console(stderr=output is Output.json)
+    done: list[dict[str, Any]] = []
+    for copy in copies:
+        _copy(console, results, copy, lacking[copy.artifact.name])
+        written = bool(lacking[copy.artifact.name])
+        done.append({"name": copy.artifact.name, "path": str(copy.path), "written": written})
+        _tell(console, results, copy, written, run)
+    if "report" in wanted:
+        path = _report(results, directory)
+        done.append({"name": "report", "path": str(path), "written": True})
+        say(console, f"{path}: the report of {results.name}")
+    if output is Output.json:
+        print(json.dumps({"copied": done}, ensure_ascii=False))
+
+
+def _artifact(results: Results, name: str) -> Artifact:
+    if name != CHAMPION:
+        return results.artifact(name)
+    if results.status is None:
+        raise PermanentError(
+            "ArtifactMissing", "champion: the storage alone does not say which it is; name the run file"
+        )
+    if results.status.champion is None:
+        raise PermanentError("ArtifactMissing", f"champion: run {results.name} has chosen none yet")
+    return results.artifact(f"M{results.status.champion}")
+
+
+def _list(results: Results, output: Output) -> None:
+    artifacts = list(results.artifacts.values())
+    if output is Output.json:
+        run = {"namespace": results.namespace, "name": results.name}
+        print(json.dumps({"run": run, "artifacts": [_document(each) for each in artifacts]}, ensure_ascii=False))
+        return
+    console = open_console()
+    if artifacts:
+        table = Table(title=f"{results.namespace}/{results.name} in {results.store.uri}", title_justify="left")
+        for column in ("artifact", "stage", "files", "size", "digest"):
+            table.add_column(column, justify="right" if column in ("files", "size") else "left")
+        for each in artifacts:
+            known = _document(each)
+            size, digest = decimal(known["bytes"]), known["digest"][:SHOWN_DIGEST]
+            table.add_row(each.name, known["stage"], str(len(known["files"])), size, digest)
+        console.print(table)
+    else:
+        say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")
+    for stage, fault in results.faults.items():
+        say(console, f"{stage}: {fault}", "red")
+
+
+def _document(artifact: Artifact) -> dict[str, Any]:
+    files = [file.wire() for file in artifact.output.files]
+    known = {"name": artifact.name, "stage": artifact.manifest.stage, "key": artifact.manifest.key}
+    return known | {"digest": artifact.output.digest, "bytes": sum(file["size"] for file in files), "files": files}
+
+
+def _copy(console: Console, results: Results, copy: Copy, wanted: list[str]) -> None:
+    from .transfer import transfer_bar
+
+    size = sum(file.size for file in copy.artifact.output.files if file.path in wanted)
+    if wanted:
+        with transfer_bar(console, copy.artifact.name, size) as watch:
+            fetch(results, copy, wanted, watch)
+
+
+def _tell(console: Console, results: Results, copy: Copy, written: bool, run: str) -> None:
+    files = copy.artifact.output.files
+    if written:
+        count = f"{len(files)} files, " if len(files) > 1 else ""
+        words = f"{copy.artifact.name} of {results.name}, {count}{decimal(sum(file.size for file in files))}"
+    else:
+        words = f"{copy.artifact.name} is there already and intact"
+    say(console, f"{copy.path}: {words}")
+    if copy.artifact.name in results.models and is_directory(copy.artifact):
+        say(
+            console, f'  load it: peft.PeftModel.from_pretrained(model, "{copy.path}"), where model is {_base(results)}'
+        )
+        say(console, f"  ask it:  evolution chat {run} --model {copy.artifact.name}")
+
+
+def _base(results: Results) -> str:
+    """What the run calls its base model: pinned, if the hub has it."""
+    prepare = results.manifests.get("prepare")
+    pinned = prepare.outputs["model"].reference if prepare and "model" in prepare.outputs else None
+    return pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
+
+
+def _report(results: Results, directory: Path | None) -> Path:
+    """Write the run's report. Raises PermanentError `ArtifactMissing` if this installation makes none."""
+    path = directory / REPORT if directory is not None else Path(f"{results.name}-{REPORT}")
+    try:
+        page = importlib.import_module("evolution_operator.report.page")
+    except ModuleNotFoundError as error:
+        raise PermanentError("ArtifactMissing", f"report: this installation has no {error.name}") from error
+    page.write_report(results, path)
+    return path

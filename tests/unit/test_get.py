@@ -1,0 +1,189 @@
+"""`evolution get`: lists what a run has made, and copies it with its digests checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.names import named
+from evolution_jobs.store.base import CorruptObjectError
+from evolution_jobs.store.open import open_store
+from evolution_operator.cli.main import app
+from evolution_operator.cli.named import open_results
+from evolution_operator.results.copies import fetch, missing, planned
+from evolution_operator.results.find import results_of_pointers
+from evolution_operator.results.results import Results
+from typer.testing import CliRunner
+
+from tests.support.stages import fake_stages
+from tests.support.stages.published import publish
+from tests.support.stages.runner import Runner
+from tests.unit.test_load import manifest
+
+ADAPTER = {"adapter_model.safetensors", "nested/config.json"}
+
+
+def finished(storage: Storage, run: Runner) -> Results:
+    """The results of a run of plain functions, found by its name."""
+    contents = run.trained(storage)
+    for stage in ("generate-1", "evaluate-0"):
+        assert run(fake_stages.spec(storage, stage, contents))[0] == 0
+    return results_of_pointers(open_store(storage), None, "run")
+
+
+def files_below(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def here(directory: Storage, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Calls `evolution get run ...` in an empty directory; the run's storage is beside it."""
+    finished(directory, run)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return lambda *arguments: CliRunner().invoke(
+        app, ["get", "run", *arguments, "--storage", str(tmp_path / "storage")]
+    )
+
+
+def test_artifacts_come_out_as_they_were_stored(storage: Storage, run: Runner, tmp_path: Path) -> None:
+    results = finished(storage, run)
+    read: list[int] = []
+    wanted = [results.artifact(name) for name in ("M0", "responses-1")]
+    for copy in planned("run", wanted, tmp_path / "out"):
+        lacking = missing(copy)
+        assert lacking == [file.path for file in copy.artifact.output.files]
+        fetch(results, copy, lacking, read.append)
+        assert missing(copy) == []
+    assert files_below(tmp_path / "out") == {*(f"M0/{path}" for path in ADAPTER), "responses-1.jsonl"}
+    assert (tmp_path / "out/M0/adapter_model.safetensors").read_bytes() == b"weights" * 1000
+    assert sum(read) == sum(file.size for artifact in wanted for file in artifact.output.files)
+
+
+def test_a_file_that_is_corrupt_in_the_storage_leaves_nothing(storage: Storage, run: Runner, tmp_path: Path) -> None:
+    results = finished(storage, run)
+    model = results.artifact("M0")
+    (copy,) = planned("run", [model], tmp_path / "out" / "m")
+    results.store.put_bytes(b"Weights" * 1000, model.output.files[0].location)
+    with pytest.raises(CorruptObjectError):
+        fetch(results, copy, missing(copy))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_where_artifacts_go_is_what_a_user_expects(directory: Storage, run: Runner) -> None:
+    results = finished(directory, run)
+
+    def places(names: str, place: Path | None = None) -> list[str]:
+        return [str(copy.path) for copy in planned("run", [results.artifact(each) for each in names.split()], place)]
+
+    assert places("M0 responses-1 metrics-0") == ["run-M0", "run-responses-1.jsonl", "run-metrics-0.json"]
+    assert places("M0", Path("out")) == ["out"]
+    assert places("train", Path("out")) == ["out/train.jsonl"]
+    assert places("M0 train", Path("out")) == ["out/M0", "out/train.jsonl"]
+
+
+def test_what_is_there_is_listed(here: Callable[..., Result]) -> None:
+    shown = here().output
+    for name in ("train", "contexts", "M0", "responses-1", "metrics-0"):
+        assert name in shown
+        place = named(name)
+        assert place is not None
+        assert place.stage in shown
+    document = json.loads(here("--output", "json").stdout)
+    assert document["run"] == {"namespace": "tests", "name": "run"}
+    (model,) = [each for each in document["artifacts"] if each["name"] == "M0"]
+    assert {file["path"] for file in model["files"]} == ADAPTER
+    assert model["bytes"] == 7002
+
+
+def test_a_copy_that_is_intact_is_not_made_again(here: Callable[..., Result]) -> None:
+    first = here("M0", "responses-1")
+    assert (first.exit_code, files_below(Path())) == (0, {*(f"run-M0/{p}" for p in ADAPTER), "run-responses-1.jsonl"})
+    assert "run-M0: M0 of run, 2 files, 7.0 kB" in first.output
+    assert 'PeftModel.from_pretrained(model, "run-M0"), where model is hf://owner/model@0123456789' in first.output
+    before = Path("run-M0/adapter_model.safetensors").stat()
+    again = here("M0")
+    assert "run-M0: M0 is there already and intact" in again.output
+    assert Path("run-M0/adapter_model.safetensors").stat() == before
+    document = json.loads(here("M0", "train", "--output", "json").stdout)
+    assert [(each["path"], each["written"]) for each in document["copied"]] == [
+        ("run-M0", False),
+        ("run-train.jsonl", True),
+    ]
+
+
+def test_a_file_that_differs_is_replaced_only_by_force(here: Callable[..., Result]) -> None:
+    here("M0")
+    Path("run-M0/adapter_model.safetensors").write_bytes(b"mine")
+    Path("run-M0/notes.txt").write_text("mine")
+    Path("run-M0/nested/config.json").unlink()
+    refused = here("responses-1", "M0")
+    assert isinstance(refused.exception, PermanentError)
+    assert str(refused.exception) == (
+        "run-M0/adapter_model.safetensors exists and is not that of M0; name another place with -o, or replace it with --force"
+    )
+    assert not Path("run-responses-1.jsonl").exists(), "conflicts are found before anything is copied"
+    assert here("M0", "--force").exit_code == 0
+    assert Path("run-M0/adapter_model.safetensors").read_bytes() == b"weights" * 1000
+    assert files_below(Path("run-M0")) == {*ADAPTER, "notes.txt"}
+
+
+def test_a_place_of_the_wrong_kind_is_refused_also_by_force(here: Callable[..., Result]) -> None:
+    Path("run-responses-1.jsonl").mkdir()
+    assert "is a directory; name another place" in str(here("responses-1", "--force").exception)
+    Path("file").write_text("mine")
+    for arguments in (("M0", "-o", "file"), ("M0", "-o", "file", "--force")):
+        assert str(here(*arguments).exception) == "file is a file; name another place with -o"
+    assert str(here("train", "-o", "file/below").exception) == "file is a file; name another place with -o"
+    assert Path("file").read_text() == "mine"
+
+
+def test_what_cannot_be_copied_is_one_message(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, words in (
+        ("M7", "M7 is not there: stage dpo-7 of run run has not finished; there are .*M0"),
+        ("pairs", "'pairs' is no name of an artifact"),
+        ("../M0", "is no name of an artifact"),
+        ("champion", "the storage alone does not say"),
+    ):
+        with pytest.raises(PermanentError, match=words):
+            raise here(name).exception or AssertionError(name)
+    assert files_below(Path()) == set()
+
+
+def test_the_champion_is_a_name_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How a champion is chosen is the planner's; here the status names one."""
+    file = manifest(tmp_path, iterations=1)
+    empty = CliRunner().invoke(app, ["get", str(file)])
+    assert "default/first: no stage has finished" in empty.output
+    publish(file, capsys)
+    arguments = ["get", str(file), "champion", "-o", str(tmp_path / "best")]
+    assert "run first has chosen none yet" in str(CliRunner().invoke(app, arguments).exception)
+    results = open_results(str(file))
+    assert results.status is not None
+    chosen = replace(results, status=results.status.model_copy(update={"champion": 0}))
+    monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_: chosen)
+    assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
+
+
+def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own tests are elsewhere: here it is a function."""
+    written: list[Any] = []
+
+    class Page:
+        @staticmethod
+        def write_report(results: Results, path: Path) -> None:
+            written.append((results.name, path))
+
+    monkeypatch.setattr("evolution_operator.cli.get.importlib.import_module", lambda _: Page)
+    assert here("report").exit_code == 0
+    assert here("report", "-o", "out").exit_code == 0
+    assert written == [("run", Path("run-report.html")), ("run", Path("out/report.html"))]

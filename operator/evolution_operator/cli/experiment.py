@@ -77,6 +77,8 @@ def _drive_all(console: Console, runs: Mapping[str, Run]) -> Arms:
         except StageError as error:
             arms[variant] = {"phase": "Failed", "message": f"{error.reason}: {error}", "stages": []}
         say(console, f"{variant}: {arms[variant]['phase']}")
+        if place := arms[variant].get("report"):
+            say(console, f"{variant}: report in {place}")
         for line in _failures(arms[variant]):
             say(console, f"{variant}: {line}", "red")
     return arms

@@ -152,15 +152,20 @@ class Cost:
     stage: str
     seconds: float
     """Of the process that published."""
-    spent: float | None
-    """Seconds that this run spent on it, over all attempts and shards; None if that is not known."""
     phases: Mapping[str, float]
     tokens: int
     gpu_hours: float
-    cached: bool
-    attempts: int
+    reused: bool
+    """Whether another run computed it."""
+    ahead: int
+    """Rows that generate had made while its model was loaded, so that their time is counted there."""
     price: float | None
     """What endpoints asked for it, at the prices in the run file."""
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens a second; None if its tokens were not all made in its own time."""
+        return None if self.ahead or not self.tokens or not self.seconds else self.tokens / self.seconds
 
 
 def costs(facts: Facts) -> list[Cost]:
@@ -175,12 +180,11 @@ def _cost(facts: Facts, stage: str, manifest: Manifest) -> Cost:
     return Cost(
         stage,
         manifest.seconds,
-        status.seconds if status else None,
         manifest.phases,
         manifest.tokens,
         gpu_seconds / 3600,
-        bool(status and status.cached),
-        status.attempts if status else 0,
+        (manifest.run.namespace, manifest.run.name) != (facts.namespace, facts.name),
+        manifest.counts.get("ahead", 0),
         sum(prices) if prices else None,
     )
 

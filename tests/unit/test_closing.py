@@ -143,3 +143,21 @@ def test_the_closing_page_says_how_to_get_and_try_what_was_made() -> None:
         f"evolution report {run}",
     ]
     assert f"evolution chat {run} --model M0" in shown(champion=0)
+
+
+def test_the_closing_page_says_where_the_report_is_or_why_there_is_none() -> None:
+    summary: dict[str, object] = {
+        "phase": "Complete",
+        "message": None,
+        "stages": [],
+        "metrics": [],
+        "stoppedEarly": None,
+    }
+    summary |= {"ineligible": [], "artifacts": {}, "seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
+    for more, words in (
+        ({"report": "file:///runs/report.html", "reportMissing": None}, "report      file:///runs/report.html"),
+        ({"report": None, "reportMissing": "DependencyMissing: a report needs jinja2"}, "No report: DependencyMissing: a report needs jinja2"),
+    ):  # fmt: skip
+        page = io.StringIO()
+        print_closing(Console(file=page, width=10_000), summary | more, Path("run.yaml"))
+        assert words in page.getvalue()

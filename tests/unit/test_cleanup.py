@@ -131,8 +131,8 @@ def test_pointers_go_with_the_run_that_wrote_them(storage: Storage) -> None:
     }
 
 
-def test_pointers_and_report_of_a_later_run_of_the_name_stay(storage: Storage) -> None:
-    store = open_store(storage)
+def test_pointers_and_report_of_a_later_run_of_the_name_stay(directory: Storage) -> None:
+    store = open_store(directory)
     publish(store, OWN, SHARED)
     record(store, MINE, OWN, SHARED)
     point_to(store, MINE, OWN, OWN)
@@ -140,21 +140,21 @@ def test_pointers_and_report_of_a_later_run_of_the_name_stay(storage: Storage) -
     point_to(store, LATER, SHARED)
     store.put_bytes(b"<html>", "runs/team/mine/report.html")
 
-    clean_up(store, CleanupSpec(run=MINE, storage=storage))
+    clean_up(store, CleanupSpec(run=MINE, storage=directory))
 
     there = {"runs/team/mine/M1", "runs/team/mine/report.html", stage_record_path(LATER, "dpo-1", SHARED)}
     assert {location for location, _ in store.list("runs/")} == there
-    clean_up(store, CleanupSpec(run=LATER, storage=storage))
+    clean_up(store, CleanupSpec(run=LATER, storage=directory))
     assert list(store.list("")) == []
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b'{"artifact": "M1"}', b"\xff"])
-def test_what_lies_in_a_pointer_s_place_and_is_none_keeps_everything(storage: Storage, content: bytes) -> None:
-    store = open_store(storage)
+def test_what_lies_in_a_pointer_s_place_and_is_none_keeps_everything(directory: Storage, content: bytes) -> None:
+    store = open_store(directory)
     publish(store, OWN)
     record(store, MINE, OWN)
     store.put_bytes(content, "runs/team/mine/M1")
-    report = clean_up(store, CleanupSpec(run=MINE, storage=storage))
+    report = clean_up(store, CleanupSpec(run=MINE, storage=directory))
     assert (report.reason, report.counts) == ("RecordsUnknown", {"deleted": 0, "shared": 1})
     assert "runs/team/mine/M1" in report.message
     assert left(store) == {OWN}

@@ -14,28 +14,16 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.names import named
 from evolution_jobs.store.base import CorruptObjectError
-from evolution_jobs.store.open import open_store
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.results.copies import fetch, missing, planned
-from evolution_operator.results.find import results_of_pointers
 from evolution_operator.results.results import Results
+from evolution_operator.verify.provenance import UNSIGNED
 from typer.testing import CliRunner
 
-from tests.support.stages import fake_stages
+from tests.support.stages.finished import ADAPTER, finished_run
 from tests.support.stages.published import publish
-from tests.support.stages.runner import Runner
 from tests.unit.test_load import manifest
-
-ADAPTER = {"adapter_model.safetensors", "nested/config.json"}
-
-
-def finished(storage: Storage, run: Runner) -> Results:
-    """The results of a run of plain functions, found by its name."""
-    contents = run.trained(storage)
-    for stage in ("generate-1", "evaluate-0"):
-        assert run(fake_stages.spec(storage, stage, contents))[0] == 0
-    return results_of_pointers(open_store(storage), None, "run")
 
 
 def files_below(directory: Path) -> set[str]:
@@ -43,9 +31,9 @@ def files_below(directory: Path) -> set[str]:
 
 
 @pytest.fixture
-def here(directory: Storage, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def here(directory: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Calls `evolution get run ...` in an empty directory; the run's storage is beside it."""
-    finished(directory, run)
+    finished_run(directory)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return lambda *arguments: CliRunner().invoke(
@@ -53,22 +41,22 @@ def here(directory: Storage, run: Runner, tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_artifacts_come_out_as_they_were_stored(storage: Storage, run: Runner, tmp_path: Path) -> None:
-    results = finished(storage, run)
+def test_artifacts_come_out_as_they_were_stored(storage: Storage, tmp_path: Path) -> None:
+    results = finished_run(storage)
     read: list[int] = []
     wanted = [results.artifact(name) for name in ("M0", "responses-1")]
     for copy in planned("run", wanted, tmp_path / "out"):
         lacking = missing(copy)
         assert lacking == [file.path for file in copy.artifact.output.files]
-        fetch(results, copy, lacking, read.append)
+        fetch(results, copy, lacking, watch=read.append)
         assert missing(copy) == []
     assert files_below(tmp_path / "out") == {*(f"M0/{path}" for path in ADAPTER), "responses-1.jsonl"}
     assert (tmp_path / "out/M0/adapter_model.safetensors").read_bytes() == b"weights" * 1000
     assert sum(read) == sum(file.size for artifact in wanted for file in artifact.output.files)
 
 
-def test_a_file_that_is_corrupt_in_the_storage_leaves_nothing(storage: Storage, run: Runner, tmp_path: Path) -> None:
-    results = finished(storage, run)
+def test_a_file_that_is_corrupt_in_the_storage_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    results = finished_run(storage)
     model = results.artifact("M0")
     (copy,) = planned("run", [model], tmp_path / "out" / "m")
     results.store.put_bytes(b"Weights" * 1000, model.output.files[0].location)
@@ -77,8 +65,8 @@ def test_a_file_that_is_corrupt_in_the_storage_leaves_nothing(storage: Storage, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_where_artifacts_go_is_what_a_user_expects(directory: Storage, run: Runner) -> None:
-    results = finished(directory, run)
+def test_where_artifacts_go_is_what_a_user_expects(directory: Storage) -> None:
+    results = finished_run(directory)
 
     def places(names: str, place: Path | None = None) -> list[str]:
         return [str(copy.path) for copy in planned("run", [results.artifact(each) for each in names.split()], place)]
@@ -105,13 +93,14 @@ def test_what_is_there_is_listed(here: Callable[..., Result]) -> None:
 
 def test_a_copy_that_is_intact_is_not_made_again(here: Callable[..., Result]) -> None:
     first = here("M0", "responses-1")
-    assert (first.exit_code, files_below(Path())) == (0, {*(f"run-M0/{p}" for p in ADAPTER), "run-responses-1.jsonl"})
+    assert first.exit_code == 0, first.exception
+    assert files_below(Path()) == {*(f"run-M0/{p}" for p in (*ADAPTER, UNSIGNED)), "run-responses-1.jsonl"}
     assert "run-M0: M0 of run, 2 files, 7.0 kB" in first.output
     assert 'PeftModel.from_pretrained(model, "run-M0"), where model is hf://owner/model@0123456789' in first.output
-    before = Path("run-M0/adapter_model.safetensors").stat()
+    before = Path("run-M0/adapter_model.safetensors").stat().st_ino
     again = here("M0")
     assert "run-M0: M0 is there already and intact" in again.output
-    assert Path("run-M0/adapter_model.safetensors").stat() == before
+    assert Path("run-M0/adapter_model.safetensors").stat().st_ino == before
     document = json.loads(here("M0", "train", "--output", "json").stdout)
     assert [(each["path"], each["written"]) for each in document["copied"]] == [
         ("run-M0", False),
@@ -132,7 +121,7 @@ def test_a_file_that_differs_is_replaced_only_by_force(here: Callable[..., Resul
     assert not Path("run-responses-1.jsonl").exists(), "conflicts are found before anything is copied"
     assert here("M0", "--force").exit_code == 0
     assert Path("run-M0/adapter_model.safetensors").read_bytes() == b"weights" * 1000
-    assert files_below(Path("run-M0")) == {*ADAPTER, "notes.txt"}
+    assert files_below(Path("run-M0")) == {*ADAPTER, "notes.txt", UNSIGNED}
 
 
 def test_a_place_of_the_wrong_kind_is_refused_also_by_force(here: Callable[..., Result]) -> None:

@@ -15,11 +15,10 @@ from evolution_jobs.store.open import open_store
 from evolution_operator.results.find import results_of_pointers
 
 from tests.support.stages import fake_stages
+from tests.support.stages.finished import ARTIFACTS, finished_run
 from tests.support.stages.runner import Runner
 from tests.unit.test_cleanup import MINE
 from tests.unit.test_runner import manifest_of, never
-
-ALL = {"train", "contexts", "M0", "responses-1", "metrics-0"}
 
 
 def pointers(storage: Storage, name: str = "run") -> dict[str, Pointer]:
@@ -29,19 +28,12 @@ def pointers(storage: Storage, name: str = "run") -> dict[str, Pointer]:
     return {location.removeprefix(prefix): Pointer.stored(store.read(location) or b"") for location in locations}
 
 
-def finished(storage: Storage, run: Runner) -> dict[str, str]:
-    contents = run.trained(storage)
-    for stage in ("generate-1", "evaluate-0"):
-        assert run(fake_stages.spec(storage, stage, contents))[0] == 0
-    return contents
-
-
-def test_each_finished_stage_has_pointers_to_its_artifacts(storage: Storage, run: Runner) -> None:
-    contents = run.trained(storage)
-    assert pointers(storage).keys() == {"train", "contexts", "M0"}
-    spec = fake_stages.spec(storage, "sft", contents)
-    made = manifest_of(storage, spec).outputs["adapter"]
-    assert pointers(storage)["M0"] == Pointer(
+def test_each_finished_stage_has_pointers_to_its_artifacts(directory: Storage, run: Runner) -> None:
+    contents = run.trained(directory)
+    assert pointers(directory).keys() == {"train", "contexts", "M0"}
+    spec = fake_stages.spec(directory, "sft", contents)
+    made = manifest_of(directory, spec).outputs["adapter"]
+    assert pointers(directory)["M0"] == Pointer(
         artifact="M0",
         run=spec.run,
         stage="sft",
@@ -52,31 +44,31 @@ def test_each_finished_stage_has_pointers_to_its_artifacts(storage: Storage, run
         files=made.files,
     )
     for stage in ("generate-1", "evaluate-0"):
-        run(fake_stages.spec(storage, stage, contents))
-    assert pointers(storage).keys() == ALL
+        run(fake_stages.spec(directory, stage, contents))
+    assert pointers(directory).keys() == ARTIFACTS
 
 
-def test_a_run_that_finds_everything_published_points_to_it_from_prepare_on(storage: Storage, run: Runner) -> None:
-    finished(storage, run)
+def test_a_run_that_finds_everything_published_points_to_it_from_prepare_on(directory: Storage, run: Runner) -> None:
+    finished_run(directory)
     nodes = fake_stages.graph(pins={"uid": "other"})
-    code, _ = run(fake_stages.spec(storage, "prepare", nodes=nodes, name="other"))
+    code, _ = run(fake_stages.spec(directory, "prepare", nodes=nodes, name="other"))
     assert code == 0
-    found, first = pointers(storage, "other"), pointers(storage)
-    assert found.keys() == ALL
+    found, first = pointers(directory, "other"), pointers(directory)
+    assert found.keys() == ARTIFACTS
     assert found["M0"].run.name == "other"
     assert (found["M0"].key, found["M0"].files) == (first["M0"].key, first["M0"].files)
     assert found["train"].key != first["train"].key, "each run has its own prepare"
 
 
-def test_a_newer_result_of_the_name_takes_the_pointer(storage: Storage, run: Runner) -> None:
-    run.trained(storage)
-    before = pointers(storage)["M0"]
+def test_a_newer_result_of_the_name_takes_the_pointer(directory: Storage, run: Runner) -> None:
+    run.trained(directory)
+    before = pointers(directory)["M0"]
     nodes = fake_stages.graph({"epochs": 7})
-    contents = run.prepared(storage, nodes=nodes)
-    assert pointers(storage)["M0"] == before
-    spec = fake_stages.spec(storage, "sft", contents, nodes=nodes)
+    contents = run.prepared(directory, nodes=nodes)
+    assert pointers(directory)["M0"] == before
+    spec = fake_stages.spec(directory, "sft", contents, nodes=nodes)
     assert run(spec)[0] == 0
-    assert pointers(storage)["M0"].key == spec.key != before.key
+    assert pointers(directory)["M0"].key == spec.key != before.key
 
 
 def test_a_stage_whose_pointer_could_not_be_written_is_kept_and_pointed_to_by_the_next_attempt(
@@ -109,15 +101,18 @@ def test_each_pointer_is_written_once_by_the_process_that_publishes(
     written: list[str] = []
     put = FileStore.put_bytes
     monkeypatch.setattr(FileStore, "put_bytes", lambda self, data, at: (written.append(at), put(self, data, at)))
-    finished(directory, run)
-    assert sorted(at for at in written if at.startswith("runs/")) == sorted(f"runs/tests/run/{name}" for name in ALL)
+    contents = run.trained(directory)
+    for stage in ("generate-1", "evaluate-0"):
+        run(fake_stages.spec(directory, stage, contents))
+    assert sorted(at for at in written if at.startswith("runs/")) == sorted(
+        f"runs/tests/run/{name}" for name in ARTIFACTS
+    )
 
 
-def test_a_storage_alone_is_enough_to_find_a_run(storage: Storage, run: Runner) -> None:
-    finished(storage, run)
-    store = open_store(storage)
-    found = results_of_pointers(store, None, "run")
-    assert found.artifacts.keys() == ALL
+def test_a_storage_alone_is_enough_to_find_a_run(storage: Storage) -> None:
+    finished_run(storage)
+    found = results_of_pointers(open_store(storage), None, "run")
+    assert found.artifacts.keys() == ARTIFACTS
     assert list(found.manifests) == ["prepare", "sft", "generate-1", "evaluate-0"]
 
 

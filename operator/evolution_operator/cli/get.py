@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.contract.names import REPORT
+from evolution_jobs.contract.names import REPORT, pointers_prefix
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -54,18 +55,26 @@ def get(
     # All conflicts are found before anything is copied.
     lacking = {copy.artifact.name: missing(copy, force) for copy in copies}
     console = open_console(stderr=output is Output.json)
+    reference = _reference(run, namespace, storage)
     done: list[dict[str, Any]] = []
     for copy in copies:
         _copy(console, results, copy, lacking[copy.artifact.name])
         written = bool(lacking[copy.artifact.name])
         done.append({"name": copy.artifact.name, "path": str(copy.path), "written": written})
-        _tell(console, results, copy, written, run)
+        _tell(console, results, copy, written, reference)
     if "report" in wanted:
         path = _report(results, directory)
         done.append({"name": "report", "path": str(path), "written": True})
         say(console, f"{path}: the report of {results.name}")
     if output is Output.json:
         print(json.dumps({"copied": done}, ensure_ascii=False))
+
+
+def _reference(run: str, namespace: str | None, storage: str | None) -> str:
+    """The run as another command names it."""
+    options = {"-n": namespace, "--storage": storage}
+    words = [run, *(word for option, value in options.items() if value is not None for word in (option, value))]
+    return shlex.join(words)
 
 
 def _artifact(results: Results, name: str) -> Artifact:
@@ -98,6 +107,9 @@ def _list(results: Results, output: Output) -> None:
         console.print(table)
     else:
         say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")
+        if results.spec is not None and any(results.store.list(pointers_prefix(results.namespace, results.name))):
+            place = shlex.quote(results.store.uri)
+            say(console, f"earlier results, of other settings or data: evolution get {results.name} --storage {place}")
     for stage, fault in results.faults.items():
         say(console, f"{stage}: {fault}", "red")
 
@@ -114,7 +126,20 @@ def _copy(console: Console, results: Results, copy: Copy, wanted: list[str]) -> 
     size = sum(file.size for file in copy.artifact.output.files if file.path in wanted)
     if wanted:
         with transfer_bar(console, copy.artifact.name, size) as watch:
-            fetch(results, copy, wanted, watch)
+            fetch(results, copy, wanted, _provenance(results, copy), watch)
+
+
+def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
+    """What goes beside a model's files: where it comes from, and the signed form of that if there is one."""
+    from ..verify.provenance import UNSIGNED, statement
+    from ..verify.walk import PROVENANCE, manifest_digest, provenance_path
+
+    if not is_directory(copy.artifact):
+        return {}
+    manifest = copy.artifact.manifest
+    unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
+    signed = results.store.read(provenance_path(manifest.key))
+    return {UNSIGNED: unsigned} | ({PROVENANCE: signed} if signed is not None else {})
 
 
 def _tell(console: Console, results: Results, copy: Copy, written: bool, run: str) -> None:
@@ -133,9 +158,12 @@ def _tell(console: Console, results: Results, copy: Copy, written: bool, run: st
 
 
 def _base(results: Results) -> str:
-    """What the run calls its base model: pinned, if the hub has it."""
+    """The run's base model: pinned if the hub has it, else where its copy is."""
     prepare = results.manifests.get("prepare")
-    pinned = prepare.outputs["model"].reference if prepare and "model" in prepare.outputs else None
+    output = prepare.outputs.get("model") if prepare else None
+    if output is not None and output.files:
+        return f"{results.store.uri}/{output.files[0].location.removesuffix(f'/{output.files[0].path}')}"
+    pinned = output.reference if output else None
     return pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
 
 

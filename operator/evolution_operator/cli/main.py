@@ -1,4 +1,4 @@
-"""`evolution`: run, plan, validate, status, retry, report, get, score, compare, experiment, study."""
+"""The `evolution` command: its subcommands, and how errors end it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .get import get
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .report import report
 from .study import app as study_app
+from .verify import sign, verify
 
 if TYPE_CHECKING:
     from ..planner.observed import Run
@@ -162,6 +163,8 @@ def retry(
 
 
 app.command()(get)
+app.command()(verify)
+app.command()(sign)
 
 
 @app.command()

@@ -84,10 +84,16 @@ def missing(copy: Copy, force: bool = False) -> list[str]:
     return wanted
 
 
-def fetch(results: Results, copy: Copy, wanted: Sequence[str], watch: Watch = unwatched) -> None:
-    """Copy the wanted files. They appear once all of them are there with the right digests; other files stay.
+def fetch(
+    results: Results,
+    copy: Copy,
+    wanted: Sequence[str],
+    documents: Mapping[str, bytes] | None = None,
+    watch: Watch = unwatched,
+) -> None:
+    """Copy the wanted files, and write `documents` beside a model's. They appear once all of them are there.
 
-    Raises what the store raises, and StageError for the disk.
+    Each file is checked by its digest. Other files stay. Raises what the store raises, and StageError for the disk.
     """
     try:
         # A directory that is there may be a file system of its own, so the partial copies lie inside it.
@@ -101,17 +107,19 @@ def fetch(results: Results, copy: Copy, wanted: Sequence[str], watch: Watch = un
                     path = inside(partial, file.path)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     results.store.get_file(file.location, path, file.sha256, watch)
-            _publish(copy, wanted, partial)
+            for name, content in (documents or {}).items():
+                (partial / name).write_bytes(content)
+            _publish(copy, [*wanted, *(documents or {})], partial)
     except OSError as error:
         raise disk_error(error, copy.path) from error
 
 
-def _publish(copy: Copy, wanted: Sequence[str], partial: Path) -> None:
+def _publish(copy: Copy, names: Sequence[str], partial: Path) -> None:
     """Move complete files to their places; a new directory appears as a whole."""
     if is_directory(copy.artifact) and not copy.path.exists():
         partial.rename(copy.path)
         return
-    for path in wanted:
-        target = copy.files[path]
+    for path in names:
+        target = copy.files.get(path, copy.path / path)
         target.parent.mkdir(parents=True, exist_ok=True)
         inside(partial, path).replace(target)

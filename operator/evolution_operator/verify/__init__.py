@@ -1,0 +1,1 @@
+"""Whether a run's results are what its manifests say: digests, keys, pointers, provenance and signatures."""

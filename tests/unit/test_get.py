@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
@@ -17,7 +16,6 @@ from evolution_jobs.store.base import CorruptObjectError
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.results.copies import fetch, missing, planned
-from evolution_operator.results.results import Results
 from evolution_operator.verify.provenance import UNSIGNED
 from typer.testing import CliRunner
 
@@ -163,16 +161,8 @@ def test_the_champion_is_a_name_too(
     assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
 
 
-def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's own tests are elsewhere: here it is a function."""
-    written: list[Any] = []
-
-    class Page:
-        @staticmethod
-        def write_report(results: Results, path: Path) -> None:
-            written.append((results.name, path))
-
-    monkeypatch.setattr("evolution_operator.cli.get.importlib.import_module", lambda _: Page)
+def test_the_report_is_written_beside_the_rest(here: Callable[..., Result]) -> None:
     assert here("report").exit_code == 0
     assert here("report", "-o", "out").exit_code == 0
-    assert written == [("run", Path("run-report.html")), ("run", Path("out/report.html"))]
+    assert "<html" in Path("run-report.html").read_text()
+    assert "<html" in Path("out/report.html").read_text()

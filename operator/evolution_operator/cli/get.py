@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 from pathlib import Path
@@ -131,8 +130,9 @@ def _copy(console: Console, results: Results, copy: Copy, wanted: list[str]) -> 
 
 def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
     """What goes beside a model's files: where it comes from, and the signed form of that if there is one."""
+    from ..verify.findings import PROVENANCE
     from ..verify.provenance import UNSIGNED, statement
-    from ..verify.walk import PROVENANCE, manifest_digest, provenance_path
+    from ..verify.walk import manifest_digest, provenance_path
 
     if not is_directory(copy.artifact):
         return {}
@@ -168,11 +168,9 @@ def _base(results: Results) -> str:
 
 
 def _report(results: Results, directory: Path | None) -> Path:
-    """Write the run's report. Raises PermanentError `ArtifactMissing` if this installation makes none."""
+    """Write the run's report. Raises PermanentError `DependencyMissing` without the libraries that it needs."""
+    from ..report import load_writer
+
     path = directory / REPORT if directory is not None else Path(f"{results.name}-{REPORT}")
-    try:
-        page = importlib.import_module("evolution_operator.report.page")
-    except ModuleNotFoundError as error:
-        raise PermanentError("ArtifactMissing", f"report: this installation has no {error.name}") from error
-    page.write_report(results, path)
+    load_writer()(results, path)
     return path

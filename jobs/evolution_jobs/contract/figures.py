@@ -123,8 +123,16 @@ BY_STAGE: Mapping[str, Mapping[str, FigureKind]] = {
 KINDS: Mapping[str, FigureKind] = {name: kind for kinds in BY_STAGE.values() for name, kind in kinds.items()}
 """Every figure by name, in the order of tables, but for those of profiles."""
 
-_PROFILE = re.compile(r"profile_([a-z][a-z0-9_]*)_(accuracy|macro_f1)")
-"""Figures of profiles have the names of the run's comparisons in theirs. evaluate finds them."""
+_OF_PROFILES: Mapping[str, tuple[str, Better]] = {
+    "accuracy": ("accuracy", "higher"),
+    "macro_f1": ("macro-F1", "higher"),
+    "similarity": ("nearness to the label", "higher"),
+    "similarity_chance": ("nearness to labels of other dialogues", "neither"),
+}
+"""Each figure of a comparison of profiles, with its label and direction. evaluate finds them."""
+
+_PROFILE = re.compile(rf"profile_([a-z][a-z0-9_]*)_({'|'.join(_OF_PROFILES)})")
+"""These figures have the names of the run's comparisons in theirs."""
 
 Value = TypeVar("Value")
 
@@ -134,8 +142,8 @@ def kind_of(name: str) -> FigureKind | None:
     if name in KINDS:
         return KINDS[name]
     if found := _PROFILE.fullmatch(name):
-        compared, what = found[1].replace("_", " "), {"accuracy": "accuracy", "macro_f1": "macro-F1"}[found[2]]
-        return FigureKind(f"profile, {compared}: {what}, %", "percent", "higher")
+        what, better = _OF_PROFILES[found[2]]
+        return FigureKind(f"profile, {found[1].replace('_', ' ')}: {what}, %", "percent", better)
     return None
 
 

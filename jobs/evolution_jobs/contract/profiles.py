@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -55,14 +55,30 @@ Words = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Fie
 class Comparison(Document):
     """A field of the profile that is compared with a label of the test data."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "values",
+            "has words for labels, and by: similarity compares texts; take one of the two out",
+            "!has(self.by) || self.by != 'similarity' || !has(self.values) || size(self.values) == 0",
+            lambda comparison: not (comparison.by_similarity and comparison.values),
+        ),
+    )
+
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
-    """For the names of its figures: `profile_<name>_accuracy`, `profile_<name>_macro_f1`."""
+    """For the names of its figures: `profile_<name>_accuracy` and `profile_<name>_macro_f1`, or `profile_<name>_similarity`."""
     field: FieldName
     """The profile's field."""
     label: Annotated[str, Field(min_length=1, max_length=256)]
     """Path from a record of the test data to its label, dot-separated keys: `emotion_type`."""
+    by: Literal["label", "similarity"] | None = None
+    """`label`: whether the field means the label, by its words. `similarity`: how near the field is to the label, which is a text, by `evaluation.sentenceModel`. Unset takes `label`."""
     values: Annotated[dict[str, Words], Field(max_length=64)] = {}
     """Each label with other words for it, in the profile or in the data: `{sadness: [sad, grief]}`. The field means the label whose word it says first. A label that is not listed is its own word."""
+
+    @property
+    def by_similarity(self) -> bool:
+        """Whether texts are compared, not labels."""
+        return self.by == "similarity"
 
 
 class ProfileAccuracy(Document):
@@ -80,7 +96,7 @@ class ProfileAccuracy(Document):
     )
 
     compare: Annotated[list[Comparison], Field(min_length=1, max_length=8)] | None = None
-    """What is compared; unset takes the paper's fields with ESConv's labels: emotion and problem."""
+    """What is compared; unset takes the paper's fields with ESConv's labels: emotion and problem, and with `evaluation.sentenceModel` the situation by similarity if the data has it."""
     samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Contexts with labels for which a profile is inferred, drawn by seed; unset takes all."""
     max_new_tokens: Annotated[int, Field(ge=16, le=4096)] = 256
@@ -88,13 +104,13 @@ class ProfileAccuracy(Document):
 
     @property
     def comparisons(self) -> list[Comparison]:
-        """What is compared."""
+        """What is compared. The test data must have these labels."""
         return list(ESCONV if self.compare is None else self.compare)
 
     @property
-    def labels(self) -> list[str]:
-        """The labels that the test data is to have, each once."""
-        return list(dict.fromkeys(each.label for each in self.comparisons))
+    def optional_comparisons(self) -> list[Comparison]:
+        """What is compared as well if there is a sentence model and the test data has the label."""
+        return [ESCONV_SITUATION] if self.compare is None else []
 
 
 _EMOTIONS: dict[str, list[str]] = {
@@ -165,3 +181,6 @@ ESCONV: tuple[Comparison, ...] = (
     Comparison(name="problem", field="situation", label="problem_type", values=_PROBLEMS),
 )
 """The paper's fields with the labels of ESConv (Liu et al., ACL 2021). Its own labels are the keys; the words are ours."""
+
+ESCONV_SITUATION = Comparison(name="situation", field="situation", label="situation", by="similarity")
+"""ESConv's `situation` is what the seeker wrote about it before the dialogue."""

@@ -259,6 +259,8 @@ class InferredProfile(Document):
     """Of the data, by name of the comparison."""
     meant: dict[str, str]
     """The label that the profile means, by name of the comparison."""
+    similarity: dict[str, float] | None = None
+    """Cosine of the field and the label in percent, by name of the comparison; 0 if the text is not a profile. Not written if nothing is compared by similarity."""
 
 
 class JudgedReply(Document):

@@ -404,6 +404,8 @@ class PrepareSettings(DataSettings):
     """The sentence model of a run that has one."""
     labels: list[str] | None = None
     """Labels of the records that the contexts of `test` are to have: paths, as in `Comparison.label`."""
+    optional_labels: list[str] | None = None
+    """Labels that they are to have if the records do."""
     pins: dict[str, str] = {}
     """What the operator knows of sources that can change in place: the run's uid, or the size and time of local files. If a pin changes, prepare runs again."""
 

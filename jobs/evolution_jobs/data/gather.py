@@ -55,15 +55,17 @@ def gather(
     loaded: Callable[[], None],
     longest_prompt: int | None = None,
     labels: Sequence[str] = (),
+    optional_labels: Sequence[str] = (),
 ) -> Gathered:
     """Read every source of a run. Downloads go below `directory`; `loaded` is called after each source. Contexts have no
     more turns than a prompt of `longest_prompt` tokens can hold. `labels` are paths of the labels that test contexts are to
-    have.
+    have, `optional_labels` of those that need not be there.
 
     Raises PermanentError `DataMissing`, `DataMalformed`, `DataEmpty`, `DataLeak`, `LabelsMissing`, `ChecksumMismatch` and those of
     store.data_sources and models.hub; TransientError if a source cannot be reached now.
     """
-    loader = Loader(storage, directory, seed, settings.on_bad_row == "skip", check_stop, loaded, asked_labels=labels)
+    skip, all_labels = settings.on_bad_row == "skip", [*labels, *optional_labels]
+    loader = Loader(storage, directory, seed, skip, check_stop, loaded, asked_labels=all_labels)
     counts = loader.counts
     seed_data = loader.dialogues("seed", settings.seed)
     replay = loader.instructions("replay", settings.replay) if settings.replay else []
@@ -84,6 +86,7 @@ def gather(
     )
     held_out = _long_enough(TEST if test else SEED, test or validation, least, counts)
     _check_labelled(held_out, labels, loader.labels, counts, TEST if test else SEED)
+    counts.update({f"labelled.{label}": _labelled(held_out, label, loader.labels) for label in optional_labels})
     # Leaks have been refused above, so no conversation of these sets is trained on under another address either.
     unseen = never_trained_on(settings)
     tested = contexts(
@@ -92,7 +95,7 @@ def gather(
         longest=longest,
         sets=loader.names if test else None,
         unseen=unseen,
-        labels=loader.labels if labels else None,
+        labels=loader.labels if all_labels else None,
     )
     return Gathered(
         train=train,
@@ -121,7 +124,7 @@ def _check_labelled(
 ) -> None:
     """Count the test dialogues with each label. Raises PermanentError `LabelsMissing` if none has one of them."""
     for label in asked:
-        counts[f"labelled.{label}"] = found = sum(label in labels.get(each.id, ()) for each in dialogues)
+        counts[f"labelled.{label}"] = found = _labelled(dialogues, label, labels)
         if not found:
             raise PermanentError(
                 "LabelsMissing",
@@ -129,6 +132,10 @@ def _check_labelled(
                 "evaluation.profile compares profiles; correct its path in compare, name labelled dialogues in data.test, "
                 "or remove evaluation.profile",
             )
+
+
+def _labelled(dialogues: Sequence[Dialogue], label: str, labels: Mapping[str, Mapping[str, str]]) -> int:
+    return sum(label in labels.get(each.id, ()) for each in dialogues)
 
 
 def _texts(dialogues: Iterable[Dialogue], replay: Iterable[Instruction]) -> Iterable[str]:

@@ -84,7 +84,7 @@ def bootstrap(
     `statistics` is (rows, columns). `groups` names each row's dialogue; without it, each row is one of its own.
     """
     value = float(figure(statistics.sum(axis=0, keepdims=True))[0])
-    totals = statistics if groups is None else _by_group(statistics, groups)
+    totals = statistics if groups is None else by_group(statistics, groups)
     count = len(totals)
     if count < 2:
         return Estimate(value, np.empty(0), "bootstrap", count)
@@ -93,7 +93,7 @@ def bootstrap(
 
 def jackknife_sums(statistics: Floats, figure: Callable[[Floats], Floats], groups: Sequence[Hashable]) -> Estimate:
     """What `bootstrap` estimates, for a figure over as many things as the rows happen to have, such as labels."""
-    totals = _by_group(statistics, groups)
+    totals = by_group(statistics, groups)
     total = totals.sum(axis=0, keepdims=True)
     left = figure(total - totals) if len(totals) > 1 else np.empty(0)
     return Estimate(float(figure(total)[0]), left, "jackknife", len(totals))
@@ -211,7 +211,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_group(statistics: Floats, groups: Sequence[Hashable]) -> Floats:
+def by_group(statistics: Floats, groups: Sequence[Hashable]) -> Floats:
+    """Sums of each group, in the order in which they first occur: (rows, columns) to (groups, columns)."""
     positions: dict[Hashable, int] = {}
     index = [positions.setdefault(group, len(positions)) for group in groups]
     totals = np.zeros((len(positions), statistics.shape[1]))

@@ -1,7 +1,7 @@
 """Figures of sentence embeddings: the answers, the human answers and what the seeker said last, as a sentence model sees them.
 On request also BERTScore, which the same model computes token by token.
 
-The model is `evaluation.sentenceModel`. It is loaded once all answers are there, and asks nothing of Mt.
+The model is `evaluation.sentenceModel`. Nothing is asked of Mt.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from ..metrics.answered import Answered
 from ..metrics.embeddings import Vectors, bertscore_figure, figures
 from ..metrics.score import by_set
 from .held_out import Finished, Outcome, Reading
-
-INPUT = "sentence-model"
-"""The input that has the sentence model."""
+from .sentences import Sentences
 
 
 class Embeddings:
@@ -28,10 +26,10 @@ class Embeddings:
     """It uses the rows of the answers."""
     contexts: Sequence[Context] = ()
 
-    def __init__(self, answered: Sequence[Context], model: Path | str, with_bertscore: bool = False) -> None:
-        """`answered` are the contexts whose answers are looked at; `model` is a directory or a reference."""
+    def __init__(self, answered: Sequence[Context], sentences: Sentences, with_bertscore: bool = False) -> None:
+        """`answered` are the contexts whose answers are looked at."""
         self._answered = answered
-        self._model = model
+        self._sentences = sentences
         self._with_bertscore = with_bertscore
 
     def request(self, context: Context) -> Request | None:
@@ -42,10 +40,7 @@ class Embeddings:
 
     def outcome(self, finished: Finished, directory: Path) -> Outcome:
         """The figures of all rows and of each test set. Raises what loading the model raises."""
-        # torch and transformers take seconds to import, and the shards that only make rows need them later.
-        from ..engines.sentences import SentenceModel
-
-        model = SentenceModel.load(self._model)
+        model = self._sentences.model
         rows = Answered(
             answers=[finished[f"{context.id}/answer"]["text"] for context in self._answered],
             humans=[context.human for context in self._answered],

@@ -29,13 +29,13 @@ from ..metrics.score import Scores, score, with_figures
 from ..safety.contexts import crisis_contexts
 from .direct import direct_request
 from .drift import Drift, Probes
-from .embeddings import INPUT as SENTENCE_MODEL
 from .embeddings import Embeddings
 from .held_out import Finished, Outcome, Part, Reading, all_finished, finish_rows
 from .jsonl import read_rows, write_rows
 from .models import engines_of, mixed
 from .profiles import Profiles
 from .safety import Safety
+from .sentences import Sentences
 
 CONTEXT_TAIL = 3
 """Number of the context's last turns in answers.jsonl."""
@@ -85,6 +85,7 @@ def _require_optional(settings: EvaluationSettings) -> None:
 def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequence[Context]) -> list[Part]:
     """What is found out beside the answers' figures."""
     seed, parts = workspace.spec.seed, list[Part]()
+    sentences = Sentences.of(workspace)
     if workspace.has_input("probes"):
         parts.append(Drift(drawn, read_rows(workspace, "probes", Probe)))
     elif settings.drift_contexts and not workspace.spec.iteration:
@@ -92,10 +93,9 @@ def _other_parts(workspace: Workspace, settings: EvaluationSettings, drawn: Sequ
     if settings.safety:
         parts.append(Safety(crisis_contexts(), settings, seed, drawn))
     if settings.profile:
-        parts.append(Profiles(drawn, settings, seed))
-    if workspace.has_input(SENTENCE_MODEL):
-        model = workspace.reference(SENTENCE_MODEL) or workspace.input(SENTENCE_MODEL)
-        parts.append(Embeddings(drawn, model, "bertscore" in (settings.optional_figures or ())))
+        parts.append(Profiles(drawn, settings, seed, sentences))
+    if sentences:
+        parts.append(Embeddings(drawn, sentences, "bertscore" in (settings.optional_figures or ())))
     return parts
 
 

@@ -36,6 +36,7 @@ def run(workspace: Workspace) -> Result:
     data = gather(
         *(settings, spec.storage, workspace.scratch, spec.seed, workspace.check_stop, steps.done, longest),
         labels=settings.labels or (),
+        optional_labels=settings.optional_labels or (),
     )
     steps.done()
     model = resolve(settings.base_model, spec.storage, workspace.scratch, settings.model_use)

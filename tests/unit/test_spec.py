@@ -112,11 +112,30 @@ def test_a_compared_field_is_one_that_the_profile_has_and_evaluate_is_told_which
     assert stages["prepare"].model_use.answers["evaluation.profile.maxNewTokens"] == 256
     assert graph(evaluation={"profile": {}})["prepare"].labels == ["emotion_type", "problem_type"]
     assert graph(**goal)["evaluate"].profile_fields is None
+    sentences = {"sentenceModel": {"uri": "package://sentences"}}
+    assert [graph(evaluation=each)["prepare"].optional_labels for each in ({"profile": {}}, sentences)] == [None, None]
+    assert graph(evaluation={"profile": {}, **sentences})["prepare"].optional_labels == ["situation"]
+    assert graph(**goal, evaluation={**compared, **sentences})["prepare"].optional_labels is None
     for changes in ({**goal, "evaluation": {"profile": {}}}, {"evaluation": compared}):
         with pytest.raises(
             ValidationError, match=r"evaluation: profile compares a field that the profile does not have"
         ):
             graph(**changes)
+
+
+def test_texts_are_compared_with_a_sentence_model_and_have_no_words():
+    def validated(sentences, **more):
+        compared = {"name": "story", "field": "situation", "label": "situation", "by": "similarity", **more}
+        evaluation = {"profile": {"compare": [compared]}, **sentences}
+        return EvolutionRun.model_validate({**LEAST, "spec": {**LEAST["spec"], "evaluation": evaluation}})
+
+    sentences = {"sentenceModel": {"uri": "package://sentences"}}
+    validated(sentences)
+    validated({}, by="label", values={"alone": ["lonely"]})
+    with pytest.raises(ValidationError, match="sentenceModel: must be set to compare profiles by similarity"):
+        validated({})
+    with pytest.raises(ValidationError, match="values: has words for labels, and by: similarity compares texts"):
+        validated(sentences, values={"alone": ["lonely"]})
 
 
 def test_a_run_survives_the_trip_over_the_wire():

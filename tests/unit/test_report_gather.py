@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Answer
+from evolution_operator.cli.drive import drive
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
 from evolution_operator.report import load_writer
 from evolution_operator.report.gather import compared, gather, read_rows
 from evolution_operator.report.publish import keep_report
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.report import make_answers, make_status
@@ -129,3 +131,15 @@ def test_what_a_report_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(PermanentError, match=r"a report needs vl_convert: pip install 'evolution-operator\[report\]'"):
         load_writer()
+
+
+@pytest.mark.parametrize(("phase", "kept"), [("Complete", True), ("Failed", True), ("Suspended", False)])
+def test_a_local_run_that_has_ended_leaves_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, kept: bool
+) -> None:
+    """The stages are played here; tests/local runs real ones."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("evolution_operator.cli.drive.Driver.drive", lambda *_: make_status(phase, stages=[]))
+    summary = drive(local_run(manifest(tmp_path, iterations=1)), Console(quiet=True))
+    assert ("report" in summary) is kept
+    assert (tmp_path / "runs/runs/default/first/report.html").exists() is kept

@@ -204,7 +204,8 @@ class Browser {
     this.detail = make("article", { class: "detail", tabindex: "-1", "aria-label": `The selected ${name}` });
     this.detail.addEventListener("keydown", (event) => { if (event.key === "Escape") this.list.focus(); });
     this.element.append(controls, this.status, make("div", { class: "panes" }, this.list, this.detail));
-    new ResizeObserver(() => this.draw()).observe(this.list);
+    new ResizeObserver(() => { this.measure(); this.draw(); }).observe(this.list);
+    this.measure();
   }
 
   filter() {
@@ -220,9 +221,10 @@ class Browser {
     this.select(0);
   }
 
-  get height() {
+  // Pixels of a row: they grow with the reader's letters.
+  measure() {
     const styles = getComputedStyle(document.documentElement);
-    return parseFloat(styles.getPropertyValue("--row")) * parseFloat(styles.fontSize);
+    this.height = parseFloat(styles.getPropertyValue("--row")) * parseFloat(styles.fontSize);
   }
 
   draw() {

@@ -172,5 +172,6 @@ def _report(results: Results, directory: Path | None) -> Path:
     from ..report import load_writer
 
     path = directory / REPORT if directory is not None else Path(f"{results.name}-{REPORT}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     load_writer()(results, path)
     return path

@@ -15,11 +15,13 @@ from evolution_jobs.redaction import redact_output
 from ..api.experiment import Experiment, is_experiment, load_runs
 from ..api.spec import EvolutionRun
 from ..api.validation import RunFileError
+from .completion import run_names, stage_names
 from .console import open_console
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
 from .get import get
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
+from .program import is_plugin, program_name
 from .report import report
 from .study import app as study_app
 from .verify import sign, verify
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Let a dialogue model improve itself: SFT, then rounds of generate, reflect and DPO (arXiv 2505.16610).",
     no_args_is_help=True,
-    add_completion=False,
+    # kubectl completes its plugins itself (`kubectl_complete-evo`).
+    add_completion=not is_plugin(),
     pretty_exceptions_enable=False,
 )
 app.add_typer(experiment_app, name="experiment")
@@ -40,6 +43,8 @@ app.command()(report)
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]
 RunsFile = Annotated[Path, typer.Option("--file", "-f", help="The run file, or an experiment, in YAML.")]
+Name = Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.", autocompletion=run_names)]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")]
 
 
 @app.command()
@@ -135,8 +140,8 @@ def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[
 
 @app.command()
 def status(
-    name: Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.")],
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
+    name: Name,
+    namespace: Namespace = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Show a run on the cluster: stages, progress, figures, and what delays it."""
@@ -150,16 +155,43 @@ def status(
 
 
 @app.command()
-def retry(
-    name: Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluster.")],
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")] = None,
+def logs(
+    name: Annotated[
+        str, typer.Argument(help="Name of an EvolutionRun on the cluster, or a run file.", autocompletion=run_names)
+    ],
+    stage: Annotated[
+        str | None,
+        typer.Argument(
+            help="Id of a stage, such as sft or dpo-2. Without it: the one that runs, or has failed, or ended last.",
+            autocompletion=stage_names,
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what is added until the stage or run ends.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", min=1, help="Number of the attempt; else the newest.")
+    ] = None,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="The log before the newest one.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Lines from the end of each log; else all.")] = None,
+    storage: StorageOption = None,
 ) -> None:
+    """Print the logs of a stage: its Pods on the cluster, or its processes on this machine."""
+    from .logs.choice import Wanted
+    from .logs.command import print_logs
+
+    print_logs(name, Wanted(stage, attempt, previous, tail), namespace, storage, follow)
+
+
+@app.command()
+def retry(name: Name, namespace: Namespace = None) -> None:
     """Retry a failed run's failed stages; finished stages stay."""
     from .cluster import request_retry
 
     request_retry(name, namespace)
     place = f" -n {namespace}" if namespace else ""
-    print(f"{name}: retrying failed stages; follow with: evolution status {name}{place}")
+    print(f"{name}: retrying failed stages; follow with: {program_name()} status {name}{place}")
 
 
 app.command()(get)
@@ -215,7 +247,7 @@ def main() -> None:
     tidy_environment()
     redact_output()
     try:
-        app()
+        app(prog_name=program_name())
     except RunFileError as error:
         _fail_validation(error)
     except StageError as error:

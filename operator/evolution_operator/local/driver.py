@@ -27,6 +27,8 @@ from .process.launcher import Launcher, LocalLauncher
 
 GRACE_SECONDS = 60.0
 """Seconds that stages have to save after Ctrl-C before they are killed."""
+LOCK = "lock"
+"""File in a run's directory that its driver keeps locked."""
 POLL_SECONDS = 1.0
 """Seconds between two looks at progress while no process ends."""
 
@@ -144,18 +146,23 @@ class Driver:
         self._launcher.close()
 
 
+def log_directory(storage_uri: str, namespace: str, name: str) -> Path:
+    """This run's directory for logs on this machine. It exists once the run was started here."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "evolution"
+    place = "".join(c if c.isalnum() else "-" for c in storage_uri.partition("://")[2]).strip("-")[-80:]
+    return home / place / namespace / name
+
+
 @contextmanager
 def run_directory(storage_uri: str, namespace: str, name: str) -> Iterator[Path]:
     """This run's directory for logs on this machine, locked against a second driver.
 
     Raises PermanentError `RunBusy` if another process drives the run.
     """
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "evolution"
-    place = "".join(c if c.isalnum() else "-" for c in storage_uri.partition("://")[2]).strip("-")[-80:]
-    directory = home / place / namespace / name
+    directory = log_directory(storage_uri, namespace, name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / "lock").open("w")
+        lock = (directory / LOCK).open("w")
     except OSError as error:
         raise PermanentError("StateUnwritable", f"{directory}: {error.strerror}; set XDG_STATE_HOME") from error
     with lock:

@@ -1,0 +1,1 @@
+"""`evolution logs`: what the stages of a run print, on a cluster or on this machine."""

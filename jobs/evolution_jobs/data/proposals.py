@@ -74,6 +74,19 @@ def proposal(record: dict[str, Any], source: Source, reads: Callable[[Source], b
         return None
 
 
+def layouts(record: dict[str, Any], uri: str) -> Iterator[tuple[Source, bool]]:
+    """Sources at `uri` that may read a record, likeliest first: known formats, then mappings of its lists.
+
+    With each, whether the names of its speakers tell who helps whom.
+    """
+    for name in _FORMATS[:: 1 if "conversations" in record else -1]:
+        yield Source(uri=uri, format=name), True
+    for turns, items in sorted(_lists(record), key=lambda found: -len(found[1])):
+        if (found := _mapping(turns, items)) is not None:
+            mapping, others, sure = found
+            yield Source(uri=uri, format="mapping", mapping=mapping, ignore=sorted(others) or None), sure
+
+
 def _other_format(record: dict[str, Any], source: Source, reads: Callable[[Source], bool]) -> str | None:
     # ShareGPT and messages read each other's keys: the list's name tells which is meant.
     for name in _FORMATS[:: 1 if "conversations" in record else -1]:

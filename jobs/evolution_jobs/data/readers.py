@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..chat.thoughts import without_blocks
 from ..contract.locations import DialogueMapping, Source
 from ..contract.manifest import canonical_digest
@@ -17,10 +19,10 @@ from .chats import read_chat
 from .fields import BadRow, as_text, as_turns, at, optional
 from .json_text import JsonReader, NotJson, kind
 from .marks import unlearnt
-from .proposals import proposal
+from .proposals import layouts, proposal
 from .speakers import Reading, Speakers
 
-__all__ = ["BadRow", "Reading", "read_dialogue", "read_instruction", "read_labels", "turns_key"]
+__all__ = ["BadRow", "Reading", "guess_source", "read_dialogue", "read_instruction", "read_labels", "turns_key"]
 
 
 _JSON = JsonReader()
@@ -38,6 +40,26 @@ def read_dialogue(value: Any, source: Source) -> Reading:
         record = _unwrapped(value)
         proposed = proposal(record, source, lambda other: _reads(record, other))
         raise BadRow(f"{error}; {proposed}" if proposed else str(error)) from None
+
+
+def guess_source(records: Sequence[Any], uri: str) -> tuple[Source, bool] | None:
+    """The source at `uri` that reads all of these records, and whether the names of its speakers tell who helps whom.
+
+    None if no known format and no mapping reads them.
+    """
+    plain = [_unwrapped(value) for value in records]
+    if not plain or not plain[0]:
+        return None
+    if all({"instruction", "output"} <= record.keys() for record in plain):
+        return Source(uri=uri, format="alpaca"), True
+    try:
+        candidates = layouts(plain[0], uri)
+        return next(
+            ((source, sure) for source, sure in candidates if all(_reads(record, source) for record in plain)), None
+        )
+    except ValidationError:
+        # A path or a speaker of the record is nothing that a run file can hold.
+        return None
 
 
 def _unwrapped(value: Any) -> dict[str, Any]:

@@ -139,6 +139,41 @@ def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[
 
 
 @app.command()
+def init(
+    place: Annotated[Path, typer.Argument(metavar="[PATH]", help="File to write, or its directory.")] = Path(),
+    where: Annotated[str | None, typer.Option("--where", help="machine (default) or cluster.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Base model: hf://owner/model, a directory; default: a small one.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Dialogues: a file, hf://owner/dataset or s3://bucket/key.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--format", help="Their format; a file's own records tell it, if it is known.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: that of the directory.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Where results go; default: runs beside the file, or the chart's MinIO."),
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="URL of the S3 service; default: AWS.")] = None,
+    credentials_secret: Annotated[
+        str | None, typer.Option("--credentials-secret", help="Secret with the S3 credentials, on a cluster.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of each Pod, on a cluster; default: 1.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a first run file, with comments. Asks what no option says; without a terminal, takes the defaults."""
+    from .init.answers import Flags
+    from .init.command import write_run_file
+
+    flags = Flags(where, model, data, layout, name, storage, endpoint, credentials_secret, gpus)
+    write_run_file(place, flags, force)
+
+
+@app.command()
 def status(
     name: Name,
     namespace: Namespace = None,

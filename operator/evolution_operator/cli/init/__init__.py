@@ -1,0 +1,1 @@
+"""`evolution init`: writes a first run file."""

@@ -53,3 +53,18 @@ def oom_kills(root: Path = Path("/")) -> int | None:
         except (OSError, ValueError, StopIteration):
             continue
     return None
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that this process's control group may use, as a container sees it; None if there is no limit.
+
+    cgroup v2 `memory.max`, v1 `memory.limit_in_bytes`, which is larger than any machine if there is none.
+    """
+    group = root / "sys/fs/cgroup"
+    for file in (group / "memory.max", group / "memory/memory.limit_in_bytes"):
+        try:
+            return int(file.read_text())
+        except (OSError, ValueError):
+            # Without a limit v2 says "max", which is no number.
+            continue
+    return None

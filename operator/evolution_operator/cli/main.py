@@ -174,6 +174,29 @@ def init(
 
 
 @app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A run file: also checks what it needs.")] = None,
+    cluster: Annotated[
+        bool | None,
+        typer.Option("--cluster/--machine", help="What to check; else the run file tells where it is to run."),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="The run's namespace; means --cluster.")
+    ] = None,
+    pods: Annotated[
+        bool, typer.Option("--pods", help="Also start one short Pod that tries image and storage; means --cluster.")
+    ] = False,
+    output: OutputOption = Output.text,
+) -> None:
+    """Check this machine, or a cluster, before the first run: packages, GPUs, storage, rights, images."""
+    from .doctor.command import examine, print_checks
+
+    on_cluster = True if pods or namespace is not None else cluster
+    healthy = print_checks(examine(file, on_cluster, namespace, pods), output is Output.json)
+    raise typer.Exit(0 if healthy else EXIT_FAILED)
+
+
+@app.command()
 def status(
     name: Name,
     namespace: Namespace = None,

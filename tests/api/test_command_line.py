@@ -116,7 +116,7 @@ def test_the_api_server_takes_the_file_that_init_writes(
     assert document["spec"]["sft"] is None, "all its fields are comments"
     created = Runs(kube, namespace).apply(document, field_validation="Strict")
     assert created["spec"]["data"]["seed"][0]["format"] == "messages"
-    assert (created["spec"].get("sft") or {}).get("pod") is None
+    assert created["spec"]["sft"]["epochs"] == 2, "an empty block has its defaults"
 
 
 def test_logs_of_a_stage_are_those_of_its_pods(
@@ -127,12 +127,10 @@ def test_logs_of_a_stage_are_those_of_its_pods(
     script.will(runs.namespace, "generate-1", STAYS, STAYS)
     runs.create("told", iterations=1, generation={"shards": 2})
     runs.wait("told", lambda run: "generate-1" in run.get("status", {}).get("stage", ""), "generate-1 runs")
-    pods = [runs.pod("generate-1").metadata.name]
+    runs.pod("generate-1")
     pods = sorted(
         pod.metadata.name
-        for pod in runs.core.list_namespaced_pod(
-            runs.namespace, label_selector="evolution.run/stage=generate-1"
-        ).items
+        for pod in runs.core.list_namespaced_pod(runs.namespace, label_selector="evolution.run/stage=generate-1").items
     )
     for index, pod in enumerate(pods):
         kubelet.logs[runs.namespace, pod] = f"shard {index}\n"

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ..api.messages import explain
 from ..api.spec import EvolutionRunSpec
 from ..results.results import Results
+from .completion import run_names
 
 RUN_FILES = (".yaml", ".yml")
 RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -27,6 +28,7 @@ RunArgument = Annotated[
     typer.Argument(
         metavar="NAME|FILE",
         help="A run file (.yaml), a run on the cluster, or with --storage a run that this storage has.",
+        autocompletion=run_names,
     ),
 ]
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the run.")]

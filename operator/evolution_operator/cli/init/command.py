@@ -10,7 +10,7 @@ import typer
 from evolution_jobs.contract.errors import PermanentError
 
 from ...api.validation import RunFileError, load_run
-from ..options import RUN_FILES
+from ..named import RUN_FILES
 from ..program import program_name
 from .answers import Flags, gather
 from .manifest import Answers, manifest

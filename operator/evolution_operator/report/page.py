@@ -27,6 +27,7 @@ from .browsers import MOST_ROWS, answer_rows, pack, pair_count, pair_rows
 from .facts import Facts
 from .gather import gather
 from .plots import curves
+from .signs import signs
 from .words import count, happened, listed, signed, true_now
 
 MARK = "evolution report"
@@ -111,7 +112,7 @@ def render(facts: Facts) -> str:
             champion=facts.status.champion if facts.status else None,
             notes=[(stage, note) for stage, each in facts.manifests.items() for note in each.notes],
             curves=curves(facts, rows),
-            signatures=sections.signatures(facts),
+            signs=signs(facts),
             answers=Markup(pack(answer_rows(facts))),  # noqa: S704  # base64
             contexts=max(map(len, facts.answers.values()), default=0),
             pairs=Markup(pack(pairs)),  # noqa: S704  # base64

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.rows import Reject
@@ -229,12 +228,3 @@ def _versions(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _made(versions: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield from (f"{version} ({', '.join(stages)})" for version, stages in versions.items())
-
-
-def signatures(facts: Facts) -> list[tuple[str, list[tuple[int, Mapping[str, Any]]]]]:
-    """Name of each sign of failing self-evolution, and what it is for each model that was looked at."""
-    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
-    for iteration, scores in sorted(facts.scores.items()):
-        for sign in scores.get("signatures", []):
-            found.setdefault(sign["name"], []).append((iteration, sign))
-    return list(found.items())

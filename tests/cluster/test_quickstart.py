@@ -134,6 +134,7 @@ def test_a_raised_iteration_count_adds_one_round(finished: dict[str, Any], elsew
 def test_the_results_are_where_the_page_says(finished: dict[str, Any], shell: Shell) -> None:
     keys = {line.split()[-1] for line in shell.walk("quickstart-kind.md", "Look at the results").splitlines() if line}
     assert any(key.startswith("runs/runs/evolution/quickstart/") for key in keys), "the run's record"
+    assert {f"runs/runs/evolution/quickstart/{name}" for name in ("M0", "M1", "M2", "pairs-1", "answers-2")} <= keys
     for each in finished["status"]["stages"]:
         assert f"runs/stages/{each['key']}/manifest.json" in keys, each["id"]
 

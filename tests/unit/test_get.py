@@ -39,7 +39,9 @@ def here(directory: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
-def test_artifacts_come_out_as_they_were_stored(storage: Storage, tmp_path: Path) -> None:
+def test_artifacts_come_out_as_they_were_stored(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = finished_run(storage)
     read: list[int] = []
     wanted = [results.artifact(name) for name in ("M0", "responses-1")]
@@ -51,6 +53,12 @@ def test_artifacts_come_out_as_they_were_stored(storage: Storage, tmp_path: Path
     assert files_below(tmp_path / "out") == {*(f"M0/{path}" for path in ADAPTER), "responses-1.jsonl"}
     assert (tmp_path / "out/M0/adapter_model.safetensors").read_bytes() == b"weights" * 1000
     assert sum(read) == sum(file.size for artifact in wanted for file in artifact.output.files)
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage.endpoint or "")
+    place = str(tmp_path / "again")
+    found = CliRunner().invoke(app, ["get", "run", "M0", "-o", place, "--storage", storage.uri])
+    assert found.exit_code == 0, found.exception
+    assert files_below(tmp_path / "again") == {*ADAPTER, UNSIGNED}
 
 
 def test_a_file_that_is_corrupt_in_the_storage_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
@@ -159,6 +167,8 @@ def test_the_champion_is_a_name_too(
     chosen = replace(results, status=results.status.model_copy(update={"champion": 0}))
     monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_: chosen)
     assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
+    both = json.loads(CliRunner().invoke(app, [*arguments, "M0", "--output", "json"]).stdout)
+    assert both["copied"] == [{"name": "M0", "path": str(tmp_path / "best"), "written": False}]
 
 
 def test_the_report_is_written_beside_the_rest(here: Callable[..., Result]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,7 +379,7 @@ def test_verify_says_what_it_found_and_fails_if_that_is_bad(
     failed = command("verify")
     assert failed.exit_code == 1
     assert f"missing   sft: {place} is missing" in failed.output.splitlines()
-    assert "not intact: 1 missing. Run it again" in failed.output
+    assert "not intact: 1 missing. A run that is run again" in failed.output
     document = json.loads(command("verify", "-o", "json").stdout)
     assert document["intact"] is False
     assert document["findings"] == [{"kind": "missing", "stage": "sft", "message": f"{place} is missing"}]
@@ -386,6 +387,17 @@ def test_verify_says_what_it_found_and_fails_if_that_is_bad(
     assert isinstance(refused.exception, PermanentError)
     assert refused.exception.reason == "NotIntact"
     assert not results_in(directory).store.read(provenance_path(results.manifests["sft"].key))
+
+
+def test_the_name_of_an_object_cannot_write_to_the_terminal(command: Callable[..., Result], directory: Storage) -> None:
+    stage = Path(directory.uri.removeprefix("file://")) / stage_prefix(results_in(directory).manifests["sft"].key)
+    Path(os.fsdecode(bytes(stage / "\x1b[2J") + b"\xff")).write_text("x")
+    shown = command("verify")
+    assert shown.exit_code == 0, shown.exception
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("foreign")]
+    assert "\ufffd[2J\ufffd is in no manifest" in line
+    (finding,) = json.loads(command("verify", "-o", "json").stdout)["findings"]
+    assert "\x1b[2J\udcff" in finding["message"]
 
 
 def test_what_was_signed_is_checked_and_copied_with_the_model(

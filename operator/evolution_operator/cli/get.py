@@ -30,7 +30,7 @@ def get(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ARTIFACT]...",
+            metavar="ARTIFACT",
             help="M2, pairs-1, answers-2, ..., champion, or report. Without one, all are listed.",
         ),
     ] = None,
@@ -48,9 +48,8 @@ def get(
     if not names:
         _list(results, output)
         return
-    wanted = list(dict.fromkeys(names))
-    artifacts = [_artifact(results, name) for name in wanted if name != "report"]
-    copies = planned(results.name, artifacts, directory)
+    artifacts = {each.name: each for each in (_artifact(results, name) for name in names if name != "report")}
+    copies = planned(results.name, list(artifacts.values()), directory)
     # All conflicts are found before anything is copied.
     lacking = {copy.artifact.name: missing(copy, force) for copy in copies}
     console = open_console(stderr=output is Output.json)
@@ -61,7 +60,7 @@ def get(
         written = bool(lacking[copy.artifact.name])
         done.append({"name": copy.artifact.name, "path": str(copy.path), "written": written})
         _tell(console, results, copy, written, reference)
-    if "report" in wanted:
+    if "report" in names:
         path = _report(results, directory)
         done.append({"name": "report", "path": str(path), "written": True})
         say(console, f"{path}: the report of {results.name}")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.printable import printable
 from evolution_jobs.store.base import Watch
 from rich.console import Console
 from rich.filesize import decimal
@@ -44,7 +45,8 @@ def verify(
     with _bar(console, results) as watch:
         found = verify_results(results, signer, watch)
     if output is Output.json:
-        print(json.dumps(_document(results, found), ensure_ascii=False))
+        # Names of foreign objects may hold what no terminal and no encoding can write.
+        print(json.dumps(_document(results, found)))
     else:
         _print(console, results, found, checked=key is not None)
     raise typer.Exit(0 if found.intact else EXIT_FAILED)
@@ -113,7 +115,7 @@ def _print(console: Console, results: Results, found: Verification, checked: boo
     files, size = sum(stage.files for stage in found.stages), sum(stage.size for stage in found.stages)
     say(console, f"{own}: {len(found.stages)} stages, {files} files, {decimal(size)} in {results.store.uri}")
     for run, count in Counter(stage.computed_by for stage in found.stages if stage.computed_by != own).items():
-        say(console, f"{count} stages were computed by {run}")
+        say(console, printable(f"{count} stages were computed by {run}"))
     _print_findings(console, found)
     if found.signed and not checked:
         say(console, f"{len(found.signed)} manifests are signed; name the public key with --key to check that")
@@ -123,14 +125,11 @@ def _print(console: Console, results: Results, found: Verification, checked: boo
         signed = f", {len(found.signed)} signatures valid" if checked else ""
         say(console, f"intact{signed}", "green")
     else:
-        say(
-            console,
-            f"not intact: {', '.join(bad)}. Run it again: stages with missing or changed files are repeated",
-            "red",
-        )
+        repair = "A run that is run again repeats the stages whose files are missing or changed"
+        say(console, f"not intact: {', '.join(bad)}. {repair}", "red")
 
 
 def _print_findings(console: Console, found: Verification) -> None:
     for finding in found.findings:
         stage = f"{finding.stage}: " if finding.stage else ""
-        say(console, f"{finding.kind:<9} {stage}{finding.message}", STYLES.get(finding.kind))
+        say(console, printable(f"{finding.kind:<9} {stage}{finding.message}"), STYLES.get(finding.kind))

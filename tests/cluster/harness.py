@@ -71,6 +71,19 @@ class Cluster:
         """What `evolution` prints."""
         return self._call([str(Path(sys.executable).with_name("evolution")), *arguments])
 
+    @contextlib.contextmanager
+    def dashboard(self) -> Iterator[str]:
+        """The address that `evolution dashboard` prints, while it forwards."""
+        command = [str(Path(sys.executable).with_name("evolution")), "dashboard", "--no-open", "--namespace", NAMESPACE]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment, cwd=ROOT) as process:
+            try:
+                assert process.stdout is not None
+                address = re.search(r"http://\S+/", process.stdout.readline())
+                assert address is not None
+                yield address[0]
+            finally:
+                process.terminate()
+
     def make_namespace(self, name: str) -> None:
         """Create a namespace that enforces restricted Pod Security, unless it exists."""
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}

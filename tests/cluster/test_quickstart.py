@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,25 @@ def test_the_command_line_shows_the_run(finished: dict[str, Any], release: Clust
     table = release.kubectl("get", "evo", f"--namespace={NAMESPACE}")
     assert "quickstart" in table
     assert "11/11" in table
+
+
+def test_the_dashboard_shows_the_run_through_a_forwarded_port(finished: dict[str, Any], release: Cluster) -> None:
+    with (
+        release.dashboard() as address,
+        urllib.request.urlopen(f"{address}runs/{NAMESPACE}/quickstart.json", timeout=30) as answer,
+    ):
+        shown = json.loads(answer.read())
+    assert (shown["phase"], shown["done"], shown["models"]) == ("Complete", 11, [0, 1, 2])
+    # The Pod's own address, which is how other Pods come.
+    script = (
+        "import socket, urllib.request, urllib.error\n"
+        "address = socket.gethostbyname(socket.gethostname())\n"
+        "try: print(urllib.request.urlopen(f'http://{address}:8080/runs.json', timeout=10).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)"
+    )
+    operator = "deployment/evo-evolution-operator"
+    code = release.kubectl("exec", f"--namespace={NAMESPACE}", operator, "--", "python", "-c", script)
+    assert code.strip() == "403", "who comes by the network gets nothing"
 
 
 def test_the_operator_image_is_small_and_holds_no_torch(release: Cluster) -> None:

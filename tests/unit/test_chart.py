@@ -135,6 +135,12 @@ def test_every_setting_in_the_schema_reaches_the_operator(monkeypatch: pytest.Mo
         assert given[snake] == value
 
 
+def test_the_live_page_is_for_forwarded_ports_unless_the_values_say_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settings(_environment(render()), monkeypatch).live == "portForward"
+    for access in ("portForward", "network", "off"):
+        assert _settings(_environment(render({"live.access": access})), monkeypatch).live == access
+
+
 @pytest.mark.parametrize(
     ("values", "format_"), [({}, "json"), ({"logFormat": "json"}, "json"), ({"logFormat": "text"}, "full")]
 )
@@ -202,6 +208,8 @@ def test_the_pod_of_helm_test_may_read_restricted_metrics() -> None:
         ({"image.pullPolicy": "Sometimes"}, "/image/pullPolicy"),
         ({"settings": {"leaseNamespace": "x"}}, "leaseNamespace"),
         ({"rbac.scope": "galaxy"}, "/rbac/scope"),
+        ({"live.access": "everyone"}, "/live/access"),
+        ({"settings": {"live": "network"}}, "live"),
         ({"imagePullSecrets": [{"secret": "x"}]}, "/imagePullSecrets/0"),
         ({"stages.pod": {"imagePullSecrets": [7]}}, "/imagePullSecrets/0"),
         ({"openshift": "yes"}, "/openshift"),
@@ -229,6 +237,7 @@ def test_the_first_command_is_in_the_notes() -> None:
     assert "credentialsSecret: evolution-storage" in notes
     assert "PersistentVolumeClaim data-evo-evolution-operator-minio-0" in notes
     assert "minio.persistence.enabled=false" in notes
+    assert "evolution dashboard --namespace evolution" in notes
 
 
 def _environment(objects: list[dict[str, Any]]) -> dict[str, str]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.store.open import open_store
 from rich.console import Console
 
-from ..local.driver import Driver, run_directory
+from ..local.driver import Driver, Watcher, run_directory
 from ..local.machine import Machine
 from ..local.summary import summarise
+from ..planner.actions import Plan
 from ..planner.observed import Run
 from ..report.publish import keep_report
 from .display import Display
 
 
-def drive(wanted: Run, console: Console) -> dict[str, Any]:
-    """Run until Complete, Failed or Suspended. Returns the summary.
+def drive(wanted: Run, console: Console, *watchers: Watcher) -> dict[str, Any]:
+    """Run until Complete, Failed or Suspended. Returns the summary. `watchers` get each plan after the console has shown it.
 
     Raises StageError (`RunBusy`, `StateUnwritable`, and what the store raises), and KeyboardInterrupt once stages have saved.
     """
@@ -31,7 +33,7 @@ def drive(wanted: Run, console: Console) -> dict[str, Any]:
                     f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}"
                 )
                 driver = Driver(wanted, store, Machine.here(), directory, display.print_line)
-                status = driver.drive(display.watch)
+                status = driver.drive(_all([display.watch, *watchers]))
         except OSError as error:
             # Stages report errors of the store themselves: this is the driver's own directory.
             words = error.strerror or str(error)
@@ -42,3 +44,11 @@ def drive(wanted: Run, console: Console) -> dict[str, Any]:
     if status.phase in ("Complete", "Failed"):
         summary["report"], summary["reportMissing"] = keep_report(wanted, status, store)
     return summary
+
+
+def _all(watchers: Sequence[Watcher]) -> Watcher:
+    def watch(plan: Plan) -> None:
+        for watcher in watchers:
+            watcher(plan)
+
+    return watch

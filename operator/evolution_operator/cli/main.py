@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,8 @@ from ..api.spec import EvolutionRun
 from ..api.validation import RunFileError
 from .completion import run_names, stage_names
 from .console import open_console
+from .console import open_console, say
+from .dashboard import dashboard
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
 from .get import get
@@ -47,17 +51,40 @@ Name = Annotated[str, typer.Argument(help="Name of an EvolutionRun on the cluste
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Its namespace.")]
 
 
+OpenOption = Annotated[bool, typer.Option("--open", help="Show the run as a live page in the browser.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port", min=0, max=65535, help="Port of the live page, on this machine only; by default a free one."
+    ),
+]
+
+
 @app.command()
-def run(file: File, storage: StorageOption = None, output: OutputOption = Output.text) -> None:
+def run(
+    file: File,
+    storage: StorageOption = None,
+    output: OutputOption = Output.text,
+    open_: OpenOption = False,
+    port: PortOption = None,
+) -> None:
     """Run it on this machine, or continue where an earlier call stopped."""
     from ..local.load import local_run
     from .closing import print_closing
     from .drive import drive
+    from .live import live_page
 
     # With --output json, standard output is the document's alone.
     console = open_console(stderr=output is Output.json)
+    wanted = local_run(file, storage)
     try:
-        summary = drive(local_run(file, storage), console)
+        with ExitStack() as stack:
+            if open_ or port is not None:
+                page = stack.enter_context(live_page(wanted, port or 0, open_, partial(say, console)))
+                summary = drive(wanted, console, page.watch)
+                page.reported(summary.get("report"))
+            else:
+                summary = drive(wanted, console)
     except KeyboardInterrupt:
         console.print(INTERRUPTED, highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -255,6 +282,7 @@ def retry(name: Name, namespace: Namespace = None) -> None:
 app.command()(get)
 app.command()(verify)
 app.command()(sign)
+app.command()(dashboard)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..api.pod import PodSettings
+from ..live.pages import Access
 
 PREFIX = "EVOLUTION_"
 IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -71,7 +72,9 @@ class Settings(BaseSettings):
     identity: str = Field(default_factory=socket.gethostname)
     """Name of this replica: the Pod's. A random suffix is added, because a process may be restarted in its Pod."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port of /healthz and /metrics; 0 serves none."""
+    """Port of /healthz, /metrics and the live page; 0 serves none."""
+    live: Access = "portForward"
+    """Who gets the live page: `portForward`, whoever may forward a port of this Pod; `network`, everyone who reaches its port; `off`."""
     stuck_seconds: Seconds = 120.0
     """/healthz fails once a pass, or the event loop, has made no progress for this long."""
 

@@ -67,6 +67,11 @@ class KubeClient:
         selector = f"involvedObject.uid={uid},type=Warning,reason={reason}"
         return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
 
+    def list_events(self, key: RunKey, uid: str) -> tuple[Mapping[str, Any], ...]:
+        """All events about a run that the API server still has."""
+        selector = f"involvedObject.uid={uid}"
+        return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
+
     def create_job(self, job: Object) -> Object:
         """Create a Job. A field that the API server does not know is an error, and not dropped.
 

@@ -1,4 +1,4 @@
-"""/healthz and /metrics. A separate thread serves them, so they answer even if the rest of the process is stuck."""
+"""/healthz, /metrics and the live page. Threads of their own serve them, so they answer even if the rest of the process is stuck."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from ...live.pages import TEXT, Answer, Asked
+from ...live.server import PageHandler, QuietServer
+
 Check = Callable[[], str | None]
 """What is wrong, None if nothing is."""
-
-TEXT = "text/plain; charset=utf-8"
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
-class _AllAddresses(ThreadingHTTPServer):
+class _AllAddresses(QuietServer):
     """Listens on one socket for IPv4 and IPv6, and for IPv4 alone where the kernel has no IPv6.
 
     The kubelet and Prometheus use the Pod's first address, which is an IPv6 one on some clusters.
     """
 
-    daemon_threads = True
-
-    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(self, port: int, handler: type[PageHandler]) -> None:
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         try:
             super().__init__(("", port), handler)
@@ -54,31 +51,28 @@ class HealthServer:
         port: 0 takes a free one.
         stuck: asked for /healthz, which fails with its answer; the kubelet then restarts the container.
         registry: served under /metrics.
+        page: answers every other request; None if there is no page.
     """
 
-    def __init__(self, port: int, stuck: Check, registry: CollectorRegistry) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                """Answer a probe or a scrape."""
-                path = self.path.partition("?")[0]
-                if path == "/metrics":
-                    self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry))
-                elif path == "/healthz":
+    def __init__(
+        self,
+        port: int,
+        stuck: Check,
+        registry: CollectorRegistry,
+        page: Callable[[Asked], Answer] | None = None,
+    ) -> None:
+        class Handler(PageHandler):
+            def answer(self, asked: Asked) -> Answer:
+                path, reads = asked.target.partition("?")[0], asked.method in ("GET", "HEAD")
+                if path == "/metrics" and reads:
+                    return Answer(HTTPStatus.OK, generate_latest(registry), {"Content-Type": CONTENT_TYPE_LATEST})
+                if path == "/healthz" and reads:
                     fault = stuck()
                     status = HTTPStatus.OK if fault is None else HTTPStatus.SERVICE_UNAVAILABLE
-                    self._answer(status, TEXT, f"{fault or 'ok'}\n".encode())
-                else:
-                    self._answer(HTTPStatus.NOT_FOUND, TEXT, b"/healthz or /metrics\n")
-
-            def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Log nothing: the kubelet asks every few seconds."""
+                    return Answer(status, f"{fault or 'ok'}\n".encode(), {"Content-Type": TEXT})
+                if page is not None:
+                    return page(asked)
+                return Answer(HTTPStatus.NOT_FOUND, b"/healthz or /metrics\n", {"Content-Type": TEXT})
 
         self._server = _AllAddresses(port, Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)

@@ -8,6 +8,7 @@ import logging
 import time
 
 from ...api.spec import PLURAL
+from ...live.pages import Pages
 from ..events import EventRecorder
 from ..kube.apiserver import ApiServer, load_configuration
 from ..kube.client import KubeClient, RunKey
@@ -17,7 +18,9 @@ from ..metrics import Metrics
 from ..reconcile import Reconciler
 from ..seen.cache import Cache
 from ..seen.silence import Silence
+from ..seen.told import EventReader
 from ..settings import Settings
+from .cluster_runs import ClusterRuns
 from .health import HealthServer
 from .workqueue import WorkQueue
 
@@ -38,7 +41,7 @@ class Service:
         self._settings = settings
         self.cache = Cache()
         self.silence = Silence((PLURAL, "jobs", "pods"))
-        configuration = load_configuration(settings.workers + 3)
+        configuration = load_configuration(settings.workers + 4)
         call_timeout = min(settings.request_timeout_seconds, settings.lease_seconds / 2)
         clock = ServerClock()
         self._election = Election(
@@ -60,8 +63,13 @@ class Service:
         self._queue = WorkQueue(
             self._reconciler.reconcile, settings.workers, settings.pass_interval_seconds, self.metrics.error
         )
+        page = Pages(ClusterRuns(self.cache, EventReader(client)), settings.live).answer
         self._health = (
-            HealthServer(settings.http_port, self._stuck, self.metrics.registry) if settings.http_port else None
+            HealthServer(
+                settings.http_port, self._stuck, self.metrics.registry, page if settings.live != "off" else None
+            )
+            if settings.http_port
+            else None
         )
         self._beat = time.monotonic()
         self._listed = False

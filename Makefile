@@ -7,6 +7,9 @@ UNIT := .venv-unit/bin
 VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
 # What `make e2e` runs.
 E2E ?= tests/cluster
+# A test process for each core, at most four: one that runs the small model takes 2 GB. They share the cores
+# (tests/conftest.py).
+WORKERS := --numprocesses=logical --maxprocesses=4
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
 # As in a stage (jobs/evolution_jobs/libraries.py), because tests share their cores too.
@@ -52,7 +55,7 @@ quickstart: setup ## Run examples/quickstart to its end: M0, M1 and M2 in minute
 	$(BIN)/evolution run -f examples/quickstart/evolutionrun.yaml
 
 test: setup lint types ## Lint, types, import contracts, and all unit tests
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(WORKERS) --dist=loadfile tests/unit
 
 test-local: setup ## evolution run on the real small model, killed and resumed in every stage, and the tutorial (40 minutes)
 	$(BIN)/pytest tests/local
@@ -68,7 +71,7 @@ test-browser: .venv-unit/.ready ## The pages of a human study and of live runs i
 	$(UNIT)/pytest tests/browser
 
 unit: .venv-unit/.ready ## The unit tests that need no torch, in a small environment of their own
-	$(UNIT)/pytest tests/unit -m 'not model'
+	$(UNIT)/pytest $(WORKERS) --dist=loadfile tests/unit -m 'not model'
 
 lint: .venv-unit/.ready ## Format check, lint, import contracts, generated files up to date
 	$(UNIT)/ruff format --check .

@@ -1,21 +1,37 @@
-"""The real small model, converted once and kept between sessions."""
+"""Tests as one process or several, and the real small model, converted once and kept between sessions."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from evolution_jobs.cgroup import allowed_cores
 from evolution_jobs.contract.locations import BaseModelSource, Storage
 from evolution_jobs.contract.settings import ModelUse
 from evolution_jobs.models.resolve import resolve
 from hypothesis import settings
 
+# pytest-xdist's workers share the cores. This must come before the first import of torch.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, allowed_cores() // int(workers))))
+
 # A busy machine is no fault of the code: no test asserts a time.
 settings.register_profile("evolution", deadline=None)
 settings.load_profile("evolution")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """pytest-xdist sends reports as UTF-8, which has no lone surrogates. Some tests print them."""
+    report = yield
+    return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
 @pytest.fixture(scope="session")

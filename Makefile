@@ -7,8 +7,7 @@ UNIT := .venv-unit/bin
 VERSION = $(shell sed -n 's/^appVersion: *//p' charts/evolution-operator/Chart.yaml)
 # What `make e2e` runs.
 E2E ?= tests/cluster
-# A test process for each core, at most four: one that runs the small model takes 2 GB. They share the cores
-# (tests/conftest.py).
+# A test process for each core, at most four: one that runs the small model takes 2 GB (tests/conftest.py).
 WORKERS := --numprocesses=logical --maxprocesses=4
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make pins'
 export HF_HUB_OFFLINE ?= 1
@@ -65,7 +64,7 @@ test-vllm: vllm-env ## generate, reflect and evaluate with vLLM on the real smal
 
 test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)
 	$(UNIT)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
-	$(UNIT)/pytest tests/api
+	$(UNIT)/pytest $(WORKERS) --dist=worksteal tests/api
 
 test-browser: .venv-unit/.ready ## The pages of a human study and of live runs in headless Chromium (as root on Debian it is installed if it is missing)
 	$(UNIT)/pytest tests/browser

@@ -1,4 +1,4 @@
-"""One real control plane per session and one namespace per test. No other cluster is ever reached."""
+"""One real control plane per test process and one namespace per test. No other cluster is ever reached."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def established(control_plane: ControlPlane) -> bool:
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[ControlPlane]:
     """Started once, with the project's CRDs. KUBECONFIG names it, and no in-cluster address is set."""
+    # pytest-xdist's workers choose free ports at the same time. On one address two of them could choose the same.
+    address = "127.0.0.1" if worker_id == "master" else f"127.0.0.{2 + int(worker_id.removeprefix('gw'))}"
     with (
         pytest.MonkeyPatch.context() as patch,
-        ControlPlane(tmp_path_factory.mktemp("control-plane")) as started,
+        ControlPlane(tmp_path_factory.mktemp("control-plane"), address=address) as started,
     ):
         patch.setenv("KUBECONFIG", str(started.kubeconfig))
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

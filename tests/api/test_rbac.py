@@ -87,17 +87,13 @@ def rows(table: list[tuple[str, str, str, tuple[str, ...]]]) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize(("group", "resource", "subresource", "verb"), rows(ALLOWED))
-def test_it_may(
-    account: client.ApiClient, namespace: str, group: str, resource: str, subresource: str, verb: str
-) -> None:
-    assert may(account, group, resource, subresource, verb, namespace)
+def test_it_may(account: client.ApiClient, group: str, resource: str, subresource: str, verb: str) -> None:
+    assert may(account, group, resource, subresource, verb, "default")
 
 
 @pytest.mark.parametrize(("group", "resource", "subresource", "verb"), rows(DENIED))
-def test_it_may_not(
-    account: client.ApiClient, namespace: str, group: str, resource: str, subresource: str, verb: str
-) -> None:
-    assert not may(account, group, resource, subresource, verb, namespace)
+def test_it_may_not(account: client.ApiClient, group: str, resource: str, subresource: str, verb: str) -> None:
+    assert not may(account, group, resource, subresource, verb, "default")
 
 
 def test_its_lease_is_in_its_own_namespace(account: client.ApiClient, namespace: str) -> None:

@@ -18,7 +18,6 @@ from ..api.experiment import Experiment, is_experiment, load_runs
 from ..api.spec import EvolutionRun
 from ..api.validation import RunFileError
 from .completion import run_names, stage_names
-from .console import open_console
 from .console import open_console, say
 from .dashboard import dashboard
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code

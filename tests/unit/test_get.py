@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.names import named
 from evolution_jobs.store.base import CorruptObjectError
@@ -171,8 +171,15 @@ def test_the_champion_is_a_name_too(
     assert both["copied"] == [{"name": "M0", "path": str(tmp_path / "best"), "written": False}]
 
 
-def test_the_report_is_written_beside_the_rest(here: Callable[..., Result]) -> None:
-    assert here("report").exit_code == 0
-    assert here("report", "-o", "out").exit_code == 0
-    assert "<html" in Path("run-report.html").read_text()
-    assert "<html" in Path("out/report.html").read_text()
+def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page has tests of its own; here a function stands for it."""
+
+    def write_report(results: Results, path: Path) -> None:
+        path.write_text(results.name)
+
+    monkeypatch.setattr("evolution_operator.report.load_writer", lambda: write_report)
+    assert here("report").output == "run-report.html: the report of run\n"
+    assert here("report", "train", "-o", "out").exit_code == 0
+    assert files_below(Path()) == {"run-report.html", "out/report.html", "out/train.jsonl"}
+    Path("file").write_text("mine")
+    assert isinstance(here("report", "-o", "file").exception, StageError)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.names import REPORT, pointers_prefix
+from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -167,10 +168,14 @@ def _base(results: Results) -> str:
 
 
 def _report(results: Results, directory: Path | None) -> Path:
-    """Write the run's report. Raises PermanentError `DependencyMissing` without the libraries that it needs."""
+    """Write the run's report. Raises what the report raises."""
     from ..report import load_writer
 
+    write_report = load_writer()
     path = directory / REPORT if directory is not None else Path(f"{results.name}-{REPORT}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    load_writer()(results, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    write_report(results, path)
     return path

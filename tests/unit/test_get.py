@@ -16,6 +16,7 @@ from evolution_jobs.store.base import CorruptObjectError
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.results.copies import fetch, missing, planned
+from evolution_operator.results.results import Results
 from evolution_operator.verify.provenance import UNSIGNED
 from typer.testing import CliRunner
 

@@ -44,6 +44,8 @@ def opened(browser: Browser, path: Path, place: str = "", **options: Any) -> Ite
     """The page once its browsers work. It fails if the page reports an error, or asks anybody for anything."""
     context = browser.new_context(**options)
     page = context.new_page()
+    # Of actions, not of tests: 20,000 rows on a busy machine.
+    page.set_default_timeout(120_000)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)

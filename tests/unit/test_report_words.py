@@ -42,7 +42,7 @@ def only(*stages: str) -> Any:
 
 def test_a_complete_run_is_told_in_one_paragraph() -> None:
     assert told(make_facts()) == (
-        "The run is complete, with 2 rounds after M0. It started from the base model hf://owner/small-chat. "
+        "The run is complete, with 2 rounds after M0. The base model is hf://owner/small-chat. "
         "Prepare kept 816 dialogues to train on, 91 dialogues to validate with, 36 contexts to answer in each round, and 576 held-out contexts. "
         "Supervised fine-tuning on 816 dialogues made M0; its validation loss is 1.700 nats a token. "
         "In round 1, M0 answered 36 contexts, and 28 of them became preference pairs; 8 rows were dropped (4 too_long, 2 equal, 2 profile_unparsed). "

@@ -53,7 +53,7 @@ def _prepared(facts: Facts) -> Iterator[str]:
     counts = prepare.counts
     base = (prepare.details.get("model") or {}).get("uri")
     if base:
-        yield f"It started from the base model {base}."
+        yield f"The base model is {base}."
     if "train" in counts and "validation" in counts:
         replay = f" and {count(counts['replay'], 'general instruction')}" if counts.get("replay") else ""
         yield (

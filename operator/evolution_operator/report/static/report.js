@@ -186,12 +186,12 @@ class Browser {
       const select = make("select", {}, make("option", { value: "" }, "all"),
         ...options.map(([each, count], place) => make("option", { value: String(place + 1) }, `${each} (${number(count)})`)));
       select.addEventListener("change", () => this.filter());
-      if (options.length > 1) controls.append(make("label", {}, label, select));
+      if (options.length > 1) controls.append(make("label", {}, label[0].toUpperCase() + label.slice(1), select));
       return { select, value, options };
     });
     this.sort = make("select", {}, ...Object.keys(this.kind.sorts).map((each) => make("option", {}, each)));
     this.sort.addEventListener("change", () => this.filter());
-    controls.append(make("label", {}, "sort", this.sort));
+    controls.append(make("label", {}, "Sort", this.sort));
     this.status = make("p", { class: "found", role: "status" });
     this.spacer = make("div");
     this.list = make("div", { class: "list", role: "listbox", tabindex: "0", "aria-label": many }, this.spacer);

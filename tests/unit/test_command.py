@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -69,6 +71,26 @@ def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path:
     assert screen.code == 1
     (log,) = tmp_path.glob("state/**/prepare-1.log")
     assert WHY in log.read_text(), "the stage printed something"
+
+
+def test_a_real_run_is_shown_on_its_page_to_the_end(tmp_path: Path) -> None:
+    """The question that a page in the background asks is answered once the run has ended."""
+    script = EVOLUTION.format(("run", "-f", str(manifest(tmp_path)), "--port", "0"))
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        address = re.fullmatch(r"live page: (http://127\.0\.0\.1:\d+/)\n", process.stdout.readline())
+        assert address is not None
+        with urllib.request.urlopen(f"{address[1]}runs/default/tiny.json?until=end", timeout=120) as answer:
+            shown = json.loads(answer.read())
+        process.stdout.read()
+        assert process.wait(timeout=60) == 1
+    assert (shown["ended"], shown["phase"], shown["stages"][0]["reason"]) == (True, "Failed", "DataMalformed")
+    assert shown["stages"][0]["message"].startswith("data.seed[0]: file://")
+    assert [event["reason"] for event in shown["events"]][:2] == ["Failed", "StageFailed"]
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address[1], timeout=10)
 
 
 FORKED = """

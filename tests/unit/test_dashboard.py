@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,13 +120,30 @@ def test_it_forwards_until_ctrl_c_and_leaves_no_process(kubectl: Kubectl, monkey
     assert kubectl.is_gone()
 
 
-def test_it_prints_the_address_and_says_when_the_pod_is_gone(kubectl: Kubectl) -> None:
+def test_a_pod_that_ends_is_followed_by_its_successor_on_the_same_port(
+    kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first Pod is gone at once. For a moment there is none, then another one, which ends, too, and none follows."""
     kubectl.plays(last="error: lost connection to pod")
-    said: list[str] = []
-    with pytest.raises(PermanentError, match=r"evolution/evo-1 is no longer there \(error: lost connection to pod\)"):
-        forward(None, 0, said.append)
-    assert said == [f"http://127.0.0.1:{kubectl.port}/"]
-    assert [call[-1] for call in kubectl.calls()] == ["--output=json", ":8080"]
+    moments = iter([[], [pod("evo-2")], []])
+
+    def pause(_seconds: float) -> None:
+        if (pods := next(moments, None)) is not None:
+            kubectl.plays(pods=pods, last="error: lost connection to pod")
+
+    monkeypatch.setattr(dashboard, "time", SimpleNamespace(sleep=pause, monotonic=iter(range(100)).__next__))
+    opened: list[str] = []
+    with pytest.raises(PermanentError, match="no Pod of the operator runs"):
+        forward(None, 0, opened.append, patience=3)
+    assert opened == [f"http://127.0.0.1:{kubectl.port}/"]
+    forwards = [call[-2:] for call in kubectl.calls() if call[0] == "port-forward"]
+    assert forwards == [["pod/evo-1", ":8080"], ["pod/evo-2", f"{kubectl.port}:8080"]]
+    lost = "is no longer forwarded (error: lost connection to pod); looking for the operator"
+    assert capsys.readouterr().out.splitlines() == [
+        f"Pod evolution/evo-1 {lost}",
+        "connected again, to Pod evolution/evo-2",
+        f"Pod evolution/evo-2 {lost}",
+    ]
     assert "--all-namespaces" in kubectl.calls()[0]
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ MARK = "EVOLUTION_LEASE_NAMESPACE"
 """An environment variable that the operator's container has, whatever its release is called."""
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> \d+")
 LIST_SECONDS, END_SECONDS = 60.0, 5.0
+PATIENCE_SECONDS, RETRY_SECONDS = 120.0, 1.0
+"""How long the successor of a Pod that has ended is looked for, and how often."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,23 @@ def dashboard(
 
     def opened(address: str) -> None:
         shown = open_ and open_browser(address)
-        print(f"live page: {address}" + (" (opened in the browser)" if shown else ""), flush=True)
-        print("Ctrl-C ends it; the runs go on.", flush=True)
+        _say(f"live page: {address}" + (" (opened in the browser)" if shown else ""))
+        _say("Ctrl-C ends it; the runs go on.")
 
     with suppress(KeyboardInterrupt):
         forward(namespace, port, opened)
 
 
-def forward(namespace: str | None, port: int, opened: Callable[[str], None]) -> None:
-    """Forward a port of the operator's Pod until the Pod ends or Ctrl-C. `opened` gets the page's address.
+def forward(
+    namespace: str | None, port: int, opened: Callable[[str], None], patience: float = PATIENCE_SECONDS
+) -> None:
+    """Forward a port of the operator's Pod until Ctrl-C. `opened` gets the page's address.
 
-    Raises PermanentError: `DependencyMissing`, `ClusterRefused`, `OperatorMissing`, `ForwardFailed`, `PageOff`.
+    If the Pod ends, as at an upgrade, its successor gets the same port, so that an open page goes on. It is looked for during
+    `patience` seconds.
+
+    Raises PermanentError: `DependencyMissing`, `ClusterRefused`, `ClusterUnreachable`, `OperatorMissing`, `ForwardFailed`,
+    `PageOff`.
     """
     kubectl = shutil.which("kubectl")
     if kubectl is None:
@@ -71,14 +80,25 @@ def forward(namespace: str | None, port: int, opened: Callable[[str], None]) -> 
             "DependencyMissing",
             "kubectl is not on PATH, and forwards the operator's port: install it (https://kubernetes.io/docs/tasks/tools)",
         )
-    pod = the_operator(_pods(kubectl, namespace), namespace)
     # As for Ctrl-C: kubectl must not go on alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _forwarded(kubectl, pod, port) as (lines, local):
-        _check_page(local)
-        opened(f"http://127.0.0.1:{local}/")
-        words = _last(lines)
-    raise PermanentError("ForwardFailed", f"Pod {pod.namespace}/{pod.name} is no longer there ({words}); run it again")
+    lost: float | None = None
+    while True:
+        try:
+            pod = the_operator(_pods(kubectl, namespace), namespace)
+            with _forwarded(kubectl, pod, port) as (lines, port):
+                _check_page(port)
+                if lost is None:
+                    opened(f"http://127.0.0.1:{port}/")
+                else:
+                    _say(f"connected again, to Pod {pod.namespace}/{pod.name}")
+                words = _last(lines)
+            lost = time.monotonic()
+            _say(f"Pod {pod.namespace}/{pod.name} is no longer forwarded ({words}); looking for the operator")
+        except PermanentError:
+            if lost is None or time.monotonic() - lost >= patience:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def the_operator(pods: Iterable[Mapping[str, Any]], namespace: str | None) -> OperatorPod:
@@ -181,3 +201,7 @@ def _check_page(port: int) -> None:
         raise PermanentError(
             "PageOff", "this operator serves no live page: set live.access to portForward in the chart, or upgrade it"
         )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -141,5 +141,6 @@ def test_a_local_run_that_has_ended_leaves_its_report(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("evolution_operator.cli.drive.Driver.drive", lambda *_: make_status(phase, stages=[]))
     summary = drive(local_run(manifest(tmp_path, iterations=1)), Console(quiet=True))
+    assert summary.get("reportMissing") is None
     assert ("report" in summary) is kept
     assert (tmp_path / "runs/runs/default/first/report.html").exists() is kept

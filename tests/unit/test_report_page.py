@@ -171,6 +171,8 @@ def test_packing_is_the_same_each_time() -> None:
         {"manifests": {}, "answers": {}, "pairs": {}, "rejects": {}, "scores": {}, "changes": [], "spec": None, "status": None},
         {"manifests": {}, "answers": {}, "pairs": {}, "rejects": {}, "scores": {}, "changes": [], "status": make_status("Failed", stages=[], metrics=[], champion=None)},
         {"spec": None, "status": None},
+        {"manifests": {}},
+        {"manifests": {}, "scores": {1: {}}, "changes": []},
     ],
 )  # fmt: skip
 def test_a_run_of_which_little_is_known_has_a_report(fields: dict[str, Any]) -> None:

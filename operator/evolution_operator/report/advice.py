@@ -75,7 +75,7 @@ def _onward(facts: Facts) -> Iterator[str]:
             f"By {metric}, no round is shown to be better than M0. Look at the pairs below: if chosen is not better than rejected to "
             "your eyes, change the source of the pairs or take a larger model, before you add rounds."
         )
-    elif status.champion == facts.models[-1]:
+    elif facts.models[-1:] == [status.champion]:
         yield "The newest model is the champion: raise spec.iterations and run again; only the new rounds run."
     else:
         yield f"Use M{status.champion}: later rounds are not shown to be better by {metric}."

@@ -81,7 +81,7 @@ def _rounds(facts: Facts) -> Iterator[str]:
     kept, read = ([each.get(name, 0) for each in made] for name in ("pairs", "read"))
     yield (
         f"In each of the rounds {numbers[0]} to {numbers[-1]}, the model of the round before answered {_range(read)} contexts, and "
-        f"{_range(kept)} of them became preference pairs. DPO on these made M1 to M{facts.models[-1]}."
+        f"{_range(kept)} of them became preference pairs. DPO on these made M1 to M{max(facts.models, default=0)}."
     )
 
 

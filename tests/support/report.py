@@ -12,6 +12,7 @@ from evolution_jobs.contract.stage import RunRef
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import Condition, IterationMetrics, RunStatus, StageStatus
 from evolution_operator.report.facts import Change, Facts
+from evolution_operator.report.scores import StoredScores
 
 from tests.support.run_document import minimal_spec
 
@@ -210,11 +211,11 @@ FIGURES: Sequence[dict[str, float]] = (
 HUMAN = {"distinct1": 39.4, "distinct2": 84.0, "length_words": 17.3, "stock_phrase_rate": 1.9, "question_rate": 63.9}
 
 
-def make_scores(number: int) -> dict[str, Any]:
+def make_scores(number: int, **fields: Any) -> StoredScores:
     """metrics.json of one model."""
     values = FIGURES[number]
     asks = abs(values["question_rate"] - HUMAN["question_rate"]) > 20
-    return {
+    known = {
         "rows": 36,
         "metrics": values,
         "intervals": {name: [round(value * 0.93, 3), round(value * 1.07, 3)] for name, value in values.items()},
@@ -226,6 +227,7 @@ def make_scores(number: int) -> dict[str, Any]:
             sign("openings", number == 0, "36 % of the answers begin with \"it sounds like\", of the human ones 0 %" if number == 0 else "no opening is over-represented against the human answers", "an opening of 3 words in at least 5 % of the answers", ["it sounds like (13 of 36, human 0)"] if number == 0 else []),
         ],
     }  # fmt: skip
+    return StoredScores.stored(known | fields)
 
 
 def sign(name: str, present: bool, sentence: str, threshold: str, examples: Sequence[str] = ()) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from evolution_operator.local.load import local_run
 from evolution_operator.report import load_writer
 from evolution_operator.report.gather import compared, gather, read_rows
 from evolution_operator.report.publish import keep_report
+from evolution_operator.report.scores import StoredScores
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -144,3 +145,10 @@ def test_a_local_run_that_has_ended_leaves_its_report(
     assert summary.get("reportMissing") is None
     assert ("report" in summary) is kept
     assert (tmp_path / "runs/runs/default/first/report.html").exists() is kept
+
+
+def test_figures_of_another_version_are_read_as_far_as_they_are_known() -> None:
+    known = {"metrics": {"distinct2": 5}, "signatures": [{"name": "new", "odour": "sweet"}], "invented": 1}
+    scores = StoredScores.stored(json.dumps(known))
+    assert scores.metrics == {"distinct2": 5.0}
+    assert [(each.name, each.present) for each in scores.signatures] == [("new", False)]

@@ -16,6 +16,7 @@ from evolution_jobs.contract.rows import Reject, Turn
 from evolution_jobs.store.file import FileStore
 from evolution_operator.report.browsers import MOST_ROWS, answer_rows, pack, pair_rows
 from evolution_operator.report.page import render, write_report
+from evolution_operator.report.scores import StoredScores
 from evolution_operator.results.results import Results
 
 from tests.support.report import make_answers, make_facts, make_manifests, make_pairs, make_spec, make_status
@@ -118,7 +119,7 @@ def test_hostile_text_is_escaped_once_and_everywhere() -> None:
         pairs={1: make_pairs(1, id=ATTACK, chosen=ATTACK, rejected=ATTACK, turns=[Turn(role="seeker", text=ATTACK)])},
         rejects={1: [reject]},
         unread=[ATTACK],
-        scores={0: {"signatures": [{"name": "openings", "present": True, "sentence": ATTACK, "threshold": ATTACK, "examples": [ATTACK]}]}},
+        scores={0: StoredScores.stored({"signatures": [{"name": "openings", "present": True, "sentence": ATTACK, "threshold": ATTACK, "examples": [ATTACK]}]})},
     )  # fmt: skip
     page = render(facts)
     elements = Elements(page)
@@ -172,7 +173,7 @@ def test_packing_is_the_same_each_time() -> None:
         {"manifests": {}, "answers": {}, "pairs": {}, "rejects": {}, "scores": {}, "changes": [], "status": make_status("Failed", stages=[], metrics=[], champion=None)},
         {"spec": None, "status": None},
         {"manifests": {}},
-        {"manifests": {}, "scores": {1: {}}, "changes": []},
+        {"manifests": {}, "scores": {1: StoredScores()}, "changes": []},
     ],
 )  # fmt: skip
 def test_a_run_of_which_little_is_known_has_a_report(fields: dict[str, Any]) -> None:

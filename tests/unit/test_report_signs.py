@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from evolution_jobs.contract.rows import Answer
+from evolution_operator.report.scores import StoredSign
 from evolution_operator.report.signs import examples, signs
 
 from tests.support.report import make_answers, make_facts
@@ -35,7 +36,7 @@ def said(*texts: str) -> list[Answer]:
 def test_the_answers_that_show_a_sign_most_are_shown(
     name: str, sign: dict[str, Any], texts: list[str], shown: list[str]
 ) -> None:
-    assert [each.id for each in examples(name, sign, said(*texts))] == shown
+    assert [each.id for each in examples(name, StoredSign(name=name, **sign), said(*texts))] == shown
 
 
 def test_signs_of_the_newest_model_come_first_and_only_they_have_answers() -> None:

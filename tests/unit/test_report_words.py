@@ -176,18 +176,17 @@ def test_figures_stand_side_by_side_with_intervals_and_the_human_value() -> None
 
 
 def test_each_named_test_set_has_its_own_rows() -> None:
-    scores = make_scores(0) | {
-        "sets": [
-            {"name": "far", "rows": 3, "neverTrainedOn": True},
-            {"name": "near", "rows": 3, "neverTrainedOn": False},
+    common = {"unit": "percent", "better": "higher", "rows": 3, "rowSet": "0", "method": "any", "headline": True}
+    scores = make_scores(
+        0,
+        sets=[{"name": "far", "rows": 3, "neverTrainedOn": True}, {"name": "near", "rows": 3}],
+        figures=[
+            common | {"name": "distinct2", "value": 70.0, "interval": [60.0, 80.0], "set": "far"},
+            common | {"name": "distinct2", "value": 75.0, "set": "near"},
+            common | {"name": "distinct2", "value": 72.0},
+            common | {"name": "list_rate", "value": 1.0, "set": "near", "headline": False},
         ],
-        "figures": [
-            {"name": "distinct2", "value": 70.0, "interval": [60.0, 80.0], "set": "far", "headline": True},
-            {"name": "distinct2", "value": 75.0, "set": "near"},
-            {"name": "distinct2", "value": 72.0},
-            {"name": "list_rate", "value": 1.0, "set": "near", "headline": False},
-        ],
-    }
+    )
     found = figures.by_set(make_facts(scores={0: scores}))
     assert [(each.set, each.unseen, each.row.values[0].value) for each in found] == [
         ("far", True, 70.0),

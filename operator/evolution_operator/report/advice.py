@@ -49,7 +49,7 @@ def _evidence(facts: Facts) -> Iterator[str]:
         )
     elif facts.changes and not any(each.shown for each in facts.changes):
         yield "Test on more dialogues before you believe any ranking of these models: no difference is shown so far."
-    if facts.scores and any(each.get("present") for each in facts.scores[max(facts.scores)].get("signatures", [])):
+    if facts.scores and any(each.present for each in facts.scores[max(facts.scores)].signatures):
         yield "Read answers of the newest model below before you train on: it shows signs that the figures alone do not explain."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from evolution_jobs.contract.figures import Better
 from evolution_jobs.contract.manifest import Manifest
@@ -13,6 +12,7 @@ from evolution_jobs.contract.rows import Answer, Pair, Reject, Verdict
 
 from ..api.spec import EvolutionRunSpec
 from ..api.status import RunStatus, StageStatus
+from .scores import StoredScores
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Facts:
     """Finished stages by id, in the order of the graph."""
     spec: EvolutionRunSpec | None = None
     status: RunStatus | None = None
-    scores: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    scores: Mapping[int, StoredScores] = field(default_factory=dict)
     """metrics.json by iteration."""
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     """By model: M0, M1, ..."""

@@ -70,7 +70,7 @@ def rows(facts: Facts) -> list[Row]:
     for iteration, (values, intervals) in _by_iteration(facts).items():
         for name, value in values.items():
             found.setdefault(name, {})[iteration] = _value(value, intervals.get(name))
-    human = {name: value for scores in facts.scores.values() for name, value in _numbers(scores.get("human")).items()}
+    human = {name: value for scores in facts.scores.values() for name, value in scores.human.items()}
     kinds = {name: kind for name in found if (kind := kind_of(name)) is not None}
     # Figures of profiles have the run's own names, and come last.
     names = sorted(kinds, key=lambda name: (ORDER.get(name, len(ORDER)), name))
@@ -82,11 +82,11 @@ def by_set(facts: Facts) -> list[SetRow]:
     found: dict[tuple[str, str], dict[int, Value]] = {}
     unseen: set[str] = set()
     for iteration, scores in facts.scores.items():
-        unseen |= {str(each["name"]) for each in scores.get("sets", []) if each.get("neverTrainedOn")}
-        for figure in scores.get("figures", []):
-            if figure.get("set") and figure.get("headline", True):
-                place = found.setdefault((str(figure["set"]), figure["name"]), {})
-                place[iteration] = _value(figure["value"], figure.get("interval"))
+        unseen |= {each.name for each in scores.sets if each.never_trained_on}
+        for figure in scores.figures:
+            if figure.set and figure.headline:
+                place = found.setdefault((figure.set, figure.name), {})
+                place[iteration] = _value(figure.value, figure.interval)
     return [
         SetRow(name, name in unseen, Row(figure, kind, dict(sorted(values.items()))))
         for (name, figure), values in found.items()
@@ -105,15 +105,9 @@ def _by_iteration(facts: Facts) -> dict[int, tuple[dict[str, float], dict[str, A
         intervals |= figures_of(manifest.kind, manifest.intervals)
     for iteration, scores in facts.scores.items():
         values, intervals = found.setdefault(iteration, ({}, {}))
-        values |= _numbers(scores.get("metrics"))
-        if isinstance(more := scores.get("intervals"), dict):
-            intervals |= more
+        values |= scores.metrics
+        intervals |= scores.intervals
     return dict(sorted(found.items()))
-
-
-def _numbers(values: Any) -> dict[str, float]:
-    """The numbers of an object in a file that another version may have written."""
-    return {k: float(v) for k, v in values.items() if isinstance(v, int | float)} if isinstance(values, dict) else {}
 
 
 def _value(value: float, interval: Sequence[float] | None) -> Value:

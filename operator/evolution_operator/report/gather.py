@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.manifest import Manifest, Output
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ..results.results import Results
 from .facts import Change, Facts
+from .scores import StoredScores
 
 Read = TypeVar("Read")
 
@@ -46,7 +47,7 @@ def gather(results: Results) -> Facts:
             manifests=results.manifests,
             spec=results.spec,
             status=results.status,
-            scores=reader.by_iteration("evaluate", "metrics", _document),
+            scores=reader.by_iteration("evaluate", "metrics", _scores),
             answers=answers,
             pairs=reader.rows("reflect", "pairs", Pair),
             rejects=reader.rows("reflect", "rejects", Reject),
@@ -144,11 +145,8 @@ def _row(line: bytes, row: type[Row]) -> Row:
         return row.stored(whole.decode("utf-16", "replace").encode())
 
 
-def _document(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_bytes())
-    if not isinstance(document, dict):
-        raise ValueError("no JSON object")
-    return document
+def _scores(path: Path) -> StoredScores:
+    return StoredScores.stored(path.read_bytes())
 
 
 def _words(error: Exception) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evolution_jobs.contract.rows import Answer
 from evolution_jobs.metrics.stock_phrases import holds_stock_phrase
@@ -13,6 +12,7 @@ from evolution_jobs.metrics.style import asks, holds_list, normalised, self_repe
 from evolution_jobs.unspaced import count_words
 
 from .facts import Facts
+from .scores import StoredSign
 
 EXAMPLES = 3
 """Answers that are shown for a sign that is present."""
@@ -46,27 +46,27 @@ class Sign:
 
 def signs(facts: Facts) -> list[Sign]:
     """Every sign that was looked for; those that the newest model shows come first."""
-    found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    found: dict[str, list[tuple[int, StoredSign]]] = {}
     for iteration, scores in sorted(facts.scores.items()):
-        for each in scores.get("signatures", []):
-            found.setdefault(each["name"], []).append((iteration, each))
+        for each in scores.signatures:
+            found.setdefault(each.name, []).append((iteration, each))
     made = [_sign(name, models, facts) for name, models in found.items()]
     return sorted(made, key=lambda sign: not sign.present)
 
 
-def _sign(name: str, models: Sequence[tuple[int, Mapping[str, Any]]], facts: Facts) -> Sign:
+def _sign(name: str, models: Sequence[tuple[int, StoredSign]], facts: Facts) -> Sign:
     iteration, newest = models[-1]
-    answers = facts.answers.get(f"M{iteration}", ()) if newest.get("present") else ()
+    answers = facts.answers.get(f"M{iteration}", ()) if newest.present else ()
     return Sign(
         name,
-        str(newest.get("threshold", "")),
-        [(number, bool(each.get("present")), str(each.get("sentence", ""))) for number, each in models],
-        newest.get("examples", []),
+        newest.threshold,
+        [(number, each.present, each.sentence) for number, each in models],
+        newest.examples,
         examples(name, newest, answers),
     )
 
 
-def examples(name: str, sign: Mapping[str, Any], answers: Sequence[Answer]) -> list[Answer]:
+def examples(name: str, sign: StoredSign, answers: Sequence[Answer]) -> list[Answer]:
     """The answers that show a sign most; none if it is a sign of another version."""
     strength = _strength(name, sign, [each.answer for each in answers])
     if strength is None:
@@ -76,12 +76,12 @@ def examples(name: str, sign: Mapping[str, Any], answers: Sequence[Answer]) -> l
     return [each for _, each in ranked[:EXAMPLES]]
 
 
-def _strength(name: str, sign: Mapping[str, Any], texts: Sequence[str]) -> Strength | None:
+def _strength(name: str, sign: StoredSign, texts: Sequence[str]) -> Strength | None:
     """How a sign is looked for in one answer. `texts` are all answers, for signs that only several show together."""
     alike, shapes = Counter(map(normalised, texts)), Counter(map(shape, texts))
     common = shapes.most_common(1)[0][0] if shapes else ""
-    openings = [_closed(each.rpartition(" (")[0]) for each in sign.get("examples", [])]
-    more = float(sign.get("value", 0)) > float(sign.get("human", 0))
+    openings = [_closed(each.rpartition(" (")[0]) for each in sign.examples]
+    more = sign.value > sign.human
     known: dict[str, Strength] = {
         "stock_phrase_rate": holds_stock_phrase,
         "self_repeat": lambda text: self_repeat(text.lower().split()),

@@ -214,9 +214,9 @@ def _signs(facts: Facts) -> Iterator[str]:
     if not facts.scores:
         return
     newest = max(facts.scores)
-    signs = [each for each in facts.scores[newest].get("signatures", []) if each.get("present")]
+    signs = [each.sentence for each in facts.scores[newest].signatures if each.present]
     if signs:
-        yield f"M{newest} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(each['sentence'] for each in signs)}."
+        yield f"M{newest} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(signs)}."
     else:
         yield f"M{newest} shows none of the known signs of failing self-evolution."
 

@@ -168,6 +168,21 @@ def test_a_dropped_row_leads_to_its_place_in_the_browser(browser: Browser, repor
         page.wait_for_function("document.querySelector('#pairs h3').textContent.startsWith('Dropped row')")
 
 
+def test_a_digest_leads_to_its_manifest(browser: Browser, report: Path) -> None:
+    with opened(browser, report) as page:
+        assert not page.locator("#manifest-reflect-2 pre").is_visible()
+        page.get_by_role("list", name="dpo-2 reads").get_by_role("link").first.click()
+        page.locator("#manifest-reflect-2 pre").wait_for()
+        assert '"stage": "reflect-2"' in page.locator("#manifest-reflect-2 pre").inner_text()
+
+
+def test_a_sign_leads_to_an_answer_with_its_context(browser: Browser, report: Path) -> None:
+    with opened(browser, report) as page:
+        page.locator("#signs").get_by_role("link", name="show it with its context").nth(1).click()
+        page.wait_for_function("document.activeElement.closest('#answers') !== null")
+        assert "Being met with silence" in page.locator("#answers .detail").inner_text()
+
+
 def test_the_list_works_by_keyboard(browser: Browser, large: Path) -> None:
     with opened(browser, large) as page:
         rows = page.get_by_role("listbox", name="pairs")

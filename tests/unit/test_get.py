@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from evolution_jobs.contract.errors import PermanentError, StageError
+from evolution_jobs.contract.keys import manifest_path
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.names import named
 from evolution_jobs.store.base import CorruptObjectError
@@ -20,7 +21,7 @@ from evolution_operator.results.results import Results
 from evolution_operator.verify.provenance import UNSIGNED
 from typer.testing import CliRunner
 
-from tests.support.stages.finished import ADAPTER, finished_run
+from tests.support.stages.finished import ADAPTER, finished_run, results_in
 from tests.support.stages.published import publish
 from tests.unit.test_load import manifest
 
@@ -139,6 +140,14 @@ def test_a_place_of_the_wrong_kind_is_refused_also_by_force(here: Callable[..., 
         assert str(here(*arguments).exception) == "file is a file; name another place with -o"
     assert str(here("train", "-o", "file/below").exception) == "file is a file; name another place with -o"
     assert Path("file").read_text() == "mine"
+
+
+def test_a_manifest_cannot_write_to_the_terminal(here: Callable[..., Result], directory: Storage) -> None:
+    results = results_in(directory)
+    prepare = manifest_path(results.manifests["prepare"].key)
+    text = (results.store.read(prepare) or b"").replace(b"hf://owner/model", b"hf://owner/\\u001b[2J")
+    results.store.put_bytes(text, prepare)
+    assert "where model is hf://owner/\ufffd[2J@0123456789" in here("M0").output
 
 
 def test_what_cannot_be_copied_is_one_message(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

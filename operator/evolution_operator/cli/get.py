@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.names import REPORT, pointers_prefix
+from evolution_jobs.printable import printable
 from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.filesize import decimal
@@ -163,7 +164,8 @@ def _base(results: Results) -> str:
     output = prepare.outputs.get("model") if prepare else None
     if output is not None and output.files:
         return f"{results.store.uri}/{output.files[0].location.removesuffix(f'/{output.files[0].path}')}"
-    pinned = output.reference if output else None
+    # A manifest may be foreign.
+    pinned = printable(output.reference) if output and output.reference else None
     return pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
 
 

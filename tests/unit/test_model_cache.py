@@ -21,6 +21,7 @@ from evolution_jobs.models.hub_errors import explain
 from evolution_jobs.runner import Stage, run_stage
 from evolution_jobs.stages import prewarm
 from evolution_jobs.store import s3_bucket
+from evolution_jobs.store.base import Watch
 from evolution_jobs.store.manifests import read_manifest
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.s3 import S3Store
@@ -164,8 +165,8 @@ def test_a_file_that_another_pod_has_put_there_meanwhile_is_left_alone(
 ) -> None:
     get_file = S3Store.get_file
 
-    def late(store: S3Store, location: str, local: Path, sha256: str) -> None:
-        get_file(store, location, local, sha256)
+    def late(store: S3Store, location: str, local: Path, sha256: str, watch: Watch) -> None:
+        get_file(store, location, local, sha256, watch)
         get_file(store, location, cluster.cache / "files" / sha256, sha256)
         inodes.add((cluster.cache / "files" / sha256).stat().st_ino)
 

@@ -53,6 +53,9 @@ class Request:
 Follow = Callable[[Response], Request | None]
 """Called with each response before it is yielded. Returns the row's next request, whose chat extends the answered one, or None."""
 
+Watch = Callable[[Response], None]
+"""Called with the response so far after each token but the last. What it raises ends the sampling."""
+
 
 class Engine(Protocol):
     """A model that answers chats."""

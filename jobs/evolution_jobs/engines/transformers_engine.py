@@ -19,7 +19,7 @@ from ..contract.settings import Precision
 from ..metrics.perplexity import answer_losses
 from ..models.load import load_model, load_tokenizer
 from ..models.positions import longest
-from .base import Follow, Request, Sampling
+from .base import Follow, Request, Sampling, Watch
 from .batch import Batch, merged
 from .chat import ChatTokens
 from .grammar import Grammars
@@ -93,7 +93,9 @@ class TransformersEngine:
         torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def generate(self, requests: Iterable[Request], follow: Follow | None = None) -> Iterator[Response]:
+    def generate(
+        self, requests: Iterable[Request], follow: Follow | None = None, watch: Watch | None = None
+    ) -> Iterator[Response]:
         """One response a request, as rows end. Raises PermanentError (`PromptTooLong`, `ChatTemplate`)."""
         waiting = deque(kindred(map(self._row, requests)))
         batch = self._empty_batch()
@@ -109,10 +111,12 @@ class TransformersEngine:
                 if row.ended:
                     if row.request.extended:
                         self._keep(row.tokens[:-1], batch.cache, place)
-                    response = self._tokens.response(row.request, row.sampled, row.truncated_turns)
+                    response = self._response(row)
                     if follow and (request := follow(response)):
                         waiting.appendleft(self._row(request))
                     yield response
+                elif watch:
+                    watch(self._response(row))
             if batch.going:
                 batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], -1)
                 batch.seen = torch.cat([batch.seen, tokens[:, None]], -1)
@@ -120,6 +124,9 @@ class TransformersEngine:
 
     def _row(self, request: Request) -> Row:
         return Row(request, *self._tokens.prompt(request))
+
+    def _response(self, row: Row) -> Response:
+        return self._tokens.response(row.request, row.sampled, row.truncated_turns)
 
     def _joining(self, batch: Batch, waiting: Iterable[Row]) -> int | None:
         """The number of rows that join the batch if it is regrouped now; None if it goes on as it is."""

@@ -136,7 +136,7 @@ def load_model(
     if missing := sorted(info["missing_keys"]):
         raise PermanentError("ModelIncomplete", f"{location.name} lacks {len(missing)} weights, first {missing[0]}")
     if adapter is not None:
-        model = _with_adapter(model, adapter, trainable=trainable)
+        model = with_adapter(model, adapter, trainable=trainable)
         if not trainable and dtype == torch.float32 and not quantization:
             model = model.merge_and_unload()
     return model.eval()
@@ -181,16 +181,26 @@ def require_adapter(adapter: Path) -> None:
             raise PermanentError("AdapterIncomplete", f"the adapter in {adapter} has no {name}")
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path, *, trainable: bool) -> PeftModel:
+def with_adapter(
+    model: PreTrainedModel | PeftModel, adapter: Path, *, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """The model with an adapter under a name, beside those that it has already.
+
+    Raises PermanentError (`AdapterIncomplete`) if the adapter's weights are not exactly those that the model asks for.
+    """
     try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        if isinstance(model, PeftModel):
+            model.load_adapter(adapter, adapter_name=name, is_trainable=trainable)
+            wrapped = model
+        else:
+            wrapped = PeftModel.from_pretrained(model, adapter, adapter_name=name, is_trainable=trainable)
         with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
             stored = set(file.keys())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         message = f"the adapter in {adapter} does not fit the base model or is broken: {_first_line(error)}"
         raise PermanentError("AdapterIncomplete", message) from error
     # PEFT only warns about weights that it does not find, and leaves them at their initial value.
-    if differing := sorted(set(get_peft_model_state_dict(wrapped)) ^ stored):
+    if differing := sorted(set(get_peft_model_state_dict(wrapped, adapter_name=name)) ^ stored):
         message = (
             f"the adapter in {adapter} does not match the base model: {len(differing)} weights, first {differing[0]}"
         )

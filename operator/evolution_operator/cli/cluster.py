@@ -60,8 +60,9 @@ def read_status(document: dict[str, Any]) -> RunStatus:
         ) from error
 
 
-def print_status(console: Console, name: str, status: RunStatus) -> None:
-    """Print the phase, what delays the run, its stages and its figures."""
+def print_status(console: Console, name: str, namespace: str | None, status: RunStatus) -> None:
+    """Print the phase, what delays the run, its stages and its figures, and what to do with a finished run."""
+    place = f" -n {namespace}" if namespace else ""
     console.print(f"[bold]{name}[/bold]  {one_line(status)}", highlight=False)
     for condition in status.conditions:
         if condition.message:
@@ -76,6 +77,8 @@ def print_status(console: Console, name: str, status: RunStatus) -> None:
         star = " *" if entry.iteration == status.champion else ""
         figures = "  ".join(f"{figure} {value:.4g}" for figure, value in sorted(entry.figures.items()))
         console.print(f"M{entry.iteration}{star}  {figures}", highlight=False, soft_wrap=True)
+    if status.phase == "Complete":
+        console.print(f"Talk to the champion: evolution chat {name}{place}", highlight=False, soft_wrap=True)
 
 
 def _row(stage: StageStatus) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from evolution_jobs.redaction import redact_output
 from ..api.experiment import Experiment, is_experiment, load_runs
 from ..api.spec import EvolutionRun
 from ..api.validation import RunFileError
+from .chat import chat
 from .completion import run_names, stage_names
 from .console import open_console, say
 from .dashboard import dashboard
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(study_app, name="study")
 app.command()(report)
+app.command()(chat)
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]
@@ -235,7 +237,7 @@ def status(
     if output is Output.json:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        print_status(open_console(), name, read_status(found))
+        print_status(open_console(), name, namespace, read_status(found))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from ..api.messages import explain
 from ..api.spec import EvolutionRunSpec
 from ..results.results import Results
 from .completion import run_names
+from .reach import reached_from_here, storage_through
 
 RUN_FILES = (".yaml", ".yml")
 RUN_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -32,14 +34,22 @@ RunArgument = Annotated[
     ),
 ]
 NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the run.")]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint", help="URL of the S3 service as this machine reaches it, in place of storage.endpoint."),
+]
 
 
-def open_results(reference: str, namespace: str | None = None, storage: str | None = None) -> Results:
+def open_results(
+    reference: str, namespace: str | None = None, storage: str | None = None, *, endpoint: str | None = None
+) -> Results:
     """The results of the run that a command names.
 
     - A run file (.yaml): by the keys that follow from its spec. `storage` replaces `spec.storage.uri`.
     - A name: the run on the cluster, by the keys in its status.
     - A name and `storage` (a URI or a directory): by the pointers in that storage, without a cluster.
+
+    `endpoint` replaces that of the storage: a cluster's own name of a service means nothing elsewhere.
 
     Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
     """
@@ -47,17 +57,20 @@ def open_results(reference: str, namespace: str | None = None, storage: str | No
     from ..results.find import results_of_pointers, results_of_run, results_of_status
 
     if reference.endswith(RUN_FILES):
-        return results_of_run(local_run(Path(reference), storage))
+        found = local_run(Path(reference), storage)
+        spec = found.spec.model_copy(update={"storage": storage_through(found.spec.storage, endpoint)})
+        return results_of_run(replace(found, spec=spec))
     if not RUN_NAME.fullmatch(reference):
         words = "is neither a run file (.yaml) nor the name of a run"
         raise PermanentError("RunUnknown", f"{reference!r} {words}")
     if storage is not None:
-        return results_of_pointers(open_store(storage_at(storage)), namespace, reference)
+        return results_of_pointers(open_store(storage_through(storage_at(storage), endpoint)), namespace, reference)
     from .cluster import fetch, read_status
 
     document = fetch(reference, namespace)
-    store = open_store(storage_of(document, reference))
-    return results_of_status(store, run_of(document), read_status(document.get("status", {})), _spec_of(document))
+    wanted, run = storage_through(storage_of(document, reference), endpoint), run_of(document)
+    with reached_from_here(wanted, run.namespace):
+        return results_of_status(open_store(wanted), run, read_status(document.get("status", {})), _spec_of(document))
 
 
 def run_of(document: Mapping[str, Any]) -> RunRef:

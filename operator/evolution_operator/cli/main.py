@@ -23,6 +23,7 @@ from .console import open_console, say
 from .dashboard import dashboard
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
+from .export import export
 from .get import get
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .program import is_plugin, program_name
@@ -44,6 +45,7 @@ app.add_typer(experiment_app, name="experiment")
 app.add_typer(study_app, name="study")
 app.command()(report)
 app.command()(chat)
+app.command()(export)
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -24,6 +26,8 @@ class Hub:
         self.gated: set[str] = set()
         self.tokens: list[str] = []
         """The token of each request for a repository."""
+        self.created: dict[str, dict[str, Any]] = {}
+        """What was asked for each repository that was created."""
         self.broken = False
         """Answer every request with 503."""
         self.endpoint = ""
@@ -59,6 +63,10 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub) -> None:
     if hub.broken:
         return _send(request, 503, b"busy")
     path = unquote(urlsplit(request.path).path).strip("/")
+    if path == "api/validate-yaml":
+        return _send(request, 200, b'{"errors": [], "warnings": []}')
+    if path == "api/repos/create":
+        return _create(request, hub, json.loads(body))
     api = path.startswith("api/")
     parts = path.removeprefix("api/").split("/")
     if parts[0] not in ("models", "datasets"):
@@ -72,7 +80,36 @@ def _answer(request: BaseHTTPRequestHandler, hub: Hub) -> None:
         return _send(request, 403, b"{}", {"X-Error-Code": "GatedRepo"})
     if len(rest) > 1 and rest[1] not in (COMMIT, "main"):
         return _send(request, 404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+    if rest[:1] in (["preupload"], ["commit"]):
+        return _take(request, rest[0], files, body)
     return _api(request, name, rest, files, body) if api else _file(request, "/".join(rest[2:]), files)
+
+
+def _create(request: BaseHTTPRequestHandler, hub: Hub, wanted: dict[str, Any]) -> None:
+    name = "/".join(filter(None, (wanted.get("organization"), wanted["name"])))
+    hub.repositories.setdefault(f"models/{name}", {})
+    hub.created[name] = wanted
+    return _send(request, 200, json.dumps({"url": f"{hub.endpoint}/{name}"}).encode())
+
+
+def _take(request: BaseHTTPRequestHandler, what: str, files: dict[str, bytes], body: bytes) -> None:
+    """Take an upload: all files as they are, without large file storage."""
+    if what == "preupload":
+        modes = [
+            {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+        ]
+        return _send(request, 200, json.dumps({"files": modes}).encode())
+    for line in body.splitlines():
+        entry = json.loads(line)
+        if entry["key"] == "file":
+            files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+    made = {
+        "success": True,
+        "commitOid": COMMIT,
+        "commitUrl": "http://127.0.0.1/owner/name/commit/main",
+        "hookOutput": "",
+    }
+    return _send(request, 200, json.dumps(made).encode())
 
 
 def _api(request: BaseHTTPRequestHandler, name: str, rest: list[str], files: dict[str, bytes], body: bytes) -> None:

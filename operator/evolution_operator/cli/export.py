@@ -1,0 +1,174 @@
+"""`evolution export`: a model of a run as a folder for the Hugging Face Hub, with manifests that serve it."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from evolution_jobs.contract.errors import PermanentError
+from rich.filesize import decimal
+
+from .console import open_console, say
+from .libraries import require_libraries
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .options import Output, StorageOption
+
+if TYPE_CHECKING:
+    from ..export.export import Exported
+    from ..export.serving import Serving
+    from ..results.results import Results
+    from ..results.weights import Weights
+
+VLLM_IMAGE = "vllm/vllm-openai:v0.33.0"
+"""The version that the stages' image with vLLM has."""
+
+
+class Serve(StrEnum):
+    """Which manifests are written."""
+
+    vllm = "vllm"
+    kserve = "kserve"
+    both = "both"
+    none = "none"
+
+
+class Dtype(StrEnum):
+    """Precision of a merged model."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def export(
+    run: RunArgument,
+    model: Annotated[
+        str | None, typer.Option("--model", help="M0, M1, ...; by default the champion, else the newest.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-o", help="Where to; by default NAME-MODEL below this directory.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write a whole model, with the adapter added to the base model's weights.")
+    ] = False,
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="With --merge: precision; by default the base model's.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Then upload the folder to the Hugging Face Hub.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public/--private", help="With --push: whether a new repository is public.")
+    ] = False,
+    serve: Annotated[Serve, typer.Option("--serve", help="Manifests that serve base and all adapters.")] = Serve.both,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model", metavar="OWNER/NAME", help="Where the base model is on the hub, if the run took a copy."
+        ),
+    ] = None,
+    base_licence: Annotated[
+        str | None, typer.Option("--base-licence", help="The base model's licence, if the hub does not say it.")
+    ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option("--licence", metavar="SOURCE=LICENCE", help="The licence of a data source.")
+    ] = None,
+    namespace: NamespaceOption = None,
+    storage: StorageOption = None,
+    endpoint: EndpointOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the directory if it exists.")] = False,
+    output: Annotated[Output, typer.Option("--output", help="text, or one JSON document.")] = Output.text,
+) -> None:
+    """Write a model as a Hugging Face folder: adapter or merged model, tokenizer, model card, serving manifests."""
+    require_libraries("export")
+    from ..export.export import Wanted
+    from ..export.export import export as export_model
+    from ..export.hub import push as push_folder
+    from ..export.hub import require_repository
+    from ..results.choice import BASE, choose_model
+    from ..results.weights import weights_of
+
+    if dtype is not None and not merge:
+        raise PermanentError("ExportInput", "--dtype: an adapter keeps its precision; it goes with --merge")
+    if push is not None:
+        require_repository(push)
+    licences = dict(_stated(each) for each in licence or [])
+    results = open_results(run, namespace, storage, endpoint=endpoint)
+    chosen = choose_model(results, model)
+    if chosen.name == BASE:
+        raise PermanentError("ExportInput", "--model base: the base model is not the run's; name M0, M1, ...")
+    kinds = {Serve.both: ("vllm", "kserve"), Serve.none: ()}.get(serve, (serve.value,))
+    with weights_of(results) as weights:
+        wanted = Wanted(
+            model=chosen.name,
+            directory=directory or Path(f"{results.name}-{chosen.name}"),
+            merge=merge,
+            dtype=dtype.value if dtype else None,
+            force=force,
+            base_model=base_model,
+            base_licence=base_licence,
+            data_licences=licences,
+            serve=kinds,
+            serving=_serving(results, weights) if kinds else None,
+        )
+        done = export_model(weights, wanted)
+    address = push_folder(done.directory, push, public=public) if push else None
+    if output is Output.json:
+        document = {"directory": str(done.directory), "model": chosen.name, "files": dict(done.files)}
+        print(json.dumps(document | {"licence": done.licence, "notes": list(done.notes), "pushed": address}))
+    else:
+        _print(done, chosen.name, chosen.why, address)
+
+
+def _stated(given: str) -> tuple[str, str]:
+    source, equals, licence = given.rpartition("=")
+    if not (equals and source and licence):
+        raise PermanentError("ExportInput", f"--licence {given}: write SOURCE=LICENCE, such as seed.jsonl=cc-by-4.0")
+    return source, licence
+
+
+def _serving(results: Results, weights: Weights) -> Serving:
+    """How all models of the run are served."""
+    from evolution_jobs.contract.locations import Storage
+    from evolution_jobs.engines.vllm_arguments import max_lora_rank
+
+    from ..export.serving import Serving
+    from ..results.choice import chat_settings
+
+    ranks = [
+        json.loads((weights.adapter(name) / "adapter_config.json").read_text("utf-8"))["r"] for name in results.models
+    ]
+    sampling, spec = chat_settings(results).sampling, results.spec
+    return Serving(
+        namespace=results.namespace,
+        adapters={name: results.artifact(name).output for name in results.models},
+        storage=spec.storage if spec else Storage(uri=results.store.uri),
+        max_lora_rank=max_lora_rank(max(ranks)),
+        length=sampling.max_prompt_tokens + sampling.max_new_tokens,
+        vllm_image=VLLM_IMAGE,
+        fetch_image=f"evolution-operator/operator:{version('evolution-operator')}",
+        token_secret=spec.base_model.token_secret if spec else None,
+        gpus=sampling.vllm.tensor_parallel,
+    )
+
+
+def _print(done: Exported, model: str, why: str, address: str | None) -> None:
+    console = open_console()
+    say(console, f"{done.directory}: {model}{f' ({why})' if why else ''}")
+    for path, size in done.files.items():
+        say(console, f"  {path:<32} {decimal(size):>10}")
+    say(console, f"licence: {done.licence}")
+    for note in done.notes:
+        say(console, note, style="yellow")
+    if address:
+        say(console, f"pushed to {address}")
+    else:
+        say(
+            console,
+            "Read README.md before you share it; then: evolution export ... --push OWNER/NAME --force",
+            style="dim",
+        )

@@ -1,0 +1,156 @@
+"""Exports a model of a run: gathers what is needed, writes the folder, says what the user should know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from evolution_jobs.contract.errors import PermanentError
+
+from ..results.results import Results
+from ..results.weights import Weights, base_of
+from ..verify.findings import PROVENANCE
+from ..verify.provenance import UNSIGNED, statement
+from ..verify.walk import manifest_digest, provenance_path
+from .card import licence_of
+from .facts import Facts, data_sources, facts_of
+from .folder import write_adapter, write_card, write_generation_config, write_tokenizer, written
+from .hub import licence_on_hub, tokenizer_files
+from .licences import UNKNOWN
+from .manifests import manifests
+from .recipes import gguf_recipe
+from .serving import Serving
+
+ROUNDING_WORTH_TELLING = 0.1
+"""Rounding errors of a merge in proportion to the update, from which on the user is told."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for."""
+
+    model: str
+    directory: Path
+    merge: bool = False
+    dtype: str | None = None
+    force: bool = False
+    base_model: str | None = None
+    """`owner/name` or `owner/name@revision`: where the same base model is on the hub."""
+    base_licence: str | None = None
+    data_licences: Mapping[str, str] = field(default_factory=dict)
+    serve: Sequence[str] = ()
+    """`vllm`, `kserve`."""
+    serving: Serving | None = None
+    """How it is served; needed with `serve`."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what the user should know."""
+
+    directory: Path
+    files: Mapping[str, int]
+    """Bytes by path."""
+    licence: str
+    notes: Sequence[str]
+
+
+def export(weights: Weights, wanted: Wanted) -> Exported:
+    """Write the folder. Raises PermanentError (`ExportInput`, `ArtifactMissing`), and what loading and the store raise."""
+    facts = _facts(weights, wanted)
+    notes = list(_notes(facts, wanted))
+
+    def fill(directory: Path) -> None:
+        reference, _ = weights.base()
+        adapter, rounding = weights.adapter(wanted.model), None
+        write_tokenizer(_tokenizer(weights, reference), directory)
+        from .merge import generation_config, merge
+
+        tokens = generation_config(reference)
+        if wanted.merge:
+            merged = merge(reference, adapter, directory, wanted.dtype)
+            if merged.lost > ROUNDING_WORTH_TELLING:
+                rounding = (
+                    f"Rounding the merged weights to {merged.dtype} has changed them by {100 * merged.lost:.0f} % of the "
+                    "adapter's own change. The adapter, or a merge in float32, has no such error."
+                )
+                notes.append(rounding)
+        else:
+            write_adapter(adapter, directory, facts)
+        write_generation_config(tokens, directory, facts)
+        write_card(directory, facts, merged=wanted.merge, rounding=rounding)
+        _write_provenance(directory, weights.results, wanted.model)
+        _write_serving(directory, facts, wanted)
+
+    written(wanted.directory, fill, force=wanted.force)
+    paths = sorted(path for path in wanted.directory.rglob("*") if path.is_file())
+    files = {path.relative_to(wanted.directory).as_posix(): path.stat().st_size for path in paths}
+    return Exported(wanted.directory, files, licence_of(facts).words, notes)
+
+
+def _facts(weights: Weights, wanted: Wanted) -> Facts:
+    base = base_of(weights.results)
+    _, quantization = weights.base()
+    name, revision = base.hub or (None, None)
+    if wanted.base_model:
+        given, _, at = wanted.base_model.partition("@")
+        if base.hub and given != name:
+            raise PermanentError("ExportInput", f"--base-model {given}: the run's base model is {name} on the hub")
+        name, revision = given, at or revision
+    stated = dict(wanted.data_licences)
+    for source in data_sources(weights.results.manifests["prepare"], stated):
+        if source.hub and source.licence == UNKNOWN:
+            stated[source.uri] = licence_on_hub("dataset", source.hub, source.pin or None)
+    licence = wanted.base_licence or (licence_on_hub("model", name, revision) if name else UNKNOWN)
+    return facts_of(
+        weights,
+        wanted.model,
+        base_name=name,
+        base_revision=revision,
+        base_licence=licence,
+        stated=stated,
+        quantization=quantization,
+    )
+
+
+def _notes(facts: Facts, wanted: Wanted) -> Sequence[str]:
+    notes = []
+    if facts.base_licence == UNKNOWN:
+        notes.append("The base model's licence is not known: state it with --base-licence.")
+    for source in facts.data:
+        if source.licence == UNKNOWN:
+            notes.append(f"The licence of {source.uri} is not known: state it with --licence {source.uri}=LICENCE.")
+    if facts.base_name is None and not wanted.merge:
+        notes.append(
+            f"The base model ({facts.base.uri}) is not on the hub, so nobody else can load this adapter: use --merge, or "
+            "--base-model OWNER/NAME if the same weights are there."
+        )
+    return notes
+
+
+def _tokenizer(weights: Weights, reference: Path | str) -> Path:
+    """The directory with the base model's tokenizer."""
+    from evolution_jobs.models.load import locate
+
+    hub = base_of(weights.results).hub
+    return tokenizer_files(*hub) if hub else locate(reference).directory or Path(str(reference))
+
+
+def _write_provenance(directory: Path, results: Results, model: str) -> None:
+    """Write where the adapter comes from, as `evolution get` does, and the signed form if there is one."""
+    manifest = results.artifact(model).manifest
+    unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
+    (directory / UNSIGNED).write_bytes(unsigned)
+    if (signed := results.store.read(provenance_path(manifest.key))) is not None:
+        (directory / PROVENANCE).write_bytes(signed)
+
+
+def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:
+    serve = directory / "serve"
+    serve.mkdir()
+    (serve / "GGUF.md").write_text(gguf_recipe(facts, merged=wanted.merge), "utf-8")
+    if wanted.serving is not None:
+        serving = replace(wanted.serving, facts=facts)
+        for name, text in manifests(serving, wanted.serve).items():
+            (serve / name).write_text(text, "utf-8")

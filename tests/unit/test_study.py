@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.metrics.bootstrap import bootstrap, ratio
+from evolution_operator.results.spreadsheet import guarded
 from evolution_operator.study.design import draw_pairs, in_turn, make_checks, orders, shuffled_words
-from evolution_operator.study.export import COLUMNS, guarded, votes_as_csv
+from evolution_operator.study.export import COLUMNS, votes_as_csv
 from evolution_operator.study.figures import agreement, comparison, figures, position_bias, report
 from evolution_operator.study.records import Ballots, Choice, Item, Rater, Side, Vote, choice_of, side_of
 from hypothesis import given

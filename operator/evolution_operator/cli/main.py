@@ -24,6 +24,7 @@ from .dashboard import dashboard
 from .exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from .experiment import app as experiment_app
 from .export import export
+from .figures import figures as figures_command
 from .get import get
 from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .program import is_plugin, program_name
@@ -46,6 +47,7 @@ app.add_typer(study_app, name="study")
 app.command()(report)
 app.command()(chat)
 app.command()(export)
+app.command("figures")(figures_command)
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]

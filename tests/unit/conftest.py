@@ -22,7 +22,8 @@ from tests.support.storage.servers import ACCESS_KEY, SECRET_KEY, find_minio, mi
 WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 TRAIN = ("accelerate", "datasets", "gguf", "huggingface_hub", "nltk", "peft", "sacrebleu")
 TRAIN += ("torch", "transformers", "trl", "xgrammar")
-"""Packages of the extra `train` that code imports."""
+TRAIN += ("nbformat", "pandas")
+"""Packages of the extra `train` that code imports, and others that only the whole environment has."""
 LEFT_OUT = "not installed in the environment without torch: "
 
 STORAGES = ["file", "moto", pytest.param("minio", marks=pytest.mark.minio)]

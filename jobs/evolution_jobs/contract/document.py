@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -36,6 +37,23 @@ class Rule:
         return f"{self.message}; {advised}" if advised else self.message
 
 
+class _PythonSignature:
+    """Parameters by their Python names, for completion and help. pydantic's own signature has the wire names."""
+
+    def __get__(self, _: object, owner: type[BaseModel]) -> Signature:
+        return Signature(
+            [
+                Parameter(
+                    name,
+                    Parameter.KEYWORD_ONLY,
+                    default=Parameter.empty if field.is_required() else field.get_default(call_default_factory=True),
+                    annotation=field.annotation,
+                )
+                for name, field in owner.model_fields.items()
+            ]
+        )
+
+
 class Document(BaseModel):
     """A frozen model that refuses unknown fields (except in `stored`): camelCase on the wire, snake_case in Python."""
 
@@ -51,6 +69,10 @@ class Document(BaseModel):
         validate_default=True,
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.__signature__ = _PythonSignature()  # type: ignore[assignment]
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:

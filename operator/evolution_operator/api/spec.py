@@ -30,8 +30,8 @@ from .pod import PodSettings
 
 GROUP = "evolution.run"
 VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
-KIND = "EvolutionRun"
+API_VERSION: Literal["evolution.run/v1alpha1"] = "evolution.run/v1alpha1"
+KIND: Literal["EvolutionRun"] = "EvolutionRun"
 PLURAL = "evolutionruns"
 RETRY_ANNOTATION = f"{GROUP}/retry"
 """Annotation of a run: a new value retries failed stages."""
@@ -432,8 +432,15 @@ class Metadata(BaseModel):
 class EvolutionRun(Document):
     """A run as a user writes it."""
 
-    api_version: Literal["evolution.run/v1alpha1"]
-    kind: Literal["EvolutionRun"]
+    api_version: Literal["evolution.run/v1alpha1"] = API_VERSION
+    """Python code may leave it out; a run file must have it."""
+    kind: Literal["EvolutionRun"] = KIND
+    """As `api_version`."""
     metadata: Metadata
     spec: EvolutionRunSpec
     status: dict[str, Any] | None = Field(default=None, exclude=True)
+
+    def written(self) -> dict[str, Any]:
+        """The run as a run file has it: JSON-ready values under their wire names, without fields that were not set."""
+        document = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        return {"apiVersion": self.api_version, "kind": self.kind, **document}

@@ -81,6 +81,7 @@ def validated(document: object, written: Written) -> tuple[EvolutionRun | None, 
     run, found = read_as(EvolutionRun, document, written)
     if not isinstance(document, dict):
         return None, found
+    found = [*(Fault(name, "is required") for name in ("apiVersion", "kind") if document.get(name) is None), *found]
     known = {fault.path for fault in found}
     found += [fault for fault in pod_faults(document, written) if fault.path not in known]
     return (None if found else run), found

@@ -24,7 +24,12 @@ def local_run(path: Path, storage: str | None = None) -> Run:
 
     `storage` replaces `spec.storage.uri`, relative to the current directory. Raises RunFileError.
     """
-    run = _placed(load_run(path), path, storage)
+    return local_run_of(load_run(path), path.resolve().parent, storage)
+
+
+def local_run_of(run: EvolutionRun, directory: Path, storage: str | None = None) -> Run:
+    """The same of a run that is not in a file, with relative paths resolved against `directory`. Raises RunFileError."""
+    run = _placed(run, directory, storage)
     return _run(run, pins(run.spec, _uid(run.metadata.namespace, run.metadata.name)))
 
 
@@ -35,7 +40,7 @@ def local_arms(path: Path, storage: str | None = None) -> dict[str, Run]:
     """
     experiment = load_experiment(path)
     uid = _uid(experiment.namespace, experiment.name)
-    runs = {arm.variant: _placed(arm.run, path, storage) for arm in experiment.arms}
+    runs = {arm.variant: _placed(arm.run, path.resolve().parent, storage) for arm in experiment.arms}
     return {variant: _run(run, pins(run.spec, uid)) for variant, run in runs.items()}
 
 
@@ -43,12 +48,12 @@ def _uid(namespace: str, name: str) -> str:
     return f"local:{namespace}/{name}"
 
 
-def _placed(run: EvolutionRun, path: Path, storage: str | None) -> EvolutionRun:
-    """The run with the storage that the command line names, and with its file's relative paths resolved."""
+def _placed(run: EvolutionRun, directory: Path, storage: str | None) -> EvolutionRun:
+    """The run with the storage that the command line names, and with relative paths resolved."""
     if storage is not None:
         spec = run.spec.model_copy(update={"storage": storage_at(storage, run.spec.storage)})
         run = run.model_copy(update={"spec": spec})
-    return resolve_paths(run, path.resolve().parent)
+    return resolve_paths(run, directory)
 
 
 def _run(run: EvolutionRun, pinned: dict[str, str]) -> Run:

@@ -52,6 +52,8 @@ class FigureRow:
     method: str | None
     stage: str
     """The stage that found it: `evaluate-2`."""
+    headline: bool
+    """Whether the status of the run shows it."""
 
 
 COLUMNS = tuple(field.name for field in fields(FigureRow))
@@ -128,6 +130,7 @@ def _of_figure(manifest: Manifest, figure: Figure) -> FigureRow:
         row_set=figure.row_set,
         method=printable(figure.method),
         stage=manifest.stage,
+        headline=figure.headline,
     )
 
 
@@ -153,6 +156,7 @@ def _of_manifest(manifest: Manifest) -> Iterator[FigureRow]:
                 row_set=None,
                 method=None,
                 stage=manifest.stage,
+                headline=kind.headline,
             )
 
 

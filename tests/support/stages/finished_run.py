@@ -29,9 +29,9 @@ def figure(name: str, value: float, **fields: Any) -> dict[str, Any]:
     return {**known, "rows": 3, "rowSet": "abc", "method": METHOD, **fields}
 
 
-def publish_run(file: Path, capsys: pytest.CaptureFixture[str], *, until: str | None = None) -> Run:
-    """Publish the stages of the run in the file, in the order of its graph, up to the stage `until`."""
-    run, runner, contents = local_run(file), Runner(capsys), None
+def publish_run(wanted: Path | Run, capsys: pytest.CaptureFixture[str], *, until: str | None = None) -> Run:
+    """Publish the stages of a run, or of that in a file, in the order of its graph, up to the stage `until`."""
+    run, runner, contents = local_run(wanted) if isinstance(wanted, Path) else wanted, Runner(capsys), None
     nodes = build_graph(run.spec, dict(run.pins))
     for node in nodes:
         spec = fake_stages.spec(run.spec.storage, node.id, contents, nodes=nodes)
@@ -49,7 +49,7 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def _prepare(workspace: Workspace) -> Result:
-    names = ("train", "validation", "contexts", "test", "model")
+    names = ("train", "validation", "contexts", "test", "replay", "model")
     for name in names:
         (workspace.scratch / name).write_text(name)
     return Result(outputs={name: workspace.scratch / name for name in names})

@@ -42,8 +42,8 @@ ELSEWHERE = {"myMetrics.py"}
 """Files of other projects that our pages and comments name."""
 FOREIGN = {"sha256sum", "ReadOnlyMany", "ReadWriteMany", "ContainerCannotRun", "StartError"}
 """Words of other programs."""
-VARIABLES = ("AWS_", "CREDENTIALS_")
-"""Prefixes of variables that are named after a Secret."""
+VARIABLES = ("AWS_", "CREDENTIALS_", "MLFLOW_", "TRACKIO_", "WANDB_")
+"""Prefixes of variables that are named after a Secret, or that a tracker's library reads."""
 
 
 @pytest.mark.parametrize("path", PROSE.values(), ids=PROSE)

@@ -49,6 +49,9 @@ ChampionMetric = Literal[
 ]
 
 
+TrackerName = Literal["mlflow", "wandb", "trackio"]
+
+
 class Together(Document):
     """How many processes train together. They decide how fast a result is made, and not which."""
 
@@ -386,6 +389,8 @@ class EvolutionRunSpec(Document):
     """Pod settings for every stage; a stage's own override them. A change applies to Pods that have not started."""
     retry: Retry = Retry()
     """Retries of failed stages."""
+    tracking: TrackerName | None = None
+    """Experiment tracker for figures, losses and settings. `evolution run` logs to it as stages end; for a run on a cluster, `evolution track` does. Unset logs nothing."""
     suspend: bool = False
     """True pauses the run (checkpoints are kept); false continues it."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None

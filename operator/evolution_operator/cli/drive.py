@@ -16,6 +16,7 @@ from ..local.summary import summarise
 from ..planner.actions import Plan
 from ..planner.observed import Run
 from ..report.publish import keep_report
+from ..tracking.background import tracked
 from .display import Display
 
 
@@ -33,7 +34,8 @@ def drive(wanted: Run, console: Console, *watchers: Watcher) -> dict[str, Any]:
                     f"{wanted.ref.namespace}/{wanted.ref.name}: artifacts in {store.uri}, logs in {directory}"
                 )
                 driver = Driver(wanted, store, Machine.here(), directory, display.print_line)
-                status = driver.drive(_all([display.watch, *watchers]))
+                with tracked(wanted, directory, display.print_line) as observe:
+                    status = driver.drive(_all([display.watch, observe, *watchers]))
         except OSError as error:
             # Stages report errors of the store themselves: this is the driver's own directory.
             words = error.strerror or str(error)

@@ -30,6 +30,7 @@ from .options import INTERRUPTED, Output, OutputOption, StorageOption
 from .program import is_plugin, program_name
 from .report import report
 from .study import app as study_app
+from .track import track as track_command
 from .verify import sign, verify
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ app.command()(report)
 app.command()(chat)
 app.command()(export)
 app.command("figures")(figures_command)
+app.command("track")(track_command)
 
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The run file: an EvolutionRun in YAML.")]

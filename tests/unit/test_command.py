@@ -62,6 +62,7 @@ def test_what_a_stage_prints_goes_to_its_log_and_never_to_the_terminal(tmp_path:
         rf"{CLOCK}   StageStarted    prepare",
         rf"{CLOCK} ! StageFailed     prepare: DataMalformed",
         rf"{CLOCK} ! Failed          StageFailed; 0/11 stages finished",
+        r"  report      file://.*/runs/default/tiny/report\.html",
         r"",
         r"Failed in \d+ s: stages 0 s .*",
         r"",

@@ -55,18 +55,16 @@ __all__ = [
 
 _MODULES = {
     **dict.fromkeys(("BaseModelSource", "Source", "Storage"), "evolution_jobs.contract.locations"),
-    **dict.fromkeys(("figures", "load", "open_run", "plan", "run", "save"), f"{__name__}.interactive.local"),
+    **dict.fromkeys(("figures", "load", "open_run", "plan", "report", "run", "save"), f"{__name__}.interactive.local"),
     **dict.fromkeys(("apply", "watch"), f"{__name__}.interactive.remote"),
     "RunResults": f"{__name__}.interactive.run_results",
 }
-"""Where each name is defined; `report` is a package that can be called, and all others are in the spec's module."""
+"""Where each name is defined; all others are in the spec's module."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "report":
-        return import_module(f"{__name__}.report")
     return getattr(import_module(_MODULES.get(name, f"{__name__}.api.spec")), name)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evolution_operator.report.page import render
+from evolution_operator.reporting.page import render
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.report import make_facts

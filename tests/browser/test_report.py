@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from evolution_jobs.contract.rows import Reject, Turn
-from evolution_operator.report.page import render
+from evolution_operator.reporting.page import render
 from playwright.sync_api import Browser, Page
 
 from tests.browser.screenshots import PICTURES, difference, photograph, small

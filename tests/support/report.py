@@ -11,8 +11,8 @@ from evolution_jobs.contract.rows import Answer, Pair, Reject, Turn
 from evolution_jobs.contract.stage import RunRef
 from evolution_operator.api.spec import EvolutionRunSpec
 from evolution_operator.api.status import Condition, IterationMetrics, RunStatus, StageStatus
-from evolution_operator.report.facts import Change, Facts
-from evolution_operator.report.scores import StoredScores
+from evolution_operator.reporting.facts import Change, Facts
+from evolution_operator.reporting.scores import StoredScores
 
 from tests.support.run_document import minimal_spec
 

@@ -187,7 +187,7 @@ def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monk
     def write_report(results: Results, path: Path) -> None:
         path.write_text(results.name)
 
-    monkeypatch.setattr("evolution_operator.report.load_writer", lambda: write_report)
+    monkeypatch.setattr("evolution_operator.reporting.load_writer", lambda: write_report)
     assert here("report").output == "run-report.html: the report of run\n"
     assert here("report", "train", "-o", "out").exit_code == 0
     assert files_below(Path()) == {"run-report.html", "out/report.html", "out/train.jsonl"}

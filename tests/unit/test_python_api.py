@@ -31,7 +31,6 @@ from evolution_operator import (
 from evolution_operator.api.experiment import merged
 from evolution_operator.api.validation import RunFileError
 from evolution_operator.cli.kube import ApiError
-from evolution_operator.interactive import local
 from evolution_operator.interactive.inline import ReportPage, summary_html
 from evolution_operator.interactive.remote import ClusterRun, merge_patch
 from evolution_operator.local.load import local_run_of
@@ -68,15 +67,9 @@ def test_every_name_is_there_and_importing_the_package_imports_nothing_heavy() -
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_no_other_name_is_a_module_that_would_take_its_place() -> None:
+def test_no_name_is_a_module_that_would_take_its_place() -> None:
     modules = {module.name for module in iter_modules(evolution_operator.__path__)}
-    assert modules & set(evolution_operator.__all__) <= {"report"}
-
-
-def test_the_package_of_the_report_is_its_function_too() -> None:
-    import_module("evolution_operator.report.page")
-    assert evolution_operator.report is report
-    assert inspect.signature(report).parameters.keys() == inspect.signature(local.report).parameters.keys()
+    assert not modules & set(evolution_operator.__all__)
 
 
 def test_parameters_have_their_python_names() -> None:
@@ -204,7 +197,7 @@ def test_the_report_is_shown_in_a_frame_that_cannot_reach_the_notebook(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page itself is played here."""
-    page = import_module("evolution_operator.report.page")
+    page = import_module("evolution_operator.reporting.page")
     monkeypatch.setattr(page, "write_report", lambda found, path: path.write_text('<p class="a">5 < 6</p>'))
     shown = report(built())
     frame = 'srcdoc="&lt;p class=&quot;a&quot;&gt;5 &lt; 6&lt;/p&gt;" sandbox="allow-scripts"'

@@ -14,10 +14,10 @@ from evolution_operator.cli.drive import drive
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
-from evolution_operator.report import load_writer
-from evolution_operator.report.gather import compared, gather, read_rows
-from evolution_operator.report.publish import keep_report
-from evolution_operator.report.scores import StoredScores
+from evolution_operator.reporting import load_writer
+from evolution_operator.reporting.gather import compared, gather, read_rows
+from evolution_operator.reporting.publish import keep_report
+from evolution_operator.reporting.scores import StoredScores
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -112,13 +112,13 @@ def test_a_report_that_fails_leaves_a_line_and_no_error(
     def broken(*_: object) -> None:
         raise KeyError("oh")
 
-    monkeypatch.setattr("evolution_operator.report.publish.load_writer", lambda: broken)
+    monkeypatch.setattr("evolution_operator.reporting.publish.load_writer", lambda: broken)
     assert keep_report(local_run(file), make_status(), store) == (None, "KeyError: 'oh'")
 
     def absent() -> None:
         raise PermanentError("DependencyMissing", "a report needs vl_convert: ...")
 
-    monkeypatch.setattr("evolution_operator.report.publish.load_writer", absent)
+    monkeypatch.setattr("evolution_operator.reporting.publish.load_writer", absent)
     assert keep_report(local_run(file), make_status(), store) == (
         None,
         "DependencyMissing: a report needs vl_convert: ...",

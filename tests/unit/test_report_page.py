@@ -14,9 +14,9 @@ import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Reject, Turn
 from evolution_jobs.store.file import FileStore
-from evolution_operator.report.browsers import MOST_ROWS, answer_rows, pack, pair_rows
-from evolution_operator.report.page import render, write_report
-from evolution_operator.report.scores import StoredScores
+from evolution_operator.reporting.browsers import MOST_ROWS, answer_rows, pack, pair_rows
+from evolution_operator.reporting.page import render, write_report
+from evolution_operator.reporting.scores import StoredScores
 from evolution_operator.results.results import Results
 
 from tests.support.report import make_answers, make_facts, make_manifests, make_pairs, make_spec, make_status
@@ -147,7 +147,7 @@ def test_twenty_thousand_pairs_stay_small() -> None:
 
 def test_more_pairs_than_a_page_holds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_ROWS >= 20_000
-    monkeypatch.setattr("evolution_operator.report.browsers.MOST_ROWS", 10)
+    monkeypatch.setattr("evolution_operator.reporting.browsers.MOST_ROWS", 10)
     page = render(make_facts())
     assert len(unpack(page, "pairs-data")["rows"]) == 10
     assert "The page holds the first 10 of them." in page

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from evolution_jobs.contract.rows import Answer
-from evolution_operator.report.scores import StoredSign
-from evolution_operator.report.signs import examples, signs
+from evolution_operator.reporting.scores import StoredSign
+from evolution_operator.reporting.signs import examples, signs
 
 from tests.support.report import make_answers, make_facts
 

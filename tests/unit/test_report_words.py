@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from evolution_operator.api.status import StageStatus
-from evolution_operator.report import figures, sections
-from evolution_operator.report.advice import next_steps
-from evolution_operator.report.facts import Change, Facts
-from evolution_operator.report.words import compared, happened, true_now
+from evolution_operator.reporting import figures, sections
+from evolution_operator.reporting.advice import next_steps
+from evolution_operator.reporting.facts import Change, Facts
+from evolution_operator.reporting.words import compared, happened, true_now
 
 from tests.support.report import (
     MADE,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..planner.policies import champion_rule
-from ..report.figures import SHOWN
+from ..reporting.figures import SHOWN
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path, storage: str | None = None) -> None:

@@ -15,7 +15,7 @@ from ..local.machine import Machine
 from ..local.summary import summarise
 from ..planner.actions import Plan
 from ..planner.observed import Run
-from ..report.publish import keep_report
+from ..reporting.publish import keep_report
 from ..tracking.background import tracked
 from .display import Display
 

@@ -171,7 +171,7 @@ def _base(results: Results) -> str:
 
 def _report(results: Results, directory: Path | None) -> Path:
     """Write the run's report. Raises what the report raises."""
-    from ..report import load_writer
+    from ..reporting import load_writer
 
     write_report = load_writer()
     path = directory / REPORT if directory is not None else Path(f"{results.name}-{REPORT}")

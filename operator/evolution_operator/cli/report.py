@@ -20,7 +20,7 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write a report of a run: what happened, what is true now, what to do next, and every pair and answer."""
-    from ..report import load_writer
+    from ..reporting import load_writer
 
     write_report = load_writer()
     write_report(open_results(run, namespace, storage), output)

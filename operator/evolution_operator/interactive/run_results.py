@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api.status import RunStatus
-from ..report import load_writer
+from ..reporting import load_writer
 from ..results.curves import curves
 from ..results.figures import FigureRow, read_figures
 from ..results.results import Results

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evolution_jobs.contract.errors import PermanentError
 
@@ -26,22 +23,3 @@ def load_writer() -> Callable[[Results, Path], None]:
             "DependencyMissing", f"a report needs {error.name}: pip install 'evolution-operator[report]'"
         ) from error
     return write_report
-
-
-class _Report(ModuleType):
-    """`evolution_operator.report` is a function of the Python API, too, and a package and its attribute are one thing."""
-
-    def __call__(
-        self,
-        run: Any,
-        path: str | Path | None = None,
-        *,
-        namespace: str | None = None,
-        storage: str | Path | None = None,
-    ) -> Any:
-        """As `evolution_operator.interactive.local.report`, which this package may not import: it stands below that."""
-        local = import_module("evolution_operator.interactive.local")
-        return local.report(run, path, namespace=namespace, storage=storage)
-
-
-sys.modules[__name__].__class__ = _Report

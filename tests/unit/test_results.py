@@ -10,8 +10,10 @@ import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.keys import manifest_path
 from evolution_jobs.contract.names import Named, named
+from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
+from typer.main import get_command
 
 from tests.support.run_document import run_document
 from tests.support.stages.published import publish
@@ -90,3 +92,10 @@ def test_a_run_on_the_cluster_is_found_by_its_status(
 def test_what_names_no_run_is_refused() -> None:
     with pytest.raises(PermanentError, match="neither a run file"):
         open_results("A run")
+
+
+def test_every_command_that_reads_results_reaches_a_storage_by_another_endpoint() -> None:
+    """What they say of a storage that only the cluster can reach names this option."""
+    commands: Any = get_command(app)
+    for name in ("get", "report", "chat", "export", "verify", "sign", "figures", "track"):
+        assert "endpoint" in {parameter.name for parameter in commands.commands[name].params}, name

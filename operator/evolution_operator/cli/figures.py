@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..results.figures import FigureRow, figures_as_csv, figures_as_json, read_figures
 from .console import open_console
-from .named import NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import StorageOption
 
 
@@ -35,10 +35,11 @@ def figures(
     run: RunArgument,
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
+    endpoint: EndpointOption = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Show every figure of every model, with 95 % intervals, unit, method and row set."""
-    rows = read_figures(open_results(run, namespace, storage))
+    rows = read_figures(open_results(run, namespace, storage, endpoint=endpoint))
     match output:
         case Format.json:
             print(json.dumps(figures_as_json(rows), ensure_ascii=False, indent=1))

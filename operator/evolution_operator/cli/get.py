@@ -19,7 +19,7 @@ from rich.table import Table
 from ..results.copies import Copy, fetch, is_directory, missing, planned
 from ..results.results import Artifact, Results
 from .console import open_console, say
-from .named import NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import Output, StorageOption
 
 CHAMPION = "champion"
@@ -42,11 +42,12 @@ def get(
     ] = None,
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
+    endpoint: EndpointOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
     output: Annotated[Output, typer.Option("--output", help="text, or one JSON document.")] = Output.text,
 ) -> None:
     """List a run's models, pairs and answers by name, or copy them here with their digests checked."""
-    results = open_results(run, namespace, storage)
+    results = open_results(run, namespace, storage, endpoint=endpoint)
     if not names:
         _list(results, output)
         return

@@ -14,7 +14,7 @@ from ..results.results import Results
 from ..tracking.record import record_of
 from ..tracking.trackers import send
 from .console import open_console, say
-from .named import NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import StorageOption
 
 POLL_SECONDS = 30.0
@@ -35,12 +35,13 @@ def track(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run is Complete or Failed.")] = False,
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
+    endpoint: EndpointOption = None,
 ) -> None:
     """Send figures, losses and settings of a run to MLflow, W&B or Trackio: only what the tracker lacks."""
     console = open_console()
     sent: dict[str, str] = {}
     while True:
-        results = open_results(run, namespace, storage)
+        results = open_results(run, namespace, storage, endpoint=endpoint)
         tracker = _tracker(results, to)
         record = record_of(results, read_figures(results))
         if record is None:

@@ -20,7 +20,7 @@ from ..results.results import Results
 from ..verify.findings import Kind, Verification
 from .console import open_console, say
 from .exit_codes import EXIT_FAILED
-from .named import NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import Output, OutputOption, StorageOption
 
 STYLES = {Kind.missing: "red", Kind.changed: "red", Kind.foreign: "yellow"}
@@ -30,6 +30,7 @@ def verify(
     run: RunArgument,
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
+    endpoint: EndpointOption = None,
     key: Annotated[
         Path | None, typer.Option("--key", help="Public key (PEM): every manifest must be signed by its owner.")
     ] = None,
@@ -40,7 +41,7 @@ def verify(
     from ..verify.walk import verify as verify_results
 
     signer = public_key(key) if key is not None else None
-    results = _something(open_results(run, namespace, storage))
+    results = _something(open_results(run, namespace, storage, endpoint=endpoint))
     console = open_console(stderr=output is Output.json)
     with _bar(console, results) as watch:
         found = verify_results(results, signer, watch)
@@ -57,6 +58,7 @@ def sign(
     key: Annotated[Path, typer.Option("--key", help="Private key (PEM): Ed25519, ECDSA or RSA.")],
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
+    endpoint: EndpointOption = None,
     output: OutputOption = Output.text,
 ) -> None:
     """Verify a run's results, then sign the provenance of each manifest and store it beside the manifest."""
@@ -66,7 +68,7 @@ def sign(
     from ..verify.walk import manifest_digest, provenance_path, verify_files
 
     signer = private_key(key)
-    results = _something(open_results(run, namespace, storage))
+    results = _something(open_results(run, namespace, storage, endpoint=endpoint))
     console = open_console(stderr=output is Output.json)
     with _bar(console, results) as watch:
         found = verify_files(results, watch)

@@ -82,11 +82,17 @@ def plan(run: str | Path | EvolutionRun, *, storage: str | Path | None = None) -
     return plan_frame(forecast(_local(run, storage)))
 
 
-def open_run(run: Reference, *, namespace: str | None = None, storage: str | Path | None = None) -> RunResults:
+def open_run(
+    run: Reference,
+    *,
+    namespace: str | None = None,
+    storage: str | Path | None = None,
+    endpoint: str | None = None,
+) -> RunResults:
     """What a run has left so far: by a run file, an EvolutionRun, or the name of a run.
 
-    A name means a run on the cluster, or with `storage` (a URI or a directory) a run that this storage has. Raises
-    RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
+    A name means a run on the cluster, or with `storage` (a URI or a directory) a run that this storage has. `endpoint` is the
+    URL of the S3 service of a file or name as this machine reaches it. Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
     """
     if isinstance(run, RunResults):
         return run
@@ -94,12 +100,19 @@ def open_run(run: Reference, *, namespace: str | None = None, storage: str | Pat
         return RunResults(results_of_run(_local(run, storage)))
     if isinstance(run, ClusterRun):
         namespace, run = run.namespace, run.name
-    return RunResults(open_results(str(run), namespace, None if storage is None else str(storage)))
+    place = None if storage is None else str(storage)
+    return RunResults(open_results(str(run), namespace, place, endpoint=endpoint))
 
 
-def figures(run: Reference, *, namespace: str | None = None, storage: str | Path | None = None) -> DataFrame:
+def figures(
+    run: Reference,
+    *,
+    namespace: str | None = None,
+    storage: str | Path | None = None,
+    endpoint: str | None = None,
+) -> DataFrame:
     """Every figure of every model of a run as a DataFrame. Arguments and errors are those of `open_run`."""
-    return open_run(run, namespace=namespace, storage=storage).figures
+    return open_run(run, namespace=namespace, storage=storage, endpoint=endpoint).figures
 
 
 def report(
@@ -108,9 +121,10 @@ def report(
     *,
     namespace: str | None = None,
     storage: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> ReportPage:
     """The report of a run, which a notebook shows; `path` keeps it as a file. Other arguments are those of `open_run`."""
-    return open_run(run, namespace=namespace, storage=storage).report(path)
+    return open_run(run, namespace=namespace, storage=storage, endpoint=endpoint).report(path)
 
 
 def _local(run: str | Path | EvolutionRun, storage: str | Path | None) -> Run:

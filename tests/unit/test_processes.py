@@ -131,7 +131,7 @@ def test_prepare_of_a_set_like_esconv_fits_256_mebibytes_and_imports_nothing_hea
         }
     )
     spec = StageSpec(
-        run=RunRef(namespace="default", name="test", uid="test"),
+        run=RunRef(namespace="default", name="esconv", uid="u"),
         stage="prepare",
         kind="prepare",
         key=stage_key("prepare", settings, 0, {}),

@@ -14,6 +14,7 @@ from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from tests.support.run_document import run_document
 from tests.support.stages.published import publish
@@ -99,3 +100,8 @@ def test_every_command_that_reads_results_reaches_a_storage_by_another_endpoint(
     commands: Any = get_command(app)
     for name in ("get", "report", "chat", "export", "verify", "sign", "figures", "track"):
         assert "endpoint" in {parameter.name for parameter in commands.commands[name].params}, name
+
+
+def test_status_of_a_run_file_says_what_shows_it() -> None:
+    found = CliRunner().invoke(app, ["status", "run.yaml"])
+    assert str(found.exception) == "run.yaml is a run file: `evolution plan -f run.yaml` shows its stages"

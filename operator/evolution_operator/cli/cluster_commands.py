@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from evolution_jobs.contract.errors import PermanentError
 
 from .completion import run_names, stage_names
 from .console import open_console
 from .exit_codes import EXIT_FAILED
+from .named import RUN_FILES
 from .options import Output, OutputOption, StorageOption
 from .program import program_name
 
@@ -48,6 +50,8 @@ def status(
     """Show a run on the cluster: stages, progress, figures, and what delays it."""
     from .cluster import fetch, print_status, read_status
 
+    if name.endswith(RUN_FILES):
+        raise PermanentError("RunUnknown", f"{name} is a run file: `evolution plan -f {name}` shows its stages")
     found = fetch(name, namespace).get("status", {})
     if output is Output.json:
         print(json.dumps(found, ensure_ascii=False))

@@ -167,7 +167,8 @@ def _base(results: Results) -> str:
         return f"{results.store.uri}/{output.files[0].location.removesuffix(f'/{output.files[0].path}')}"
     # A manifest may be foreign.
     pinned = printable(output.reference) if output and output.reference else None
-    return pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
+    uri = pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
+    return uri.removeprefix("file://")
 
 
 def _report(results: Results, directory: Path | None) -> Path:

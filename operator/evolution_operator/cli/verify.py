@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -85,7 +86,8 @@ def sign(
         print(json.dumps({"signed": places, "keyId": signer.public_key.keyid}))
         return
     say(console, f"{results.namespace}/{results.name}: {len(places)} manifests signed, key {signer.public_key.keyid}")
-    say(console, f"  check it: evolution verify {run} --key PUBLIC_KEY")
+    place = f" --storage {shlex.quote(storage)}" if storage is not None else ""
+    say(console, f"  check it: evolution verify {shlex.quote(run)}{place} --key PUBLIC_KEY")
 
 
 def _something(results: Results) -> Results:

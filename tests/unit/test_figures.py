@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import RunRef
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
+from evolution_operator.reporting.gather import gather
 from evolution_operator.results.figures import COLUMNS, figures_as_csv, read_figures, rows_of
 from typer.testing import CliRunner
 
@@ -104,3 +106,18 @@ def test_a_document_that_is_no_list_of_figures_is_named(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=r"stage evaluate-0: stages/0/metrics.json cannot be read") as error:
         list(rows_of(made, {"figures": [{"name": "distinct2"}]}))
     assert error.value.reason == "FiguresUnreadable"
+
+
+def test_the_name_of_a_stage_leads_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes into the bucket names the stage in its manifest."""
+    file = manifest(tmp_path, iterations=1)
+    publish_run(file, capsys)
+    results = open_results(str(file))
+    hostile = {id_: each.model_copy(update={"stage": "../../escaped"}) for id_, each in results.manifests.items()}
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    read_figures(replace(results, manifests=hostile))
+    gather(replace(results, manifests=hostile))
+    assert not (tmp_path / "escaped").exists()

@@ -69,6 +69,20 @@ def test_a_stage_with_an_unreadable_manifest_is_named(tmp_path: Path, capsys: py
         open_results(str(file)).artifact("M0")
 
 
+@pytest.mark.parametrize("stage", ["../../escaped", "/etc/sft", "sft\n", "\x1b[2J", ""])
+def test_a_manifest_whose_stage_is_no_stage_is_a_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    file = manifest(tmp_path, iterations=1)
+    run, keys = publish(file, capsys)
+    place = Path(run.spec.storage.uri.removeprefix("file://")) / manifest_path(keys["sft"])
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"stage": stage}))
+    found = open_results(str(file))
+    assert [*found.manifests] == ["prepare", "evaluate-0"]
+    assert "ManifestCorrupt" in found.faults["sft"]
+    assert "stage: " in found.faults["sft"]
+
+
 def test_a_run_on_the_cluster_is_found_by_its_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1168,7 +1168,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     return Manifest(
         key=key,
         kind=draw(st.sampled_from(["prepare", "sft", "dpo"])),
-        stage=draw(TEXT),
+        stage=draw(st.sampled_from(["prepare", "sft", "dpo-12"])),
         iteration=draw(st.none() | st.integers(0, 9)),
         run=RunRef(namespace=draw(TEXT), name=draw(TEXT), uid=draw(TEXT)),
         attempt=attempt,

@@ -15,6 +15,8 @@ from .stage import RunRef, StageKind
 
 MANIFEST_VERSION: Literal["evolution.run/manifest/v1"] = "evolution.run/manifest/v1"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+StageId = Annotated[str, Field(pattern=r"^[a-z]+(-[0-9]+)?$")]
+"""Id of a stage in its run's graph: `dpo-2`. Readers name files and directories by it, and a manifest may be foreign."""
 Intervals = dict[str, Interval]
 """Name of a figure to its 95 % interval."""
 Phase = Literal["pull", "import", "fetch", "load", "work"]
@@ -56,7 +58,7 @@ class Manifest(Document):
     version: Literal["evolution.run/manifest/v1"] = MANIFEST_VERSION
     key: Digest
     kind: StageKind
-    stage: str
+    stage: StageId
     iteration: int | None = None
     run: RunRef
     attempt: str

@@ -97,13 +97,9 @@ class _Reader:
     def rows(self, kind: str, output: str, row: type[Row]) -> dict[int, list[Row]]:
         """By iteration: the rows of an output of all stages of a kind."""
 
-        def read(path: Path) -> list[Row]:
-            found, bad = read_rows(path, row)
-            if bad:
-                self.unread.append(f"{path.parent.name}/{path.name}: {bad}")
-            return found
-
-        return self.by_iteration(kind, output, read)
+        found = self.by_iteration(kind, output, lambda path: (path.name, *read_rows(path, row)))
+        self.unread += [f"{kind}-{number}/{name}: {bad}" for number, (name, _, bad) in found.items() if bad]
+        return {number: rows for number, (_, rows, _) in found.items()}
 
     def by_iteration(self, kind: str, output: str, read: Callable[[Path], Read]) -> dict[int, Read]:
         """By iteration: what `read` makes of an output's only file."""
@@ -117,7 +113,7 @@ class _Reader:
         return found
 
     def _fetch(self, manifest: Manifest, output: Output) -> Path:
-        paths = self._results.fetch(output, self._scratch / manifest.stage)
+        paths = self._results.fetch(output, self._scratch / manifest.key)
         if not paths:
             raise ValueError("the output has no file")
         return paths[0]

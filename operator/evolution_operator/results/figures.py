@@ -68,7 +68,7 @@ def read_figures(results: Results) -> list[FigureRow]:
     with tempfile.TemporaryDirectory() as scratch:
         for manifest in results.manifests.values():
             if manifest.kind in ABOUT_MODELS and manifest.iteration is not None:
-                found += rows_of(manifest, _document(results, manifest, Path(scratch) / manifest.stage))
+                found += rows_of(manifest, _document(results, manifest, Path(scratch) / manifest.key))
     return sorted(found, key=_order)
 
 

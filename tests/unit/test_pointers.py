@@ -9,9 +9,12 @@ import pytest
 from evolution_jobs.contract.errors import EXIT_TRANSIENT, TransientError
 from evolution_jobs.contract.keys import manifest_path
 from evolution_jobs.contract.locations import Storage
+from evolution_jobs.contract.manifest import File, Manifest, Output, content_digest
 from evolution_jobs.contract.names import Pointer
 from evolution_jobs.store.file import FileStore
+from evolution_jobs.store.manifests import publish
 from evolution_jobs.store.open import open_store
+from evolution_jobs.store.pointers import point
 from evolution_operator.results.find import results_of_pointers
 
 from tests.support.stages import fake_stages
@@ -114,6 +117,28 @@ def test_a_storage_alone_is_enough_to_find_a_run(storage: Storage) -> None:
     found = results_of_pointers(open_store(storage), None, "run")
     assert found.artifacts.keys() == ARTIFACTS
     assert list(found.manifests) == ["prepare", "sft", "generate-1", "evaluate-0"]
+
+
+def test_the_pointer_to_what_a_stage_always_makes_says_which_result_counts(directory: Storage) -> None:
+    """The newer run of the name makes no safety replies, so the earlier one's pointer to them stays, and is listed last."""
+    store = open_store(directory)
+
+    def evaluated(key: str, *outputs: str) -> Manifest:
+        made = {}
+        for name in outputs:
+            location = f"stages/{key}/attempts/a/{name}/{name}.jsonl"
+            store.put_bytes(b"{}", location)
+            digest = store.sha256(location) or ""
+            file = File(path=f"{name}.jsonl", location=location, sha256=digest, size=2)
+            made[name] = Output(digest=content_digest([(file.path, digest)]), files=[file])
+        known = {"settings": {}, "seed": 0, "code": {}, "seconds": 1.0, "attempt": "a", "run": MINE, "outputs": made}
+        return publish(store, Manifest(key=key, kind="evaluate", stage="evaluate-0", iteration=0, **known))
+
+    for manifest in (evaluated("a" * 64, "answers", "metrics", "safety"), evaluated("b" * 64, "answers", "metrics")):
+        point(store, MINE, [manifest])
+    found = results_of_pointers(store, MINE.namespace, MINE.name)
+    assert found.manifests["evaluate-0"].key == "b" * 64
+    assert found.artifacts.keys() == {"answers-0", "metrics-0"}
 
 
 def test_a_pointer_says_nothing_that_a_newer_version_may_not_add_to(directory: Storage, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ OUTPUTS = {
 }
 """Output with the number of its round in its name, and the kind of stage that makes it."""
 
+ALWAYS_MADE = ("train", "adapter", "responses", "pairs", "answers", "verdicts")
+"""Of each kind of stage with artifacts, the output that none of its settings leaves out."""
+
 ARTIFACT_NAME = re.compile(
     rf"M(?P<model>\d{{1,4}})|(?P<output>{'|'.join(OUTPUTS)})-(?P<round>\d{{1,4}})|{'|'.join(DATA)}"
 )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.contract.keys import RUNS_PREFIX, resolve_keys
 from evolution_jobs.contract.manifest import Manifest
-from evolution_jobs.contract.names import Pointer, named, pointers_prefix
+from evolution_jobs.contract.names import ALWAYS_MADE, Pointer, named, pointers_prefix
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import LOOKUPS, read_manifest
@@ -52,13 +52,15 @@ def results_of_pointers(store: Store, namespace: str | None, name: str) -> Resul
     """
     namespace = namespace or _namespace(store, name)
     prefix = pointers_prefix(namespace, name)
-    keys: dict[str, str] = {}
-    for location, _ in store.list(prefix):
+    # A newer run of the name may leave out an output. The earlier run's pointer to that stays, and is of another result.
+    deciding: dict[str, str] = {}
+    for location in sorted(location for location, _ in store.list(prefix)):
         place = named(location.removeprefix(prefix))
-        if place is not None:
-            keys[place.stage] = _pointer(store, location).key
-    if not keys:
+        if place is not None and (place.output in ALWAYS_MADE or place.stage not in deciding):
+            deciding[place.stage] = location
+    if not deciding:
         raise PermanentError("RunUnknown", f"{store.uri} has no results of a run {namespace}/{name}")
+    keys = {stage: _pointer(store, location).key for stage, location in deciding.items()}
     manifests, faults = _read(store, dict(sorted(keys.items(), key=lambda item: _order(item[0]))))
     return Results(namespace, name, store, manifests, faults=faults)
 

@@ -1149,22 +1149,19 @@ PATHS = st.lists(st.from_regex(r"\A[a-zA-Z0-9_-]{1,8}\Z"), min_size=1, max_size=
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     key, attempt = draw(DIGEST), draw(st.from_regex(r"\A[a-z0-9]{1,9}\Z"))
-    outputs = {
-        name: Output(
-            digest=draw(DIGEST),
-            reference=draw(st.none() | TEXT),
-            files=[
-                File(
-                    path=path,
-                    location=f"stages/{key}/attempts/{attempt}/{name}/{path}",
-                    sha256=draw(DIGEST),
-                    size=draw(st.integers(0, 2**40)),
-                )
-                for path in draw(st.lists(PATHS, unique=True, max_size=3))
-            ],
-        )
-        for name in draw(st.lists(st.from_regex(r"\A[a-zA-Z]{1,9}\Z"), unique=True, max_size=3))
-    }
+    outputs = {}
+    for name in draw(st.lists(st.from_regex(r"\A[a-zA-Z]{1,9}\Z"), unique=True, max_size=3)):
+        files = [
+            File(
+                path=path,
+                location=f"stages/{key}/attempts/{attempt}/{name}/{path}",
+                sha256=draw(DIGEST),
+                size=draw(st.integers(0, 2**40)),
+            )
+            for path in draw(st.lists(PATHS, unique=True, max_size=3))
+        ]
+        digest = content_digest((file.path, file.sha256) for file in files) if files else draw(DIGEST)
+        outputs[name] = Output(digest=digest, reference=draw(st.none() | TEXT), files=files)
     return Manifest(
         key=key,
         kind=draw(st.sampled_from(["prepare", "sft", "dpo"])),

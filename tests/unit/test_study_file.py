@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.keys import manifest_path, resolve_keys
-from evolution_jobs.contract.manifest import Manifest, canonical_digest
+from evolution_jobs.contract.manifest import Manifest, canonical_digest, content_digest
 from evolution_jobs.store.base import file_sha256
 from evolution_jobs.store.open import open_store
 from evolution_operator.cli.main import app
@@ -277,7 +277,7 @@ def test_answers_and_whole_conversations_come_from_the_storage_of_a_run(tmp_path
                 "finished": "2026-01-01T00:00:00Z",
                 "seconds": 1.0,
             },
-            "outputs": {output: {"digest": "d" * 64, "files": [known]}} | fields.get("others", {}),
+            "outputs": {output: {"digest": content_digest([(path.name, known["sha256"])]), "files": [known]}} | fields.get("others", {}),
         }
         Manifest.stored(document)
         store.put_bytes(json.dumps(document).encode(), manifest_path(key))

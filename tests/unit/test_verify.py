@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from evolution_jobs.contract.keys import manifest_path, stage_prefix
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import canonical_digest
 from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import retract
+from evolution_jobs.store.manifests import CorruptManifestError, read_manifest, retract
 from evolution_jobs.store.open import open_store
 from evolution_operator.cli.main import app
 from evolution_operator.results.find import results_of_pointers
@@ -139,6 +140,24 @@ def test_a_manifest_that_does_not_fit_its_key_is_found(
     verification = verify(results_in(directory))
     assert any(stage == "sft" and words in message for _, stage, message in said(verification)), said(verification)
     assert verification.intact == ("key does not follow" not in words)
+
+
+def test_a_model_that_is_swapped_in_its_manifest_is_found(directory: Storage) -> None:
+    """The output's digest is what later stages have read, so a file's cannot change alone."""
+    results = finished_run(directory)
+    place, sft = place_of(results, "M0"), results.manifests["sft"]
+    results.store.put_bytes(b"another", place)
+
+    def swap(document: dict[str, Any]) -> None:
+        (file,) = [each for each in document["outputs"]["adapter"]["files"] if each["location"] == place]
+        file |= {"sha256": hashlib.sha256(b"another").hexdigest(), "size": len(b"another")}
+
+    edit(results.store, manifest_path(sft.key), swap)
+    with pytest.raises(CorruptManifestError, match=r"outputs\.adapter: its digest is not that of its files"):
+        read_manifest(results.store, sft.key)
+    verification = verify(results_in(directory))
+    assert not verification.intact
+    assert any((kind, stage) == ("changed", "sft") for kind, stage, _ in said(verification))
 
 
 def test_an_input_that_is_no_longer_what_was_read_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.keys import attempt_prefix, manifest_path, model_prefix
-from ..contract.manifest import File, Manifest, Output
+from ..contract.manifest import File, Manifest, Output, content_digest
 from .base import Store
 
 LOOKUPS = 16
@@ -55,6 +55,9 @@ def read_manifest(store: Store, key: str) -> Manifest | None:
         for file in output.files:
             if file.location not in [f"{place}{file.path}" for place in places]:
                 raise CorruptManifestError(key, f"outputs.{name}: {file.path} lies at {file.location}")
+        # Keys and inputs name an output by its digest alone.
+        if output.files and output.digest != content_digest((file.path, file.sha256) for file in output.files):
+            raise CorruptManifestError(key, f"outputs.{name}: its digest is not that of its files")
     return manifest
 
 

@@ -18,7 +18,9 @@ from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.results.copies import fetch, missing, planned
 from evolution_operator.results.results import Results
+from evolution_operator.verify.findings import PROVENANCE
 from evolution_operator.verify.provenance import UNSIGNED
+from evolution_operator.verify.walk import provenance_path
 from typer.testing import CliRunner
 
 from tests.support.stages.finished import ADAPTER, finished_run, results_in
@@ -132,6 +134,25 @@ def test_a_file_that_differs_is_replaced_only_by_force(here: Callable[..., Resul
     assert files_below(Path("run-M0")) == {*ADAPTER, "notes.txt", UNSIGNED}
 
 
+def test_what_lies_beside_a_model_is_replaced_only_by_force(here: Callable[..., Result], directory: Storage) -> None:
+    Path("mine").mkdir()
+    results = results_in(directory)
+    results.store.put_bytes(b"signed", provenance_path(results.manifests["sft"].key))
+    for name in (UNSIGNED, PROVENANCE):
+        place = Path("mine", name)
+        place.write_text("mine")
+        refused = here("M0", "-o", "mine")
+        assert isinstance(refused.exception, PermanentError)
+        assert str(refused.exception).startswith(f"{place} exists and is not that of M0")
+        assert place.read_text() == "mine"
+        place.unlink()
+        assert here("M0", "-o", "mine").exit_code == 0
+        assert "intact" in here("M0", "-o", "mine").output
+        place.write_text("mine")
+        assert here("M0", "-o", "mine", "--force").exit_code == 0
+        assert place.read_text() != "mine"
+
+
 def test_a_place_of_the_wrong_kind_is_refused_also_by_force(here: Callable[..., Result]) -> None:
     Path("run-responses-1.jsonl").mkdir()
     assert "is a directory; name another place" in str(here("responses-1", "--force").exception)
@@ -175,7 +196,7 @@ def test_the_champion_is_a_name_too(
     results = open_results(str(file))
     assert results.status is not None
     chosen = replace(results, status=results.status.model_copy(update={"champion": 0}))
-    monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_: chosen)
+    monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_, **_options: chosen)
     assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
     both = json.loads(CliRunner().invoke(app, [*arguments, "M0", "--output", "json"]).stdout)
     assert both["copied"] == [{"name": "M0", "path": str(tmp_path / "best"), "written": False}]

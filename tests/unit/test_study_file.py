@@ -277,7 +277,8 @@ def test_answers_and_whole_conversations_come_from_the_storage_of_a_run(tmp_path
                 "finished": "2026-01-01T00:00:00Z",
                 "seconds": 1.0,
             },
-            "outputs": {output: {"digest": content_digest([(path.name, known["sha256"])]), "files": [known]}} | fields.get("others", {}),
+            "outputs": {output: {"digest": content_digest([(path.name, known["sha256"])]), "files": [known]}}
+            | fields.get("others", {}),
         }
         Manifest.stored(document)
         store.put_bytes(json.dumps(document).encode(), manifest_path(key))

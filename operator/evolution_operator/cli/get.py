@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,10 @@ def get(
         _list(results, output)
         return
     artifacts = {each.name: each for each in (_artifact(results, name) for name in names if name != "report")}
-    copies = planned(results.name, list(artifacts.values()), directory)
+    copies = [
+        replace(copy, documents=_provenance(results, copy))
+        for copy in planned(results.name, list(artifacts.values()), directory)
+    ]
     # All conflicts are found before anything is copied.
     lacking = {copy.artifact.name: missing(copy, force) for copy in copies}
     console = open_console(stderr=output is Output.json)
@@ -127,7 +131,7 @@ def _copy(console: Console, results: Results, copy: Copy, wanted: list[str]) -> 
     size = sum(file.size for file in copy.artifact.output.files if file.path in wanted)
     if wanted:
         with transfer_bar(console, copy.artifact.name, size) as watch:
-            fetch(results, copy, wanted, _provenance(results, copy), watch)
+            fetch(results, copy, wanted, watch)
 
 
 def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
@@ -141,7 +145,9 @@ def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
     manifest = copy.artifact.manifest
     unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
     signed = results.store.read(provenance_path(manifest.key))
-    return {UNSIGNED: unsigned} | ({PROVENANCE: signed} if signed is not None else {})
+    documents = {UNSIGNED: unsigned} | ({PROVENANCE: signed} if signed is not None else {})
+    # A foreign model may have a file of this name. The model is copied as it is.
+    return {name: text for name, text in documents.items() if name not in copy.files}
 
 
 def _tell(console: Console, results: Results, copy: Copy, written: bool, run: str) -> None:

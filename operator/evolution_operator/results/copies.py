@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from evolution_jobs.contract.errors import PermanentError
@@ -26,6 +27,8 @@ class Copy:
     """The directory of a model, or one file."""
     files: Mapping[str, Path]
     """Where each file goes, by its path in the artifact."""
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    """By name: what goes into a model's directory beside its files."""
 
 
 def is_directory(artifact: Artifact) -> bool:
@@ -57,21 +60,23 @@ def planned(run: str, artifacts: Sequence[Artifact], directory: Path | None) -> 
 
 
 def missing(copy: Copy, force: bool = False) -> list[str]:
-    """Paths of the artifact's files that are not there yet, or differ and may be replaced (`force`).
+    """Paths of the artifact's files and documents that are not there yet, or differ and may be replaced (`force`).
 
     Raises PermanentError `OutputExists` for a file that differs, unless `force`, and for a file in a directory's place or
     the other way round.
     """
+    expected = {file.path: (file.size, file.sha256) for file in copy.artifact.output.files}
+    expected |= {name: (len(text), hashlib.sha256(text).hexdigest()) for name, text in copy.documents.items()}
     wanted = []
-    for file in copy.artifact.output.files:
-        path = copy.files[file.path]
+    for name, (size, sha256) in expected.items():
+        path = copy.files.get(name, copy.path / name)
         try:
             there = next(place for place in (path, *path.parents) if place.exists())
             if there != path and not there.is_dir():
                 raise PermanentError("OutputExists", f"{there} is a file; name another place with -o")
             if path.is_dir():
                 raise PermanentError("OutputExists", f"{path} is a directory; name another place with -o")
-            if there == path and path.stat().st_size == file.size and file_sha256(path) == file.sha256:
+            if there == path and path.stat().st_size == size and file_sha256(path) == sha256:
                 continue
         except OSError as error:
             raise disk_error(error, path) from error
@@ -80,18 +85,12 @@ def missing(copy: Copy, force: bool = False) -> list[str]:
                 "OutputExists",
                 f"{path} exists and is not that of {copy.artifact.name}; name another place with -o, or replace it with --force",
             )
-        wanted.append(file.path)
+        wanted.append(name)
     return wanted
 
 
-def fetch(
-    results: Results,
-    copy: Copy,
-    wanted: Sequence[str],
-    documents: Mapping[str, bytes] | None = None,
-    watch: Watch = unwatched,
-) -> None:
-    """Copy the wanted files, and write `documents` beside a model's. They appear once all of them are there.
+def fetch(results: Results, copy: Copy, wanted: Sequence[str], watch: Watch = unwatched) -> None:
+    """Copy the wanted files, and write the wanted documents. They appear once all of them are there.
 
     Each file is checked by its digest. Other files stay. Raises what the store raises, and StageError for the disk.
     """
@@ -107,9 +106,9 @@ def fetch(
                     path = inside(partial, file.path)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     results.store.get_file(file.location, path, file.sha256, watch)
-            for name, content in (documents or {}).items():
-                (partial / name).write_bytes(content)
-            _publish(copy, [*wanted, *(documents or {})], partial)
+            for name in copy.documents.keys() & set(wanted):
+                (partial / name).write_bytes(copy.documents[name])
+            _publish(copy, wanted, partial)
     except OSError as error:
         raise disk_error(error, copy.path) from error
 

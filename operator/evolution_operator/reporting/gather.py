@@ -96,7 +96,6 @@ class _Reader:
 
     def rows(self, kind: str, output: str, row: type[Row]) -> dict[int, list[Row]]:
         """By iteration: the rows of an output of all stages of a kind."""
-
         found = self.by_iteration(kind, output, lambda path: (path.name, *read_rows(path, row)))
         self.unread += [f"{kind}-{number}/{name}: {bad}" for number, (name, _, bad) in found.items() if bad]
         return {number: rows for number, (_, rows, _) in found.items()}

@@ -13,10 +13,12 @@ import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import RunRef
+from evolution_operator.cli.figures import print_figures
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.reporting.gather import gather
 from evolution_operator.results.figures import COLUMNS, figures_as_csv, read_figures, rows_of
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.stages.finished_run import HELD_OUT, METHOD, publish_run
@@ -97,6 +99,19 @@ def test_csv_guards_text_and_keeps_negative_numbers() -> None:
     assert cells["method"].startswith("'@x")
     assert "\x1b" not in cells["method"]
     assert cells["low"] == ""
+
+
+def test_a_foreign_figure_cannot_write_to_the_terminal() -> None:
+    made = stage("evaluate", 0).model_copy(update={"stage": "evaluate-0\x1b[2J"})
+    (row,) = rows_of(made, {"figures": [figure(name="mine\x1b[2J [/INST] :smile:", set="[bold]theirs")]})
+    assert (row.figure, row.label, row.stage) == (
+        *["mine\ufffd[2J [/INST] :smile:"] * 2,
+        "evaluate-0\ufffd[2J",
+    )
+    out = io.StringIO()
+    print_figures(Console(file=out, width=120), [row])
+    assert "mine\ufffd[2J [/INST] :smile:" in out.getvalue()
+    assert "test set [bold]theirs" in out.getvalue()
 
 
 def test_a_document_that_is_no_list_of_figures_is_named(tmp_path: Path) -> None:

@@ -171,6 +171,21 @@ def test_a_manifest_cannot_write_to_the_terminal(here: Callable[..., Result], di
     assert "where model is hf://owner/\ufffd[2J@0123456789" in here("M0").output
 
 
+def test_a_list_shows_foreign_names_and_faults_as_text(here: Callable[..., Result], directory: Storage) -> None:
+    results = results_in(directory)
+    said = "\x1b[2J[/INST]"
+    for stage, fields in (("prepare", {"stage": said}), ("sft", {"outputs": {said: {}}})):
+        path = manifest_path(results.manifests[stage].key)
+        results.store.put_bytes(json.dumps(json.loads(results.store.read(path) or b"") | fields).encode(), path)
+    listed = here()
+    assert listed.exit_code == 0, listed.exception
+    *table, fault = listed.output.splitlines()
+    assert "\ufffd[2J[/INST]" in "".join(table)
+    assert fault.startswith("sft: ")
+    assert "\ufffd[2J[/INST]" in fault
+    assert "\x1b" not in listed.output
+
+
 def test_what_cannot_be_copied_is_one_message(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, words in (
         ("M7", "M7 is not there: stage dpo-7 of run run has not finished; there are .*M0"),

@@ -1,15 +1,18 @@
-"""The status as it is written and read: it has no empty values, and leaving them out loses nothing."""
+"""The status as it is written, read and printed: it has no empty values, and leaving them out loses nothing."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_operator.api.status import RunStatus
+from evolution_operator.cli.cluster import print_status
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tests.support.stages.fake_processes import raising
 from tests.unit.test_driver import Driven
@@ -73,3 +76,17 @@ def test_unknown_fields_of_a_stage_are_ignored() -> None:
     (read,) = RunStatus.model_validate({"stages": [stage]}).stages
     assert read.progress is not None
     assert read.progress.done == 1
+
+
+def test_a_status_that_quotes_a_dialogue_is_printed_as_text() -> None:
+    said = "the template has [/INST] :smile: \x1b[2J"
+    stage = {"id": "sft", "name": "sft", "state": "Failed", "message": said}
+    condition = {"type": "Failed", "status": "True", "reason": "ChatTemplate", "message": said}
+    condition["lastTransitionTime"] = "2026-05-04T09:00:00Z"
+    metrics = [{"iteration": 0, "figures": {"profile [/x]": 1.0}}]
+    status = RunStatus.model_validate({"stages": [stage], "conditions": [condition], "metrics": metrics})
+    out = io.StringIO()
+    print_status(Console(file=out, width=200), "first", None, status)
+    printed = out.getvalue()
+    assert printed.count("the template has [/INST] :smile: \ufffd[2J") == 2
+    assert "M0  profile [/x] 1" in printed

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.printable import printable
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..api.spec import API_VERSION, PLURAL, RETRY_ANNOTATION
 from ..api.status import RunStatus, StageStatus
+from .console import say
 from .display import amount, one_line
 from .kube import Cluster, explained
 
@@ -66,17 +69,18 @@ def print_status(console: Console, name: str, namespace: str | None, status: Run
     console.print(f"[bold]{name}[/bold]  {one_line(status)}", highlight=False)
     for condition in status.conditions:
         if condition.message:
-            console.print(f"  {condition.reason}: {condition.message}", highlight=False, markup=False, soft_wrap=True)
+            # Messages quote data and logs: a terminal must not obey them.
+            say(console, printable(f"  {condition.reason}: {condition.message}"))
     table = Table()
     for column in ("stage", "state", "attempt", "progress", "seconds", "GPU-s", "message"):
         table.add_column(column, overflow="fold")
     for stage in status.stages:
-        table.add_row(*_row(stage))
+        table.add_row(*(Text(printable(cell)) for cell in _row(stage)))
     console.print(table)
     for entry in status.metrics:
         star = " *" if entry.iteration == status.champion else ""
         figures = "  ".join(f"{figure} {value:.4g}" for figure, value in sorted(entry.figures.items()))
-        console.print(f"M{entry.iteration}{star}  {figures}", highlight=False, soft_wrap=True)
+        say(console, printable(f"M{entry.iteration}{star}  {figures}"))
     if status.phase == "Complete":
         console.print(f"Talk to the champion: evolution chat {name}{place}", highlight=False, soft_wrap=True)
 

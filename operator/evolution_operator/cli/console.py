@@ -17,5 +17,5 @@ def open_console(stderr: bool = False) -> Console:
 
 
 def say(console: Console, line: str, style: str | None = None) -> None:
-    """Print one line as it is: no markup, no colours for numbers, wrapped by the terminal alone."""
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    """Print one line as it is: no markup, no emoji for codes, no colours for numbers, wrapped by the terminal alone."""
+    console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..results.figures import FigureRow, figures_as_csv, figures_as_json, read_figures
 from .console import open_console
@@ -67,7 +68,7 @@ def _table(name: str | None, rows: Sequence[FigureRow]) -> Table:
     for figure, label in {row.figure: row.label for row in rows}.items():
         found = [cells.get((figure, model)) for model in models]
         human = next((row.human for row in found if row and row.human is not None), None)
-        table.add_row(escape(label), *(_cell(row) for row in found), "" if human is None else f"{human:z.2f}")
+        table.add_row(Text(label), *(_cell(row) for row in found), "" if human is None else f"{human:z.2f}")
     return table
 
 

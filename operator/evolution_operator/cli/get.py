@@ -16,6 +16,7 @@ from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from ..results.copies import Copy, fetch, is_directory, missing, planned
 from ..results.results import Artifact, Results
@@ -108,7 +109,9 @@ def _list(results: Results, output: Output) -> None:
         for each in artifacts:
             known = _document(each)
             size, digest = decimal(known["bytes"]), known["digest"][:SHOWN_DIGEST]
-            table.add_row(each.name, known["stage"], str(len(known["files"])), size, digest)
+            # A manifest may be foreign.
+            stage = Text(printable(known["stage"]))
+            table.add_row(each.name, stage, str(len(known["files"])), size, digest)
         console.print(table)
     else:
         say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")
@@ -116,7 +119,7 @@ def _list(results: Results, output: Output) -> None:
             place = shlex.quote(results.store.uri)
             say(console, f"earlier results, of other settings or data: evolution get {results.name} --storage {place}")
     for stage, fault in results.faults.items():
-        say(console, f"{stage}: {fault}", "red")
+        say(console, printable(f"{stage}: {fault}"), "red")
 
 
 def _document(artifact: Artifact) -> dict[str, Any]:

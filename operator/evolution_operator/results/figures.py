@@ -116,20 +116,20 @@ def _of_figure(manifest: Manifest, figure: Figure) -> FigureRow:
     return FigureRow(
         model=f"M{manifest.iteration}",
         iteration=manifest.iteration or 0,
-        figure=figure.name,
-        label=kind.label if kind else figure.name,
+        # Names come from run files and buckets, methods from libraries: a terminal must not obey them.
+        figure=printable(figure.name),
+        label=kind.label if kind else printable(figure.name),
         value=figure.value,
         low=low,
         high=high,
         human=figure.human,
         unit=figure.unit,
         better=figure.better,
-        # Names come from run files and methods from libraries: a terminal must not obey them.
         set=None if figure.set is None else printable(figure.set),
         rows=figure.rows,
         row_set=figure.row_set,
         method=printable(figure.method),
-        stage=manifest.stage,
+        stage=printable(manifest.stage),
         headline=figure.headline,
     )
 
@@ -155,7 +155,7 @@ def _of_manifest(manifest: Manifest) -> Iterator[FigureRow]:
                 rows=None,
                 row_set=None,
                 method=None,
-                stage=manifest.stage,
+                stage=printable(manifest.stage),
                 headline=kind.headline,
             )
 

@@ -81,6 +81,7 @@ def talk(models: Echo, *names: str) -> tuple[Talk, io.StringIO]:
         ("/save my file.jsonl", Command("/save", "my file.jsonl")),
         ("/save", Mistake("write /save FILE")),
         ("/context two", Mistake("write /context N, where N is the number of a test context: /context 1")),
+        (f"/context {'9' * 5000}", Mistake("write /context N, where N is the number of a test context: /context 1")),
         ("/undo 2", Mistake("/undo takes nothing after it")),
     ],
 )
@@ -183,6 +184,30 @@ def test_a_prompt_that_does_not_fit_leaves_the_conversation_as_it_was() -> None:
     with pytest.raises(PermanentError):
         chat.say("one")
     assert chat.conversation == Conversation(("M1",))
+
+
+def test_bytes_that_are_no_text_are_replaced_before_a_model_reads_them(tmp_path: Path) -> None:
+    models = Echo()
+    chat, _ = talk(models, "M1")
+    chat.say("caf\udce9 \N{GRINNING FACE}")
+    chat.again()
+    assert models.heard == [["caf\ufffd \N{GRINNING FACE}"]] * 2
+    chat.save(tmp_path / "chat.jsonl")
+    assert "caf\ufffd" in (tmp_path / "chat.jsonl").read_text("utf-8")
+
+
+@pytest.mark.parametrize("place", ["~no-such-user-here/chat.jsonl", "a\0b.jsonl"])
+def test_a_place_that_is_no_path_does_not_end_the_chat(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chat, _ = talk(Echo(), "M1")
+    out = io.StringIO()
+    monkeypatch.setattr("builtins.input", Typed("one", f"/save {place}", "two"))
+    Terminal(Console(file=out, width=200), chat, Contexts()).run()  # type: ignore[arg-type]
+    assert f"ChatInput: /save {place.replace(chr(0), chr(0xFFFD))}: this is no path of a file" in out.getvalue()
+    assert len(chat.conversation.exchanges) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines_of_a_pipe_are_messages_and_no_commands() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 COMMANDS = {
@@ -44,7 +45,7 @@ def parse(line: str) -> Command | Mistake | None:
         return Mistake(f"{name} takes nothing after it")
     if not argument and takes and name != "/context":
         return Mistake(f"write {_NAMES[name]}")
-    if argument and name == "/context" and not argument.isdecimal():
+    if argument and name == "/context" and not re.fullmatch(r"\d{1,9}", argument):
         return Mistake("write /context N, where N is the number of a test context: /context 1")
     return Command(name, argument)
 

@@ -58,6 +58,8 @@ class Talk:
 
         Raises PermanentError (`PromptTooLong`, `ChatTemplate`); the conversation is then as before.
         """
+        # Bytes at a prompt or in an option that are no UTF-8 come as lone surrogates, which no tokenizer or file takes.
+        said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         number = len(self.conversation.exchanges) + 1
         seed = row_seed(self._seed, f"chat/{number}", "answer", 1 + self._tried)
         return self._ask(said, self._sampling, seed)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from evolution_jobs.contract.errors import StageError
+from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.contract.rows import Context
 from evolution_jobs.printable import printable
 from rich.console import Console
@@ -80,9 +80,7 @@ class Terminal:
                 with self._talk.stoppable():
                     self._talk.again()
             case "/save":
-                file = Path(command.argument).expanduser()
-                self._talk.save(file)
-                self._print(f"Saved to {file}")
+                self._save(command.argument)
             case "/context" if command.argument:
                 self.begin(int(command.argument))
             case "/context":
@@ -90,6 +88,14 @@ class Terminal:
             case _:
                 for name, what in COMMANDS.items():
                     self._print(f"{name:<12} {what}")
+
+    def _save(self, place: str) -> None:
+        try:
+            file = Path(place).expanduser()
+            self._talk.save(file)
+        except (RuntimeError, ValueError) as error:
+            raise PermanentError("ChatInput", f"/save {place}: this is no path of a file ({error})") from error
+        self._print(f"Saved to {file}")
 
     def begin(self, number: int) -> None:
         """Begin with a test context: print it, let the models answer, and print what the person in the data set said."""

@@ -120,6 +120,21 @@ def test_many_readers_cost_one_reading() -> None:
     assert source.built == 2
 
 
+def test_an_answer_that_was_being_built_when_the_run_ended_is_not_kept() -> None:
+    class Ending(Played):
+        """The run ends while the first answer is built."""
+
+        def run(self, namespace: str, name: str) -> dict[str, Any] | None:
+            self.built += 1
+            if self.built == 1:
+                pages.forget()
+            return {"ended": self.built > 1}
+
+    pages = Pages(Ending(), clock=lambda: 0.0)
+    assert json.loads(ask(pages, FIRST).body) == {"ended": False}
+    assert json.loads(ask(pages, FIRST).body) == {"ended": True}
+
+
 @pytest.mark.parametrize(
     "target",
     [

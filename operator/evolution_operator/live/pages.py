@@ -103,6 +103,8 @@ class Pages:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
+        self._forgotten = 0
+        """How often `forget` was called."""
         own = files(__package__)
         self._files = {
             "/": ("text/html; charset=utf-8", own.joinpath("page.html").read_bytes()),
@@ -138,7 +140,7 @@ class Pages:
     def _built(self, path: str, build: Callable[[], dict[str, Any] | None]) -> Answer:
         now = self._clock()
         with self._lock:
-            kept = self._kept.get(path)
+            kept, forgotten = self._kept.get(path), self._forgotten
         if kept is not None and now - kept[0] < KEPT_SECONDS:
             return kept[1]
         document = build()
@@ -148,16 +150,19 @@ class Pages:
         body = json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
         answer = _answer(JSON, body, last=bool(document.get("ended")))
         with self._lock:
-            self._kept[path] = (now, answer)
-            self._kept.move_to_end(path)
-            while len(self._kept) > ANSWERS_KEPT:
-                self._kept.popitem(last=False)
+            # What was read before `forget` is out of date.
+            if self._forgotten == forgotten:
+                self._kept[path] = (now, answer)
+                self._kept.move_to_end(path)
+                while len(self._kept) > ANSWERS_KEPT:
+                    self._kept.popitem(last=False)
         return answer
 
     def forget(self) -> None:
         """Build the next answers anew."""
         with self._lock:
             self._kept.clear()
+            self._forgotten += 1
 
 
 def _answer(kind: str, body: bytes, last: bool = False) -> Answer:

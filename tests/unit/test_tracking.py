@@ -11,17 +11,21 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from evolution_jobs.contract.errors import PermanentError
+from click.testing import Result
+from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
+from evolution_operator.cli import track as cli_track
 from evolution_operator.cli.drive import drive
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.local.load import local_run
 from evolution_operator.results.figures import read_figures
+from evolution_operator.results.results import Results
 from evolution_operator.tracking import child
 from evolution_operator.tracking.record import Record, params_of, record_of
 from evolution_operator.tracking.trackers import require
@@ -199,6 +203,59 @@ def test_the_command_sends_what_the_tracker_lacks(
     assert f"{7 - before} stages sent to trackio, 7 in all (Complete)" in track("--to", "trackio", "--follow")
     assert "0 stages sent" in track("--to", "trackio")
     assert logged()["sft/loss"] == [(1, 3.0), (2, 2.5)]
+
+
+AWAY = TransientError("StorageUnreachable", "no answer from \x1b[31ms3")
+ABSENT = PermanentError("ClusterUnreachable", "no answer from the server")
+
+
+def tracked(monkeypatch: pytest.MonkeyPatch, file: Path, looks: Iterator[StageError | None], *more: str) -> Result:
+    """`evolution track FILE`, where a look at the run raises the next of `looks`, or finds the run at None."""
+
+    def look(*arguments: Any, **options: Any) -> Results:
+        if (error := next(looks)) is not None:
+            raise error
+        return open_results(*arguments, **options)
+
+    monkeypatch.setattr(cli_track, "open_results", look)
+    monkeypatch.setattr(cli_track, "POLL_SECONDS", 0)
+    return CliRunner().invoke(app, ["track", str(file), "--to", "trackio", *more])
+
+
+@pytest.mark.usefixtures("trackio")
+def test_a_run_is_followed_across_errors_that_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_run(file := manifest(tmp_path, iterations=1), capsys)
+    found = tracked(monkeypatch, file, iter([AWAY, ABSENT, None]), "--follow")
+    assert found.exit_code == 0, found.exception
+    first, second, sent = found.stdout.splitlines()
+    assert first == "StorageUnreachable: no answer from \ufffd[31ms3 (1 of 10 in a row)"
+    assert second == "ClusterUnreachable: no answer from the server (2 of 10 in a row)"
+    assert "stages sent to trackio, 7 in all (Complete)" in sent
+
+
+@pytest.mark.parametrize(
+    ("looks", "more", "said"),
+    [
+        (repeat(AWAY), ["--follow"], 9),
+        (iter([AWAY, PermanentError("ClusterRefused", "not allowed")]), ["--follow"], 1),
+        (iter([AWAY]), [], 0),
+    ],
+)
+def test_an_error_that_stays_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: Iterator[StageError], more: list[str], said: int
+) -> None:
+    found = tracked(monkeypatch, manifest(tmp_path, iterations=1), looks, *more)
+    assert isinstance(found.exception, StageError)
+    assert len(found.stdout.splitlines()) == said
+
+
+def test_only_errors_in_a_row_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [*[AWAY] * 9, None, *[AWAY] * 9, PermanentError("ClusterRefused", "not allowed")]
+    found = tracked(monkeypatch, manifest(tmp_path, iterations=1), iter(looks), "--follow")
+    assert "(9 of 10 in a row)" in found.stdout.splitlines()[-1]
+    assert str(found.exception) == "not allowed"
 
 
 def test_a_run_of_which_only_the_storage_is_known_is_refused(

@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
+from evolution_jobs.printable import printable
 
 from ..results.figures import read_figures
 from ..results.results import Results
@@ -19,6 +20,8 @@ from .options import StorageOption
 
 POLL_SECONDS = 30.0
 """Seconds between two looks at a run that is followed."""
+MISSES = 10
+"""Looks in a row that may find the storage or the API server unreachable: five minutes."""
 
 
 class TrackerChoice(StrEnum):
@@ -40,10 +43,19 @@ def track(
     """Send figures, losses and settings of a run to MLflow, W&B or Trackio: only what the tracker lacks."""
     console = open_console()
     sent: dict[str, str] = {}
+    missed = 0
     while True:
-        results = open_results(run, namespace, storage, endpoint=endpoint)
-        tracker = _tracker(results, to)
-        record = record_of(results, read_figures(results))
+        try:
+            results = open_results(run, namespace, storage, endpoint=endpoint)
+            tracker = _tracker(results, to)
+            record, missed = record_of(results, read_figures(results)), 0
+        except StageError as error:
+            missed += 1
+            if not follow or missed >= MISSES or not _may_pass(error):
+                raise
+            say(console, printable(f"{error.reason}: {error} ({missed} of {MISSES} in a row)"))
+            time.sleep(POLL_SECONDS)
+            continue
         if record is None:
             say(console, f"{results.name}: nothing to send before prepare has finished")
         else:
@@ -56,6 +68,10 @@ def track(
         if not follow or (record is not None and record.ended):
             return
         time.sleep(POLL_SECONDS)
+
+
+def _may_pass(error: StageError) -> bool:
+    return isinstance(error, TransientError) or error.reason == "ClusterUnreachable"
 
 
 def _tracker(results: Results, to: TrackerChoice | None) -> TrackerChoice:

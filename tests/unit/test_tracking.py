@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from evolution_jobs.contract.errors import PermanentError, StageError, TransientError
 from evolution_operator.cli import track as cli_track
 from evolution_operator.cli.drive import drive
@@ -30,7 +29,7 @@ from evolution_operator.tracking import child
 from evolution_operator.tracking.record import Record, params_of, record_of
 from evolution_operator.tracking.trackers import require
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.support import played_trackio
 from tests.support.run_document import run_document

@@ -110,8 +110,8 @@ def _list(results: Results, output: Output) -> None:
             known = _document(each)
             size, digest = decimal(known["bytes"]), known["digest"][:SHOWN_DIGEST]
             # A manifest may be foreign.
-            stage = Text(printable(known["stage"]))
-            table.add_row(each.name, stage, str(len(known["files"])), size, digest)
+            made_by = Text(printable(known["stage"]))
+            table.add_row(each.name, made_by, str(len(known["files"])), size, digest)
         console.print(table)
     else:
         say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")

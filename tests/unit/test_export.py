@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from evolution_jobs import fetch
+from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.figures import Figure
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.manifest import File, Output, canonical_digest
@@ -19,6 +20,7 @@ from evolution_jobs.preference.prompts import SYSTEM
 from evolution_jobs.store.open import open_store
 from evolution_operator.export.card import evaluations, licence_of, metadata, page
 from evolution_operator.export.facts import DataSource, Facts, Step, shown_uri
+from evolution_operator.export.folder import EXPORTED, written
 from evolution_operator.export.licences import Licence, of_data, strictest
 from evolution_operator.export.manifests import manifests
 from evolution_operator.export.recipes import gguf_recipe
@@ -135,6 +137,50 @@ def golden(name: str, text: str) -> None:
         file.write_text(text)
         pytest.fail(f"{file} was written; read it and run the test again")
     assert text == file.read_text()
+
+
+def fill(directory: Path) -> None:
+    for name in EXPORTED:
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text("new")
+
+
+def test_force_replaces_only_what_an_export_has_written(tmp_path: Path) -> None:
+    folder, mine = tmp_path / "out", tmp_path / "mine"
+    written(folder, fill, force=False)
+    (folder / "old").touch()
+    with pytest.raises(PermanentError, match="replace it with --force"):
+        written(folder, fill, force=False)
+    written(folder, fill, force=True)
+    assert sorted(each.name for each in folder.iterdir()) == ["provenance.json", "serve"]
+    mine.mkdir()
+    (mine / "provenance.json").write_text("of evolution get")
+    with pytest.raises(PermanentError, match="no export has written it"):
+        written(mine, fill, force=True)
+    assert (mine / "provenance.json").read_text() == "of evolution get"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine", "out"]
+
+
+@pytest.mark.parametrize("place", [".", "runs", "runs/stages", "link"])
+def test_no_export_replaces_a_directory_above_or_in_the_storage(tmp_path: Path, place: str) -> None:
+    fill(tmp_path)
+    (tmp_path / "runs/stages").mkdir(parents=True)
+    fill(tmp_path / "runs")
+    (tmp_path / "link").symlink_to("runs")
+    with pytest.raises(PermanentError, match="the run's storage"):
+        written(tmp_path / place, fill, force=True, storage=tmp_path / "runs")
+    assert (tmp_path / "runs/stages").is_dir()
+
+
+def test_a_link_and_the_working_directory_are_where_they_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to("out")
+    written(tmp_path / "link", fill, force=False)
+    written(tmp_path / "link", fill, force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out/provenance.json").exists()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(PermanentError, match="replace it with --force"):
+        written(Path(), fill, force=False)
 
 
 def test_the_card_of_an_adapter() -> None:

@@ -126,12 +126,15 @@ def test_what_is_there_is_not_overwritten_unless_forced(run: Published, tmp_path
     folder.mkdir()
     (folder / "mine").write_text("mine")
     command = ["export", "first", "--storage", str(run.directory), "--model", "M0", "-o", str(folder)]
-    refused = CliRunner().invoke(app, command)
-    assert isinstance(refused.exception, PermanentError)
-    assert "--force" in str(refused.exception)
-    assert [path.name for path in folder.iterdir()] == ["mine"]
-    done = export(run, "--model", "M0", "-o", str(folder), "--force")
-    assert "mine" not in done["files"]
+    for arguments in ([], ["--force"]):
+        refused = CliRunner().invoke(app, [*command, *arguments])
+        assert isinstance(refused.exception, PermanentError)
+        assert "no export has written it" in str(refused.exception)
+        assert [path.name for path in folder.iterdir()] == ["mine"]
+    (folder / "mine").unlink()
+    done = export(run, "--model", "M0", "-o", str(folder))
+    (folder / "mine").write_text("mine")
+    assert "mine" not in export(run, "--model", "M0", "-o", str(folder), "--force")["files"]
     assert any("not on the hub" in note for note in done["notes"])
 
 
@@ -172,4 +175,16 @@ def test_a_folder_is_pushed_to_a_private_repository(
     assert hub.created["owner/m1"].get("private") is True or hub.created["owner/m1"].get("visibility") == "private"
     assert set(hub.tokens) == {"hf_secret"}
     assert done["pushed"].endswith("owner/m1")
+    card = tmp_path / "out/README.md"
+    card.write_text(card.read_text().replace("license: cc-by-nc-4.0", "license: mit") + "Read by me.\n")
+    with hub_in_place(monkeypatch, tmp_path / "cache") as hub:
+        sent = export(run, *command)
+        assert hub.repositories["models/owner/m1"]["README.md"] == card.read_bytes()
+        assert (sent["licence"], len(sent["notes"])) == ("mit", 1)
+        export(run, *command, "--force")
+        assert b"Read by me" not in hub.repositories["models/owner/m1"]["README.md"]
+        # Another model's folder is not sent in this one's place.
+        other = CliRunner().invoke(app, ["export", "first", "--storage", str(run.directory), "--model", "M0", *command])
+        assert isinstance(other.exception, PermanentError)
+        assert "--force" in str(other.exception)
     assert "hf_secret" not in json.dumps(done) + files["README.md"].decode()

@@ -59,7 +59,12 @@ def export(
         Dtype | None, typer.Option("--dtype", help="With --merge: precision; by default the base model's.")
     ] = None,
     push: Annotated[
-        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Then upload the folder to the Hugging Face Hub.")
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="OWNER/NAME",
+            help="Then upload the folder to the Hugging Face Hub. One that is there already is sent as it is.",
+        ),
     ] = None,
     public: Annotated[
         bool, typer.Option("--public/--private", help="With --push: whether a new repository is public.")
@@ -80,12 +85,12 @@ def export(
     namespace: NamespaceOption = None,
     storage: StorageOption = None,
     endpoint: EndpointOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the directory if it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the directory if an export has written it.")] = False,
     output: Annotated[Output, typer.Option("--output", help="text, or one JSON document.")] = Output.text,
 ) -> None:
     """Write a model as a Hugging Face folder: adapter or merged model, tokenizer, model card, serving manifests."""
     require_libraries("export")
-    from ..export.export import Wanted
+    from ..export.export import Wanted, exported
     from ..export.export import export as export_model
     from ..export.hub import push as push_folder
     from ..export.hub import require_repository
@@ -115,7 +120,8 @@ def export(
             serve=kinds,
             serving=_serving(results, weights) if kinds else None,
         )
-        done = export_model(weights, wanted)
+        # What the user was told to read, and may have corrected, is what is sent.
+        done = (exported(results, wanted) if push and not force else None) or export_model(weights, wanted)
     address = push_folder(done.directory, push, public=public) if push else None
     if output is Output.json:
         document = {"directory": str(done.directory), "model": chosen.name, "files": dict(done.files)}
@@ -169,6 +175,6 @@ def _print(done: Exported, model: str, why: str, address: str | None) -> None:
     else:
         say(
             console,
-            "Read README.md before you share it; then: evolution export ... --push OWNER/NAME --force",
+            "Read README.md and correct it before you share it; then: evolution export ... --push OWNER/NAME",
             style="dim",
         )

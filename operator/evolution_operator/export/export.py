@@ -15,7 +15,16 @@ from ..verify.provenance import UNSIGNED, statement
 from ..verify.walk import manifest_digest, provenance_path
 from .card import licence_of
 from .facts import Facts, data_sources, facts_of
-from .folder import write_adapter, write_card, write_generation_config, write_tokenizer, written
+from .folder import (
+    RECIPE,
+    is_export,
+    licence_of_card,
+    write_adapter,
+    write_card,
+    write_generation_config,
+    write_tokenizer,
+    written,
+)
 from .hub import licence_on_hub, tokenizer_files
 from .licences import UNKNOWN
 from .manifests import manifests
@@ -83,10 +92,29 @@ def export(weights: Weights, wanted: Wanted) -> Exported:
         _write_provenance(directory, weights.results, wanted.model)
         _write_serving(directory, facts, wanted)
 
-    written(wanted.directory, fill, force=wanted.force)
-    paths = sorted(path for path in wanted.directory.rglob("*") if path.is_file())
-    files = {path.relative_to(wanted.directory).as_posix(): path.stat().st_size for path in paths}
-    return Exported(wanted.directory, files, licence_of(facts).words, notes)
+    stages = weights.results.store.local("stages")
+    written(wanted.directory, fill, force=wanted.force, storage=stages.parent if stages else None)
+    return Exported(wanted.directory, _sizes(wanted.directory), licence_of(facts).words, notes)
+
+
+def exported(results: Results, wanted: Wanted) -> Exported | None:
+    """What an earlier export of the same model has left in the directory, with what the user has changed since.
+
+    Raises PermanentError `ExportInput` if its model card has no readable front matter.
+    """
+    directory = wanted.directory
+    whole = not (directory / "adapter_config.json").exists()
+    if not is_export(directory) or whole != wanted.merge:
+        return None
+    if (directory / UNSIGNED).read_bytes() != _unsigned(results, wanted.model):
+        return None
+    note = f"{directory} is there and stays as it is, its README.md with your changes; --force writes it anew."
+    return Exported(directory, _sizes(directory), licence_of_card(directory), [note])
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in paths}
 
 
 def _facts(weights: Weights, wanted: Wanted) -> Facts:
@@ -139,17 +167,21 @@ def _tokenizer(weights: Weights, reference: Path | str) -> Path:
 
 def _write_provenance(directory: Path, results: Results, model: str) -> None:
     """Write where the adapter comes from, as `evolution get` does, and the signed form if there is one."""
+    (directory / UNSIGNED).write_bytes(_unsigned(results, model))
     manifest = results.artifact(model).manifest
-    unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
-    (directory / UNSIGNED).write_bytes(unsigned)
     if (signed := results.store.read(provenance_path(manifest.key))) is not None:
         (directory / PROVENANCE).write_bytes(signed)
 
 
+def _unsigned(results: Results, model: str) -> bytes:
+    manifest = results.artifact(model).manifest
+    return statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
+
+
 def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:
-    serve = directory / "serve"
+    serve = (directory / RECIPE).parent
     serve.mkdir()
-    (serve / "GGUF.md").write_text(gguf_recipe(facts, merged=wanted.merge), "utf-8")
+    (directory / RECIPE).write_text(gguf_recipe(facts, merged=wanted.merge), "utf-8")
     if wanted.serving is not None:
         serving = replace(wanted.serving, facts=facts)
         for name, text in manifests(serving, wanted.serve).items():

@@ -11,29 +11,31 @@ from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.store.base import disk_error
+from yaml import YAMLError
 
+from ..verify.provenance import UNSIGNED
 from .card import evaluations, metadata, page
 from .facts import Facts
+from .licences import UNKNOWN
 
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
 )
 """Files of a tokenizer and of its chat template."""
+RECIPE = "serve/GGUF.md"
+EXPORTED = (UNSIGNED, RECIPE)
+"""Files that every export writes; nothing else has both."""
 
 
-def written(target: Path, fill: Callable[[Path], None], *, force: bool) -> None:
+def written(target: Path, fill: Callable[[Path], None], *, force: bool, storage: Path | None = None) -> None:
     """Let `fill` write a new directory, and put it at `target` once it is whole.
 
-    Raises PermanentError `ExportInput` if the target is there and not empty, unless `force` replaces it, and what the disk
-    refuses.
+    `storage` is the run's storage if it is a directory. Raises PermanentError `ExportInput` if the target is not empty, unless
+    `force` replaces what an export has written, or if it lies above or in the storage, and what the disk refuses.
     """
-    if target.exists() and not (target.is_dir() and (force or not any(target.iterdir()))):
-        raise PermanentError(
-            "ExportInput",
-            f"{target} exists: name another directory with -o"
-            + (", or replace it with --force" if target.is_dir() else ""),
-        )
+    target = target.resolve()
+    _require_replaceable(target, force=force, storage=storage.resolve() if storage else None)
     mark = secrets.token_hex(4)
     partial, old = (target.with_name(f".{target.name}.{mark}.{kind}") for kind in ("partial", "old"))
     try:
@@ -48,6 +50,26 @@ def written(target: Path, fill: Callable[[Path], None], *, force: bool) -> None:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise disk_error(error, target) from error
+
+
+def is_export(directory: Path) -> bool:
+    """Whether an export has written this directory."""
+    return all((directory / name).is_file() for name in EXPORTED)
+
+
+def _require_replaceable(target: Path, *, force: bool, storage: Path | None) -> None:
+    words = ""
+    if storage and (target.is_relative_to(storage) or storage.is_relative_to(target)):
+        words = f"the run's storage {storage} is there: name another directory with -o"
+    elif target.exists() and not target.is_dir():
+        words = "it exists: name another directory with -o"
+    elif target.exists() and any(target.iterdir()):
+        if not is_export(target):
+            words = "it is not empty, and no export has written it: name another directory with -o"
+        elif not force:
+            words = "it exists: name another directory with -o, or replace it with --force"
+    if words:
+        raise PermanentError("ExportInput", f"{target}: {words}")
 
 
 def write_adapter(adapter: Path, directory: Path, facts: Facts) -> None:
@@ -86,6 +108,20 @@ def write_card(directory: Path, facts: Facts, *, merged: bool, rounding: str | N
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{page(facts, merged=merged, rounding=rounding)}")
     card.save(directory / "README.md")
+
+
+def licence_of_card(directory: Path) -> str:
+    """The licence that README.md states. Raises PermanentError `ExportInput` if it has no readable front matter."""
+    from huggingface_hub import ModelCard
+
+    path = directory / "README.md"
+    try:
+        fields = ModelCard(path.read_text("utf-8")).data.to_dict()
+    except (OSError, ValueError, YAMLError) as error:
+        raise PermanentError(
+            "ExportInput", f"{path}: its front matter cannot be read: mend it, or write the folder anew with --force"
+        ) from error
+    return str(fields.get("license_name") or fields.get("license") or UNKNOWN)
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

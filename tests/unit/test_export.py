@@ -19,10 +19,11 @@ from evolution_jobs.contract.settings import GenerationSettings
 from evolution_jobs.preference.prompts import SYSTEM
 from evolution_jobs.store.open import open_store
 from evolution_operator.export.card import evaluations, licence_of, metadata, page
-from evolution_operator.export.facts import DataSource, Facts, Step, shown_uri
-from evolution_operator.export.folder import EXPORTED, written
+from evolution_operator.export.facts import DataSource, Facts, Step
+from evolution_operator.export.folder import EXPORTED, write_adapter, written
 from evolution_operator.export.licences import Licence, of_data, strictest
 from evolution_operator.export.manifests import manifests
+from evolution_operator.export.public import public, shown_uri
 from evolution_operator.export.recipes import gguf_recipe
 from evolution_operator.export.serving import Serving
 from evolution_operator.results.weights import Base
@@ -73,6 +74,38 @@ def test_the_models_licence_is_the_strictest(parts: list[str], licence: Licence)
 )
 def test_a_card_has_no_private_paths(uri: str, shown: str) -> None:
     assert shown_uri(uri) == shown
+
+
+def test_what_is_private_is_in_no_setting_and_no_provenance() -> None:
+    teacher = {"model": "big", "url": "https://inner.example/v1", "apiKeySecret": "key"}
+    model = {"uri": "s3://bucket/team/scorer", "endpoint": "http://minio:9000", "credentialsSecret": "s3"}
+    document = {
+        "teacher": teacher,
+        "reward": {"model": model},
+        "data": [{"uri": "file:///home/me/a.jsonl"}],
+        "beta": 0.1,
+    }
+    assert public(document) == {
+        "teacher": {"model": "big"},
+        "reward": {"model": {"uri": "scorer"}},
+        "data": [{"uri": "a.jsonl"}],
+        "beta": 0.1,
+    }
+    assert public({"uri": "hf://owner/name@1", "_type": "https://in-toto.io/Statement/v1"}) == {
+        "uri": "hf://owner/name@1",
+        "_type": "https://in-toto.io/Statement/v1",
+    }
+
+
+def test_the_config_of_an_adapter_names_no_private_place(tmp_path: Path) -> None:
+    adapter, folder = tmp_path / "adapter", tmp_path / "out"
+    adapter.mkdir()
+    folder.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8}')
+    (adapter / "adapter_model.safetensors").touch()
+    private = Base("s3://bucket/team/chat-8b", None, Output(digest="b" * 64, files=[]))
+    write_adapter(adapter, folder, replace(FACTS, base=private, base_name=None, base_revision=None))
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "chat-8b"
 
 
 def figure(name: str, value: float, low: float, high: float, human: float | None = None) -> Figure:

@@ -172,6 +172,11 @@ def test_a_folder_is_pushed_to_a_private_repository(
     files = hub.repositories["models/owner/m1"]
     assert files["README.md"] == (tmp_path / "out/README.md").read_bytes()
     assert "adapter_model.safetensors" in files
+    assert (tmp_path / "out/serve/vllm.yaml").exists()
+    assert not [name for name in files if name.startswith("serve/") or name == "provenance.dsse.json"]
+    assert str(run.directory.parent) not in "".join(
+        files[name].decode() for name in files if name.endswith((".md", ".json"))
+    )
     assert hub.created["owner/m1"].get("private") is True or hub.created["owner/m1"].get("visibility") == "private"
     assert set(hub.tokens) == {"hf_secret"}
     assert done["pushed"].endswith("owner/m1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from .folder import (
 from .hub import licence_on_hub, tokenizer_files
 from .licences import UNKNOWN
 from .manifests import manifests
+from .public import public
 from .recipes import gguf_recipe
 from .serving import Serving
 
@@ -166,7 +168,7 @@ def _tokenizer(weights: Weights, reference: Path | str) -> Path:
 
 
 def _write_provenance(directory: Path, results: Results, model: str) -> None:
-    """Write where the adapter comes from, as `evolution get` does, and the signed form if there is one."""
+    """Write where the adapter comes from, without private addresses, and the signed form if there is one."""
     (directory / UNSIGNED).write_bytes(_unsigned(results, model))
     manifest = results.artifact(model).manifest
     if (signed := results.store.read(provenance_path(manifest.key))) is not None:
@@ -175,7 +177,8 @@ def _write_provenance(directory: Path, results: Results, model: str) -> None:
 
 def _unsigned(results: Results, model: str) -> bytes:
     manifest = results.artifact(model).manifest
-    return statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
+    document = json.loads(statement(manifest, manifest_digest(results.store, manifest.key), results.manifests))
+    return json.dumps(public(document), ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:

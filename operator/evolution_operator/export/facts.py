@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.figures import Figure, figures_of, kind_of
@@ -18,6 +16,7 @@ from ..results.choice import chat_settings, of_kind
 from ..results.results import Results
 from ..results.weights import Base, Weights, base_of
 from .licences import of_data
+from .public import public, shown_uri
 
 TRAINED_ON = ("seed", "replay", "contexts")
 """Roles of data that reach the weights. Those of `test` do not."""
@@ -69,7 +68,7 @@ class Facts:
     quantization: str | None
     data: Sequence[DataSource]
     settings: Mapping[str, Mapping[str, Any]]
-    """Settings of sft, the last dpo and the last reflect, under their wire names."""
+    """Settings of sft, the last dpo and the last reflect, under their wire names, without what is private."""
     sampling: SamplingSettings
     steps: Sequence[Step]
     figures: Mapping[str, Sequence[Figure]]
@@ -114,7 +113,7 @@ def facts_of(
         base_licence=base_licence,
         quantization=quantization,
         data=data_sources(results.manifests["prepare"], stated),
-        settings=_settings(results, made),
+        settings=public(_settings(results, made)),
         sampling=chat_settings(results).sampling,
         steps=_steps(results, iteration),
         figures=figures,
@@ -150,13 +149,6 @@ def data_sources(prepare: Manifest, stated: Mapping[str, str]) -> list[DataSourc
                 )
             )
     return found
-
-
-def shown_uri(uri: str) -> str:
-    """An address for the public: a hub's as it is, of others the last part of the path."""
-    if uri.startswith(("hf://", "package://")):
-        return uri
-    return PurePosixPath(unquote(urlsplit(uri).path)).name or urlsplit(uri).scheme
 
 
 def _settings(results: Results, made: Manifest) -> dict[str, Mapping[str, Any]]:

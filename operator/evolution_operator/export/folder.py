@@ -17,6 +17,7 @@ from ..verify.provenance import UNSIGNED
 from .card import evaluations, metadata, page
 from .facts import Facts
 from .licences import UNKNOWN
+from .public import shown_uri
 
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -76,7 +77,7 @@ def write_adapter(adapter: Path, directory: Path, facts: Facts) -> None:
     """Copy an adapter; its config names the base model on the hub, not a path of this machine."""
     shutil.copyfile(adapter / "adapter_model.safetensors", directory / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-    config |= {"base_model_name_or_path": facts.base_name or facts.base.uri, "revision": facts.base_revision}
+    config |= {"base_model_name_or_path": facts.base_name or shown_uri(facts.base.uri), "revision": facts.base_revision}
     _write_json(directory / "adapter_config.json", config)
 
 

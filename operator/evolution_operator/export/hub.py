@@ -10,6 +10,7 @@ from evolution_jobs.contract.credentials import credential
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.models.hub import explained
 
+from ..verify.findings import PROVENANCE
 from .folder import TOKENIZER
 from .licences import UNKNOWN
 
@@ -56,6 +57,8 @@ def require_repository(repository: str) -> None:
 def push(folder: Path, repository: str, *, public: bool) -> str:
     """Upload the folder to `owner/name`, which is created, private unless `public`. Returns its address.
 
+    What names the user's storage stays here: the manifests that serve the model, and the signed provenance.
+
     The token comes from `HF_TOKEN` or from `hf auth login`. Raises as `models.hub` does.
     """
     import huggingface_hub
@@ -64,6 +67,9 @@ def push(folder: Path, repository: str, *, public: bool) -> str:
     with explained(f"--push {repository}"):
         created = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=f"Upload {folder.name} with evolution export"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=f"Upload {folder.name} with evolution export",
+            ignore_patterns=["serve/*", PROVENANCE],
         )
     return str(created)

@@ -237,6 +237,29 @@ def test_what_a_card_says_of_a_model() -> None:
     assert "peft" not in merged
 
 
+HOSTILE = "1.0`\n# Licence: MIT\n<script>x</script> ![p](https://spy.example/p) [MIT](https://spy.example)\n```\n"
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_no_name_from_a_storage_is_markup(merged: bool) -> None:
+    hostile = replace(
+        FACTS,
+        code={"evolution-operator": HOSTILE, HOSTILE: "1"},
+        base_name=HOSTILE,
+        base_revision=HOSTILE,
+        base_licence=HOSTILE,
+        data=[DataSource("seed", HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)],  # type: ignore[arg-type]
+        settings={"sft": {HOSTILE: HOSTILE}},
+        steps=[Step(HOSTILE, HOSTILE, HOSTILE)],
+    )
+    for text in (page(hostile, merged=merged), gguf_recipe(hostile, merged=merged)):
+        assert not re.search(r"^# Licence: MIT", text, re.MULTILINE)
+        code = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        assert "<script>" not in code
+        # In code spans brackets mean nothing.
+        assert not re.search(r"(?<!\\)\[(p|MIT)(?<!\\)\]\(", re.sub(r"`[^`\n]*`", "", code))
+
+
 def test_the_front_matter_names_base_data_and_licence() -> None:
     found = metadata(FACTS, merged=False)
     assert (found["base_model"], found["base_model_relation"], found["library_name"]) == (

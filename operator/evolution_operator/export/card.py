@@ -8,7 +8,7 @@ from typing import Any
 from evolution_jobs.contract.figures import KINDS
 
 from .card_tables import HUB_METRICS, figure_table, provenance, training
-from .card_words import base_words, plain, role_words
+from .card_words import base_words, code, plain, role_words
 from .facts import TRAINED_ON, DataSource, Facts
 from .licences import NON_COMMERCIAL, UNKNOWN, Licence, strictest
 from .usage import usage
@@ -63,7 +63,7 @@ def evaluations(facts: Facts) -> list[dict[str, Any]]:
 def page(facts: Facts, *, merged: bool, rounding: str | None = None) -> str:
     """The card below its front matter. `rounding` is what merging has cost, as a sentence."""
     parts = [
-        f"# {facts.run} {facts.model}",
+        f"# {plain(facts.run)} {plain(facts.model)}",
         _summary(facts, merged),
         "## Licence",
         _licences(facts),
@@ -90,16 +90,16 @@ def _summary(facts: Facts, merged: bool) -> str:
     )
     return (
         f"{what} of {base_words(facts)}, {made} ([arXiv 2505.16610](https://arxiv.org/abs/2505.16610)). Made by "
-        f"evolution-operator {facts.code.get('evolution-operator', '')}."
+        f"evolution-operator {plain(facts.code.get('evolution-operator', ''))}."
     ).replace(" .", ".")
 
 
 def _licences(facts: Facts) -> str:
     licence = licence_of(facts)
     named = [f"| base model | {base_words(facts)} | {_said(facts.base_licence)} |"]
-    named += [f"| {role_words(source)} | `{plain(source.uri)}` | {_said(source.licence)} |" for source in facts.data]
+    named += [f"| {role_words(source)} | {code(source.uri)} | {_said(source.licence)} |" for source in facts.data]
     lines = [
-        f"**{licence.words}.** {_meaning(facts, licence)}",
+        f"**{plain(licence.words)}.** {_meaning(facts, licence)}",
         "",
         "| what | where | licence |",
         "| --- | --- | --- |",
@@ -127,7 +127,7 @@ def _data_name(source: DataSource) -> str:
 
 
 def _said(licence: str) -> str:
-    return f"{licence}: state it" if licence == UNKNOWN else licence
+    return f"{licence}: state it" if licence == UNKNOWN else plain(licence)
 
 
 def _own_limits(facts: Facts) -> Iterable[str]:

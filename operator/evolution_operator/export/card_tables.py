@@ -7,7 +7,7 @@ from typing import Any
 
 from evolution_jobs.contract.figures import Figure, kind_of
 
-from .card_words import plain, role_words
+from .card_words import code, plain, role_words
 from .facts import DataSource, Facts
 
 HUB_METRICS = {
@@ -56,10 +56,14 @@ def training(facts: Facts) -> str:
     """The data and the settings that decide the result."""
     rows = ["| setting | value |", "| --- | --- |"]
     for stage, settings in facts.settings.items():
-        rows += [f"| {stage}.{name} | {plain(str(value))} |" for name, value in _flat(settings) if value is not None]
+        rows += [
+            f"| {stage}.{plain(name)} | {plain(str(value))} |" for name, value in _flat(settings) if value is not None
+        ]
     pairs = ", ".join(f"round {number}: {count}" for number, count in facts.pairs.items())
     told = [f"Preference pairs: {pairs}." if pairs else ""]
-    told += [f"{role_words(source)}: {source.kept} kept." for source in facts.data if source.kept is not None]
+    told += [
+        f"{role_words(source)}: {plain(str(source.kept))} kept." for source in facts.data if source.kept is not None
+    ]
     return "\n".join([" ".join(filter(None, told)), "", *rows])
 
 
@@ -84,14 +88,14 @@ def provenance(facts: Facts) -> str:
         "",
         "| stage | key | output |",
         "| --- | --- | --- |",
-        *(f"| {step.stage} | `{step.key}` | `{step.digest}` |" for step in facts.steps),
+        *(f"| {plain(step.stage)} | {code(step.key)} | {code(step.digest)} |" for step in facts.steps),
         "",
         *_pins(facts.data),
-        f"- base model: `{facts.base.output.digest}`",
-        f"- code: {', '.join(f'{name} {version}' for name, version in facts.code.items())}",
+        f"- base model: {code(facts.base.output.digest)}",
+        f"- code: {', '.join(plain(f'{name} {version}') for name, version in facts.code.items())}",
     ]
     return "\n".join(lines)
 
 
 def _pins(data: Sequence[DataSource]) -> list[str]:
-    return [f"- {source.role}: `{plain(source.uri)}`, `{source.pin}`" for source in data if source.pin]
+    return [f"- {source.role}: {code(source.uri)}, {code(source.pin)}" for source in data if source.pin]

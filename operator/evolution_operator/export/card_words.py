@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from evolution_jobs.printable import printable
 
 from .facts import DataSource, Facts
 
-_ESCAPED = str.maketrans({"|": "\\|", "`": "'", "<": "‹", ">": "›"})
+_IN_CODE = str.maketrans({"|": "\\|", "`": "'", "<": "‹", ">": "›"})
+_IN_TEXT = _IN_CODE | str.maketrans({"[": "\\[", "]": "\\]", "!": "\\!", "\\": "\\\\"})
 
 
 def plain(text: str) -> str:
     """Text from outside as one line of a Markdown table: no markup, no HTML, nothing that a terminal obeys."""
-    return " ".join(printable(text, "\n\t").split()).translate(_ESCAPED)
+    return _line(text).translate(_IN_TEXT)
+
+
+def code(text: str) -> str:
+    """Text from outside as code in one line of a Markdown table."""
+    return f"`{_line(text).translate(_IN_CODE)}`"
+
+
+def _line(text: str) -> str:
+    return " ".join(printable(text, "\n\t").split())
 
 
 def base_words(facts: Facts) -> str:
     """The base model, with a link if it is on the hub."""
     if facts.base_name is None:
-        return f"`{facts.base.uri if facts.base.uri.startswith('package://') else 'a private base model'}`"
-    commit = f" at `{facts.base_revision}`" if facts.base_revision else ""
-    return f"[{facts.base_name}](https://huggingface.co/{facts.base_name}){commit}"
+        return code(facts.base.uri if facts.base.uri.startswith("package://") else "a private base model")
+    commit = f" at {code(facts.base_revision)}" if facts.base_revision else ""
+    return f"[{plain(facts.base_name)}](https://huggingface.co/{quote(facts.base_name)}){commit}"
 
 
 def role_words(source: DataSource) -> str:

@@ -51,9 +51,9 @@ def _imports(merged: bool) -> list[str]:
 def _loading(facts: Facts, merged: bool) -> list[str]:
     if merged:
         return ['model = AutoModelForCausalLM.from_pretrained("FOLDER")']
-    revision = f', revision="{facts.base_revision}"' if facts.base_revision else ""
+    revision = f", revision={json.dumps(facts.base_revision)}" if facts.base_revision else ""
     return [
-        f'base = AutoModelForCausalLM.from_pretrained("{facts.base_name or "BASE"}"{revision})',
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(facts.base_name or 'BASE')}{revision})",
         'model = PeftModel.from_pretrained(base, "FOLDER")',
     ]
 

@@ -159,6 +159,7 @@ FACTS = Facts(
     rows=40,
     pairs={1: 400, 2: 380},
     code={"evolution-operator": "0.1.0", "torch": "2.15.0"},
+    sources=["self"],
 )
 
 
@@ -235,6 +236,38 @@ def test_what_a_card_says_of_a_model() -> None:
     merged = page(FACTS, merged=True, rounding="Rounding has cost 20 %.")
     assert "Rounding has cost" in merged
     assert "peft" not in merged
+
+
+@pytest.mark.parametrize(
+    ("sources", "said", "unsaid"),
+    [
+        (["self"], "from dialogues and from its own rewrites,", "teacher"),
+        (["human"], "from dialogues, with", "rewr"),
+        (["teacher"], "from dialogues and from a teacher's answers,", "rewr"),
+        (["reward"], "the best of several of its own answers", "rewr"),
+        (["self", "teacher"], "reflecting on the user or a teacher's answer", "reward"),
+    ],
+)
+def test_a_card_says_where_the_preferred_answers_come_from(sources: list[str], said: str, unsaid: str) -> None:
+    text = page(replace(FACTS, sources=sources), merged=False)
+    assert said in text
+    assert unsaid not in text
+    assert ("2505.16610" in text) == ("self" in sources)
+
+
+def test_a_card_of_m0_has_no_word_of_dpo() -> None:
+    first = replace(FACTS, model="M0", iteration=0, sources=[], pairs={}, settings={})
+    assert "dpo" not in metadata(first, merged=False)["tags"]
+    text = page(first, merged=False)
+    assert "before any round of DPO" in text
+    assert "rewr" not in text
+
+
+def test_the_licence_of_a_teachers_answers_has_to_be_stated() -> None:
+    teacher = DataSource("teacher", "big-model", "", "unknown", "", None)
+    facts = replace(FACTS, data=[FACTS.data[0], teacher], sources=["teacher"])
+    assert licence_of(facts) == Licence("other", "cc-by-nc-4.0-and-unknown")
+    assert "| teacher, whose answers it was trained on | `big-model` | unknown: state it |" in page(facts, merged=False)
 
 
 HOSTILE = "1.0`\n# Licence: MIT\n<script>x</script> ![p](https://spy.example/p) [MIT](https://spy.example)\n```\n"

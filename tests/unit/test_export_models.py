@@ -24,6 +24,7 @@ from tests.support.storage.fake_hub import hub_in_place
 pytestmark = pytest.mark.model
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
+STATED = ["--base-licence", "apache-2.0", "--licence", "big-model=apache-2.0"]
 FIGURE = {
     "name": "distinct2",
     "value": 91.5,
@@ -49,6 +50,10 @@ def run(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Publishe
     published.stage("prepare", {"model": base, "test": metrics}, settings=settings)
     published.stage("sft", {"adapter": random_adapter(base, directory / "M0", seed=0)})
     published.stage("generate-1", {"responses": metrics}, settings=GenerationSettings(max_new_tokens=12).wire())
+    weights = {"self": 1, "teacher": 1}
+    teacher = {"model": "big-model", "url": "https://inner.example/v1", "apiKeySecret": "key-of-mine"}
+    reflection = {"source": "mixed", "weights": weights, "teacher": teacher}
+    published.stage("reflect-1", {"pairs": metrics}, settings=reflection, counts={"pairs": 10})
     published.stage("dpo-1", {"adapter": random_adapter(base, directory / "M1", seed=1)}, settings={"beta": 0.1})
     published.stage("evaluate-1", {"metrics": metrics}, settings=EvaluationSettings().wire())
     return published
@@ -78,7 +83,7 @@ def adapted(base: Path, adapter: Path) -> torch.Tensor:
 
 def test_an_adapter_loads_again_and_names_its_base_on_the_hub(run: Published, base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    done = export(run, "-o", str(folder), "--base-model", "owner/tiny@v1", "--base-licence", "apache-2.0")
+    done = export(run, "-o", str(folder), "--base-model", "owner/tiny@v1", *STATED)
     assert done["model"] == "M1"
     assert done["licence"] == "cc-by-nc-4.0"
     assert done["notes"] == []
@@ -95,6 +100,9 @@ def test_an_adapter_loads_again_and_names_its_base_on_the_hub(run: Published, ba
     assert (card["base_model"], card["license"], card["library_name"]) == ("owner/tiny", "cc-by-nc-4.0", "peft")
     assert "91.50 [90.00, 93.00]" in body
     assert "/home/me" not in front + body
+    assert "or a teacher's answer" in body
+    assert "| `big-model` | apache-2.0 |" in body
+    assert not [word for word in ("inner.example", "key-of-mine") if word in body]
     assert {"serve/vllm.yaml", "serve/kserve.yaml", "serve/GGUF.md"} <= done["files"].keys()
     statement = json.loads((folder / "provenance.json").read_text())
     digests = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
@@ -133,6 +141,7 @@ def test_what_is_there_is_not_overwritten_unless_forced(run: Published, tmp_path
         assert [path.name for path in folder.iterdir()] == ["mine"]
     (folder / "mine").unlink()
     done = export(run, "--model", "M0", "-o", str(folder))
+    assert not [note for note in done["notes"] if "big-model" in note]
     (folder / "mine").write_text("mine")
     assert "mine" not in export(run, "--model", "M0", "-o", str(folder), "--force")["files"]
     assert any("not on the hub" in note for note in done["notes"])
@@ -162,7 +171,7 @@ def test_a_folder_is_pushed_to_a_private_repository(
     run: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hub_in_place(monkeypatch, tmp_path / "cache") as hub:
-        command = ["-o", str(tmp_path / "out"), "--push", "owner/m1", "--base-licence", "apache-2.0"]
+        command = ["-o", str(tmp_path / "out"), "--push", "owner/m1", *STATED]
         missing = CliRunner().invoke(app, ["export", "first", "--storage", str(run.directory), *command])
         assert isinstance(missing.exception, PermanentError)
         assert missing.exception.reason == "CredentialsMissing"

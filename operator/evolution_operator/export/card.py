@@ -8,7 +8,7 @@ from typing import Any
 from evolution_jobs.contract.figures import KINDS
 
 from .card_tables import HUB_METRICS, figure_table, provenance, training
-from .card_words import base_words, code, plain, role_words
+from .card_words import LEARNT, base_words, code, plain, role_words, rounds_words
 from .facts import TRAINED_ON, DataSource, Facts
 from .licences import NON_COMMERCIAL, UNKNOWN, Licence, strictest
 from .usage import usage
@@ -17,7 +17,6 @@ LIMITS = (
     "It is not a therapist and no medical device. It must not be the only thing that a person in distress can turn to.",
     "It can be wrong, cold or harmful, and it does not know when it is. Nobody has shown that it is safe for people in crisis.",
     "In danger, call your local emergency number. https://findahelpline.com lists free helplines by country.",
-    "It has learnt from people's conversations and from its own rewrites, with their biases and mistakes.",
 )
 
 
@@ -38,7 +37,12 @@ def metadata(facts: Facts, *, merged: bool) -> dict[str, Any]:
         "license": licence.license,
         "license_name": licence.name,
         "datasets": list(dict.fromkeys(hubs)) or None,
-        "tags": ["evolution-operator", "emotional-support", "dpo", *([] if merged else ["lora"])],
+        "tags": [
+            "evolution-operator",
+            "emotional-support",
+            *(["dpo"] if facts.iteration else []),
+            *([] if merged else ["lora"]),
+        ],
     }
 
 
@@ -83,13 +87,8 @@ def page(facts: Facts, *, merged: bool, rounding: str | None = None) -> str:
 
 def _summary(facts: Facts, merged: bool) -> str:
     what = "The merged model" if merged else "A LoRA adapter"
-    made = (
-        f"after {facts.iteration} round{'s' * (facts.iteration > 1)} of answering, reflecting on the user, rewriting and DPO"
-        if facts.iteration
-        else "after supervised fine-tuning, before any round of DPO"
-    )
     return (
-        f"{what} of {base_words(facts)}, {made} ([arXiv 2505.16610](https://arxiv.org/abs/2505.16610)). Made by "
+        f"{what} of {base_words(facts)}, {rounds_words(facts)}. Made by "
         f"evolution-operator {plain(facts.code.get('evolution-operator', ''))}."
     ).replace(" .", ".")
 
@@ -131,6 +130,8 @@ def _said(licence: str) -> str:
 
 
 def _own_limits(facts: Facts) -> Iterable[str]:
+    learnt = dict.fromkeys(LEARNT[source] for source in facts.sources if source in LEARNT)
+    yield f"It has learnt from {' and from '.join(('dialogues', *learnt))}, with their biases and mistakes."
     if not facts.rows:
         yield "It was not evaluated."
         return

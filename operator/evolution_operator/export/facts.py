@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.figures import Figure, figures_of, kind_of
 from evolution_jobs.contract.manifest import Manifest
-from evolution_jobs.contract.settings import SamplingSettings
+from evolution_jobs.contract.settings import PreferenceSourceName, SamplingSettings
 
 from ..results.choice import chat_settings, of_kind
 from ..results.results import Results
 from ..results.weights import Base, Weights, base_of
-from .licences import of_data
+from .licences import UNKNOWN, of_data
 from .public import public, shown_uri
 
-TRAINED_ON = ("seed", "replay", "contexts")
+TEACHER = "teacher"
+TRAINED_ON = ("seed", "replay", "contexts", TEACHER)
 """Roles of data that reach the weights. Those of `test` do not."""
 
 
@@ -27,9 +28,9 @@ class DataSource:
     """A data set that the run read."""
 
     role: str
-    """seed, replay, contexts or test."""
+    """seed, replay, contexts, teacher or test."""
     uri: str
-    """Without what is private to the user: of a file or a bucket, the last part of its path."""
+    """Without what is private to the user: of a file or a bucket, the last part of its path; of a teacher, its model's name."""
     layout: str
     licence: str
     pin: str
@@ -81,6 +82,8 @@ class Facts:
     pairs: Mapping[int, int]
     """Preference pairs that each round trained on."""
     code: Mapping[str, str]
+    sources: Sequence[str] = ()
+    """Preference sources of the rounds up to this model, without `mixed`."""
 
 
 def facts_of(
@@ -103,6 +106,7 @@ def facts_of(
     figures = {name: found for name in dict.fromkeys(("M0", model)) if (found := _figures(weights, name))}
     own = figures.get(model, [])
     reflects = {each.iteration or 0: each for each in of_kind(results, "reflect")}
+    rounds = [reflects[number].settings for number in range(1, iteration + 1) if number in reflects]
     return Facts(
         run=results.name,
         model=model,
@@ -112,7 +116,7 @@ def facts_of(
         base_revision=base_revision,
         base_licence=base_licence,
         quantization=quantization,
-        data=data_sources(results.manifests["prepare"], stated),
+        data=[*data_sources(results.manifests["prepare"], stated), *_teachers(rounds, stated)],
         settings=public(_settings(results, made)),
         sampling=chat_settings(results).sampling,
         steps=_steps(results, iteration),
@@ -124,6 +128,7 @@ def facts_of(
             round_: reflects[round_].counts.get("pairs", 0) for round_ in range(1, iteration + 1) if round_ in reflects
         },
         code=made.code,
+        sources=list(dict.fromkeys(source for each in rounds for source in _sources(each))),
     )
 
 
@@ -149,6 +154,23 @@ def data_sources(prepare: Manifest, stated: Mapping[str, str]) -> list[DataSourc
                 )
             )
     return found
+
+
+def _sources(reflect: Mapping[str, Any]) -> list[str]:
+    """Preference sources of a round, from the settings of its reflect."""
+    source = str(reflect.get("source", "self"))
+    return (
+        [name for name in get_args(PreferenceSourceName) if name in (reflect.get("weights") or {})]
+        if (source == "mixed")
+        else [source]
+    )
+
+
+def _teachers(rounds: Sequence[Mapping[str, Any]], stated: Mapping[str, str]) -> list[DataSource]:
+    """The teachers of some rounds. Whether their answers may be trained on, only the user can say."""
+    asked = [each.get("teacher") for each in rounds if TEACHER in _sources(each)]
+    names = dict.fromkeys(str(each.get("model")) for each in asked if isinstance(each, Mapping))
+    return [DataSource(TEACHER, name, "", stated.get(name, UNKNOWN), "", None) for name in names]
 
 
 def _settings(results: Results, made: Manifest) -> dict[str, Mapping[str, Any]]:

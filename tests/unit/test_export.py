@@ -57,6 +57,10 @@ def test_a_data_licence_is_stated_or_known_and_never_invented(
         (["llama3", "cc-by-nc-4.0"], Licence("other", "cc-by-nc-4.0-and-llama3")),
         (["unknown", "cc-by-nc-4.0"], Licence("other", "cc-by-nc-4.0-and-unknown")),
         (["apache-2.0", "unknown"], Licence("other", "unknown")),
+        # The hub refuses a card with a licence that it does not know.
+        (["qwen-research"], Licence("other", "qwen-research")),
+        (["llama3.1", "apache-2.0"], Licence("llama3.1")),
+        (["Apache-2.0", "MIT"], Licence("apache-2.0")),
     ],
 )
 def test_the_models_licence_is_the_strictest(parts: list[str], licence: Licence) -> None:

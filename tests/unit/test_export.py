@@ -19,14 +19,17 @@ from evolution_jobs.contract.settings import GenerationSettings
 from evolution_jobs.preference.prompts import SYSTEM
 from evolution_jobs.store.open import open_store
 from evolution_operator.export.card import evaluations, licence_of, metadata, page
-from evolution_operator.export.facts import DataSource, Facts, Step
+from evolution_operator.export.facts import DataSource, Facts, Step, facts_of
 from evolution_operator.export.folder import EXPORTED, write_adapter, written
 from evolution_operator.export.licences import Licence, of_data, strictest
 from evolution_operator.export.manifests import manifests
 from evolution_operator.export.public import public, shown_uri
 from evolution_operator.export.recipes import gguf_recipe
 from evolution_operator.export.serving import Serving
-from evolution_operator.results.weights import Base
+from evolution_operator.results.find import results_of_pointers
+from evolution_operator.results.weights import Base, weights_of
+
+from tests.support.stages.stored_run import RUN, Published
 
 GOLDEN = Path(__file__).parent / "golden/export"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -317,6 +320,23 @@ def test_the_front_matter_names_base_data_and_licence() -> None:
     # A set that the model is only tested on does not bind it.
     tested = [replace(FACTS.data[0], licence="apache-2.0"), FACTS.data[2]]
     assert licence_of(replace(FACTS, data=tested)) == Licence("apache-2.0")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"figures": [{"name": "bleu"}]}', "\\udc00"])
+def test_an_evaluation_in_another_layout_is_named_and_ends_no_export(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "metrics.json"
+    file.write_text(text)
+    published = Published(tmp_path / "store")
+    published.stage("prepare", {"model": file, "test": file}, settings={"baseModel": {"uri": "package://tiny"}})
+    published.stage("sft", {"adapter": file})
+    published.stage("evaluate-0", {"metrics": file})
+    with weights_of(results_of_pointers(published.store, RUN.namespace, RUN.name)) as weights:
+        found = facts_of(
+            weights, "M0", base_name=None, base_revision=None, base_licence="mit", stated={}, quantization=None
+        )
+    assert (found.figures, found.unread) == ({}, [] if text == "{}" else ["metrics-0"])
+    body = page(found, merged=False)
+    assert ("metrics-0 could not be read" in body) != ("It was not evaluated." in body)
 
 
 def serving(**others: Any) -> Serving:

@@ -132,8 +132,11 @@ def _said(licence: str) -> str:
 def _own_limits(facts: Facts) -> Iterable[str]:
     learnt = dict.fromkeys(LEARNT[source] for source in facts.sources if source in LEARNT)
     yield f"It has learnt from {' and from '.join(('dialogues', *learnt))}, with their biases and mistakes."
+    if facts.unread:
+        yield f"{' and '.join(map(plain, facts.unread))} could not be read, so figures are missing here."
     if not facts.rows:
-        yield "It was not evaluated."
+        if not facts.unread:
+            yield "It was not evaluated."
         return
     yield f"The figures are of {facts.rows} held-out contexts. So few say little about a model."
     if not facts.safety:

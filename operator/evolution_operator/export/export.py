@@ -151,6 +151,9 @@ def _notes(facts: Facts, wanted: Wanted) -> Sequence[str]:
     for source in facts.data:
         if source.licence == UNKNOWN:
             notes.append(f"The licence of {source.uri} is not known: state it with --licence {source.uri}=LICENCE.")
+    notes += [
+        f"{name} is in no layout that this version reads: the card is without its figures." for name in facts.unread
+    ]
     if facts.base_name is None and not wanted.merge:
         notes.append(
             f"The base model ({facts.base.uri}) is not on the hub, so nobody else can load this adapter: use --merge, or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -11,7 +10,9 @@ from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.figures import Figure, figures_of, kind_of
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.settings import PreferenceSourceName, SamplingSettings
+from pydantic import ValidationError
 
+from ..reporting.scores import StoredScores
 from ..results.choice import chat_settings, of_kind
 from ..results.results import Results
 from ..results.weights import Base, Weights, base_of
@@ -84,6 +85,8 @@ class Facts:
     code: Mapping[str, str]
     sources: Sequence[str] = ()
     """Preference sources of the rounds up to this model, without `mixed`."""
+    unread: Sequence[str] = ()
+    """Evaluations whose file is in no layout that this version knows: `metrics-2`."""
 
 
 def facts_of(
@@ -103,7 +106,8 @@ def facts_of(
     results = weights.results
     made = results.artifact(model).manifest
     iteration = made.iteration or 0
-    figures = {name: found for name in dict.fromkeys(("M0", model)) if (found := _figures(weights, name))}
+    unread: list[str] = []
+    figures = {name: found for name in dict.fromkeys(("M0", model)) if (found := _figures(weights, name, unread))}
     own = figures.get(model, [])
     reflects = {each.iteration or 0: each for each in of_kind(results, "reflect")}
     rounds = [reflects[number].settings for number in range(1, iteration + 1) if number in reflects]
@@ -128,6 +132,7 @@ def facts_of(
             round_: reflects[round_].counts.get("pairs", 0) for round_ in range(1, iteration + 1) if round_ in reflects
         },
         code=made.code,
+        unread=unread,
         sources=list(dict.fromkeys(source for each in rounds for source in _sources(each))),
     )
 
@@ -190,14 +195,18 @@ def _steps(results: Results, iteration: int) -> list[Step]:
     ]
 
 
-def _figures(weights: Weights, model: str) -> list[Figure]:
+def _figures(weights: Weights, model: str, unread: list[str]) -> list[Figure]:
     """The figures of all test rows: those in metrics.json, and those of dpo, reflect and judge in their manifests."""
     number = model.removeprefix("M")
+    name = f"metrics-{number}"
     try:
-        scores = json.loads(weights.file(f"metrics-{number}").read_text("utf-8"))
+        scores = StoredScores.stored(weights.file(name).read_bytes())
     except StageError:  # not evaluated, or not yet
         return []
-    found = [Figure.stored(each) for each in scores["figures"] if each.get("set") is None]
+    except (ValidationError, IndexError):  # IndexError: an output without a file
+        unread.append(name)
+        return []
+    found = [each for each in scores.figures if each.set is None]
     for stage in (f"dpo-{number}", f"judge-{number}"):
         if manifest := weights.results.manifests.get(stage):
             found += _of_manifest(manifest)

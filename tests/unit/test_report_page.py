@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -207,3 +208,34 @@ def test_an_earlier_report_is_replaced_and_nothing_else(tmp_path: Path) -> None:
             write_report(run, place)
         assert caught.value.reason == "ReportUnwritable"
     assert notes.read_text() == "my notes"
+
+
+def test_a_report_goes_where_a_link_leads_and_the_link_stays(tmp_path: Path) -> None:
+    link, target, run = tmp_path / "latest.html", tmp_path / "kept/report.html", results(tmp_path / "store")
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for _ in range(2):
+        write_report(run, link)
+        assert link.is_symlink()
+        assert target.read_text().startswith("<!doctype html>")
+
+
+def test_what_is_no_regular_file_stays_as_it_is(tmp_path: Path) -> None:
+    pipe, link, loop = tmp_path / "pipe", tmp_path / "link", tmp_path / "loop"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    loop.symlink_to(loop)
+    for place, words in ((pipe, "is no regular file"), (link, "is no regular file"), (loop, "symbolic links")):
+        with pytest.raises(PermanentError, match=words) as caught:
+            write_report(results(tmp_path / "store"), place)
+        assert caught.value.reason == "ReportUnwritable"
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+def test_a_file_that_only_speaks_of_a_report_is_none(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("How to make an evolution report")
+    with pytest.raises(PermanentError, match="is no report"):
+        write_report(results(tmp_path / "store"), notes)
+    assert notes.read_text() == "How to make an evolution report"

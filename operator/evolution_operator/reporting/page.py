@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from importlib.metadata import version
 from importlib.resources import files
@@ -31,52 +32,60 @@ from .signs import signs
 from .words import count, happened, listed, signed, true_now
 
 MARK = "evolution report"
-"""Names this program in a report's head, by which a file is known to be a report."""
+"""Names this program in a report's head."""
+GENERATOR = f'<meta name="generator" content="{MARK} '
+"""By this in its head, a file is known to be a report."""
 EXAMPLES = 3
 """Rows that are shown where the browsers cannot be: on paper and without JavaScript."""
 
 
 def write_report(results: Results, path: Path) -> None:
-    """Write the report of a run to `path`. An earlier report there is replaced, as a whole.
+    """Write the report of a run to `path`, or where it leads if it is a link. An earlier report there is replaced, as a whole.
 
     Raises PermanentError `ReportUnwritable` if the file cannot be written, or is there and is no report; and what the store
     raises if it does not answer.
     """
-    _check(path)
+    # A rename would replace a link itself, not the file that it leads to.
+    target = Path(os.path.realpath(path))
+    _check(path, target)
     page = render(gather(results))
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="replace", dir=path.parent, prefix=f".{path.name}.", delete=False
+            "w", encoding="utf-8", errors="replace", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(page)
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise PermanentError("ReportUnwritable", f"{path}: {error.strerror}; choose another place with -o") from error
+        raise _unwritable(f"{path}: {error.strerror}; choose another place with -o") from error
 
 
-def _check(path: Path) -> None:
-    """Raise PermanentError `ReportUnwritable` if the path cannot be that of a report, before work is done for it."""
-    if path.is_dir():
-        raise PermanentError("ReportUnwritable", f"{path} is a directory; name a file, such as {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise PermanentError(
-            "ReportUnwritable", f"{path.parent} is no directory; make it, or choose another place with -o"
-        )
+def _check(path: Path, target: Path) -> None:
+    """Raise if the target cannot be that of a report, before work is done for it."""
+    if target.is_dir():
+        raise _unwritable(f"{path} is a directory; name a file, such as {path / 'report.html'}")
+    if not target.parent.is_dir():
+        raise _unwritable(f"{target.parent} is no directory; make it, or choose another place with -o")
     try:
-        with path.open("rb") as file:
+        # A pipe must not be opened: that waits until somebody writes into it.
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise _unwritable(f"{path} is no regular file; choose another place with -o")
+        with target.open("rb") as file:
             head = file.read(1 << 10)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise PermanentError("ReportUnwritable", f"{path}: {error.strerror}; choose another place with -o") from error
-    if head and MARK.encode() not in head:
-        words = "is there already and is no report; remove it, or choose another place with -o"
-        raise PermanentError("ReportUnwritable", f"{path} {words}")
+        raise _unwritable(f"{path}: {error.strerror}; choose another place with -o") from error
+    if head and GENERATOR.encode() not in head:
+        raise _unwritable(f"{path} is there already and is no report; remove it, or choose another place with -o")
+
+
+def _unwritable(words: str) -> PermanentError:
+    return PermanentError("ReportUnwritable", words)
 
 
 def _umask() -> int:

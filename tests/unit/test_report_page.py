@@ -20,7 +20,15 @@ from evolution_operator.reporting.page import render, write_report
 from evolution_operator.reporting.scores import StoredScores
 from evolution_operator.results.results import Results
 
-from tests.support.report import make_answers, make_facts, make_manifests, make_pairs, make_spec, make_status
+from tests.support.report import (
+    make_answers,
+    make_facts,
+    make_manifests,
+    make_pairs,
+    make_scores,
+    make_spec,
+    make_status,
+)
 from tests.support.study import HOSTILE
 
 CONTROL = "\x1b[2J\x00\u202e"
@@ -185,6 +193,13 @@ def test_the_page_has_the_run_file_without_what_it_leaves_out() -> None:
     page = render(make_facts(spec=make_spec(iterations=3)))
     assert "iterations: 3" in page
     assert "championRule" not in page
+
+
+def test_test_sets_whose_names_differ_in_case_stay_apart() -> None:
+    known = {"name": "distinct2", "unit": "percent", "better": "higher", "rows": 3, "rowSet": "0", "method": "any", "headline": True, "value": 70.0}  # fmt: skip
+    figures = [known | {"set": name} for name in ("far", "Far")]
+    page = render(make_facts(scores={0: make_scores(0, figures=figures)}))
+    assert re.findall(r'<summary>Test set <span dir="auto">(\w+)', page) == ["Far", "far"]
 
 
 def results(directory: Path) -> Results:

@@ -45,9 +45,9 @@ def test_a_complete_run_is_told_in_one_paragraph() -> None:
         "The run is complete, with 2 rounds after M0. The base model is hf://owner/small-chat. "
         "Prepare kept 816 dialogues to train on, 91 dialogues to validate with, 36 contexts to answer in each round, and 576 held-out contexts. "
         "Supervised fine-tuning on 816 dialogues made M0; its validation loss is 1.700 nats a token. "
-        "In round 1, M0 answered 36 contexts, and 28 of them became preference pairs; 8 rows were dropped (4 too_long, 2 equal, 2 profile_unparsed). "
+        "In round 1, M0 answered 36 contexts, and 28 of them became preference pairs; 8 rows were dropped (4 too long, 2 equal, 2 profile unparsed). "
         "DPO on 28 pairs made M1. "
-        "In round 2, M1 answered 36 contexts, and 28 of them became preference pairs; 8 rows were dropped (4 too_long, 2 equal, 2 profile_unparsed). "
+        "In round 2, M1 answered 36 contexts, and 28 of them became preference pairs; 8 rows were dropped (4 too long, 2 equal, 2 profile unparsed). "
         "DPO on 28 pairs made M2. "
         "M0, M1 and M2 answered the same 36 held-out contexts of 12 dialogues, with the same seeds."
     )
@@ -68,6 +68,26 @@ def test_a_complete_run_is_told_in_one_paragraph() -> None:
 )  # fmt: skip
 def test_how_a_run_stands_is_told_first(fields: dict[str, Any], words: str) -> None:
     assert words in told(make_facts(**fields))
+
+
+def test_the_same_seeds_are_told_of_only_where_they_are_known() -> None:
+    assert told(make_facts()).endswith("of 12 dialogues, with the same seeds.")
+    stages = make_manifests()
+    other = stages | {"evaluate-2": stages["evaluate-2"].model_copy(update={"seed": 8})}
+    for manifests in (other, only("sft", "evaluate-0", "evaluate-1")):
+        words = told(make_facts(manifests=manifests))
+        assert words.endswith("M0, M1 and M2 answered the same 36 held-out contexts of 12 dialogues.")
+
+
+def test_models_that_answered_different_contexts_are_told_apart() -> None:
+    fewer = {"M0": make_answers(0), "M1": make_answers(1)[30:]}
+    assert told(make_facts(answers=fewer)).endswith(
+        "M0 answered 36 held-out contexts and M1 answered 6 held-out contexts; they have 6 contexts of 2 dialogues in common."
+    )
+    apart = {"M0": make_answers(0, 3), "M1": make_answers(1, 1, id="other")}
+    assert told(make_facts(answers=apart)).endswith(
+        "M0 answered 3 held-out contexts and M1 answered 1 held-out context; they have no context in common."
+    )
 
 
 def test_many_rounds_are_told_together() -> None:
@@ -128,6 +148,10 @@ def test_a_sign_of_failure_is_told_and_leads_to_a_step() -> None:
     healthy = make_facts(scores={1: make_scores(1)})
     assert "M1 shows none of the known signs" in now(healthy)
     assert "Read answers" not in after(healthy)
+
+
+def test_no_sign_is_denied_that_was_not_looked_for() -> None:
+    assert "sign" not in now(make_facts(scores={1: make_scores(1, signatures=[])}))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def _round(facts: Facts, number: int) -> Iterator[str]:
     if reflected is not None:
         read, kept = reflected.counts.get("read", 0), reflected.counts.get("pairs", 0)
         dropped = drops(reflected.counts)
-        reasons = ", ".join(f"{rows} {reason}" for reason, rows in dropped.items())
+        reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in dropped.items())
         tail = f"; {count(sum(dropped.values()), 'row')} were dropped ({reasons})" if dropped else ""
         tail = tail.replace("1 row were", "1 row was")
         yield (
@@ -116,14 +116,25 @@ def _evaluated(facts: Facts) -> Iterator[str]:
     if not facts.answers:
         yield "No model has been evaluated."
         return
-    models, rows = [*facts.answers], next(iter(facts.answers.values()))
-    dialogues = len({each.dialogue for each in rows})
-    yield (
-        f"{listed(models)} answered the same {count(len(rows), 'held-out context')} of {count(dialogues, 'dialogue')}, "
-        "with the same seeds."
-        if len(models) > 1
-        else f"{models[0]} answered {count(len(rows), 'held-out context')} of {count(dialogues, 'dialogue')}."
-    )
+    ids = {model: {each.id for each in rows} for model, rows in facts.answers.items()}
+    common = set.intersection(*ids.values())
+    dialogues = {each.dialogue for rows in facts.answers.values() for each in rows if each.id in common}
+    of = f" of {count(len(dialogues), 'dialogue')}"
+    if len(ids) > 1 and all(each == common for each in ids.values()):
+        seeds = ", with the same seeds" if _same_seeds(facts) else ""
+        yield f"{listed([*ids])} answered the same {count(len(common), 'held-out context')}{of}{seeds}."
+        return
+    each_of = listed([f"{model} answered {count(len(found), 'held-out context')}" for model, found in ids.items()])
+    if len(ids) == 1:
+        yield f"{each_of}{of}."
+    else:
+        yield f"{each_of}; they have {count(len(common), 'context') + of if common else 'no context'} in common."
+
+
+def _same_seeds(facts: Facts) -> bool:
+    """Whether all evaluations are known to have one seed. A context's own seed follows from it, whatever the model."""
+    seeds = {f"M{each.iteration or 0}": each.seed for each in facts.manifests.values() if each.kind == "evaluate"}
+    return facts.answers.keys() <= seeds.keys() and len({seeds[model] for model in facts.answers}) == 1
 
 
 def drops(counts: Mapping[str, int]) -> dict[str, int]:
@@ -214,10 +225,11 @@ def _signs(facts: Facts) -> Iterator[str]:
     if not facts.scores:
         return
     newest = max(facts.scores)
-    signs = [each.sentence for each in facts.scores[newest].signatures if each.present]
+    looked_for = facts.scores[newest].signatures
+    signs = [each.sentence for each in looked_for if each.present]
     if signs:
         yield f"M{newest} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(signs)}."
-    else:
+    elif looked_for:
         yield f"M{newest} shows none of the known signs of failing self-evolution."
 
 

@@ -13,11 +13,13 @@ import pytest
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.store.file import FileStore
 from evolution_operator.cli.figures import print_figures
 from evolution_operator.cli.main import app
 from evolution_operator.cli.named import open_results
 from evolution_operator.reporting.gather import gather
 from evolution_operator.results.figures import COLUMNS, figures_as_csv, read_figures, rows_of
+from evolution_operator.results.results import Results
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -136,3 +138,14 @@ def test_the_name_of_a_stage_leads_nowhere(
     read_figures(replace(results, manifests=hostile))
     gather(replace(results, manifests=hostile))
     assert not (tmp_path / "escaped").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 200_000])
+def test_a_document_that_is_no_json_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    path, digest = tmp_path / "metrics.json", "1" * 64
+    path.write_text(content)
+    file = {"path": path.name, "location": "stages/0/metrics.json", "sha256": digest, "size": 2}
+    made = stage("evaluate", 0, outputs={"metrics": {"digest": digest, "files": [file]}})
+    monkeypatch.setattr(Results, "fetch", lambda *_: [path])
+    with pytest.raises(PermanentError, match=r"stages/0/metrics.json cannot be read \(it is no JSON\)"):
+        read_figures(Results("lab", "first", FileStore(tmp_path), {"evaluate-0": made}))

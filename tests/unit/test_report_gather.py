@@ -63,6 +63,15 @@ def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path: Path) -> None
     assert bad.endswith(", and 1 more lines; the report leaves them out")
 
 
+def test_a_line_that_is_nested_too_deeply_is_no_row(tmp_path: Path) -> None:
+    (good,) = make_answers(0, 1)
+    path = tmp_path / "answers.jsonl"
+    path.write_text("\n".join(["[" * 200_000, json.dumps(good.wire()), ""]))
+    rows, bad = read_rows(path, Answer)
+    assert [each.id for each in rows] == [good.id]
+    assert bad.startswith("line 1: it is nested too deeply")
+
+
 def test_models_are_compared_or_the_report_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compared({"M0": make_answers(0)}) == ([], "fewer than two models have answers")
     models = {"M0": make_answers(0), "M1": make_answers(1, id="other")}

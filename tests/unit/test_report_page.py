@@ -189,6 +189,38 @@ def test_a_run_of_which_little_is_known_has_a_report(fields: dict[str, Any]) -> 
     assert "What to do next" in render(make_facts(**fields))
 
 
+STRANGE = (None, 3, "words", ["words", None, 3], {"uri": None, "cost": None}, [[1], ["a", "b"], [1, 2, 3], [1, None]])
+"""What another version may have written in place of a value."""
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_details_of_another_form_are_left_out(strange: Any) -> None:
+    names = (
+        "sources",
+        "model",
+        "testFrom",
+        "contextsFrom",
+        "neverTrainedOn",
+        "badRows",
+        "curve",
+        "validation",
+        "margins",
+        "judge",
+    )
+    details = dict.fromkeys(names, strange)
+    stages = {id_: each.model_copy(update={"details": details}) for id_, each in make_manifests().items()}
+    assert "What to do next" in render(make_facts(manifests=stages))
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_source_of_another_form_is_shown_as_far_as_it_is_known(strange: Any) -> None:
+    sources = [{"role": "seed", **dict.fromkeys(("uri", "sha256", "commit", "bytes", "counts"), strange)}]
+    sources.append({"role": "test", "counts": {"read": 5, "kept": strange}})
+    stages = make_manifests()
+    stages["prepare"] = stages["prepare"].model_copy(update={"details": {"sources": sources}})
+    assert "read 5" in render(make_facts(manifests=stages))
+
+
 def test_the_page_has_the_run_file_without_what_it_leaves_out() -> None:
     page = render(make_facts(spec=make_spec(iterations=3)))
     assert "iterations: 3" in page

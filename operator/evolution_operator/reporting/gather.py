@@ -107,7 +107,7 @@ class _Reader:
             if manifest.kind == kind and output in manifest.outputs:
                 try:
                     found[manifest.iteration or 0] = read(self._fetch(manifest, manifest.outputs[output]))
-                except (StageError, OSError, ValueError) as error:
+                except (StageError, OSError, ValueError, RecursionError) as error:
                     self.unread.append(f"{manifest.stage}, {output}: {_words(error)}")
         return found
 
@@ -125,7 +125,7 @@ def read_rows(path: Path, row: type[Row]) -> tuple[list[Row], str]:
         for number, line in enumerate(file, 1):
             try:
                 found.append(_row(line, row))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 bad.append(f"line {number}: {_words(error)}")
     more = f", and {len(bad) - 1} more lines" if len(bad) > 1 else ""
     return found, f"{bad[0]}{more}; the report leaves them out" if bad else ""
@@ -150,6 +150,8 @@ def _words(error: Exception) -> str:
         text = f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
     elif isinstance(error, StageError):
         text = f"{error.reason}: {error}"
+    elif isinstance(error, RecursionError):
+        text = "it is nested too deeply"
     else:
         text = str(error) or type(error).__name__
     return printable(redacted(text))

@@ -9,6 +9,7 @@ from typing import Any
 
 import vl_convert
 
+from ..results.curves import points_of
 from .facts import Facts
 from .figures import Row
 
@@ -85,9 +86,9 @@ def _training(facts: Facts) -> list[Plot]:
         given.append((title, note, {f"round {each.iteration}": each.details.get(name) for each in rounds}))
     plots = []
     for title, note, lines in given:
-        series = {name: [(float(x), float(y)) for x, y in points] for name, points in lines.items() if points}
-        if series:
-            plots.append(by_step(title, note, series))
+        series = {name: [*points_of(curve)] for name, curve in lines.items()}
+        if any(series.values()):
+            plots.append(by_step(title, note, {name: points for name, points in series.items() if points}))
     return plots
 
 

@@ -11,6 +11,7 @@ from evolution_jobs.contract.rows import Reject
 from evolution_jobs.preference.advice import ADVICE
 from evolution_jobs.printable import printable
 
+from .details import mapping, mappings, numbers, text, texts
 from .facts import Facts
 from .words import drops, listed
 
@@ -51,7 +52,6 @@ class Source:
     role: str
     uri: str
     sha256: str
-    bytes: int | None
     counts: Mapping[str, int]
 
 
@@ -60,13 +60,12 @@ def sources(facts: Facts) -> list[Source]:
     prepare = facts.manifests.get("prepare")
     return [
         Source(
-            str(each.get("role", "")),
-            str(each.get("uri", "")),
-            str(each.get("sha256") or each.get("commit") or ""),
-            each.get("bytes"),
-            {name: rows for name, rows in each.get("counts", {}).items() if rows},
+            text(each.get("role")),
+            text(each.get("uri")),
+            text(each.get("sha256")) or text(each.get("commit")),
+            numbers(mapping(each.get("counts"))),
         )
-        for each in (prepare.details.get("sources") or [] if prepare else [])
+        for each in (mappings(prepare.details.get("sources")) if prepare else [])
     ]
 
 
@@ -77,14 +76,14 @@ def leak_check(prepare: Manifest) -> list[str]:
         "No held-out conversation is in the training data, word for word or nearly (40 % of its word 4-grams): prepare "
         "compares them, and fails if it finds one. It would not find a paraphrase."
     ]
-    if place := details.get("testFrom"):
+    if place := text(details.get("testFrom")):
         found.append(f"Held-out contexts come from {place}.")
-    if place := details.get("contextsFrom"):
+    if place := text(details.get("contextsFrom")):
         found.append(f"The contexts that are answered in each round come from {place}.")
-    if sets := details.get("neverTrainedOn"):
+    if sets := texts(details.get("neverTrainedOn")):
         found.append(f"The run never trains on {listed(sets)}.")
-    if bad := details.get("badRows"):
-        found.append(f"Bad rows were skipped, such as {printable(str(bad[0]))}.")
+    if bad := texts(details.get("badRows")):
+        found.append(f"Bad rows were skipped, such as {printable(bad[0])}.")
     return found
 
 
@@ -175,7 +174,8 @@ def costs(facts: Facts) -> list[Cost]:
 def _cost(facts: Facts, stage: str, manifest: Manifest) -> Cost:
     status = facts.stages.get(stage)
     gpu_seconds = status.gpu_seconds if status and status.gpu_seconds else manifest.gpus * manifest.seconds
-    prices = [each["cost"] for each in manifest.details.values() if isinstance(each, dict) and "cost" in each]
+    asked = [mapping(each).get("cost") for each in manifest.details.values()]
+    prices = [cost for cost in asked if isinstance(cost, int | float)]
     return Cost(
         stage,
         manifest.seconds,

@@ -8,6 +8,7 @@ from evolution_jobs.contract.figures import MIN_DIALOGUES
 from evolution_jobs.contract.manifest import Manifest
 
 from ..planner.policies import champion_rule, goodness
+from .details import mapping, text
 from .facts import Change, Facts
 from .figures import Row, Value
 
@@ -51,8 +52,7 @@ def _state(facts: Facts) -> Iterator[str]:
 def _prepared(facts: Facts) -> Iterator[str]:
     prepare = facts.manifests["prepare"]
     counts = prepare.counts
-    base = (prepare.details.get("model") or {}).get("uri")
-    if base:
+    if base := text(mapping(prepare.details.get("model")).get("uri")):
         yield f"The base model is {base}."
     if "train" in counts and "validation" in counts:
         replay = f" and {count(counts['replay'], 'general instruction')}" if counts.get("replay") else ""

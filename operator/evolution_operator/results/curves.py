@@ -40,11 +40,11 @@ def curves(manifests: Iterable[Manifest]) -> list[CurvePoint]:
 
 def _points(manifest: Manifest) -> Iterator[CurvePoint]:
     for name, measure in MEASURES.get(manifest.kind, {}).items():
-        for step, value in _pairs(manifest.details.get(name)):
+        for step, value in points_of(manifest.details.get(name)):
             yield CurvePoint(manifest.stage, f"M{manifest.iteration or 0}", measure, step, value)
 
 
-def _pairs(curve: Any) -> Iterator[tuple[int, float]]:
+def points_of(curve: Any) -> Iterator[tuple[int, float]]:
     """Steps and values; nothing of what another version may have written in another form."""
     for point in curve if isinstance(curve, list) else ():
         match point:

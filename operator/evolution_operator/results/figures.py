@@ -103,7 +103,7 @@ def _document(results: Results, manifest: Manifest, directory: Path) -> dict[str
     (path,) = results.fetch(output, directory)
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(manifest, "it is no JSON") from error
     if not isinstance(found, dict):
         raise _unreadable(manifest, "it is no JSON object")

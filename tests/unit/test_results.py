@@ -53,6 +53,8 @@ def test_a_run_file_has_its_artifacts_by_name(tmp_path: Path, capsys: pytest.Cap
     assert found.models == ["M0"]
     assert found.status is not None
     assert [stage.state for stage in found.status.stages if stage.id == "sft"] == ["Succeeded"]
+    with pytest.raises(PermanentError, match=r"M9 is not there: run first has 1 rounds; there are "):
+        found.artifact("M9")
     with pytest.raises(PermanentError, match=r"'model-2' is no name of an artifact; there are .*M0"):
         found.artifact("model-2")
     answers = found.artifact("answers-0")

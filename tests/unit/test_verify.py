@@ -288,14 +288,15 @@ def test_a_signed_run_passes_with_the_signer_s_key_alone(directory: Storage, tmp
     results = finished_run(directory)
     path = write_keys(tmp_path, key)
     unsigned = verify(results, public_key(path.with_suffix(".pub")))
-    assert {finding.kind for finding in unsigned.findings} == {Kind.missing}
+    assert {finding.kind for finding in unsigned.findings} == {Kind.unsigned}
+    assert not unsigned.intact
     assert len(unsigned.findings) == len(results.manifests)
     signed(results, path)
     passed = verify(results, public_key(path.with_suffix(".pub")))
     assert (passed.intact, passed.findings, len(passed.signed)) == (True, [], 4)
     stranger = write_keys(tmp_path, name="stranger").with_suffix(".pub")
     refused = verify(results, public_key(stranger))
-    assert {finding.kind for finding in refused.findings} == {Kind.changed}
+    assert {finding.kind for finding in refused.findings} == {Kind.unsigned}
     assert all("has no valid signature by this key" in finding.message for finding in refused.findings)
 
 

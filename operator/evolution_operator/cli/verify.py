@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from ..results.results import Results
-from ..verify.findings import Kind, Verification
+from ..verify.findings import BAD, Kind, Verification
 from .console import open_console, say
 from .exit_codes import EXIT_FAILED
 from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import Output, OutputOption, StorageOption
 
-STYLES = {Kind.missing: "red", Kind.changed: "red", Kind.foreign: "yellow"}
+STYLES = {Kind.missing: "red", Kind.changed: "red", Kind.unsigned: "red", Kind.foreign: "yellow"}
 
 
 def verify(
@@ -124,13 +124,14 @@ def _print(console: Console, results: Results, found: Verification, checked: boo
     if found.signed and not checked:
         say(console, f"{len(found.signed)} manifests are signed; name the public key with --key to check that")
     counts = Counter(finding.kind for finding in found.findings)
-    bad = [f"{counts[kind]} {kind}" for kind in (Kind.missing, Kind.changed) if counts[kind]]
+    bad = [f"{counts[kind]} {kind}" for kind in BAD if counts[kind]]
     if found.intact:
         signed = f", {len(found.signed)} signatures valid" if checked else ""
         say(console, f"intact{signed}", "green")
     else:
-        repair = "A run that is run again repeats the stages whose files are missing or changed"
-        say(console, f"not intact: {', '.join(bad)}. {repair}", "red")
+        again = "A run that is run again repeats the stages whose files are missing or changed"
+        repair = again if counts[Kind.missing] or counts[Kind.changed] else "evolution sign signs what is intact"
+        say(console, f"not {'intact' if repair is again else 'signed by this key'}: {', '.join(bad)}. {repair}", "red")
 
 
 def _print_findings(console: Console, found: Verification) -> None:

@@ -39,7 +39,7 @@ def gguf_recipe(facts: Facts, *, merged: bool) -> str:
 def _merged(name: str, ways: str) -> str:
     return f"""```console
 $ gguf/bin/python llama.cpp/convert_hf_to_gguf.py . --outtype bf16 --outfile {name}-bf16.gguf
-$ llama.cpp/build/bin/llama-quantize {name}-bf16.gguf {name}-q4_k_m.gguf Q4_K_M    # optional
+$ llama.cpp/build/bin/llama-quantize {name}-bf16.gguf {name}-q4_k_m.gguf Q4_K_M
 $ llama.cpp/build/bin/llama-server -m {name}-q4_k_m.gguf --jinja {ways}
 ```"""
 

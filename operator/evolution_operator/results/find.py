@@ -90,7 +90,10 @@ def _namespace(store: Store, name: str) -> str:
     runs = sorted(
         {f"{parts[1]}/{parts[2]}" for location, _ in store.list(RUNS_PREFIX) if len(parts := location.split("/")) == 4}
     )
+    recorded = any(parts[2] == name for location, _ in store.list(RUNS_PREFIX) if len(parts := location.split("/")) > 4)
     there = f"it has {', '.join(runs)}" if runs else "it has no run's results"
+    if recorded:
+        there = "it has stages of such a run, and no pointers to them: name the run file, or run it again, which writes them"
     raise PermanentError("RunUnknown", f"{store.uri} has no results of a run {name}; {there}")
 
 

@@ -68,6 +68,8 @@ class Results:
             words = f"{name}: {self.faults[place.stage]}"
         elif place.stage in self.manifests:
             words = f"stage {place.stage} made no {place.output}"
+        elif self.spec is not None and _round(place.stage) > self.spec.iterations:
+            words = f"{name} is not there: run {self.name} has {self.spec.iterations} rounds"
         else:
             words = f"{name} is not there: stage {place.stage} of run {self.name} has not finished"
         there = f"there are {', '.join(found)}" if found else f"{self.store.uri} has nothing of this run"
@@ -85,3 +87,9 @@ class Results:
             self.store.get_file(file.location, path, file.sha256)
             paths.append(path)
         return paths
+
+
+def _round(stage: str) -> int:
+    """The number in a stage's id; 0 if it has none."""
+    _, _, number = stage.partition("-")
+    return int(number or 0)

@@ -49,7 +49,7 @@ def require(name: TrackerName) -> None:
     if find_spec(name) is None:
         raise PermanentError(
             "DependencyMissing",
-            f"tracking with {name} needs its package: pip install 'evolution-operator[{name}]', or remove spec.tracking",
+            f"tracking with {name} needs its package: pip install 'evolution-operator[{name}]', or choose another tracker",
         )
 
 

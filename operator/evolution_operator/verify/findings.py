@@ -32,11 +32,17 @@ class Kind(StrEnum):
 
     missing = "missing"
     changed = "changed"
+    unsigned = "unsigned"
+    """Not signed, or not with the key that was named. The files may be intact."""
     foreign = "foreign"
     """Nothing of the run's, in a place where only its results belong."""
     left_over = "left over"
     """What a stopped process has left. The next cleanup takes it."""
     note = "note"
+
+
+BAD = (Kind.missing, Kind.changed, Kind.unsigned)
+"""With one of these, a run does not pass."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,8 @@ class Verification:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is missing or changed."""
-        return not any(finding.kind in (Kind.missing, Kind.changed) for finding in self.findings)
+        """Whether nothing is missing or changed, and what must be signed is."""
+        return not any(finding.kind in BAD for finding in self.findings)
 
 
 def judge_objects(stage: str, manifest: Manifest, sizes: Mapping[str, int]) -> Iterator[Finding]:

@@ -82,6 +82,10 @@ def sign(statement: bytes, signer: CryptoSigner, earlier: bytes | None = None) -
     return json.dumps(envelope.to_dict(), indent=1).encode() + b"\n"
 
 
+OTHER_KEY = "has no valid signature by this key"
+"""A fault of the signer, not of what was signed."""
+
+
 def signature_fault(envelope: bytes | None, manifest_digest: str, key: SSlibKey | None) -> str | None:
     """What is wrong with the signed provenance of a manifest with this digest, or None.
 
@@ -97,7 +101,7 @@ def signature_fault(envelope: bytes | None, manifest_digest: str, key: SSlibKey 
     except MALFORMED:
         return "is no signed in-toto statement"
     if not signed:
-        return "has no valid signature by this key"
+        return OTHER_KEY
     return None if digests == [manifest_digest] else "is of another manifest than the one that is there"
 
 

@@ -27,7 +27,7 @@ from .findings import (
     prefixes_of,
     verified_stage,
 )
-from .signing import signature_fault
+from .signing import OTHER_KEY, signature_fault
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
@@ -51,7 +51,7 @@ def verify(results: Results, key: SSlibKey | None = None, watch: Watch = unwatch
         if envelope is not None:
             found.signed.append(stage)
         if fault := signature_fault(envelope, manifest_digest(results.store, manifest.key), key):
-            kind = Kind.missing if envelope is None else Kind.changed
+            kind = Kind.unsigned if envelope is None or fault == OTHER_KEY else Kind.changed
             found.findings.append(Finding(kind, stage, f"{location} {fault}"))
     return found
 

@@ -299,7 +299,7 @@ def test_answers_and_whole_conversations_come_from_the_storage_of_a_run(tmp_path
     )
     with pytest.raises(PermanentError, match="stage evaluate-0 of this run is not finished"):
         evolution(*arguments)
-    contents = contents | {"test": "d" * 64}
+    contents = contents | {"test": content_digest([(contexts.name, file_sha256(contexts))])}
     keys = resolve_keys(graph, contents)
     for number, name in enumerate(("M0", "M1")):
         publish(

@@ -192,6 +192,7 @@ def test_a_folder_is_pushed_to_a_private_repository(
     card = tmp_path / "out/README.md"
     card.write_text(card.read_text().replace("license: cc-by-nc-4.0", "license: mit") + "Read by me.\n")
     with hub_in_place(monkeypatch, tmp_path / "cache") as hub:
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
         sent = export(run, *command)
         assert hub.repositories["models/owner/m1"]["README.md"] == card.read_bytes()
         assert (sent["licence"], len(sent["notes"])) == ("mit", 1)

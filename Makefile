@@ -64,9 +64,9 @@ test-vllm: vllm-env ## generate, reflect and evaluate with vLLM on the real smal
 
 test-api: .venv-unit/.ready ## The operator against a real control plane (the first call builds it from Go modules)
 	$(UNIT)/python -m hack.cluster build etcd kube-apiserver kube-controller-manager kube-scheduler kubectl kwok
-	$(UNIT)/pytest $(WORKERS) --dist=worksteal tests/api
+	$(UNIT)/pytest tests/api
 
-test-browser: .venv-unit/.ready ## The pages of a human study and of live runs in headless Chromium (as root on Debian it is installed if it is missing)
+test-browser: .venv-unit/.ready ## The pages of a human study, of live runs and of reports in headless Chromium (as root on Debian it is installed if it is missing)
 	$(UNIT)/pytest tests/browser
 
 unit: .venv-unit/.ready ## The unit tests that need no torch, in a small environment of their own

@@ -173,10 +173,13 @@ def _base(results: Results) -> str:
     prepare = results.manifests.get("prepare")
     output = prepare.outputs.get("model") if prepare else None
     if output is not None and output.files:
-        return f"{results.store.uri}/{output.files[0].location.removesuffix(f'/{output.files[0].path}')}"
-    # A manifest may be foreign.
-    pinned = printable(output.reference) if output and output.reference else None
-    uri = pinned or (results.spec.base_model.uri if results.spec else "the run's base model")
+        uri = f"{results.store.uri}/{output.files[0].location.removesuffix(f'/{output.files[0].path}')}"
+    elif output is not None and output.reference:
+        # A manifest may be foreign.
+        uri = printable(output.reference)
+    else:
+        uri = results.spec.base_model.uri if results.spec else "the run's base model"
+    # transformers takes a path, not its URI.
     return uri.removeprefix("file://")
 
 

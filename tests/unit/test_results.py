@@ -121,3 +121,9 @@ def test_every_command_that_reads_results_reaches_a_storage_by_another_endpoint(
 def test_status_of_a_run_file_says_what_shows_it() -> None:
     found = CliRunner().invoke(app, ["status", "run.yaml"])
     assert str(found.exception) == "run.yaml is a run file: `evolution plan -f run.yaml` shows its stages"
+
+
+def test_a_storage_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for run in (str(manifest(tmp_path, iterations=1)), "first"):
+        with pytest.raises(PermanentError, match=r"--storage: there is no directory .*/run s$"):
+            open_results(run, storage=str(tmp_path / "run s"))

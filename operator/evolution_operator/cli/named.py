@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
@@ -56,6 +57,8 @@ def open_results(
     from ..local.load import local_run, storage_at
     from ..results.find import results_of_pointers, results_of_run, results_of_status
 
+    if storage is not None:
+        _refuse_absent(storage_at(storage))
     if reference.endswith(RUN_FILES):
         found = local_run(Path(reference), storage)
         spec = found.spec.model_copy(update={"storage": storage_through(found.spec.storage, endpoint)})
@@ -71,6 +74,13 @@ def open_results(
     wanted, run = storage_through(storage_of(document, reference), endpoint), run_of(document)
     with reached_from_here(wanted, run.namespace):
         return results_of_status(open_store(wanted), run, read_status(document.get("status", {})), _spec_of(document))
+
+
+def _refuse_absent(storage: Storage) -> None:
+    """A directory that is named to be read must be there. Raises PermanentError `RunUnknown`."""
+    place = storage.uri.removeprefix("file://")
+    if place != storage.uri and not Path(unquote(place)).is_dir():
+        raise PermanentError("RunUnknown", f"--storage: there is no directory {unquote(place)}")
 
 
 def run_of(document: Mapping[str, Any]) -> RunRef:

@@ -16,6 +16,7 @@ from evolution_jobs.contract.settings import GenerationSettings
 from evolution_jobs.store.s3 import S3Store
 from evolution_operator.api.status import RunStatus
 from evolution_operator.api.validation import RunFileError
+from evolution_operator.chat import tested
 from evolution_operator.chat.commands import Command, Mistake, message, parse
 from evolution_operator.chat.conversation import Conversation
 from evolution_operator.chat.display import Json, SideBySide, Streamed, display_of
@@ -28,6 +29,7 @@ from evolution_operator.cli.reach import advice_from_outside, in_cluster, reache
 from evolution_operator.results.choice import Chosen, changed, chat_settings, choose_model
 from evolution_operator.results.find import results_of_pointers
 from evolution_operator.results.results import Results
+from evolution_operator.results.weights import weights_of
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -423,3 +425,19 @@ def test_another_endpoint_takes_the_place_of_the_clusters(monkeypatch: pytest.Mo
     with pytest.raises(RunFileError) as refused:
         open_results("first", "lab", storage=str(tmp_path), endpoint="http://localhost:9000")
     assert refused.value.source == "--endpoint"
+
+
+def test_answers_that_are_no_rows_are_not_compared_with(tmp_path: Path) -> None:
+    published = Published(tmp_path / "storage")
+    turns = [{"role": "seeker", "text": "Hi."}]
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"id": "1-1", "dialogue": "1", "turns": turns, "human": "Hello."}) + "\n"
+    )
+    (tmp_path / "answers.jsonl").write_text("{}\n")
+    published.stage("prepare", {"train": tmp_path / "test.jsonl", "test": tmp_path / "test.jsonl"})
+    published.stage("evaluate-0", {"answers": tmp_path / "answers.jsonl"})
+    with weights_of(results_of_pointers(published.store, "lab", "first")) as weights:
+        asked = tested.Tested(weights, ["M0"], GenerationSettings(), 0)
+        context = asked.context(1)
+        assert context.id == "1-1"
+        assert not list(asked.compared(context, [Reply("M0", "Hello.", "stop", 2, 0)]))

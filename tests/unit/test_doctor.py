@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -638,6 +640,16 @@ def test_without_a_file_it_says_what_was_not_looked_at() -> None:
     result = doctor("--machine")
     assert result.exit_code == 0
     assert "skipped  storage, base model: no run file is named" in result.stdout
+
+
+def test_a_cluster_without_its_packages_is_one_message() -> None:
+    code = (
+        "import sys; sys.modules['kubernetes'] = None; sys.argv = ['evolution', 'doctor', '--cluster'];"
+        "from evolution_operator.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.startswith("error: DependencyMissing: a cluster needs the kubernetes package")
+    assert done.returncode == 1
 
 
 @pytest.mark.usefixtures("machine")

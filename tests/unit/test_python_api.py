@@ -105,6 +105,9 @@ def test_a_run_is_saved_as_it_was_written_and_loaded_from_anywhere(here: Path, m
     assert loaded.spec.dpo.beta == 0.2
     assert loaded.spec.storage.uri == f"file://{here}/runs"
     assert loaded.spec.data.seed[0].uri == f"file://{here}/seed.jsonl"
+    # YAML 1.2 takes this commit for a number, unless it is in quotes.
+    model = {"uri": "hf://owner/name", "revision": "72225e2"}
+    assert load(save(built(baseModel=model), here / "pinned.yaml")).spec.base_model.revision == "72225e2"
     (here / "first.yaml").write_text("kind: EvolutionRun\n")
     with pytest.raises(RunFileError, match="apiVersion: is required"):
         load(here / "first.yaml")

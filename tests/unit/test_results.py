@@ -127,3 +127,12 @@ def test_a_storage_that_is_not_there_is_named(tmp_path: Path) -> None:
     for run in (str(manifest(tmp_path, iterations=1)), "first"):
         with pytest.raises(PermanentError, match=r"--storage: there is no directory .*/run s$"):
             open_results(run, storage=str(tmp_path / "run s"))
+
+
+@pytest.mark.parametrize(("directory", "uri"), [("a b", "a%20b"), ("a%20b", "a%20b"), ("c", "c")])
+def test_a_storage_is_the_directory_that_its_store_reads(tmp_path: Path, directory: str, uri: str) -> None:
+    """A % that is part of the name, and the host localhost, mean what they mean in a run file."""
+    (tmp_path / directory).mkdir()
+    for host in ("", "localhost"):
+        with pytest.raises(PermanentError, match="it has no run's results"):
+            open_results("first", storage=f"file://{host}{tmp_path}/{uri}")

@@ -427,6 +427,7 @@ def test_what_was_signed_is_checked_and_copied_with_the_model(
     done = command("sign", "--key", path)
     assert done.exit_code == 0, done.exception
     assert "tests/run: 4 manifests signed, key " in done.output
+    assert f"check it: evolution verify run --storage {tmp_path / 'storage'} --key PUBLIC_KEY" in done.output
     assert "4 manifests are signed; name the public key" in command("verify").output
     checked = command("verify", "--key", path.with_suffix(".pub"))
     assert (checked.exit_code, checked.output.splitlines()[-1]) == (0, "intact, 4 signatures valid")

@@ -88,6 +88,11 @@ class Manifest(Document):
     """GPUs that process held."""
 
     @property
+    def files(self) -> list[File]:
+        """Every file that it names."""
+        return [file for output in self.outputs.values() for file in output.files]
+
+    @property
     def contents(self) -> dict[str, str]:
         """Output name to content digest."""
         return {name: output.digest for name, output in self.outputs.items()}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..contract.errors import PermanentError, TransientError
 from ..contract.keys import attempt_prefix, manifest_path, model_prefix
-from ..contract.manifest import File, Manifest, Output, content_digest
+from ..contract.manifest import Manifest, Output, content_digest
 from .base import Store
 
 LOOKUPS = 16
@@ -84,7 +84,7 @@ def missing_files(store: Store, manifest: Manifest) -> list[str]:
     for output in copied_models(manifest):
         found |= dict(store.list(model_prefix(output.digest)))
     faults: list[str] = []
-    for file in files_of(manifest):
+    for file in manifest.files:
         if file.location not in found:
             faults.append(f"{file.location} is missing")
         elif found[file.location] != file.size:
@@ -96,7 +96,7 @@ def corrupt_files(store: Store, manifest: Manifest) -> list[str]:
     """As `missing_files`; if no file is, each file whose sha256 differs. Reads every file."""
     if faults := missing_files(store, manifest):
         return faults
-    found = ((file, store.sha256(file.location)) for file in files_of(manifest))
+    found = ((file, store.sha256(file.location)) for file in manifest.files)
     return [
         f"{file.location}: expected sha256 {file.sha256}, found {digest}"
         for file, digest in found
@@ -164,8 +164,3 @@ def copied_models(manifest: Manifest) -> list[Output]:
         for output in manifest.outputs.values()
         if output.files and output.files[0].location.startswith(model_prefix(output.digest))
     ]
-
-
-def files_of(manifest: Manifest) -> list[File]:
-    """Every file a manifest names."""
-    return [file for output in manifest.outputs.values() for file in output.files]

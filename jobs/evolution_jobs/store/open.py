@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..contract.errors import PermanentError
 from ..contract.locations import Storage
 from .base import Store
@@ -17,10 +19,7 @@ def open_store(storage: Storage) -> Store:
     if scheme == "file":
         from .file import FileStore
 
-        try:
-            return FileStore(local_path(storage.uri, "storage"))
-        except PermanentError as error:
-            raise PermanentError("StorageInvalid", str(error)) from error
+        return FileStore(directory_of(storage))
     bucket, _, prefix = place.partition("/")
     if scheme == "s3" and bucket:
         # botocore takes 0.3 s to import, which a run on files does not need.
@@ -35,6 +34,14 @@ def open_store(storage: Storage) -> Store:
             Bucket(bucket, storage.endpoint, storage.region, encryption=encryption(storage)), prefix.rstrip("/")
         )
     raise PermanentError("StorageInvalid", f"storage.uri {storage.uri}: use file:///directory or s3://bucket/prefix")
+
+
+def directory_of(storage: Storage) -> Path:
+    """The directory of a `file://` storage. Raises PermanentError `StorageInvalid`."""
+    try:
+        return local_path(storage.uri, "storage")
+    except PermanentError as error:
+        raise PermanentError("StorageInvalid", str(error)) from error
 
 
 def encryption(storage: Storage) -> dict[str, str]:

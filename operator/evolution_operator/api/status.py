@@ -153,6 +153,10 @@ class RunStatus(StatusDocument):
             ]
         return {**written, "phase": self.phase}
 
+    def condition(self, type_: str) -> str | None:
+        """The message of a condition that holds."""
+        return next((each.message for each in self.conditions if each.type == type_ and each.status == "True"), None)
+
     def stage_by_id(self) -> dict[str, StageStatus]:
         """The stages by id."""
         return {stage.id: stage for stage in self.stages}

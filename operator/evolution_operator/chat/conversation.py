@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evolution_jobs.contract.rows import Context, Turn
+from evolution_jobs.preference.prompts import answer_messages
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,13 @@ class Conversation:
         """Without the last exchange. What a test context began with stays."""
         return replace(self, exchanges=self.exchanges[:-1])
 
-    def saved(self, system: str) -> str:
+    def saved(self) -> str:
         """JSON Lines in the layout `messages`: one conversation for each model. Empty if nothing was answered."""
         if not self.exchanges:
             return ""
-        return "".join(json.dumps(self._messages(model, system), ensure_ascii=False) + "\n" for model in self.models)
+        return "".join(json.dumps(self._messages(model), ensure_ascii=False) + "\n" for model in self.models)
 
-    def _messages(self, model: str, system: str) -> dict[str, Any]:
-        *before, last = self.exchanges
-        turns = Conversation(self.models, self.opening, before).turns(model, last.said)
-        roles = {"seeker": "user", "supporter": "assistant"}
-        return {
-            "model": model,
-            "messages": [
-                {"role": "system", "content": system},
-                *({"role": roles[turn.role], "content": turn.text} for turn in turns),
-                {"role": "assistant", "content": last.answers[model]},
-            ],
-        }
+    def _messages(self, model: str) -> dict[str, Any]:
+        last = self.exchanges[-1]
+        asked = answer_messages(self.undone().turns(model, last.said))
+        return {"model": model, "messages": [*asked, {"role": "assistant", "content": last.answers[model]}]}

@@ -13,7 +13,6 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Context, Response, Turn
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.engines.base import row_seed
-from evolution_jobs.preference.prompts import SYSTEM
 from evolution_jobs.store.base import disk_error
 
 from .conversation import Conversation
@@ -90,7 +89,7 @@ class Talk:
 
     def save(self, file: Path) -> None:
         """Write the conversation. Raises PermanentError `ChatInput` if there is none, or the file is there already."""
-        text = self.conversation.saved(SYSTEM)
+        text = self.conversation.saved()
         if not text:
             raise PermanentError("ChatInput", f"/save {file}: nothing was said yet")
         if file.exists():

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar
 
-from evolution_jobs.contract.document import Document
 from evolution_jobs.contract.errors import PermanentError, StageError
-from evolution_jobs.contract.rows import Answer, Context
+from evolution_jobs.contract.jsonl import RowFault, rows_by_id
+from evolution_jobs.contract.rows import Context
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.engines.base import row_seed
 from evolution_jobs.printable import printable
 
+from ..results.answers import answers_of_file
 from ..results.choice import evaluation_settings
 from ..results.weights import Weights
 from .replies import KEPT, Reply
 from .talk import Talk
-
-Row = TypeVar("Row", bound=Document)
 
 
 class Tested:
@@ -36,7 +34,7 @@ class Tested:
 
         Raises PermanentError `ArtifactMissing` if prepare has not finished, and what the store raises.
         """
-        contexts = {context.id: context for context in self._rows("test", Context)}
+        contexts = self._test_set()
         order = next(iter(self._answers.values()), contexts)
         return [contexts[id_] for id_ in order if id_ in contexts]
 
@@ -67,14 +65,18 @@ class Tested:
         found = {}
         for model in self._models:
             try:
-                found[model] = {row.id: row.answer for row in self._rows(_answers_of(model), Answer)}
+                rows = answers_of_file(self._weights.file(_answers_of(model)))
             except StageError:
                 continue
+            found[model] = {row.id: row.answer for row in rows}
         return found
 
-    def _rows(self, name: str, row: type[Row]) -> list[Row]:
-        with self._weights.file(name).open(encoding="utf-8") as lines:
-            return [row.stored(line) for line in lines]
+    def _test_set(self) -> dict[str, Context]:
+        with self._weights.file("test").open("rb") as lines:
+            try:
+                return rows_by_id(lines, Context, "context")
+            except RowFault as fault:
+                raise PermanentError("ChatInput", f"/context: test, line {fault.line}: {fault}") from fault
 
 
 def _answers_of(model: str) -> str:

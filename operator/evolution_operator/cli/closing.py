@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from ..planner.policies import champion_rule
 from ..reporting.figures import SHOWN
+from .named import reference
 
 
 def print_closing(console: Console, summary: dict[str, Any], file: Path, storage: str | None = None) -> None:
@@ -60,7 +60,7 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path, storage
 
 def _artifacts(summary: dict[str, Any], file: Path, storage: str | None) -> list[str]:
     """Commands that copy, try and show what the run has made: one for each kind of artifact."""
-    run = " ".join([shlex.quote(str(file)), *(["--storage", shlex.quote(storage)] if storage is not None else [])])
+    run = reference(str(file), storage=storage)
     names: dict[str, list[str]] = {}
     for name in summary["artifacts"]:
         names.setdefault(re.sub(r"-?\d+$", "", name), []).append(name)

@@ -18,6 +18,7 @@ from ..api.status import RunStatus, StageStatus
 from .console import say
 from .display import amount, one_line
 from .kube import Cluster, explained
+from .program import program_name
 
 
 def fetch(name: str, namespace: str | None) -> dict[str, Any]:
@@ -82,7 +83,8 @@ def print_status(console: Console, name: str, namespace: str | None, status: Run
         figures = "  ".join(f"{figure} {value:.4g}" for figure, value in sorted(entry.figures.items()))
         say(console, printable(f"M{entry.iteration}{star}  {figures}"))
     if status.phase == "Complete":
-        console.print(f"Talk to the champion: evolution chat {name}{place}", highlight=False, soft_wrap=True)
+        model = "the newest model" if status.champion is None else "the champion"
+        console.print(f"Talk to {model}: {program_name()} chat {name}{place}", highlight=False, soft_wrap=True)
 
 
 def _row(stage: StageStatus) -> tuple[str, ...]:

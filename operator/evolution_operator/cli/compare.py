@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..api.experiment import is_experiment
-from .named import RUN_FILES, RUN_NAME, run_of, storage_of
+from .named import RUN_FILES, RUN_NAME, open_results, run_of, storage_of
 
 Models = dict[str, list[Answer]]
 
@@ -87,17 +87,16 @@ def _models(
 
 
 def _run(place: str, namespace: str | None, storage: str | None) -> Models:
-    from ..local.load import local_run, storage_at
+    from ..local.load import storage_at
     from ..results.answers import answers_of
-    from ..results.find import results_of_run, results_of_status
+    from ..results.find import results_of_status
 
-    if place.endswith(RUN_FILES):
-        return answers_of(results_of_run(local_run(Path(place), storage)))
+    if storage is None or place.endswith(RUN_FILES):
+        return answers_of(open_results(place, namespace, storage))
     from .cluster import fetch, read_status
 
     document = fetch(place, namespace)
-    found = storage_of(document, place)
-    store = open_store(storage_at(storage, found) if storage is not None else found)
+    store = open_store(storage_at(storage, storage_of(document, place)))
     return answers_of(results_of_status(store, run_of(document), read_status(document.get("status", {}))))
 
 

@@ -78,7 +78,7 @@ def forward(
     if kubectl is None:
         raise PermanentError(
             "DependencyMissing",
-            "kubectl is not on PATH, and forwards the operator's port: install it (https://kubernetes.io/docs/tasks/tools)",
+            "kubectl is not on PATH; it forwards the operator's port: install it (https://kubernetes.io/docs/tasks/tools)",
         )
     # As for Ctrl-C: kubectl must not go on alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

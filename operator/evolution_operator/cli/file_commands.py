@@ -143,7 +143,7 @@ def validate(
 
 def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[str, Any]:
     """What the run will train on; for an experiment, by variant, what each arm does that reads what no earlier one reads."""
-    from ..local.load import local_arms, local_run
+    from ..local.load import local_arms, local_run_of
     from ..planner.sharing import prepare_key, shared_with
     from .deep import look, print_survey
 
@@ -154,7 +154,7 @@ def _look(file: Path, found: EvolutionRun | Experiment, output: Output) -> dict[
         return survey.wire()
 
     if not isinstance(found, Experiment):
-        return shown(local_run(file, None))
+        return shown(local_run_of(found, file.resolve().parent))
     runs = local_arms(file, None)
     shared = shared_with({variant: prepare_key(run) for variant, run in runs.items()})
     surveys: dict[str, Any] = {}

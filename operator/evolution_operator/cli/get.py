@@ -21,7 +21,7 @@ from rich.text import Text
 from ..results.copies import Copy, fetch, is_directory, missing, planned
 from ..results.results import Artifact, Results
 from .console import open_console, say
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
 from .options import Output, StorageOption
 
 CHAMPION = "champion"
@@ -61,26 +61,19 @@ def get(
     # All conflicts are found before anything is copied.
     lacking = {copy.artifact.name: missing(copy, force) for copy in copies}
     console = open_console(stderr=output is Output.json)
-    reference = _reference(run, namespace, storage)
+    named = reference(run, namespace, storage, endpoint)
     done: list[dict[str, Any]] = []
     for copy in copies:
         _copy(console, results, copy, lacking[copy.artifact.name])
         written = bool(lacking[copy.artifact.name])
         done.append({"name": copy.artifact.name, "path": str(copy.path), "written": written})
-        _tell(console, results, copy, written, reference)
+        _tell(console, results, copy, written, named)
     if "report" in names:
         path = _report(results, directory)
         done.append({"name": "report", "path": str(path), "written": True})
         say(console, f"{path}: the report of {results.name}")
     if output is Output.json:
         print(json.dumps({"copied": done}, ensure_ascii=False))
-
-
-def _reference(run: str, namespace: str | None, storage: str | None) -> str:
-    """The run as another command names it."""
-    options = {"-n": namespace, "--storage": storage}
-    words = [run, *(word for option, value in options.items() if value is not None for word in (option, value))]
-    return shlex.join(words)
 
 
 def _artifact(results: Results, name: str) -> Artifact:
@@ -90,9 +83,9 @@ def _artifact(results: Results, name: str) -> Artifact:
         raise PermanentError(
             "ArtifactMissing", "champion: the storage alone does not say which it is; name the run file"
         )
-    if results.status.champion is None:
+    if results.champion is None:
         raise PermanentError("ArtifactMissing", f"champion: run {results.name} has chosen none yet")
-    return results.artifact(f"M{results.status.champion}")
+    return results.artifact(results.champion)
 
 
 def _list(results: Results, output: Output) -> None:
@@ -140,14 +133,12 @@ def _copy(console: Console, results: Results, copy: Copy, wanted: list[str]) -> 
 def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
     """What goes beside a model's files: where it comes from, and the signed form of that if there is one."""
     from ..verify.findings import PROVENANCE
-    from ..verify.provenance import UNSIGNED, statement
-    from ..verify.walk import manifest_digest, provenance_path
+    from ..verify.provenance import UNSIGNED
+    from ..verify.walk import provenance_of
 
     if not is_directory(copy.artifact):
         return {}
-    manifest = copy.artifact.manifest
-    unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
-    signed = results.store.read(provenance_path(manifest.key))
+    unsigned, signed = provenance_of(results, copy.artifact.manifest)
     documents = {UNSIGNED: unsigned} | ({PROVENANCE: signed} if signed is not None else {})
     # A foreign model may have a file of this name. The model is copied as it is.
     return {name: text for name, text in documents.items() if name not in copy.files}

@@ -62,6 +62,8 @@ class Cluster:
         self._api, self.namespace = _connect(namespace)
         self.server: str = self._api.configuration.host
         """Its URL."""
+        self.date: str | None = None
+        """The header Date of its latest answer."""
 
     def get(self, path: str, query: Mapping[str, str] | None = None, timeout: float = TIMEOUT) -> Object:
         """The answer to GET."""
@@ -79,11 +81,6 @@ class Cluster:
         """DELETE an object in the background."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         self._json(self._call("DELETE", path, None, body, TIMEOUT))
-
-    def headers(self, path: str) -> Mapping[str, str]:
-        """Headers of the answer to GET."""
-        found: Mapping[str, str] = self._call("GET", path, None, None, TIMEOUT).headers
-        return found
 
     def stream(self, path: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """The answer's bytes as they come, without a time limit between them."""
@@ -108,6 +105,7 @@ class Cluster:
         )
         with self._reached():
             response = self._api.call_api(*request, _request_timeout=timeout)
+            self.date = response.headers.get("Date")
             if not 200 <= response.status < 300:
                 raise ApiError(response.status, _words(response.status, response.read().decode("utf-8", "replace")))
             return response

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.locations import Storage
 from evolution_jobs.contract.stage import RunRef
-from evolution_jobs.store.open import open_store
+from evolution_jobs.store.open import directory_of, open_store
 from pydantic import ValidationError
 
 from ..api.messages import explain
@@ -78,9 +78,16 @@ def open_results(
 
 def _refuse_absent(storage: Storage) -> None:
     """A directory that is named to be read must be there. Raises PermanentError `RunUnknown`."""
-    place = storage.uri.removeprefix("file://")
-    if place != storage.uri and not Path(unquote(place)).is_dir():
-        raise PermanentError("RunUnknown", f"--storage: there is no directory {unquote(place)}")
+    if storage.uri.startswith("file://") and not (place := directory_of(storage)).is_dir():
+        raise PermanentError("RunUnknown", f"--storage: there is no directory {place}")
+
+
+def reference(run: str, namespace: str | None = None, storage: str | None = None, endpoint: str | None = None) -> str:
+    """The run as a printed command names it."""
+    options = {"-n": namespace, "--storage": storage, "--endpoint": endpoint}
+    return shlex.join(
+        [run, *(word for option, value in options.items() if value is not None for word in (option, value))]
+    )
 
 
 def run_of(document: Mapping[str, Any]) -> RunRef:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from ..results.results import Results
 from ..verify.findings import BAD, Kind, Verification
 from .console import open_console, say
 from .exit_codes import EXIT_FAILED
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
 from .options import Output, OutputOption, StorageOption
 
 STYLES = {Kind.missing: "red", Kind.changed: "red", Kind.unsigned: "red", Kind.foreign: "yellow"}
@@ -63,10 +62,9 @@ def sign(
     output: OutputOption = Output.text,
 ) -> None:
     """Verify a run's results, then sign the provenance of each manifest and store it beside the manifest."""
-    from ..verify.provenance import statement
     from ..verify.signing import private_key
     from ..verify.signing import sign as sign_statement
-    from ..verify.walk import manifest_digest, provenance_path, verify_files
+    from ..verify.walk import provenance_of, provenance_path, verify_files
 
     signer = private_key(key)
     results = _something(open_results(run, namespace, storage, endpoint=endpoint))
@@ -78,16 +76,15 @@ def sign(
         raise PermanentError("NotIntact", f"{results.name}: something is missing or changed, so nothing is signed")
     places = []
     for manifest in results.manifests.values():
-        place, digest = provenance_path(manifest.key), manifest_digest(results.store, manifest.key)
-        envelope = sign_statement(statement(manifest, digest, results.manifests), signer, results.store.read(place))
-        results.store.put_bytes(envelope, place)
+        place = provenance_path(manifest.key)
+        unsigned, earlier = provenance_of(results, manifest)
+        results.store.put_bytes(sign_statement(unsigned, signer, earlier), place)
         places.append(place)
     if output is Output.json:
         print(json.dumps({"signed": places, "keyId": signer.public_key.keyid}))
         return
     say(console, f"{results.namespace}/{results.name}: {len(places)} manifests signed, key {signer.public_key.keyid}")
-    place = f" --storage {shlex.quote(storage)}" if storage is not None else ""
-    say(console, f"  check it: evolution verify {shlex.quote(run)}{place} --key PUBLIC_KEY")
+    say(console, f"  check it: evolution verify {reference(run, namespace, storage, endpoint)} --key PUBLIC_KEY")
 
 
 def _something(results: Results) -> Results:

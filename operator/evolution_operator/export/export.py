@@ -12,8 +12,8 @@ from evolution_jobs.contract.errors import PermanentError
 from ..results.results import Results
 from ..results.weights import Weights, base_of
 from ..verify.findings import PROVENANCE
-from ..verify.provenance import UNSIGNED, statement
-from ..verify.walk import manifest_digest, provenance_path
+from ..verify.provenance import UNSIGNED
+from ..verify.walk import provenance_of
 from .card import licence_of
 from .facts import Facts, data_sources, facts_of
 from .folder import (
@@ -108,7 +108,8 @@ def exported(results: Results, wanted: Wanted) -> Exported | None:
     whole = not (directory / "adapter_config.json").exists()
     if not is_export(directory) or whole != wanted.merge:
         return None
-    if (directory / UNSIGNED).read_bytes() != _unsigned(results, wanted.model):
+    unsigned, _ = provenance_of(results, results.artifact(wanted.model).manifest)
+    if (directory / UNSIGNED).read_bytes() != _public(unsigned):
         return None
     note = f"{directory} is there and stays as it is, its README.md with your changes; --force writes it anew."
     return Exported(directory, _sizes(directory), licence_of_card(directory), [note])
@@ -172,16 +173,14 @@ def _tokenizer(weights: Weights, reference: Path | str) -> Path:
 
 def _write_provenance(directory: Path, results: Results, model: str) -> None:
     """Write where the adapter comes from, without private addresses, and the signed form if there is one."""
-    (directory / UNSIGNED).write_bytes(_unsigned(results, model))
-    manifest = results.artifact(model).manifest
-    if (signed := results.store.read(provenance_path(manifest.key))) is not None:
+    unsigned, signed = provenance_of(results, results.artifact(model).manifest)
+    (directory / UNSIGNED).write_bytes(_public(unsigned))
+    if signed is not None:
         (directory / PROVENANCE).write_bytes(signed)
 
 
-def _unsigned(results: Results, model: str) -> bytes:
-    manifest = results.artifact(model).manifest
-    document = json.loads(statement(manifest, manifest_digest(results.store, manifest.key), results.manifests))
-    return json.dumps(public(document), ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+def _public(unsigned: bytes) -> bytes:
+    return json.dumps(public(json.loads(unsigned)), ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:

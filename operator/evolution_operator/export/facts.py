@@ -196,7 +196,7 @@ def _steps(results: Results, iteration: int) -> list[Step]:
 
 
 def _figures(weights: Weights, model: str, unread: list[str]) -> list[Figure]:
-    """The figures of all test rows: those in metrics.json, and those of dpo, reflect and judge in their manifests."""
+    """The figures of all test rows: those in metrics.json, and those of dpo and judge in their manifests."""
     number = model.removeprefix("M")
     name = f"metrics-{number}"
     try:

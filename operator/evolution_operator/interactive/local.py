@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import yaml
 from evolution_jobs.contract.credentials import tidy_environment
 from rich.console import Console
 
+from ..api.run_file import write_documents
 from ..api.spec import EvolutionRun
 from ..api.validation import load_run, resolve_paths
 from ..cli.closing import failures
@@ -45,7 +45,7 @@ def save(run: EvolutionRun, path: str | Path) -> Path:
     """Write the run as a run file, for `evolution run -f` and `kubectl apply -f`. Fields that were not set are left out."""
     target = Path(path)
     partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(yaml.safe_dump(run.written(), sort_keys=False, allow_unicode=True), "utf-8")
+    partial.write_text(write_documents([run.written()]), "utf-8")
     partial.replace(target)
     return target
 
@@ -92,7 +92,7 @@ def open_run(
     """What a run has left so far: by a run file, an EvolutionRun, or the name of a run.
 
     A name means a run on the cluster, or with `storage` (a URI or a directory) a run that this storage has. `endpoint` is the
-    URL of the S3 service of a file or name as this machine reaches it. Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
+    URL by which this machine reaches the S3 service. It counts for a file or a name, not for an EvolutionRun. Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
     """
     if isinstance(run, RunResults):
         return run

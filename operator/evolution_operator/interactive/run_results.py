@@ -52,13 +52,13 @@ class RunResults:
     @property
     def message(self) -> str | None:
         """Why the run has failed or was stopped early."""
-        return self.summary.get("message") or self.summary.get("stoppedEarly") or _true_now(self.status)
+        held = [self.status.condition(each) for each in ("Failed", "StoppedEarly")] if self.status else []
+        return next(filter(None, [self.summary.get("message"), self.summary.get("stoppedEarly"), *held]), None)
 
     @property
     def champion(self) -> str | None:
         """The model that `evaluation.champion_rule` chooses so far: `M1`."""
-        chosen = self.status.champion if self.status else None
-        return None if chosen is None else f"M{chosen}"
+        return self.results.champion
 
     @property
     def models(self) -> list[str]:
@@ -128,9 +128,3 @@ class RunResults:
         known = [self.message, f"Champion: {self.champion}." if self.champion else None]
         headlines = [row for row in self.figure_rows if row.set is None and row.headline]
         return summary_html(title, [each for each in known if each], headlines, self.champion)
-
-
-def _true_now(status: RunStatus | None) -> str | None:
-    """The message of a condition that explains how the run has ended."""
-    held = {each.type: each.message for each in status.conditions if each.status == "True"} if status else {}
-    return held.get("Failed") or held.get("StoppedEarly") or None

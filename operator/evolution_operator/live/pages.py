@@ -52,7 +52,7 @@ class Source(Protocol):
     """Whether there is only ever one run: its page then needs no list."""
 
     def runs(self) -> list[dict[str, Any]]:
-        """The list of runs (`view.run_summary`), newest first."""
+        """The list of runs (`view.run_summary`): unfinished ones first, then the newest."""
         ...
 
     def run(self, namespace: str, name: str) -> dict[str, Any] | None:

@@ -72,7 +72,10 @@ def look_up(store: Store, graph: list[Node], tell: Callable[[str], None], withdr
 
 
 def record(store: Store, run: RunRef, graph: list[Node], finished: Finished) -> None:
-    """Record what the run found finished, before it builds on it, and write its pointers. No stage process does so."""
+    """Record what the run found finished, before it builds on it, and write its pointers.
+
+    Stages that are finished already get no process in this call that would do it.
+    """
     prepare = finished.manifests.get(resolve_keys(graph, None)["prepare"])
     if prepare is not None:
         record_run(store, run, graph, prepare)

@@ -28,8 +28,8 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
     return {
         "run": {"namespace": run.ref.namespace, "name": run.ref.name},
         "phase": status.phase,
-        "message": _true(status, "Failed"),
-        "stoppedEarly": _true(status, "StoppedEarly"),
+        "message": status.condition("Failed"),
+        "stoppedEarly": status.condition("StoppedEarly"),
         "seconds": round(wall_seconds, 1),
         "stageSeconds": round(compute, 1),
         "overheadSeconds": round(max(0.0, wall_seconds - compute), 1),
@@ -42,11 +42,6 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
         "championRule": run.spec.evaluation.champion_rule,
         "ineligible": list(status.ineligible),
     }
-
-
-def _true(status: RunStatus, condition: str) -> str | None:
-    """The message of a condition that holds."""
-    return next((each.message for each in status.conditions if each.type == condition and each.status == "True"), None)
 
 
 def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:

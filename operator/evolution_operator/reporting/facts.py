@@ -82,5 +82,4 @@ class Facts:
 
     def condition(self, type_: str) -> str | None:
         """The message of a condition that holds."""
-        conditions = self.status.conditions if self.status else []
-        return next((each.message for each in conditions if each.type == type_ and each.status == "True"), None)
+        return self.status.condition(type_) if self.status else None

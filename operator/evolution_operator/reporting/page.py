@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.printable import printable
 from evolution_jobs.redaction import redacted
 from markupsafe import Markup
 
+from ..api.run_file import write_documents
 from ..look import look_css
 from ..results.results import Results
 from . import figures, sections
@@ -165,7 +165,7 @@ def _spec(facts: Facts) -> str | None:
         "metadata": {"namespace": facts.namespace, "name": facts.name},
         "spec": facts.spec.model_dump(mode="json", by_alias=True, exclude_unset=True),
     }
-    return redacted(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
+    return redacted(write_documents([document]))
 
 
 def _policy(css: str, script: str) -> str:

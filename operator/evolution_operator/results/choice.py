@@ -40,9 +40,8 @@ def choose_model(results: Results, wanted: str | None, option: str = "--model") 
             "ArtifactMissing",
             f"run {results.name} has no model yet: stage sft has not finished; {option} {BASE} takes the base model",
         )
-    champion = results.status.champion if results.status else None
-    if champion is not None and f"M{champion}" in models:
-        return Chosen(f"M{champion}", "the champion")
+    if results.champion in models:
+        return Chosen(results.champion, "the champion")
     return Chosen(max(models, key=lambda name: int(name[1:])), "the newest")
 
 

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from .results import Results
 from .spreadsheet import as_csv
 
+PLACES = {name: place for place, name in enumerate(KINDS)}
+"""Of each figure in tables."""
 ABOUT_MODELS = ("reflect", "dpo", "evaluate", "judge")
 """Kinds of stages that find out something about a model."""
 
@@ -162,13 +164,7 @@ def _of_manifest(manifest: Manifest) -> Iterator[FigureRow]:
 
 def _order(row: FigureRow) -> tuple[int, bool, str, int]:
     """By round, all rows before each test set, and as in tables; figures of profiles last."""
-    names = list(KINDS)
-    return (
-        row.iteration,
-        row.set is not None,
-        row.set or "",
-        names.index(row.figure) if row.figure in KINDS else len(names),
-    )
+    return (row.iteration, row.set is not None, row.set or "", PLACES.get(row.figure, len(PLACES)))
 
 
 def _unreadable(manifest: Manifest, words: str) -> PermanentError:

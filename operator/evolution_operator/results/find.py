@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import get_args
 
 from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.contract.keys import RUNS_PREFIX, resolve_keys
 from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.names import ALWAYS_MADE, Pointer, named, pointers_prefix
-from evolution_jobs.contract.stage import RunRef
+from evolution_jobs.contract.stage import RunRef, StageKind
 from evolution_jobs.store.base import Store
 from evolution_jobs.store.manifests import LOOKUPS, read_manifest
 from evolution_jobs.store.open import open_store
@@ -31,7 +32,8 @@ def results_of_run(run: Run) -> Results:
     graph = build_graph(run.spec, dict(run.pins))
     prepare = read_manifest(store, resolve_keys(graph, None)["prepare"])
     contents = prepare.contents if prepare else None
-    manifests, faults = _read(store, resolve_keys(graph, contents))
+    keys = resolve_keys(graph, contents)
+    manifests, faults = _read(store, keys, {"prepare": prepare} if prepare else {})
     finished = Finished({manifest.key: manifest for manifest in manifests.values()}, contents)
     observed = Observed(attempts=(), published=finished.published(run.ref), contents=contents, previous=None)
     status = plan(run, observed, datetime.now(UTC)).status
@@ -76,28 +78,20 @@ def _pointer(store: Store, location: str) -> Pointer:
 
 def _namespace(store: Store, name: str) -> str:
     """The only namespace in which the storage has a run of this name."""
-    found = sorted(
-        {
-            parts[1]
-            for location, _ in store.list(RUNS_PREFIX)
-            if len(parts := location.split("/")) == 4 and parts[2] == name and named(parts[3])
-        }
-    )
+    places = [location.split("/") for location, _ in store.list(RUNS_PREFIX)]
+    found = sorted({each[1] for each in places if len(each) == 4 and each[2] == name and named(each[3])})
     if len(found) == 1:
         return found[0]
     if found:
         raise PermanentError("RunUnknown", f"{store.uri} has a run {name} in {', '.join(found)}; choose one with -n")
-    runs = sorted(
-        {f"{parts[1]}/{parts[2]}" for location, _ in store.list(RUNS_PREFIX) if len(parts := location.split("/")) == 4}
-    )
-    recorded = any(parts[2] == name for location, _ in store.list(RUNS_PREFIX) if len(parts := location.split("/")) > 4)
+    runs = sorted({f"{each[1]}/{each[2]}" for each in places if len(each) == 4})
     there = f"it has {', '.join(runs)}" if runs else "it has no run's results"
-    if recorded:
+    if any(len(each) > 4 and each[2] == name for each in places):
         there = "it has stages of such a run, and no pointers to them: name the run file, or run it again, which writes them"
     raise PermanentError("RunUnknown", f"{store.uri} has no results of a run {name}; {there}")
 
 
-_KINDS = ("prepare", "prewarm", "sft", "generate", "reflect", "dpo", "evaluate", "judge")
+_KINDS = get_args(StageKind)
 
 
 def _order(stage: str) -> tuple[int, int, int]:
@@ -108,20 +102,23 @@ def _order(stage: str) -> tuple[int, int, int]:
     return late, int(number or 0), place
 
 
-def _read(store: Store, keys: Mapping[str, str]) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """By stage id, in the given order: the finished stages' manifests, and why some could not be read."""
+def _read(
+    store: Store, keys: Mapping[str, str], known: Mapping[str, Manifest] | None = None
+) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """By stage id, in the given order: the finished stages' manifests, and why some could not be read.
 
-    def read(key: str) -> Manifest | StageError | None:
+    Those of `known` were read before.
+    """
+    before = known or {}
+
+    def read(stage: str) -> Manifest | StageError | None:
         try:
-            return read_manifest(store, key)
+            return before.get(stage) or read_manifest(store, keys[stage])
         except StageError as error:
             return error
 
     with ThreadPoolExecutor(LOOKUPS) as pool:
-        found: Iterable[tuple[str, Manifest | StageError | None]] = zip(
-            keys, pool.map(read, keys.values()), strict=True
-        )
-        found = list(found)
+        found = list(zip(keys, pool.map(read, keys), strict=True))
     # A store that does not answer at all is one fault, not one for each stage.
     if found and all(isinstance(each, StageError) for _, each in found):
         first = found[0][1]

@@ -56,6 +56,12 @@ class Results:
         """The models that are trained: M0, M1, ..."""
         return [name for name in self.artifacts if re.fullmatch(r"M\d+", name)]
 
+    @property
+    def champion(self) -> str | None:
+        """The model that is chosen so far: `M1`. None also if only the storage is known."""
+        chosen = self.status.champion if self.status else None
+        return None if chosen is None else f"M{chosen}"
+
     def artifact(self, name: str) -> Artifact:
         """The artifact of this name. Raises PermanentError `ArtifactMissing`, which says what there is."""
         found = self.artifacts

@@ -142,8 +142,8 @@ def _points(manifest: Manifest, rows: Iterable[FigureRow]) -> Iterator[Point]:
 def _tags(results: Results, status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "run", f"{results.namespace}/{results.name}"
     yield "storage", redacted(results.store.uri)
-    if status.champion is not None:
-        yield "champion", f"M{status.champion}"
+    if results.champion is not None:
+        yield "champion", results.champion
     for name, artifact in results.artifacts.items():
         yield f"artifact.{name}", f"{artifact.manifest.stage}@{artifact.manifest.key} sha256:{artifact.output.digest}"
 

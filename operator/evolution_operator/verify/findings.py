@@ -88,7 +88,7 @@ def judge_objects(stage: str, manifest: Manifest, sizes: Mapping[str, int]) -> I
 
     `sizes` has all objects below the stage's prefix and below the copied models that its manifest names, by location.
     """
-    files = {file.location: file for output in manifest.outputs.values() for file in output.files}
+    files = {file.location: file for file in manifest.files}
     for location, file in files.items():
         if location not in sizes:
             yield Finding(Kind.missing, stage, f"{location} is missing")
@@ -111,7 +111,7 @@ def judge_objects(stage: str, manifest: Manifest, sizes: Mapping[str, int]) -> I
 
 def judge_digests(stage: str, manifest: Manifest, read: Mapping[str, str | None]) -> Iterator[Finding]:
     """Files whose content is not that of the manifest. `read` has digests by location; None if the file has gone."""
-    for file in (file for output in manifest.outputs.values() for file in output.files):
+    for file in manifest.files:
         digest = read.get(file.location, file.sha256)
         if digest is None:
             yield Finding(Kind.missing, stage, f"{file.location} is missing")
@@ -121,9 +121,8 @@ def judge_digests(stage: str, manifest: Manifest, read: Mapping[str, str | None]
 
 def verified_stage(stage: str, manifest: Manifest) -> VerifiedStage:
     """What a verification says of a stage that it has looked at."""
-    files = [file for output in manifest.outputs.values() for file in output.files]
     run = f"{manifest.run.namespace}/{manifest.run.name}"
-    return VerifiedStage(stage, manifest.key, len(files), sum(file.size for file in files), run)
+    return VerifiedStage(stage, manifest.key, len(manifest.files), sum(file.size for file in manifest.files), run)
 
 
 def prefixes_of(manifest: Manifest) -> list[str]:

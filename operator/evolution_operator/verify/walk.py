@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from evolution_jobs.contract.keys import manifest_path, recorded_prefix, stage_prefix
-from evolution_jobs.contract.manifest import File
+from evolution_jobs.contract.manifest import File, Manifest
 from evolution_jobs.contract.names import REPORT, Pointer, named, pointed_artifact, pointers_prefix
 from evolution_jobs.store.base import Store, Watch, unwatched
-from evolution_jobs.store.manifests import files_of
 from pydantic import ValidationError
 
 from ..planner.graph import build_graph
@@ -27,6 +26,7 @@ from .findings import (
     prefixes_of,
     verified_stage,
 )
+from .provenance import statement
 from .signing import OTHER_KEY, signature_fault
 
 if TYPE_CHECKING:
@@ -50,14 +50,15 @@ def verify(results: Results, key: SSlibKey | None = None, watch: Watch = unwatch
         envelope = results.store.read(location)
         if envelope is not None:
             found.signed.append(stage)
-        if fault := signature_fault(envelope, manifest_digest(results.store, manifest.key), key):
+        digest = "" if envelope is None else manifest_digest(results.store, manifest.key)
+        if fault := signature_fault(envelope, digest, key):
             kind = Kind.unsigned if envelope is None or fault == OTHER_KEY else Kind.changed
             found.findings.append(Finding(kind, stage, f"{location} {fault}"))
     return found
 
 
 def verify_files(results: Results, watch: Watch = unwatched) -> Verification:
-    """As `verify`, but for signatures."""
+    """As `verify`, without the signatures."""
     found = Verification()
     sources = _sources(results)
     read: dict[str, str | None] = {}
@@ -67,7 +68,7 @@ def verify_files(results: Results, watch: Watch = unwatched) -> Verification:
         found.findings += judge_inputs(stage, manifest, results.manifests, sources.get(stage))
         sizes = {location: size for prefix in prefixes_of(manifest) for location, size in results.store.list(prefix)}
         found.findings += judge_objects(stage, manifest, sizes)
-        for file in files_of(manifest):
+        for file in manifest.files:
             if sizes.get(file.location) == file.size and file.location not in read:
                 read[file.location] = results.store.sha256(file.location, watch)
         found.findings += judge_digests(stage, manifest, read)
@@ -86,6 +87,12 @@ def manifest_digest(store: Store, key: str) -> str:
     return hashlib.sha256(store.read(manifest_path(key)) or b"").hexdigest()
 
 
+def provenance_of(results: Results, manifest: Manifest) -> tuple[bytes, bytes | None]:
+    """Where a stage's result comes from, and the signed form of that if there is one."""
+    unsigned = statement(manifest, manifest_digest(results.store, manifest.key), results.manifests)
+    return unsigned, results.store.read(provenance_path(manifest.key))
+
+
 def _sources(results: Results) -> dict[str, Sources]:
     """By stage id: where each input comes from. Nothing if the spec is not known."""
     if results.spec is None:
@@ -94,7 +101,7 @@ def _sources(results: Results) -> dict[str, Sources]:
 
 
 def _files(results: Results) -> dict[str, File]:
-    return {file.location: file for manifest in results.manifests.values() for file in files_of(manifest)}
+    return {file.location: file for manifest in results.manifests.values() for file in manifest.files}
 
 
 def _judge_place(results: Results) -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from evolution_jobs.contract.keys import manifest_path
 from evolution_jobs.contract.manifest import File, Manifest, Output, canonical_digest, content_digest
-from evolution_jobs.contract.names import Pointer, artifacts, pointers_prefix
 from evolution_jobs.contract.stage import RunRef
 from evolution_jobs.store.base import file_sha256
 from evolution_jobs.store.file import FileStore
+from evolution_jobs.store.pointers import point
 
 RUN = RunRef(namespace="lab", name="first", uid="u")
 
@@ -55,19 +55,7 @@ class Published:
             **others,
         )
         self.store.put_bytes(manifest.model_dump_json(by_alias=True).encode(), manifest_path(key))
-        for artifact, output in artifacts(manifest):
-            pointer = Pointer(
-                artifact=artifact,
-                run=RUN,
-                stage=stage,
-                key=key,
-                output=output,
-                digest=stored[output].digest,
-                manifest=manifest_path(key),
-                files=stored[output].files,
-            )
-            place = f"{pointers_prefix(RUN.namespace, RUN.name)}{artifact}"
-            self.store.put_bytes(pointer.model_dump_json(by_alias=True).encode(), place)
+        point(self.store, RUN, [manifest])
         return manifest
 
     def _output(self, prefix: str, path: Path | None, reference: str | None) -> Output:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ...api.crd import build_crd
+from ...api.spec import VERSION
 from ..kube import ApiError
 from .check import Check, failed, ok, skipped, warning
 
@@ -19,7 +20,7 @@ Answer = Object | ApiError
 LEAST_VERSION = (1, 30)
 """Kubernetes (docs/install.md)."""
 LEASE_SECONDS = 60.0
-"""Seconds without renewal after which nobody leads for sure."""
+"""Seconds without renewal after which it is certain that no replica leads."""
 SHOWN = 5
 APPLY = "an administrator applies it: kubectl apply --server-side --force-conflicts -f crds/"
 INSTALL = "install the chart (docs/install.md), or name the context and namespace in which it is"
@@ -93,7 +94,7 @@ def differences(definition: Object) -> tuple[list[str], list[str]]:
 
 def _schema(definition: Object) -> Object:
     versions: Sequence[Object] = definition["spec"]["versions"]
-    served = next((each for each in versions if each["name"] == "v1alpha1"), versions[0])
+    served = next((each for each in versions if each["name"] == VERSION), versions[0])
     schema: Object = (served.get("schema") or {}).get("openAPIV3Schema") or {}
     return schema
 
@@ -161,18 +162,14 @@ def _ready(operator: Object, own_version: str) -> Check:
 
 def _led(operator: Object, seen: ClusterSeen) -> Check:
     lease = seen.leases.get(_name(operator))
+    logs = f"kubectl -n {_namespace(operator)} logs deployment/{_own_name(operator)}"
     if lease is None or isinstance(lease, ApiError):
         if isinstance(lease, ApiError) and lease.status == 404:
-            return failed(
-                "operator: leader",
-                "it has never led",
-                f"kubectl -n {_namespace(operator)} logs deployment/{_own_name(operator)}",
-            )
+            return failed("operator: leader", "it has never led", logs)
         return skipped("operator: leader", "this user may not read its Lease")
     spec = lease.get("spec") or {}
     renewed = spec.get("renewTime")
     age = (seen.now - datetime.fromisoformat(renewed)).total_seconds() if renewed and seen.now else 0.0
-    logs = f"kubectl -n {_namespace(operator)} logs deployment/{_own_name(operator)}"
     if not spec.get("holderIdentity"):
         return failed("operator: leader", "no replica leads, so nothing happens to runs", logs)
     if age > LEASE_SECONDS:
@@ -236,20 +233,8 @@ def check_rights(seen: ClusterSeen) -> list[Check]:
     place = f"in namespace {seen.namespace}"
     if unknown:
         return [skipped("rights", f"the API server does not say whether this user may {', '.join(unknown)}")]
-    if "create evolutionruns" in refused:
-        return [
-            failed(
-                "rights",
-                f"this user may not {', '.join(refused)} {place}",
-                "ask for the role edit there (docs/install.md)",
-            )
-        ]
     if refused:
-        return [
-            warning(
-                "rights",
-                f"this user may not {', '.join(refused)} {place}",
-                "ask for the role edit there (docs/install.md)",
-            )
-        ]
+        state = failed if "create evolutionruns" in refused else warning
+        words = f"this user may not {', '.join(refused)} {place}"
+        return [state("rights", words, "ask for the role edit there (docs/install.md)")]
     return [ok("rights", f"this user may {', '.join(seen.rights)} {place}")] if seen.rights else []

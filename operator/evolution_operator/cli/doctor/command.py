@@ -18,7 +18,8 @@ from rich.text import Text
 from ...api.spec import EvolutionRun, EvolutionRunSpec
 from ...api.validation import load_run
 from ...local.driver import log_directory
-from ...local.load import local_run
+from ...local.load import local_run_of
+from ...planner.observed import Run
 from ..console import open_console
 from .check import Check, failed, ok, skipped, summary
 from .see_machine import DISTRIBUTION, see_machine
@@ -41,20 +42,19 @@ def examine(file: Path | None, on_cluster: bool | None, namespace: str | None, p
     if on_cluster:
         yield from _on_cluster(run, namespace, pods)
     else:
-        yield from _on_machine(file)
+        yield from _on_machine(local_run_of(run, file.resolve().parent) if file and run else None)
 
 
-def _on_machine(file: Path | None) -> Iterator[Check]:
+def _on_machine(run: Run | None) -> Iterator[Check]:
     from .machine import check_machine
     from .model import check_model, see_model
 
-    if file is None:
+    if run is None:
         yield from check_machine(see_machine(log_directory("file:///", "", "")), None)
         yield skipped(
             "storage, base model", "no run file is named", "name one with -f FILE; `evolution init` writes one"
         )
         return
-    run = local_run(file, None)
     model = see_model(run.spec.base_model, run.spec.storage)
     yield from check_machine(see_machine(log_directory(run.spec.storage.uri, "", "")), model.weights)
     yield check_model(model)
@@ -86,14 +86,16 @@ def _endpoints(spec: EvolutionRunSpec) -> Iterator[Check]:
 
 def _on_cluster(run: EvolutionRun | None, namespace: str | None, pods: bool) -> Iterator[Check]:
     from ..kube import ApiError, Cluster
+
+    # It says what to install where a package is missing. The imports below need the same packages.
+    own = namespace or (run.metadata.namespace if run and "namespace" in run.metadata.model_fields_set else None)
+    cluster = Cluster(own)
     from .cluster import check_cluster
     from .needs import needs_of
     from .nodes import check_gpu_nodes, check_image, check_placement
     from .objects import check_objects, named
     from .see_cluster import ask, operator_settings, see_cluster, see_objects
 
-    own = namespace or (run.metadata.namespace if run and "namespace" in run.metadata.model_fields_set else None)
-    cluster = Cluster(own)
     seen = see_cluster(cluster)
     yield from check_cluster(seen, importlib.metadata.version(DISTRIBUTION))
     settings = operator_settings(seen)

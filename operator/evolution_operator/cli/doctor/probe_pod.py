@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from ...controller import labels
 from ...controller.jobs.pods import CONTAINER, Object
+from ...controller.seen.attempts import CONFIG_REASONS, PULL_REASONS
 from ..kube import ApiError, Cluster
 from .check import Check, failed, ok, skipped, warning
 from .storage import check_storage
@@ -23,8 +24,8 @@ SECONDS = 900.0
 LOOK_SECONDS = 2.0
 RUN = "evolution-doctor"
 """Label of the Pod in place of a run's name, so that the NetworkPolicies of stages apply to it. No run has this name."""
-HOPELESS = ("InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError")
-PULLING = ("ErrImagePull", "ImagePullBackOff")
+TRIED_AGAIN = frozenset({"ErrImagePull", "RegistryUnavailable", "RunContainerError"})
+"""Reasons that may pass by themselves: the kubelet tries again."""
 INSIDE = " (from a Pod)"
 
 
@@ -102,9 +103,9 @@ def checks_of(pod: Mapping[str, Any], read_log: Callable[[], str], late: bool) -
     states = [each.get("state") or {} for each in status.get("containerStatuses") or [] if each["name"] == CONTAINER]
     waiting = (states[0].get("waiting") or {}) if states else {}
     reason, words = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
-    if reason in HOPELESS or (reason == PULLING[1]) or (reason in PULLING and late):
+    if reason in PULL_REASONS | CONFIG_REASONS and (late or reason not in TRIED_AGAIN):
         remedy = "correct pod.image or the chart's stages.image; set pod.imagePullSecrets for a private registry"
-        what = f"image {image}" if reason in (*PULLING, *HOPELESS[:2]) else "probe Pod"
+        what = f"image {image}" if reason in PULL_REASONS else "probe Pod"
         return [failed(f"{what}{INSIDE}", f"{reason}: {words}", remedy if what != "probe Pod" else "")]
     if status.get("phase") in ("Succeeded", "Failed"):
         return [ok(f"image {image}{INSIDE}", "it was pulled and started"), *_said(status, read_log())]

@@ -100,8 +100,8 @@ def _may(cluster: Cluster, verb: str, group: str, resource: str, subresource: st
 
 def _time(cluster: Cluster) -> datetime | None:
     try:
-        return parsedate_to_datetime(cluster.headers("/version")["Date"])
-    except (ApiError, KeyError, TypeError, ValueError):
+        return parsedate_to_datetime(cluster.date or "")
+    except ValueError:
         return None
 
 

@@ -79,7 +79,7 @@ def _ask_torch() -> TorchSeen:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True)
         found = json.loads(answer.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return TorchSeen(fault=f"it does not answer within {TORCH_SECONDS} s: is the driver well? (nvidia-smi)")
+        return TorchSeen(fault=f"it does not answer within {TORCH_SECONDS} s: check the driver with nvidia-smi")
     except subprocess.CalledProcessError as error:
         return TorchSeen(fault=(error.stderr.strip().splitlines() or ["it ended without a word"])[-1][:300])
     except (OSError, ValueError, IndexError) as error:

@@ -64,12 +64,13 @@ class KubeClient:
 
     def list_warnings(self, key: RunKey, uid: str, reason: str) -> tuple[Mapping[str, Any], ...]:
         """Warning events of one reason about an object."""
-        selector = f"involvedObject.uid={uid},type=Warning,reason={reason}"
-        return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
+        return self._events(key, f"involvedObject.uid={uid},type=Warning,reason={reason}")
 
     def list_events(self, key: RunKey, uid: str) -> tuple[Mapping[str, Any], ...]:
         """All events about a run that the API server still has."""
-        selector = f"involvedObject.uid={uid}"
+        return self._events(key, f"involvedObject.uid={uid}")
+
+    def _events(self, key: RunKey, selector: str) -> tuple[Mapping[str, Any], ...]:
         return self._list(f"/api/v1/namespaces/{key.namespace}/events", {"fieldSelector": selector}).items
 
     def create_job(self, job: Object) -> Object:

@@ -356,6 +356,11 @@ class DataSettings(Document):
     on_bad_row: Literal["fail", "skip"] = "fail"
     """A record that cannot be read: refuse the run, or skip and count it."""
 
+    @property
+    def data_sets(self) -> list[Source]:
+        """Every data set that the run names."""
+        return [*self.seed, *self.replay, *self.contexts, *self.test]
+
 
 class ModelUse(Document):
     """What later stages ask of the base model. prepare checks it, so that it is refused before a GPU is asked for."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..planner.policies import champion_rule
 from ..reporting.figures import SHOWN
+from ..reporting.words import drops
 from .named import reference
 
 
@@ -47,7 +48,7 @@ def print_closing(console: Console, summary: dict[str, Any], file: Path, storage
         console.print("\n[bold]What to do next[/bold]")
         more = "allow more in spec.stopping" if summary["stoppedEarly"] else "raise spec.iterations"
         for line in (
-            f"evolution plan -f {file}            which stages are cached, and their keys",
+            f"evolution plan -f {reference(str(file), storage=storage)}            which stages are cached, and their keys",
             f"{more} in {file} and run again: only the new rounds run",
             "change spec.dpo.beta and run again: SFT, answers and pairs are reused",
         ):
@@ -106,7 +107,7 @@ def _print_pairs(console: Console, summary: dict[str, Any]) -> None:
         if not stage["id"].startswith("reflect-") or not stage["counts"]:
             continue
         counts = stage["counts"]
-        dropped = {k.removeprefix("dropped."): v for k, v in counts.items() if k.startswith("dropped.") and v}
+        dropped = drops(counts)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         tail = f"; dropped {sum(dropped.values())}: {reasons}" if dropped else "; none dropped"
         console.print(f"{stage['id']}: {counts.get('pairs', 0)} pairs kept{tail}", highlight=False)

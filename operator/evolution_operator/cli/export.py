@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,7 @@ from .options import Output, StorageOption
 
 if TYPE_CHECKING:
     from ..export.export import Exported
+    from ..export.facts import Facts
     from ..export.serving import Serving
     from ..results.results import Results
     from ..results.weights import Weights
@@ -118,7 +120,7 @@ def export(
             base_licence=base_licence,
             data_licences=licences,
             serve=kinds,
-            serving=_serving(results, weights) if kinds else None,
+            serving=partial(_serving, results, weights) if kinds else None,
         )
         # What the user was told to read, and may have corrected, is what is sent.
         done = (exported(results, wanted) if push and not force else None) or export_model(weights, wanted)
@@ -137,23 +139,21 @@ def _stated(given: str) -> tuple[str, str]:
     return source, licence
 
 
-def _serving(results: Results, weights: Weights) -> Serving:
-    """How all models of the run are served."""
+def _serving(results: Results, weights: Weights, facts: Facts) -> Serving:
+    """How all models of the run are served. Their adapters have one rank: DPO trains on what SFT has made."""
     from evolution_jobs.contract.locations import Storage
-    from evolution_jobs.engines.vllm_arguments import max_lora_rank
+    from evolution_jobs.engines.vllm_arguments import max_lora_rank, read_adapter
 
     from ..export.serving import Serving
     from ..results.choice import chat_settings
 
-    ranks = [
-        json.loads((weights.adapter(name) / "adapter_config.json").read_text("utf-8"))["r"] for name in results.models
-    ]
     sampling, spec = chat_settings(results).sampling, results.spec
     return Serving(
+        facts=facts,
         namespace=results.namespace,
         adapters={name: results.artifact(name).output for name in results.models},
         storage=spec.storage if spec else Storage(uri=results.store.uri),
-        max_lora_rank=max_lora_rank(max(ranks)),
+        max_lora_rank=max_lora_rank(read_adapter(weights.adapter(facts.model)).rank),
         length=sampling.max_prompt_tokens + sampling.max_new_tokens,
         vllm_image=VLLM_IMAGE,
         fetch_image=f"evolution-operator/operator:{version('evolution-operator')}",

@@ -12,7 +12,7 @@ from evolution_jobs.printable import printable
 
 from ..results.figures import read_figures
 from ..results.results import Results
-from ..tracking.record import record_of
+from ..tracking.record import Record, record_of
 from ..tracking.trackers import send
 from .console import open_console, say
 from .named import EndpointOption, NamespaceOption, RunArgument, open_results
@@ -43,6 +43,7 @@ def track(
     """Send figures, losses and settings of a run to MLflow, W&B or Trackio: only what the tracker lacks."""
     console = open_console()
     sent: dict[str, str] = {}
+    last: Record | None = None
     missed = 0
     while True:
         try:
@@ -58,7 +59,8 @@ def track(
             continue
         if record is None:
             say(console, f"{results.name}: nothing to send before prepare has finished")
-        else:
+        elif record != last:
+            last = record
             stages = send(tracker.value, record, sent)
             sent |= {stage.id: stage.key for stage in record.stages}
             say(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evolution_jobs.contract.errors import PermanentError
@@ -52,8 +52,8 @@ class Wanted:
     data_licences: Mapping[str, str] = field(default_factory=dict)
     serve: Sequence[str] = ()
     """`vllm`, `kserve`."""
-    serving: Serving | None = None
-    """How it is served; needed with `serve`."""
+    serving: Callable[[Facts], Serving] | None = None
+    """How it is served; needed with `serve`. Asked only if something is exported."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,5 @@ def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:
     serve.mkdir()
     (directory / RECIPE).write_text(gguf_recipe(facts, merged=wanted.merge), "utf-8")
     if wanted.serving is not None:
-        serving = replace(wanted.serving, facts=facts)
-        for name, text in manifests(serving, wanted.serve).items():
+        for name, text in manifests(wanted.serving(facts), wanted.serve).items():
             (serve / name).write_text(text, "utf-8")

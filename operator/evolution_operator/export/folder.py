@@ -18,6 +18,7 @@ from .card import evaluations, metadata, page
 from .facts import Facts
 from .licences import UNKNOWN
 from .public import shown_uri
+from .usage import ways
 
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -90,12 +91,7 @@ def write_tokenizer(base: Path, directory: Path) -> None:
 
 def write_generation_config(tokens: Mapping[str, Any], directory: Path, facts: Facts) -> None:
     """Write how the run samples, with the base model's own special tokens."""
-    sampling = facts.sampling
-    ways: dict[str, Any] = {"do_sample": sampling.temperature > 0}
-    if sampling.temperature > 0:
-        ways |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    ways |= {"repetition_penalty": sampling.repetition_penalty, "max_new_tokens": sampling.max_new_tokens}
-    _write_json(directory / "generation_config.json", {**tokens, **ways})
+    _write_json(directory / "generation_config.json", {**tokens, **ways(facts.sampling)})
 
 
 def write_card(directory: Path, facts: Facts, *, merged: bool, rounding: str | None) -> None:

@@ -19,6 +19,8 @@ Object = dict[str, Any]
 class Serving:
     """What is served, and how."""
 
+    facts: Facts
+    """Of the exported model."""
     namespace: str
     adapters: Mapping[str, Output]
     """M0, M1, ..., each with its files in the storage."""
@@ -34,13 +36,11 @@ class Serving:
     """Secret with `HF_TOKEN`."""
     gpus: int = 1
     memory: str = "32Gi"
-    facts: Facts | None = None
-    """Of the exported model."""
 
     @property
     def name(self) -> str:
         """Name of all objects. Names of Services have at most 63 characters."""
-        return f"{self._facts.run}"[:56] + "-serve"
+        return f"{self.facts.run}"[:56] + "-serve"
 
     @property
     def claim(self) -> str:
@@ -50,7 +50,7 @@ class Serving:
     @property
     def base(self) -> Base:
         """The base model."""
-        return self._facts.base
+        return self.facts.base
 
     @property
     def fetched(self) -> Mapping[str, Output]:
@@ -60,18 +60,13 @@ class Serving:
     @property
     def sampling(self) -> Mapping[str, float]:
         """The run's way to sample, for requests that say nothing else."""
-        sampling = self._facts.sampling
+        sampling = self.facts.sampling
         return {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k or -1,
             "repetition_penalty": sampling.repetition_penalty,
         }
-
-    @property
-    def _facts(self) -> Facts:
-        assert self.facts is not None
-        return self.facts
 
 
 def base_claim(base: Base) -> tuple[str, str] | None:

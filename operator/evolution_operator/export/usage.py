@@ -27,7 +27,7 @@ def usage(facts: Facts, *, merged: bool, rounding: str | None) -> str:
         'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")',
         "answer = model.generate(",
         "    **prompt,",
-        *(f"    {name}={value}," for name, value in _ways(facts.sampling).items()),
+        *(f"    {name}={value}," for name, value in ways(facts.sampling).items()),
         ")",
         'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
         "```",
@@ -58,7 +58,7 @@ def _loading(facts: Facts, merged: bool) -> list[str]:
     ]
 
 
-def _ways(sampling: SamplingSettings) -> dict[str, object]:
+def ways(sampling: SamplingSettings) -> dict[str, object]:
     """The settings as arguments of `generate`."""
     drawn: dict[str, object] = {"do_sample": False}
     if sampling.temperature > 0:

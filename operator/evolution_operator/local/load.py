@@ -83,10 +83,9 @@ def pins(spec: EvolutionRunSpec, uid: str) -> dict[str, str]:
     Prepare runs again if one of them differs. For a source without such a value (the hub, a folder in S3), prepare runs once
     for each run (`uid`).
     """
-    data = spec.data
     others = (spec.reward and spec.reward.model, spec.evaluation.sentence_model)
     models: list[ModelSource] = [spec.base_model, *(other for other in others if other)]
-    places: list[ModelSource | Source] = [*models, *data.seed, *data.replay, *data.contexts, *data.test]
+    places: list[ModelSource | Source] = [*models, *spec.data.data_sets]
     found = {}
     for place in places:
         try:

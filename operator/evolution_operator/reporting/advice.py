@@ -41,7 +41,7 @@ def _unfinished(facts: Facts) -> Iterator[str]:
 
 
 def _evidence(facts: Facts) -> Iterator[str]:
-    dialogues = {answer.dialogue for rows in facts.answers.values() for answer in rows}
+    dialogues = facts.dialogues
     if dialogues and len(dialogues) < MIN_DIALOGUES:
         yield (
             f"Test on more dialogues: {count(len(dialogues), 'dialogue')} cannot show a difference. Name more in data.test, or raise "
@@ -49,7 +49,7 @@ def _evidence(facts: Facts) -> Iterator[str]:
         )
     elif facts.changes and not any(each.shown for each in facts.changes):
         yield "Test on more dialogues before you believe any ranking of these models: no difference is shown so far."
-    if facts.scores and any(each.present for each in facts.scores[max(facts.scores)].signatures):
+    if any(each.present for each in facts.newest_signs):
         yield "Read answers of the newest model below before you train on: it shows signs that the figures alone do not explain."
 
 

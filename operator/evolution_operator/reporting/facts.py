@@ -12,7 +12,7 @@ from evolution_jobs.contract.rows import Answer, Pair, Reject, Verdict
 
 from ..api.spec import EvolutionRunSpec
 from ..api.status import RunStatus, StageStatus
-from .scores import StoredScores
+from .scores import StoredScores, StoredSign
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,16 @@ class Facts:
         """Iterations of the models that are trained."""
         trained = (each for each in self.manifests.values() if each.kind in ("sft", "dpo"))
         return sorted({each.iteration or 0 for each in trained})
+
+    @property
+    def dialogues(self) -> set[str]:
+        """The held-out dialogues that some model answered."""
+        return {answer.dialogue for rows in self.answers.values() for answer in rows}
+
+    @property
+    def newest_signs(self) -> Sequence[StoredSign]:
+        """The signs that were looked for in the newest model that is evaluated."""
+        return self.scores[max(self.scores)].signatures if self.scores else ()
 
     @property
     def stages(self) -> Mapping[str, StageStatus]:

@@ -99,7 +99,7 @@ def render(facts: Facts) -> str:
     css, script = look_css() + _static("report.css"), _static("report.js")
     rows = figures.rows(facts)
     costs = sections.costs(facts)
-    pairs, prepare = pair_rows(facts), facts.manifests.get("prepare")
+    answers, pairs, prepare = answer_rows(facts), pair_rows(facts), facts.manifests.get("prepare")
     return (
         _environment()
         .get_template("report.html")
@@ -122,13 +122,13 @@ def render(facts: Facts) -> str:
             notes=[(stage, note) for stage, each in facts.manifests.items() for note in each.notes],
             curves=curves(facts, rows),
             signs=signs(facts),
-            answers=Markup(pack(answer_rows(facts))),  # noqa: S704  # base64
+            answers=Markup(pack(answers)),  # noqa: S704  # base64
             contexts=max(map(len, facts.answers.values()), default=0),
             pairs=Markup(pack(pairs)),  # noqa: S704  # base64
             pair_count=pair_count(facts),
             pairs_shown=len(pairs["rows"]),
             most_rows=MOST_ROWS,
-            examples=_examples(facts, pairs),
+            examples=_examples(facts, answers, pairs),
             drops=sections.dropped(facts),
             sources=sections.sources(facts),
             prepare=prepare,
@@ -147,12 +147,12 @@ def render(facts: Facts) -> str:
     )
 
 
-def _examples(facts: Facts, pairs: dict[str, Any]) -> dict[str, Any]:
+def _examples(facts: Facts, answers: dict[str, Any], pairs: dict[str, Any]) -> dict[str, Any]:
     """The first rows of each browser, for paper and for pages without JavaScript."""
     kept = [
         {**row, "turns": pairs["histories"][row["history"]]} for row in pairs["rows"][:EXAMPLES] if "reason" not in row
     ]
-    return {"answers": answer_rows(facts)["rows"][:EXAMPLES], "models": [*facts.answers], "pairs": kept}
+    return {"answers": answers["rows"][:EXAMPLES], "models": [*facts.answers], "pairs": kept}
 
 
 def _spec(facts: Facts) -> str | None:

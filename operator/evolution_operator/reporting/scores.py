@@ -22,7 +22,6 @@ class StoredSet(Document):
     """A named test set."""
 
     name: str
-    rows: int = 0
     never_trained_on: bool = False
 
 

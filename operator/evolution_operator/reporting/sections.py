@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from evolution_jobs.contract.manifest import Manifest
+from evolution_jobs.contract.names import artifacts
 from evolution_jobs.contract.rows import Reject
 from evolution_jobs.preference.advice import ADVICE
 from evolution_jobs.printable import printable
@@ -108,18 +109,13 @@ class Step:
 
 def chain(facts: Facts) -> list[Link]:
     """How the last model came from the data: the training data, then adapters and pairs by their artifacts' names."""
-    wanted = {
-        "prepare": ("train", "data"),
-        "sft": ("adapter", "M{}"),
-        "reflect": ("pairs", "pairs-{}"),
-        "dpo": ("adapter", "M{}"),
-    }
-    found = []
-    for stage, manifest in facts.manifests.items():
-        output, name = wanted.get(manifest.kind, ("", ""))
-        if output in manifest.outputs:
-            found.append(Link(name.format(manifest.iteration), manifest.outputs[output].digest, stage))
-    return found
+    wanted = {"prepare": "train", "sft": "adapter", "reflect": "pairs", "dpo": "adapter"}
+    return [
+        Link("data" if output == "train" else name, manifest.outputs[output].digest, stage)
+        for stage, manifest in facts.manifests.items()
+        for name, output in artifacts(manifest)
+        if output == wanted.get(manifest.kind)
+    ]
 
 
 CHAIN = ("prepare", "sft", "generate", "reflect", "dpo")

@@ -213,7 +213,7 @@ def signed(number: float) -> str:
 
 
 def _few(facts: Facts) -> Iterator[str]:
-    dialogues = {answer.dialogue for rows in facts.answers.values() for answer in rows}
+    dialogues = facts.dialogues
     if dialogues and len(dialogues) < MIN_DIALOGUES:
         yield (
             f"The held-out contexts are of {count(len(dialogues), 'dialogue')}. With fewer than {MIN_DIALOGUES}, "
@@ -222,15 +222,11 @@ def _few(facts: Facts) -> Iterator[str]:
 
 
 def _signs(facts: Facts) -> Iterator[str]:
-    if not facts.scores:
-        return
-    newest = max(facts.scores)
-    looked_for = facts.scores[newest].signatures
-    signs = [each.sentence for each in looked_for if each.present]
+    signs = [each.sentence for each in facts.newest_signs if each.present]
     if signs:
-        yield f"M{newest} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(signs)}."
-    elif looked_for:
-        yield f"M{newest} shows none of the known signs of failing self-evolution."
+        yield f"M{max(facts.scores)} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(signs)}."
+    elif facts.newest_signs:
+        yield f"M{max(facts.scores)} shows none of the known signs of failing self-evolution."
 
 
 def value(found: Value) -> str:

@@ -12,7 +12,6 @@ from evolution_jobs.contract.stage import BLOCKS
 from ...api.spec import EvolutionRunSpec
 from ...controller.jobs.pods import pod_template
 from ...controller.settings import Settings
-from .where import sources
 
 Object = Mapping[str, Any]
 
@@ -64,7 +63,7 @@ def needs_of(spec: EvolutionRunSpec, settings: Settings) -> Needs:
             needs.pods.append(PodNeed((kind,), template))
         else:
             needs.pods[needs.pods.index(same)] = PodNeed((*same.kinds, kind), same.template)
-    for source in sources(spec):
+    for source in spec.data.data_sets:
         if source.credentials_secret and source.uri.startswith("s3://"):
             needs.secrets.setdefault(source.credentials_secret, set()).update(S3_CREDENTIALS[:2])
     return needs

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from evolution_jobs.contract.locations import Source
 from evolution_jobs.contract.stage import BLOCKS
 
-from ...api.spec import EvolutionRun, EvolutionRunSpec
-
-
-def sources(spec: EvolutionRunSpec) -> list[Source]:
-    """All data sets of a run."""
-    data = spec.data
-    return [*data.seed, *data.replay, *data.contexts, *data.test]
+from ...api.spec import EvolutionRun
 
 
 def meant_for_cluster(run: EvolutionRun) -> bool:
@@ -24,7 +17,7 @@ def meant_for_cluster(run: EvolutionRun) -> bool:
         spec.base_model.uri.startswith("pvc://"),
         spec.model_cache,
         spec.queue_name,
-        any(source.credentials_secret for source in sources(spec)),
+        any(source.credentials_secret for source in spec.data.data_sets),
         any(pod.model_fields_set for pod in (spec.pod, *(spec.block(kind).pod for kind in BLOCKS if spec.block(kind)))),
     )
     return any(said)

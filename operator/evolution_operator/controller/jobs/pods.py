@@ -274,9 +274,7 @@ def _from_secret(name: str, secret: str, optional: bool = False, key: str | None
 
 def _source_credentials(spec: EvolutionRunSpec) -> list[Object]:
     """The data sources' Secrets, each under a prefix of its own (evolution_jobs.contract.credentials)."""
-    data = spec.data
-    sources = [*data.seed, *data.replay, *data.contexts, *data.test]
-    secrets = dict.fromkeys(source.credentials_secret for source in sources if source.credentials_secret)
+    secrets = dict.fromkeys(each.credentials_secret for each in spec.data.data_sets if each.credentials_secret)
     return [{"prefix": credential_prefix(name), "secretRef": {"name": name}} for name in secrets]
 
 

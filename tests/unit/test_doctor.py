@@ -271,6 +271,7 @@ OPERATOR: dict[str, Any] = {
                             {"name": "EVOLUTION_STAGE_POD", "value": '{"imagePullSecrets": ["pull"]}'},
                             {"name": "EVOLUTION_WORKERS", "value": "many"},
                             {"name": "EVOLUTION_IDENTITY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                            {"name": "EVOLUTION_LEASE_NAMESPACE", "value": "evolution"},
                         ],
                     }
                 ]
@@ -670,16 +671,20 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PlayedApi]:
     """A cluster on which everything is well, with one GPU node."""
     with played_api(monkeypatch, tmp_path, "team") as api:
         labels = {**OPERATOR["metadata"]["labels"]}
-        labels |= {"app.kubernetes.io/name": "evolution-operator", "app.kubernetes.io/component": "operator"}
+        # The chart's nameOverride.
+        labels |= {"app.kubernetes.io/name": "improver", "app.kubernetes.io/component": "operator"}
         operator = copy.deepcopy(OPERATOR)
         operator["metadata"]["labels"] = labels
         operator["spec"]["template"]["spec"]["containers"][0]["env"].pop(3)
+        foreign = copy.deepcopy(operator)
+        foreign["metadata"]["name"] = "another-operator"
+        foreign["spec"]["template"]["spec"]["containers"][0]["env"] = []
         api.answers = {
             "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.4"},
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/evolutionruns.evolution.run": build_crd(),
             "/apis/evolution.run/v1alpha1": {"resources": []},
             "/api/v1/namespaces/team": {"status": {"phase": "Active"}},
-            "/apis/apps/v1/deployments": {"items": [operator]},
+            "/apis/apps/v1/deployments": {"items": [foreign, operator]},
             "/apis/coordination.k8s.io/v1/namespaces/evolution/leases/evo": {"spec": {"holderIdentity": "evo-1"}},
             "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": ALLOWED,
             "/api/v1/nodes": {"items": [node(allocatable={"nvidia.com/gpu": "1"}, images=["registry/train:1"])]},

@@ -10,7 +10,7 @@ from ..contract.errors import PermanentError, TransientError
 from ..contract.keys import manifest_path, stage_key
 from ..contract.manifest import File, Manifest, Output
 from ..contract.stage import Input, StageSpec
-from ..store.base import CorruptObjectError, MissingObjectError, Store, inside
+from ..store.base import CorruptObjectError, MissingObjectError, Store, inside, verified_local
 from ..store.manifests import CorruptManifestError, read_manifest, retract
 from .model_cache import ModelCache
 
@@ -133,7 +133,7 @@ def _output(name: str, source: Input, manifest: Manifest) -> Output:
 def _provide(store: Store, file: File, target: Path, cache: ModelCache | None) -> None:
     """Verify one file and make it readable at `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    stored = store.local(file.location)
+    stored = verified_local(store, file)
     if stored is None:
         try:
             _copy(store, file, target, cache)
@@ -142,11 +142,6 @@ def _provide(store: Store, file: File, target: Path, cache: ModelCache | None) -
             log.warning("%s: read again", error)
             _copy(store, file, target, cache)
         return
-    found = store.sha256(file.location)
-    if found is None:
-        raise MissingObjectError(store.uri, file.location)
-    if found != file.sha256:
-        raise CorruptObjectError(store.uri, file.location, file.sha256, found)
     target.symlink_to(stored)
 
 

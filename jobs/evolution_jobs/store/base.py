@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..contract.errors import PermanentError, StageError, TransientError
+from ..contract.manifest import File
 
 Watch = Callable[[int], object]
 """Called with the number of bytes each time some more are read."""
@@ -111,6 +112,22 @@ def check_prefix(prefix: str) -> str:
 def inside(directory: Path, path: str) -> Path:
     """`path` below `directory`. Raises `LocationInvalid` if it leads out of the directory."""
     return directory / PurePosixPath(check_location(path))
+
+
+def verified_local(store: Store, file: File) -> Path | None:
+    """Where a stored file lies on this machine, with its digest checked; None if the storage is elsewhere.
+
+    Raises MissingObjectError, CorruptObjectError.
+    """
+    stored = store.local(file.location)
+    if stored is None:
+        return None
+    found = store.sha256(file.location)
+    if found is None:
+        raise MissingObjectError(store.uri, file.location)
+    if found != file.sha256:
+        raise CorruptObjectError(store.uri, file.location, file.sha256, found)
+    return stored
 
 
 def file_sha256(path: Path, watch: Watch = unwatched) -> str:

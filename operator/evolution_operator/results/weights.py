@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from evolution_jobs.attempt.model_cache import ModelCache
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.locations import Quantization
-from evolution_jobs.contract.manifest import File, Output
+from evolution_jobs.contract.manifest import Output
 from evolution_jobs.models.marked import quantization_of
-from evolution_jobs.store.base import CorruptObjectError, MissingObjectError, Store, disk_error, inside
+from evolution_jobs.store.base import disk_error, inside, verified_local
 
 from .results import Results
 
@@ -84,7 +84,8 @@ class Weights:
             for file in output.files:
                 link = inside(target, file.path)
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(_verified(self.results.store, file, self.cache))
+                store = self.results.store
+                link.symlink_to(verified_local(store, file) or self.cache.provide(store, file))
             self._provided[name] = target
         return target
 
@@ -104,16 +105,3 @@ def weights_of(results: Results) -> Iterator[Weights]:
 def weights_cache() -> Path:
     """Where fetched files are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolution" / "weights"
-
-
-def _verified(store: Store, file: File, cache: ModelCache) -> Path:
-    """The path of a file on this machine that has its digest."""
-    stored = store.local(file.location)
-    if stored is None:
-        return cache.provide(store, file)
-    found = store.sha256(file.location)
-    if found is None:
-        raise MissingObjectError(store.uri, file.location)
-    if found != file.sha256:
-        raise CorruptObjectError(store.uri, file.location, file.sha256, found)
-    return stored

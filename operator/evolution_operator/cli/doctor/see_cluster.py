@@ -15,7 +15,9 @@ from ..kube import ApiError, Cluster
 from .cluster import Answer, ClusterSeen, environment, serves
 from .objects import KINDS
 
-OPERATORS = {"labelSelector": "app.kubernetes.io/name=evolution-operator,app.kubernetes.io/component=operator"}
+OPERATORS = {"labelSelector": "app.kubernetes.io/component=operator"}
+MARK = f"{PREFIX}LEASE_NAMESPACE"
+"""A variable that the operator's container has, whatever its chart and release are called."""
 USUAL_NAMESPACE = "evolution"
 """Where docs/install.md installs the operator."""
 RIGHTS = (
@@ -60,14 +62,18 @@ def _operators(cluster: Cluster) -> Answer:
     """All operators; where the user may not list them everywhere, those in the usual namespace and in the run's own."""
     everywhere = ask(cluster, "/apis/apps/v1/deployments", OPERATORS)
     if not isinstance(everywhere, ApiError):
-        return everywhere
+        return {"items": _ours(everywhere)}
     found = [
         ask(cluster, f"/apis/apps/v1/namespaces/{namespace}/deployments", OPERATORS)
         for namespace in dict.fromkeys((USUAL_NAMESPACE, cluster.namespace))
     ]
-    items = [item for answer in found if not isinstance(answer, ApiError) for item in answer.get("items") or []]
+    items = [item for answer in found if not isinstance(answer, ApiError) for item in _ours(answer)]
     # That there is none in two namespaces says nothing of the others.
     return {"items": items} if items else everywhere
+
+
+def _ours(answer: Mapping[str, Any]) -> list[Any]:
+    return [item for item in answer.get("items") or [] if MARK in environment(item)]
 
 
 def _leases(cluster: Cluster, operators: Answer) -> dict[str, Answer]:

@@ -1,4 +1,4 @@
-"""Defaults of the libraries' own environment variables."""
+"""Defaults of the libraries' own environment variables, and how a missing library is installed."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def set_library_defaults() -> None:
         os.environ.setdefault(name, value)
     # peft imports it for every adapter, and it warns of kernels that only a quantised model would use.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of pyproject.toml, for errors. No registry has the package yet."""
+    return f"pip install '.[{extra}]' in evolution-operator's repository"

@@ -35,6 +35,7 @@ from .contract.keys import manifest_path
 from .contract.manifest import Manifest, Report
 from .contract.stage import SHARDED, StageSpec
 from .contract.workspace import Result, Workspace
+from .libraries import install
 from .store.base import Store
 from .store.manifests import missing_files, read_manifest, retract, sound_manifest
 from .store.open import open_store
@@ -57,9 +58,7 @@ def installed_stage(kind: str) -> Stage:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("evolution_jobs"):
             raise
-        raise PermanentError(
-            "DependencyMissing", f"stage {kind} needs {error.name}: pip install 'evolution-operator[train]'"
-        ) from error
+        raise PermanentError("DependencyMissing", f"stage {kind} needs {error.name}: {install('train')}") from error
     return run
 
 

@@ -71,12 +71,18 @@ def test_the_notes_of_a_stage_are_on_the_closing_page() -> None:
 
 def test_figures_of_profiles_are_in_the_table_under_the_run_s_own_names() -> None:
     page = io.StringIO()
-    metrics = [{"iteration": 0, "distinct1": 9.0}, {"iteration": 1, "profile_life_stage_macro_f1": 41.5, "other": 1.0}]
+    metrics = [
+        {"iteration": 0, "distinct1": 9.0, "kl_m0": 0.0},
+        {"iteration": 1, "profile_life_stage_macro_f1": 41.5, "kl_m0": 0.0004},
+    ]
     summary = {"phase": "Failed", "message": None, "stages": [], "metrics": metrics, "champion": 0, "artifacts": {}}
     summary |= {"stoppedEarly": None, "ineligible": [], "championRule": "best", "championMetric": "distinct2"}
     seconds = {"seconds": 10, "stageSeconds": 9, "overheadSeconds": 1}
     print_closing(Console(file=page, width=200), summary | seconds, Path("run.yaml"))
-    (row,) = [line for line in page.getvalue().splitlines() if "profile" in line]
+    lines = page.getvalue().splitlines()
+    (divergence,) = [line for line in lines if "divergence" in line]
+    assert [cell.strip() for cell in divergence.split("│")[2:4]] == ["0.0000", "0.0004"]
+    (row,) = [line for line in lines if "profile" in line]
     assert "profile, life stage: macro-F1, %" in row
     assert "41.50" in row
 

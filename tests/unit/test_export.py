@@ -320,6 +320,11 @@ def test_the_front_matter_names_base_data_and_licence() -> None:
     # A set that the model is only tested on does not bind it.
     tested = [replace(FACTS.data[0], licence="apache-2.0"), FACTS.data[2]]
     assert licence_of(replace(FACTS, data=tested)) == Licence("apache-2.0")
+    answered = [DataSource("contexts", "talks.jsonl", "messages", "cc-by-nc-4.0", "", 4)]
+    assert licence_of(replace(FACTS, data=answered)) == Licence("cc-by-nc-4.0")
+    assert licence_of(replace(FACTS, data=answered, iteration=0)) == Licence("apache-2.0"), (
+        "M0 has not learnt from them"
+    )
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"figures": [{"name": "bleu"}]}', "\\udc00"])
@@ -390,7 +395,9 @@ def test_models_of_a_storage_in_a_directory_come_from_a_claim() -> None:
     given = serving(storage=Storage(uri="file:///runs"), token_secret=None)
     text = manifests(given, ["vllm", "kserve"])
     assert "# PersistentVolumeClaim: esconv-serve-models" in text["vllm.yaml"]
-    assert "the directories M0, M1, M2, as evolution get writes them." in text["kserve.yaml"]
+    assert "evolution get RUN-FILE M0 M1 M2 -o models\n" in text["kserve.yaml"]
+    alone = replace(given, adapters={"M0": given.adapters["M0"]})
+    assert "evolution get RUN-FILE M0 -o models/M0\n" in manifests(alone, ["vllm"])["vllm.yaml"]
     found = documents("vllm", given)
     assert "ConfigMap" not in found
     assert "initContainers" not in found["Deployment"]["spec"]["template"]["spec"]

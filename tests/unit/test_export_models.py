@@ -152,6 +152,10 @@ def test_what_is_there_is_not_overwritten_unless_forced(run: Published, tmp_path
     [
         (["--dtype", "float32"], "it goes with --merge"),
         (["--licence", "seed.jsonl"], "write SOURCE=LICENCE"),
+        (["--licence", "sead.jsonl=mit"], "--licence sead.jsonl=mit: the run read no such data; it read "),
+        (["--licence", "seed.jsonl=free for all"], "--licence seed.jsonl=free for all: write"),
+        (["--base-licence", "free for all"], "--base-licence free for all: write a name"),
+        (["--public"], "--public: it goes with --push"),
         (["--model", "base"], "name M0, M1"),
         (["--model", "M7"], "run first has M0, M1"),
         (["--push", "name"], "write OWNER/NAME"),

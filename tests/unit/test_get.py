@@ -95,7 +95,7 @@ def test_what_is_there_is_listed(here: Callable[..., Result]) -> None:
         assert place is not None
         assert place.stage in shown
     document = json.loads(here("--output", "json").stdout)
-    assert document["run"] == {"namespace": "tests", "name": "run"}
+    assert document["run"] == {"namespace": "tests", "name": "run", "champion": None}
     (model,) = [each for each in document["artifacts"] if each["name"] == "M0"]
     assert {file["path"] for file in model["files"]} == ADAPTER
     assert model["bytes"] == 7002
@@ -194,6 +194,9 @@ def test_what_cannot_be_copied_is_one_message(here: Callable[..., Result], monke
     ):
         with pytest.raises(PermanentError, match=words):
             raise here(name).exception or AssertionError(name)
+    for option in (["-o", "out"], ["--force"]):
+        with pytest.raises(PermanentError, match="name what to copy"):
+            raise here(*option).exception or AssertionError(option)
     assert files_below(Path()) == set()
 
 
@@ -211,9 +214,34 @@ def test_the_champion_is_a_name_too(
     assert results.status is not None
     chosen = replace(results, status=results.status.model_copy(update={"champion": 0}))
     monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_, **_options: chosen)
+    listed = CliRunner().invoke(app, ["get", str(file)])
+    assert "M0 *" in listed.output
+    assert f"copy: evolution get {file} M0, champion (M0), report" in " ".join(listed.output.split())
+    assert json.loads(CliRunner().invoke(app, ["get", str(file), "--output", "json"]).stdout)["run"]["champion"] == "M0"
     assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
     both = json.loads(CliRunner().invoke(app, [*arguments, "M0", "--output", "json"]).stdout)
     assert both["copied"] == [{"name": "M0", "path": str(tmp_path / "best"), "written": False}]
+
+
+def test_a_copied_base_model_is_a_directory_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = manifest(tmp_path, iterations=1)
+    empty = CliRunner().invoke(app, ["get", str(file), "base"])
+    assert "the base model of run first is not known" in str(empty.exception)
+    publish(file, capsys)
+    copied = CliRunner().invoke(app, ["get", str(file), "base", "M0", "-o", str(tmp_path / "models")])
+    assert copied.exit_code == 0, copied.exception
+    assert files_below(tmp_path / "models") == {"base/model", "M0/adapter", f"M0/{UNSIGNED}"}
+    results = open_results(str(file))
+    prepare = results.manifests["prepare"]
+    elsewhere = prepare.outputs["model"].model_copy(update={"reference": "hf://owner/model@c0ffee"})
+    known = {"prepare": prepare.model_copy(update={"outputs": {**prepare.outputs, "model": elsewhere}})}
+    monkeypatch.setattr(
+        "evolution_operator.cli.get.open_results", lambda *_, **_options: replace(results, manifests=known)
+    )
+    refused = CliRunner().invoke(app, ["get", str(file), "base"])
+    assert "it reads the base model from hf://owner/model@c0ffee" in str(refused.exception)
 
 
 def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,9 @@ def test_for_a_cluster_local_data_is_to_be_uploaded_beside_the_results(home: Pat
         (("--where", "moon"), "--where: 'moon' is neither machine nor cluster"),
         (("--data", "hf://o/s", "--format", "messages", "--model", "nowhere"), "--model: 'nowhere' is no directory"),
         (("--where", "cluster", "--storage", "runs"), "Pods need s3://bucket/prefix"),
-        (("--endpoint", "http://minio:9000"), "--storage: "),
+        (("--endpoint", "http://minio:9000"), "--endpoint: "),
+        (("--where", "cluster", "--endpoint", "minio"), "--endpoint: "),
+        (("--where", "cluster", "--credentials-secret", "Not A Name"), "--credentials-secret: "),
     ],
 )
 def test_a_wrong_or_missing_answer_is_one_message_and_leaves_no_file(home: Path, arguments: Any, words: str) -> None:

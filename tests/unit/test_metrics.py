@@ -206,6 +206,16 @@ def test_scores_are_bounded_and_do_not_depend_on_the_order_of_rows(pairs, genera
         assert 0 <= value <= 100 + 1e-9, name
 
 
+def test_an_interval_of_a_share_ends_where_a_share_can():
+    """A jackknife's interval is symmetric: with these rows it would reach 104."""
+    words = [["a", "b", "c"], ["d", "e", "f"], ["g", "h", "h"]]
+    low, high = jackknife(words, lambda distinct, total: 100 * distinct / total).interval()
+    assert high > 100
+    scores = score([" ".join(each) for each in words], ["x y z"] * 3)
+    assert scores["intervals"]["distinct1"] == pytest.approx([low, 100])
+    assert scores["intervals"]["duplicate_rate"][0] >= 0
+
+
 @given(st.lists(st.lists(word, min_size=5, max_size=12).map(" ".join), min_size=2, max_size=5))
 @settings(max_examples=25, deadline=None)
 def test_a_copy_has_the_highest_scores_and_the_style_of_the_human(human):

@@ -169,7 +169,7 @@ def test_a_run_that_has_not_begun_has_empty_tables(here: Path) -> None:
 
 def test_without_pandas_a_table_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(PermanentError, match=r"pip install 'evolution-operator\[notebook\]'"):
+    with pytest.raises(PermanentError, match=r"pip install '\.\[notebook\]'"):
         figures(built())
 
 

@@ -171,9 +171,9 @@ def test_no_room_for_the_tracker_does_not_fail_the_run(
 def test_a_missing_library_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("evolution_operator.tracking.trackers.find_spec", lambda name: None)
-    with pytest.raises(PermanentError, match=r"pip install 'evolution-operator\[mlflow\]'"):
+    with pytest.raises(PermanentError, match=r"pip install '\.\[mlflow\]'"):
         require("mlflow")
-    with pytest.raises(PermanentError, match=r"evolution-operator\[wandb\]"):
+    with pytest.raises(PermanentError, match=r"pip install '\.\[wandb\]'"):
         drive(local_run(manifest(tmp_path, tracking="wandb")), Console(quiet=True))
     assert not (tmp_path / "runs").exists()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -145,6 +145,12 @@ def kind_of(name: str) -> FigureKind | None:
         what, better = _OF_PROFILES[found[2]]
         return FigureKind(f"profile, {found[1].replace('_', ' ')}: {what}, %", "percent", better)
     return None
+
+
+def digits(values: Iterable[float]) -> int:
+    """Decimal places for the values of one figure that tell models apart: two, unless all are below 0.1."""
+    largest = max(map(abs, values), default=0)
+    return 4 if 0 < largest < 0.1 else 2
 
 
 def figures_of(stage: str, metrics: Mapping[str, Value]) -> dict[str, Value]:

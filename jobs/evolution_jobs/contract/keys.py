@@ -26,7 +26,7 @@ CODE_VERSIONS: dict[str, int] = {
     "generate": 2,
     "reflect": 3,
     "dpo": 2,
-    "evaluate": 4,
+    "evaluate": 5,
     "prewarm": 1,
     "judge": 2,
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..contract.errors import PermanentError
+from ..libraries import install
 from ..metrics.bootstrap import Floats
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def require_library() -> None:
         raise PermanentError(
             "DependencyMissing",
             f"evaluation.optionalFigures: bertscore needs the library bert-score ({error}): "
-            "pip install 'evolution-operator[bertscore]', or take bertscore out",
+            f"{install('bertscore')}, or take bertscore out",
         ) from error
 
 

@@ -32,6 +32,8 @@ ROW_PART = 100
 """Resamples whose draws of single rows are in memory together: 8 MB for 10,000 rows."""
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+PERCENT = (0.0, 100.0)
+"""Bounds of a share."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,25 @@ class Estimate:
     kind: Literal["bootstrap", "jackknife"]
     groups: int
     """Dialogues that it is over."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Least and greatest value that the figure can have. A jackknife does not know them, and its interval ends there."""
 
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference. Both must be over the same rows in the same order, so that the resamples are the same."""
         if (self.kind, self.groups) != (other.kind, other.groups):
             raise ValueError("the estimates are not over the same rows")
-        return replace(self, value=self.value - other.value, replicates=self.replicates - other.replicates)
+        apart = (self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0])
+        return replace(
+            self, value=self.value - other.value, replicates=self.replicates - other.replicates, bounds=apart
+        )
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval; None if there are fewer than two dialogues."""
         if not len(self.replicates):
             return None
         if self.kind == "jackknife":
-            return self.value - Z * self._jackknife_error(), self.value + Z * self._jackknife_error()
+            reach, (least, most) = Z * self._jackknife_error(), self.bounds
+            return max(self.value - reach, least), min(self.value + reach, most)
         low, high = np.percentile(self.replicates, [2.5, 97.5])
         return float(low), float(high)
 

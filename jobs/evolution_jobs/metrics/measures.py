@@ -18,7 +18,7 @@ from ..contract.figures import KINDS, FigureKind
 from ..unspaced import count_words, mostly_unspaced
 from . import meteor, strategies
 from .answered import Answered
-from .bootstrap import Estimate, Floats, bootstrap, jackknife, per_row, ratio
+from .bootstrap import PERCENT, Estimate, Floats, bootstrap, jackknife, per_row, ratio
 from .overlap import bleu_of_sums, rouge_l, sacre_of_sums, sacre_statistics, sacre_words
 from .stock_phrases import holds_stock_phrase
 from .style import asks, holds_list, ngrams, normalised, self_repeat, shape
@@ -102,12 +102,14 @@ def _rouge(rows: Answered) -> Estimate:
 
 def _distinct(order: int, dropped: int, rows: Answered) -> Estimate:
     items = [ngrams(words, order, dropped) for words in rows.words]
-    return jackknife(items, lambda distinct, total: 100 * distinct / np.maximum(total, 1), rows.dialogues)
+    estimate = jackknife(items, lambda distinct, total: 100 * distinct / np.maximum(total, 1), rows.dialogues)
+    return replace(estimate, bounds=PERCENT)
 
 
 def _duplicates(rows: Answered) -> Estimate:
     texts = [[normalised(text)] for text in rows.answers]
-    return jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
+    estimate = jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
+    return replace(estimate, bounds=PERCENT)
 
 
 def _whole(rows: Answered) -> list[int]:

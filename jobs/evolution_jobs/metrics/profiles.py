@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..contract.figures import Figure
 from ..contract.manifest import canonical_digest
 from ..unspaced import has_unspaced
-from .bootstrap import Floats, bootstrap, jackknife_sums, per_row, ratio
+from .bootstrap import PERCENT, Floats, bootstrap, jackknife_sums, per_row, ratio
 from .figure import figure_of
 
 NO_WORD = "(no known word)"
@@ -98,20 +99,12 @@ def agreement(name: str, rows: Sequence[Compared]) -> list[Figure]:
     found = (
         ("accuracy", bootstrap(hits, ratio, dialogues), ACCURACY),
         # A label that a resample lacks leaves the mean, so the bootstrap's interval could exclude the value.
-        ("macro_f1", jackknife_sums(_sums(rows), _macro_f1, dialogues), MACRO_F1),
+        ("macro_f1", replace(jackknife_sums(_sums(rows), _macro_f1, dialogues), bounds=PERCENT), MACRO_F1),
     )
     return [
-        _in_percent(figure_of(f"profile_{name}_{what}", estimate, rows=len(rows), row_set=row_set, method=method))
+        figure_of(f"profile_{name}_{what}", estimate, rows=len(rows), row_set=row_set, method=method)
         for what, estimate, method in found
     ]
-
-
-def _in_percent(figure: Figure) -> Figure:
-    """The figure with its interval cut at 0 and 100: a jackknife's is symmetric and may reach beyond."""
-    if figure.interval is None:
-        return figure
-    low, high = figure.interval
-    return figure.model_copy(update={"interval": [max(0.0, low), min(100.0, high)]})
 
 
 def _sums(rows: Sequence[Compared]) -> Floats:

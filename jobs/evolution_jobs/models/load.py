@@ -22,6 +22,7 @@ from ..contract.locations import Quantization
 from ..contract.settings import Precision
 from ..contract.variables import GPUS_VARIABLE
 from ..contract.volumes import mounted_path
+from ..libraries import install
 from ..redaction import redacted
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _quantised(quantization: Quantization | None, dtype: torch.dtype) -> dict[st
     if importlib.util.find_spec("bitsandbytes") is None:
         raise PermanentError(
             "DependencyMissing",
-            f"baseModel.quantization: {quantization} needs bitsandbytes: pip install 'evolution-operator[train]'",
+            f"baseModel.quantization: {quantization} needs bitsandbytes: {install('train')}",
         )
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype

@@ -10,6 +10,7 @@ from ..contract.endpoints import Endpoint
 from ..contract.errors import PermanentError
 from ..contract.rows import Message
 from ..contract.settings import PairwiseJudge
+from ..libraries import install
 
 if TYPE_CHECKING:
     from ..contract.workspace import Workspace
@@ -25,9 +26,7 @@ def ask(workspace: Workspace, endpoint: Endpoint, field: str, chats: Iterable[Ch
     try:
         from ..endpoints.client import EndpointClient
     except ModuleNotFoundError as error:
-        raise PermanentError(
-            "DependencyMissing", f"a {field} needs {error.name}: pip install 'evolution-operator[train]'"
-        ) from error
+        raise PermanentError("DependencyMissing", f"a {field} needs {error.name}: {install('train')}") from error
     with EndpointClient(endpoint, field, workspace.spec.shard.count) as client:
         yield from client.answers(chats, lambda: workspace.stopping)
     workspace.check_stop()

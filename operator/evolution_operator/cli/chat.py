@@ -53,6 +53,8 @@ def chat(
 
     Without a terminal, each line of standard input is a message.
     """
+    if message is not None and not message.strip():
+        raise PermanentError("ChatInput", "--message: it is empty; without it, lines of standard input are answered")
     require_libraries("chat")
     from ..chat.display import Json, display_of
     from ..chat.session import Session

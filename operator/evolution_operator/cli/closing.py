@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from evolution_jobs.contract.figures import kind_of
+from evolution_jobs.contract.figures import digits, kind_of
 from rich.console import Console
 from rich.table import Table
 
@@ -94,7 +94,8 @@ def _table(summary: dict[str, Any]) -> Table:
         values = [by_iteration[iteration].get(name) for iteration in sorted(by_iteration)]
         kind = kind_of(name)
         if kind and any(value is not None for value in values):
-            table.add_row(kind.label, *("" if value is None else f"{value:z.2f}" for value in values))
+            places = digits(value for value in values if value is not None)
+            table.add_row(kind.label, *("" if value is None else f"{value:z.{places}f}" for value in values))
     rule = champion_rule(summary["championRule"], summary["championMetric"])
     table.caption = f"* champion: {rule}"
     table.caption_justify = "left"

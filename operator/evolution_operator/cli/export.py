@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..results.results import Results
     from ..results.weights import Weights
 
+LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
+"""A name that the hub takes in `license` or `license_name`."""
 VLLM_IMAGE = "vllm/vllm-openai:v0.33.0"
 """The version that the stages' image with vLLM has."""
 
@@ -103,6 +106,10 @@ def export(
         raise PermanentError("ExportInput", "--dtype: an adapter keeps its precision; it goes with --merge")
     if push is not None:
         require_repository(push)
+    elif public:
+        raise PermanentError("ExportInput", "--public: it goes with --push; this writes a folder here")
+    if base_licence is not None:
+        _require_licence(f"--base-licence {base_licence}", base_licence)
     licences = dict(_stated(each) for each in licence or [])
     results = open_results(run, namespace, storage, endpoint=endpoint)
     chosen = choose_model(results, model)
@@ -136,7 +143,13 @@ def _stated(given: str) -> tuple[str, str]:
     source, equals, licence = given.rpartition("=")
     if not (equals and source and licence):
         raise PermanentError("ExportInput", f"--licence {given}: write SOURCE=LICENCE, such as seed.jsonl=cc-by-4.0")
+    _require_licence(f"--licence {given}", licence)
     return source, licence
+
+
+def _require_licence(option: str, licence: str) -> None:
+    if not LICENCE.fullmatch(licence):
+        raise PermanentError("ExportInput", f"{option}: write a name without spaces, such as cc-by-4.0 or llama3")
 
 
 def _serving(results: Results, weights: Weights, facts: Facts) -> Serving:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from evolution_jobs.contract.figures import digits
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -68,13 +69,17 @@ def _table(name: str | None, rows: Sequence[FigureRow]) -> Table:
     for figure, label in {row.figure: row.label for row in rows}.items():
         found = [cells.get((figure, model)) for model in models]
         human = next((row.human for row in found if row and row.human is not None), None)
-        table.add_row(Text(label), *(_cell(row) for row in found), "" if human is None else f"{human:z.2f}")
+        places = digits(row.value for row in found if row)
+        shown = (_cell(row, places) for row in found)
+        table.add_row(Text(label), *shown, "" if human is None else f"{human:z.{places}f}")
     return table
 
 
-def _cell(row: FigureRow | None) -> str:
+def _cell(row: FigureRow | None, places: int) -> str:
     """`1.88 (0.95 to 3.02)`."""
     if row is None:
         return ""
-    value = f"{row.value:z.2f}"
-    return value if row.low is None or row.high is None else f"{value} ({row.low:z.2f} to {row.high:z.2f})"
+    value = f"{row.value:z.{places}f}"
+    return (
+        value if row.low is None or row.high is None else f"{value} ({row.low:z.{places}f} to {row.high:z.{places}f})"
+    )

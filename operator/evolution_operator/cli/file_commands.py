@@ -56,7 +56,10 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write a first run file, with comments. Asks what no option says; without a terminal, takes the defaults."""
+    """Write a first run file, with comments. Asks what no option says.
+
+    Without a terminal it takes the defaults, and the only data file here; it needs --data if there is none or more than one.
+    """
     from .init.answers import Flags
     from .init.command import write_run_file
 

@@ -18,8 +18,10 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from ..results.choice import BASE
 from ..results.copies import Copy, fetch, is_directory, missing, planned
 from ..results.results import Artifact, Results
+from ..results.weights import base_of
 from .console import open_console, say
 from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
 from .options import Output, StorageOption
@@ -35,7 +37,8 @@ def get(
         list[str] | None,
         typer.Argument(
             metavar="ARTIFACT",
-            help="M2, pairs-1, answers-2, ..., champion, or report. Without one, all are listed.",
+            help="M2, pairs-1, answers-2, ..., champion, base (the base model, if the run has a copy), or report. "
+            "Without one, all are listed.",
         ),
     ] = None,
     directory: Annotated[
@@ -49,9 +52,11 @@ def get(
     output: Annotated[Output, typer.Option("--output", help="text, or one JSON document.")] = Output.text,
 ) -> None:
     """List a run's models, pairs and answers by name, or copy them here with their digests checked."""
+    if not names and (directory is not None or force):
+        raise PermanentError("ArtifactMissing", "no artifact is named: name what to copy, such as M0 or report")
     results = open_results(run, namespace, storage, endpoint=endpoint)
     if not names:
-        _list(results, output)
+        _list(results, output, reference(run, namespace, storage, endpoint))
         return
     artifacts = {each.name: each for each in (_artifact(results, name) for name in names if name != "report")}
     copies = [
@@ -77,6 +82,12 @@ def get(
 
 
 def _artifact(results: Results, name: str) -> Artifact:
+    if name == BASE:
+        base = base_of(results)
+        if base.reference is not None:
+            words = f"base: run {results.name} has no copy; it reads the base model from {printable(base.reference)}"
+            raise PermanentError("ArtifactMissing", words)
+        return Artifact(BASE, results.manifests["prepare"], base.output)
     if name != CHAMPION:
         return results.artifact(name)
     if results.status is None:
@@ -88,10 +99,10 @@ def _artifact(results: Results, name: str) -> Artifact:
     return results.artifact(results.champion)
 
 
-def _list(results: Results, output: Output) -> None:
+def _list(results: Results, output: Output, named: str) -> None:
     artifacts = list(results.artifacts.values())
     if output is Output.json:
-        run = {"namespace": results.namespace, "name": results.name}
+        run = {"namespace": results.namespace, "name": results.name, "champion": results.champion}
         print(json.dumps({"run": run, "artifacts": [_document(each) for each in artifacts]}, ensure_ascii=False))
         return
     console = open_console()
@@ -104,8 +115,11 @@ def _list(results: Results, output: Output) -> None:
             size, digest = decimal(known["bytes"]), known["digest"][:SHOWN_DIGEST]
             # A manifest may be foreign.
             made_by = Text(printable(known["stage"]))
-            table.add_row(each.name, made_by, str(len(known["files"])), size, digest)
+            name = f"{each.name} *" if each.name == results.champion else each.name
+            table.add_row(name, made_by, str(len(known["files"])), size, digest)
         console.print(table)
+        chosen = [f"champion ({results.champion})"] if results.champion else []
+        say(console, f"copy: evolution get {named} {', '.join([*results.models[-1:], *chosen, 'report'])}, ...", "dim")
     else:
         say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")
         if results.spec is not None and any(results.store.list(pointers_prefix(results.namespace, results.name))):
@@ -136,7 +150,7 @@ def _provenance(results: Results, copy: Copy) -> dict[str, bytes]:
     from ..verify.provenance import UNSIGNED
     from ..verify.walk import provenance_of
 
-    if not is_directory(copy.artifact):
+    if copy.artifact.name == BASE or not is_directory(copy.artifact):
         return {}
     unsigned, signed = provenance_of(results, copy.artifact.manifest)
     documents = {UNSIGNED: unsigned} | ({PROVENANCE: signed} if signed is not None else {})

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.libraries import install
 
 Object = dict[str, Any]
 
@@ -34,7 +35,7 @@ def _connect(namespace: str | None) -> tuple[Any, str]:
         from kubernetes import client, config
     except ModuleNotFoundError as error:
         raise PermanentError(
-            "DependencyMissing", "a cluster needs the kubernetes package: pip install 'evolution-operator[operator]'"
+            "DependencyMissing", f"a cluster needs the kubernetes package: {install('operator')}"
         ) from error
     configuration = client.Configuration()
     # Without retries the user gets one message, not the client's warning before each retry.

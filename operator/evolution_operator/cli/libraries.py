@@ -6,7 +6,7 @@ import importlib.util
 import warnings
 
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.libraries import set_library_defaults
+from evolution_jobs.libraries import install, set_library_defaults
 
 LIBRARIES = ("torch", "transformers", "peft", "jinja2")
 """What running a model imports."""
@@ -20,5 +20,5 @@ def require_libraries(command: str) -> None:
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
         raise PermanentError(
             "DependencyMissing",
-            f"evolution {command} needs {', '.join(missing)}, not installed here: pip install 'evolution-operator[train]'",
+            f"evolution {command} needs {', '.join(missing)}, not installed here: {install('train')}",
         )

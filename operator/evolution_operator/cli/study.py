@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.libraries import install
 from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.table import Table
@@ -39,9 +40,7 @@ def _installed() -> None:
     """A blind comparison of models' answers by people."""
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise PermanentError(
-                "DependencyMissing", f"a study needs {package}: pip install 'evolution-operator[study]'"
-            )
+            raise PermanentError("DependencyMissing", f"a study needs {package}: {install('study')}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from evolution_jobs.contract.figures import KINDS
 
 from .card_tables import HUB_METRICS, figure_table, provenance, training
 from .card_words import LEARNT, base_words, code, plain, role_words, rounds_words
-from .facts import TRAINED_ON, DataSource, Facts
+from .facts import DataSource, Facts
 from .licences import NON_COMMERCIAL, UNKNOWN, Licence, strictest
 from .usage import usage
 
@@ -22,13 +22,13 @@ LIMITS = (
 
 def licence_of(facts: Facts) -> Licence:
     """The licence of the model: that of its base and of the data that reached its weights."""
-    return strictest([facts.base_licence, *(source.licence for source in facts.data if source.role in TRAINED_ON)])
+    return strictest([facts.base_licence, *(source.licence for source in facts.trained_on)])
 
 
 def metadata(facts: Facts, *, merged: bool) -> dict[str, Any]:
     """The fields of the card's front matter, as `ModelCardData` takes them, without the evaluation results."""
     licence = licence_of(facts)
-    hubs = [source.hub for source in facts.data if source.hub and source.role in TRAINED_ON]
+    hubs = [source.hub for source in facts.trained_on if source.hub]
     return {
         "base_model": facts.base_name,
         "base_model_relation": ("finetune" if merged else "adapter") if facts.base_name else None,
@@ -107,7 +107,7 @@ def _licences(facts: Facts) -> str:
 
 
 def _meaning(facts: Facts, licence: Licence) -> str:
-    bound = [source for source in facts.data if source.role in TRAINED_ON and source.licence in NON_COMMERCIAL]
+    bound = [source for source in facts.trained_on if source.licence in NON_COMMERCIAL]
     sentences = []
     if bound:
         names = ", ".join(dict.fromkeys(_data_name(source) for source in bound))

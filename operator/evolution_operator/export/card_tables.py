@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evolution_jobs.contract.figures import Figure, kind_of
+from evolution_jobs.contract.figures import Figure, digits, kind_of
 
 from .card_words import code, plain, role_words
 from .facts import DataSource, Facts
@@ -33,8 +33,12 @@ def figure_table(facts: Facts) -> str:
         kind = kind_of(name)
         if kind is None or not kind.headline:
             continue
-        cells = [_cell(figure), *([_cell(before.get(name))] if before else [])]
-        cells.append("" if figure.human is None else f"{figure.human:.2f}")
+        found = [figure, *([before.get(name)] if before else [])]
+        places = digits(each.value for each in found if each)
+        cells = [
+            *(_cell(each, places) for each in found),
+            "" if figure.human is None else f"{figure.human:z.{places}f}",
+        ]
         rows.append(f"| {kind.label} | {' | '.join(cells)} |")
     note = (
         "In brackets: 95 % intervals, with whole dialogues as the unit. Where the intervals of two models overlap widely, the "
@@ -45,11 +49,13 @@ def figure_table(facts: Facts) -> str:
     return "\n".join([*rows, "", note, *(["", *how] if how else [])])
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: Figure | None, places: int) -> str:
     if figure is None:
         return ""
-    value = f"{figure.value:z.2f}"
-    return f"{value} [{figure.interval[0]:z.2f}, {figure.interval[1]:z.2f}]" if figure.interval else value
+    value = f"{figure.value:z.{places}f}"
+    if figure.interval is None:
+        return value
+    return f"{value} [{figure.interval[0]:z.{places}f}, {figure.interval[1]:z.{places}f}]"
 
 
 def training(facts: Facts) -> str:

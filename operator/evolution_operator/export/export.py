@@ -15,7 +15,7 @@ from ..verify.findings import PROVENANCE
 from ..verify.provenance import UNSIGNED
 from ..verify.walk import provenance_of
 from .card import licence_of
-from .facts import Facts, data_sources, facts_of
+from .facts import Facts, data_names, data_sources, facts_of
 from .folder import (
     RECIPE,
     is_export,
@@ -29,7 +29,7 @@ from .folder import (
 from .hub import licence_on_hub, tokenizer_files
 from .licences import UNKNOWN
 from .manifests import manifests
-from .public import public
+from .public import public, shown_uri
 from .recipes import gguf_recipe
 from .serving import Serving
 
@@ -130,6 +130,7 @@ def _facts(weights: Weights, wanted: Wanted) -> Facts:
             raise PermanentError("ExportInput", f"--base-model {given}: the run's base model is {name} on the hub")
         name, revision = given, at or revision
     stated = dict(wanted.data_licences)
+    _require_known(weights.results, stated)
     for source in data_sources(weights.results.manifests["prepare"], stated):
         if source.hub and source.licence == UNKNOWN:
             stated[source.uri] = licence_on_hub("dataset", source.hub, source.pin or None)
@@ -143,6 +144,15 @@ def _facts(weights: Weights, wanted: Wanted) -> Facts:
         stated=stated,
         quantization=quantization,
     )
+
+
+def _require_known(results: Results, stated: Mapping[str, str]) -> None:
+    """A licence of data that the run has not read is a slip, and would be lost."""
+    named = data_names(results)
+    for source, licence in stated.items():
+        if shown_uri(source) not in named and source not in named:
+            words = f"the run read no such data; it read {', '.join(named)}"
+            raise PermanentError("ExportInput", f"--licence {source}={licence}: {words}")
 
 
 def _notes(facts: Facts, wanted: Wanted) -> Sequence[str]:

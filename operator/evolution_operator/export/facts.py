@@ -20,8 +20,12 @@ from .licences import UNKNOWN, of_data
 from .public import public, shown_uri
 
 TEACHER = "teacher"
-TRAINED_ON = ("seed", "replay", "contexts", TEACHER)
-"""Roles of data that reach the weights. Those of `test` do not."""
+TUNED_ON = ("seed", "replay")
+"""Roles of data that reach the weights of M0."""
+TRAINED_ON = (*TUNED_ON, "contexts", TEACHER)
+"""Those that reach the weights of every later model. `test` reaches none."""
+ROLES = {"seed": "seedData", "replay": "replay", "contexts": "contexts", "test": "test"}
+"""Roles of data sets, and the settings of prepare that name them."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,12 @@ class Facts:
     unread: Sequence[str] = ()
     """Evaluations whose file is in no layout that this version knows: `metrics-2`."""
 
+    @property
+    def trained_on(self) -> list[DataSource]:
+        """The data that reached the weights."""
+        roles = TRAINED_ON if self.iteration else TUNED_ON
+        return [source for source in self.data if source.role in roles]
+
 
 def facts_of(
     weights: Weights,
@@ -143,7 +153,7 @@ def data_sources(prepare: Manifest, stated: Mapping[str, str]) -> list[DataSourc
         (source["role"], source["uri"]): source for source in prepare.details.get("sources", [])
     }
     found = []
-    for role, field in (("seed", "seedData"), ("replay", "replay"), ("contexts", "contexts"), ("test", "test")):
+    for role, field in ROLES.items():
         for source in prepare.settings.get(field) or []:
             uri, layout = source["uri"], source["format"]
             seen = read.get((role, uri), {})
@@ -159,6 +169,14 @@ def data_sources(prepare: Manifest, stated: Mapping[str, str]) -> list[DataSourc
                 )
             )
     return found
+
+
+def data_names(results: Results) -> list[str]:
+    """Names under which a user may state a licence: of each data source and teacher as the card calls it."""
+    settings = results.manifests["prepare"].settings
+    uris = [source["uri"] for field in ROLES.values() for source in settings.get(field) or []]
+    teachers = _teachers([each.settings for each in of_kind(results, "reflect")], {})
+    return list(dict.fromkeys([*map(shown_uri, uris), *(each.uri for each in teachers)]))
 
 
 def _sources(reflect: Mapping[str, Any]) -> list[str]:

@@ -29,11 +29,11 @@ def _comments(serving: Serving, kind: str) -> list[str]:
     ]
     secret, endpoint = serving.storage.credentials_secret, serving.storage.endpoint
     if serving.storage.uri.startswith("file://"):
-        names = ", ".join(serving.adapters)
+        names = " ".join(serving.fetched)
         lines += [
-            "# The run's storage is a directory, which a cluster does not reach: make a claim of this name, and copy to its root",
-            f"# the directories {names}, as evolution get writes them"
-            + (", and base with the base model's files." if "base" in serving.fetched else "."),
+            "# The run's storage is a directory, which a cluster does not reach. Copy the models out of it,",
+            f"#   evolution get RUN-FILE {names} -o models{'' if len(serving.fetched) > 1 else f'/{names}'}",
+            "# make a claim of this name, and put what is in models at its root:",
             f"# PersistentVolumeClaim: {serving.claim}",
         ]
     elif kind == "kserve" and secret:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from evolution_jobs.contract.figures import digits
+
 from ..results.figures import FigureRow
 
 HEIGHT = 720
@@ -42,14 +44,14 @@ def summary_html(title: str, sentences: Iterable[str], rows: Sequence[FigureRow]
     cells = {(row.figure, row.model): row for row in rows}
     head = "".join(f"<th>{escape(model)}{' *' if model == champion else ''}</th>" for model in models)
     body = "".join(
-        f"<tr><th style='text-align:left'>{escape(label)}</th>"
-        + "".join(f"<td>{_value(cells.get((name, model)))}</td>" for model in models)
-        + "</tr>"
+        _line(label, [cells.get((name, model)) for model in models])
         for name, label in {row.figure: row.label for row in rows}.items()
     )
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
     return f"<h4>{escape(title)}</h4>{''.join(f'<p>{escape(each)}</p>' for each in sentences)}{table}"
 
 
-def _value(row: FigureRow | None) -> str:
-    return "" if row is None else f"{row.value:z.2f}"
+def _line(label: str, found: Sequence[FigureRow | None]) -> str:
+    places = digits(row.value for row in found if row)
+    values = "".join(f"<td>{'' if row is None else f'{row.value:z.{places}f}'}</td>" for row in found)
+    return f"<tr><th style='text-align:left'>{escape(label)}</th>{values}</tr>"

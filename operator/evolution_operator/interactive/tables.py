@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.libraries import install
 
 from ..api.status import RunStatus
 from ..results.curves import COLUMNS as CURVE_COLUMNS
@@ -74,7 +75,5 @@ def _frame(rows: list[Mapping[str, Any]] | list[dict[str, Any]], columns: Iterab
     try:
         import pandas
     except ModuleNotFoundError as error:
-        raise PermanentError(
-            "DependencyMissing", "tables need the pandas package: pip install 'evolution-operator[notebook]'"
-        ) from error
+        raise PermanentError("DependencyMissing", f"tables need the pandas package: {install('notebook')}") from error
     return pandas.DataFrame(rows, columns=None if columns is None else list(columns))

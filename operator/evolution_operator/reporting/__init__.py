@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.libraries import install
 
 if TYPE_CHECKING:
     from ..results.results import Results
@@ -19,7 +20,5 @@ def load_writer() -> Callable[[Results, Path], None]:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("jinja2", "markupsafe", "vl_convert"):
             raise
-        raise PermanentError(
-            "DependencyMissing", f"a report needs {error.name}: pip install 'evolution-operator[report]'"
-        ) from error
+        raise PermanentError("DependencyMissing", f"a report needs {error.name}: {install('report')}") from error
     return write_report

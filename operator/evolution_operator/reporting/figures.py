@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolution_jobs.contract.figures import KINDS, FigureKind, figures_of, kind_of
+from evolution_jobs.contract.figures import KINDS, FigureKind, digits, figures_of, kind_of
 
 from .facts import Facts
 
@@ -44,9 +44,8 @@ class Row:
 
     @property
     def digits(self) -> int:
-        """Decimal places that tell the models apart: two, unless all values are below 0.1."""
-        largest = max((abs(each.value) for each in self.values.values()), default=0)
-        return 4 if 0 < largest < 0.1 else 2
+        """Decimal places of its values."""
+        return digits(each.value for each in self.values.values())
 
     @property
     def first(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol, Self, TypeVar
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.manifest import Manifest, Output
 from evolution_jobs.contract.rows import Answer, Pair, Reject, Verdict
+from evolution_jobs.libraries import install
 from evolution_jobs.printable import printable
 from evolution_jobs.redaction import redacted
 from pydantic import ValidationError
@@ -65,7 +66,7 @@ def compared(answers: Mapping[str, Sequence[Answer]]) -> tuple[list[Change], str
     try:
         from evolution_jobs.metrics.compare import compare
     except ImportError as error:
-        return [], f"{error.name} is not installed here (pip install 'evolution-operator[train]')"
+        return [], f"{error.name} is not installed here ({install('train')})"
     try:
         found = compare(answers)
     except StageError as error:

@@ -61,7 +61,7 @@ def write_report(results: Results, path: Path) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise _unwritable(f"{path}: {error.strerror}; choose another place with -o") from error
+        raise _unwritable(f"{path}: {error.strerror}; choose another file") from error
 
 
 def _check(path: Path, target: Path) -> None:
@@ -69,19 +69,19 @@ def _check(path: Path, target: Path) -> None:
     if target.is_dir():
         raise _unwritable(f"{path} is a directory; name a file, such as {path / 'report.html'}")
     if not target.parent.is_dir():
-        raise _unwritable(f"{target.parent} is no directory; make it, or choose another place with -o")
+        raise _unwritable(f"{target.parent} is no directory; make it, or choose another file")
     try:
         # A pipe must not be opened: that waits until somebody writes into it.
         if not stat.S_ISREG(target.stat().st_mode):
-            raise _unwritable(f"{path} is no regular file; choose another place with -o")
+            raise _unwritable(f"{path} is no regular file; choose another file")
         with target.open("rb") as file:
             head = file.read(1 << 10)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _unwritable(f"{path}: {error.strerror}; choose another place with -o") from error
+        raise _unwritable(f"{path}: {error.strerror}; choose another file") from error
     if head and GENERATOR.encode() not in head:
-        raise _unwritable(f"{path} is there already and is no report; remove it, or choose another place with -o")
+        raise _unwritable(f"{path} is there already and is no report; remove it, or choose another file")
 
 
 def _unwritable(words: str) -> PermanentError:

@@ -164,8 +164,12 @@ def _champion(facts: Facts, figures: Sequence[Row]) -> Iterator[str]:
     words = ""
     if row is not None and champion in row.values:
         best = max(row.values, key=lambda number: (goodness(row.name, row.values[number].value), -number))
-        tail = "the best of all models" if best == champion else f"the best is M{best}'s {value(row.values[best])}"
-        words = f" It has {value(row.values[champion])}; {tail}."
+        tail = (
+            "the best of all models"
+            if best == champion
+            else f"the best is M{best}'s {value(row.values[best], row.digits)}"
+        )
+        words = f" It has {value(row.values[champion], row.digits)}; {tail}."
     yield f"The champion is M{champion}: {rule}.{words}"
     yield from (f"{sentence}. It cannot be the champion." for sentence in facts.status.ineligible)
 
@@ -229,10 +233,11 @@ def _signs(facts: Facts) -> Iterator[str]:
         yield f"M{max(facts.scores)} shows none of the known signs of failing self-evolution."
 
 
-def value(found: Value) -> str:
-    """`96.86 (95 % interval 94.00 to 98.00)`."""
-    interval = f" (95 % interval {found.interval[0]:.2f} to {found.interval[1]:.2f})" if found.interval else ""
-    return f"{found.value:.2f}{interval}"
+def value(found: Value, places: int) -> str:
+    """`96.86 (95 % interval 94.00 to 98.00)`, with so many decimal places."""
+    low, high = found.interval or (None, None)
+    interval = "" if low is None else f" (95 % interval {low:z.{places}f} to {high:z.{places}f})"
+    return f"{found.value:z.{places}f}{interval}"
 
 
 def count(number: int, noun: str) -> str:

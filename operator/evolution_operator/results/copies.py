@@ -34,7 +34,8 @@ class Copy:
 def is_directory(artifact: Artifact) -> bool:
     """Whether the copy is a directory: a model always, any other artifact if it has several files."""
     place, files = named(artifact.name), artifact.output.files
-    return (place is not None and place.output == "adapter") or len(files) != 1 or "/" in files[0].path
+    # The base model is the only one without a pointer.
+    return place is None or place.output == "adapter" or len(files) != 1 or "/" in files[0].path
 
 
 def planned(run: str, artifacts: Sequence[Artifact], directory: Path | None) -> list[Copy]:

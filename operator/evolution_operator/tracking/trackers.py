@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Protocol, get_args
 
 from evolution_jobs.contract.errors import PermanentError, StageError
+from evolution_jobs.libraries import install
 from evolution_jobs.printable import printable
 from evolution_jobs.redaction import redacted
 
@@ -49,7 +50,7 @@ def require(name: TrackerName) -> None:
     if find_spec(name) is None:
         raise PermanentError(
             "DependencyMissing",
-            f"tracking with {name} needs its package: pip install 'evolution-operator[{name}]', or choose another tracker",
+            f"tracking with {name} needs its package: {install(name)}, or choose another tracker",
         )
 
 

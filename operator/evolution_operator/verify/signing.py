@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.keys import MANIFEST
+from evolution_jobs.libraries import install
 from evolution_jobs.store.base import disk_error
 
 if TYPE_CHECKING:
@@ -144,6 +145,4 @@ def _read(path: Path) -> bytes:
 def _require_library() -> None:
     for package in ("securesystemslib", "cryptography"):
         if importlib.util.find_spec(package) is None:
-            raise PermanentError(
-                "DependencyMissing", f"signatures need {package}: pip install 'evolution-operator[sign]'"
-            )
+            raise PermanentError("DependencyMissing", f"signatures need {package}: {install('sign')}")

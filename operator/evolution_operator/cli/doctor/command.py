@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evolution_jobs.contract.credentials import credential
-from evolution_jobs.contract.errors import StageError
+from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.printable import printable
 from evolution_jobs.store.open import open_store
 from evolution_jobs.store.trial import try_store
@@ -32,7 +32,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"
 def examine(file: Path | None, on_cluster: bool | None, namespace: str | None, pods: bool) -> Iterator[Check]:
     """The checks, one after the other. With `on_cluster` None, the run file tells where it is to run.
 
-    Raises RunFileError, and PermanentError `NoCluster`, `DependencyMissing`, `ClusterUnreachable`.
+    Raises RunFileError.
     """
     run = load_run(file) if file else None
     if file and run:
@@ -87,16 +87,24 @@ def _endpoints(spec: EvolutionRunSpec) -> Iterator[Check]:
 def _on_cluster(run: EvolutionRun | None, namespace: str | None, pods: bool) -> Iterator[Check]:
     from ..kube import ApiError, Cluster
 
-    # It says what to install where a package is missing. The imports below need the same packages.
     own = namespace or (run.metadata.namespace if run and "namespace" in run.metadata.model_fields_set else None)
-    cluster = Cluster(own)
+    try:
+        # It says what to install where a package is missing. The imports below need the same packages.
+        cluster = Cluster(own)
+    except PermanentError as error:
+        yield failed("cluster", f"{error.reason}: {error}")
+        return
     from .cluster import check_cluster
     from .needs import needs_of
     from .nodes import check_gpu_nodes, check_image, check_placement
     from .objects import check_objects, named
     from .see_cluster import ask, operator_settings, see_cluster, see_objects
 
-    seen = see_cluster(cluster)
+    try:
+        seen = see_cluster(cluster)
+    except PermanentError as error:
+        yield failed("cluster", f"{error.reason}: {error}")
+        return
     yield from check_cluster(seen, importlib.metadata.version(DISTRIBUTION))
     settings = operator_settings(seen)
     answer = ask(cluster, "/api/v1/nodes")

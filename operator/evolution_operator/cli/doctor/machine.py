@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from evolution_jobs.libraries import install
+
 from .check import Check, failed, ok, size, skipped, warning
 
 LEAST_MEMORY = 4 << 30
@@ -70,11 +72,11 @@ def check_packages(seen: MachineSeen) -> Check:
         for name, version in seen.packages.items()
         if version is not None and older(version, seen.minimum.get(name, "0"))
     ]
-    install = "pip install 'evolution-operator[train]', or `make setup` in this repository"
+    remedy = f"{install('train')}, or `make setup` there"
     if missing:
-        return failed("packages", f"not installed: {', '.join(missing)}", install)
+        return failed("packages", f"not installed: {', '.join(missing)}", remedy)
     if old:
-        return failed("packages", f"too old: {', '.join(old)}", install)
+        return failed("packages", f"too old: {', '.join(old)}", remedy)
     shown = ", ".join(f"{name} {seen.packages[name]}" for name in ("torch", "transformers") if seen.packages.get(name))
     absent = [name for name, version in seen.packages.items() if version is None]
     rest = f"; without {', '.join(absent)}, which only some runs need" if absent else ""

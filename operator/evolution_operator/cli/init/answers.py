@@ -34,6 +34,8 @@ TRIAL_STORAGE = Storage(
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".json.gz")
 FORMATS = ("esconv", "extes", "messages", "sharegpt")
 """Formats of dialogues that need nothing else."""
+FLAGS: Mapping[int | str, str] = {"endpoint": "--endpoint", "credentialsSecret": "--credentials-secret"}
+"""Flags of single fields of the storage."""
 SIZE = 40
 """Most characters of a run's name."""
 
@@ -191,4 +193,7 @@ def _valid(flag: str, model: type[Place], document: Mapping[str, Any]) -> Place:
     try:
         return model.model_validate(dict(document))
     except ValidationError as error:
-        raise PermanentError("InitInput", f"{flag}: {explain(error.errors(include_url=False)[:1])}") from None
+        (first, *_) = error.errors(include_url=False)
+        # A broken rule names its field and is about the whole document.
+        field, words = first["ctx"]["faults"][0] if first["type"] == "rule" else (first["loc"][0], explain([first]))
+        raise PermanentError("InitInput", f"{FLAGS.get(field, flag)}: {words}") from None

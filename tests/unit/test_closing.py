@@ -6,9 +6,12 @@ import io
 from pathlib import Path
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_operator.api.status import RunStatus, StageStatus
 from evolution_operator.cli.closing import print_closing
 from evolution_operator.cli.display import Display
-from evolution_operator.local.summary import summarise
+from evolution_operator.results.find import results_of_status
+from evolution_operator.results.results import Results
+from evolution_operator.results.summary import summarise
 from rich.console import Console
 
 from tests.support.stages.fake_processes import raising
@@ -24,7 +27,7 @@ def failed(directory: Path) -> tuple[str, str, dict[str, object]]:
         driven.driver.step(display.watch)
         driven.process("prepare").work(raising(PermanentError("DataEmpty", WHY)))
         status = driven.driver.step(display.watch)
-    summary = summarise(driven.run, status, driven.store, 12.0)
+    summary = summarise(driven.run, status, results_of_status(driven.store, driven.run.ref, status), 12.0)
     print_closing(Console(file=closing, width=10_000), summary, Path("run.yaml"))
     return printed.getvalue(), closing.getvalue(), summary
 
@@ -37,6 +40,14 @@ def test_a_failure_is_shown_in_full_once_at_the_end(tmp_path: Path) -> None:
         "StageFailed     prepare: DataEmpty",
         "Failed          StageFailed; 0/7 stages finished",
     ]
+
+
+def test_a_manifest_that_is_gone_bad_by_the_end_is_a_note_of_its_stage(tmp_path: Path) -> None:
+    driven = Driven(tmp_path)
+    status = RunStatus(phase="Complete", stages=[StageStatus(id="prepare", name="prepare", state="Succeeded")])
+    results = Results("default", "first", driven.store, {}, faults={"prepare": "CorruptManifest: no JSON"})
+    summary = summarise(driven.run, status, results, 12.0)
+    assert summary["stages"][0]["notes"] == ["CorruptManifest: no JSON"]
 
 
 def test_the_summary_has_the_whole_message(tmp_path: Path) -> None:

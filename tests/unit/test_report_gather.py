@@ -18,6 +18,7 @@ from evolution_operator.reporting import load_writer
 from evolution_operator.reporting.gather import compared, gather, read_rows
 from evolution_operator.reporting.publish import keep_report
 from evolution_operator.reporting.scores import StoredScores
+from evolution_operator.results.find import results_of_status
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -107,7 +108,7 @@ def test_a_run_keeps_its_report_in_its_storage(tmp_path: Path, capsys: pytest.Ca
     file = manifest(tmp_path, iterations=1)
     run, _ = publish(file, capsys)
     store = open_results(str(file)).store
-    kept = keep_report(run, make_status("Failed", stages=[]), store)
+    kept = keep_report(results_of_status(store, run.ref, make_status("Failed", stages=[]), run.spec))
     assert kept == (f"{run.spec.storage.uri}/runs/default/first/report.html", None)
     assert (tmp_path / "runs/runs/default/first/report.html").read_text().startswith("<!doctype html>")
 
@@ -116,19 +117,19 @@ def test_a_report_that_fails_leaves_a_line_and_no_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = manifest(tmp_path, iterations=1)
-    store = open_results(str(file)).store
+    results = open_results(str(file))
 
     def broken(*_: object) -> None:
         raise KeyError("oh")
 
     monkeypatch.setattr("evolution_operator.reporting.publish.load_writer", lambda: broken)
-    assert keep_report(local_run(file), make_status(), store) == (None, "KeyError: 'oh'")
+    assert keep_report(results) == (None, "KeyError: 'oh'")
 
     def absent() -> None:
         raise PermanentError("DependencyMissing", "a report needs vl_convert: ...")
 
     monkeypatch.setattr("evolution_operator.reporting.publish.load_writer", absent)
-    assert keep_report(local_run(file), make_status(), store) == (
+    assert keep_report(results) == (
         None,
         "DependencyMissing: a report needs vl_convert: ...",
     )

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from ..local.driver import Driver, Watcher, run_directory
 from ..local.machine import Machine
-from ..local.summary import summarise
 from ..planner.actions import Plan
 from ..planner.observed import Run
 from ..reporting.publish import keep_report
+from ..results.find import results_of_status
+from ..results.summary import summarise
 from ..tracking.background import tracked
 from .display import Display
 
@@ -42,9 +43,10 @@ def drive(wanted: Run, console: Console, *watchers: Watcher) -> dict[str, Any]:
             raise TransientError(
                 "StateUnwritable", f"{directory}: {words}; free some, or set XDG_STATE_HOME"
             ) from error
-        summary = summarise(wanted, status, store, time.monotonic() - started)
+        results = results_of_status(store, wanted.ref, status, wanted.spec)
+        summary = summarise(wanted, status, results, time.monotonic() - started)
     if status.phase in ("Complete", "Failed"):
-        summary["report"], summary["reportMissing"] = keep_report(wanted, status, store)
+        summary["report"], summary["reportMissing"] = keep_report(results)
     return summary
 
 

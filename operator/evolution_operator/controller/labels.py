@@ -1,4 +1,4 @@
-"""Labels and annotations by which the operator recognises its objects and users select them."""
+"""Labels, annotations and names by which the operator recognises its objects and users select them."""
 
 from __future__ import annotations
 
@@ -26,5 +26,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "evolution-operator"
+CONTAINER = "stage"
+"""Name of the container of a stage's Pod."""
 CLEANUP = "cleanup"
 """Value of STAGE of the Job that deletes a run's artifacts."""

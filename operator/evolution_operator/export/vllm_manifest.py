@@ -153,11 +153,14 @@ def _credentials(storage: Storage) -> list[Object]:
     if storage.credentials_secret is None:
         return []
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    return [_from_secret(name, storage.credentials_secret) for name in keys]
+    # Keys that last for hours only come with a token.
+    token = _from_secret("AWS_SESSION_TOKEN", storage.credentials_secret, optional=True)
+    return [*(_from_secret(name, storage.credentials_secret) for name in keys), token]
 
 
-def _from_secret(name: str, secret: str) -> Object:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}}
+def _from_secret(name: str, secret: str, optional: bool = False) -> Object:
+    reference: Object = {"name": secret, "key": name}
+    return {"name": name, "valueFrom": {"secretKeyRef": reference | ({"optional": True} if optional else {})}}
 
 
 def _restricted() -> Object:

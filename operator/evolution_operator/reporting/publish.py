@@ -9,11 +9,8 @@ from typing import NamedTuple
 from evolution_jobs.contract.errors import StageError
 from evolution_jobs.contract.names import REPORT, pointers_prefix
 from evolution_jobs.redaction import words_of
-from evolution_jobs.store.base import Store
 
-from ..api.status import RunStatus
-from ..planner.observed import Run
-from ..results.find import results_of_status
+from ..results.results import Results
 from . import load_writer
 
 
@@ -24,17 +21,17 @@ class Kept(NamedTuple):
     missing: str | None = None
 
 
-def keep_report(run: Run, status: RunStatus, store: Store) -> Kept:
-    """Write the run's report to `runs/<namespace>/<name>/report.html` of the storage."""
-    location = f"{pointers_prefix(run.ref.namespace, run.ref.name)}{REPORT}"
+def keep_report(results: Results) -> Kept:
+    """Write the run's report to `runs/<namespace>/<name>/report.html` of its storage."""
+    location = f"{pointers_prefix(results.namespace, results.name)}{REPORT}"
     try:
         write_report = load_writer()
         with tempfile.TemporaryDirectory(prefix="evolution-report-") as scratch:
             path = Path(scratch) / REPORT
-            write_report(results_of_status(store, run.ref, status, run.spec), path)
-            store.put_file(path, location)
+            write_report(results, path)
+            results.store.put_file(path, location)
     except StageError as error:
         return Kept(missing=f"{error.reason}: {error}")
     except Exception as error:  # noqa: BLE001 -- the run has its results, whatever is wrong with their report
         return Kept(missing=f"{type(error).__name__}: {words_of(error)}")
-    return Kept(uri=f"{store.uri}/{location}")
+    return Kept(uri=f"{results.store.uri}/{location}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from evolution_jobs.contract.errors import EXIT_PERMANENT, EXIT_TERMINATED
 from evolution_operator.controller import labels
-from evolution_operator.controller.jobs.pods import CONTAINER
+from evolution_operator.controller.labels import CONTAINER
 
 from tests.support.cluster.fake_api_server import FOREGROUND, ApiServer, Object
 from tests.support.stages.fake_results import Results

@@ -13,7 +13,8 @@ from evolution_jobs.store.trial import StoreTrial
 from pydantic import ValidationError
 
 from ...controller import labels
-from ...controller.jobs.pods import CONTAINER, Object
+from ...controller.jobs.pods import Object
+from ...controller.labels import CONTAINER
 from ...controller.seen.attempts import CONFIG_REASONS, PULL_REASONS
 from ..kube import ApiError, Cluster
 from .check import Check, failed, ok, skipped, warning

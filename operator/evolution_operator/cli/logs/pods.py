@@ -18,7 +18,6 @@ from ..kube import Cluster, explained
 from .choice import Source, Wanted, choose_current, choose_sources, choose_stage, prefixes, why_none
 from .lines import lines_of, show, tell
 
-CONTAINER = "stage"
 INDEX = "batch.kubernetes.io/job-completion-index"
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the run and its Pods, while their logs are followed."""
@@ -82,14 +81,16 @@ class PodLogs:
             f"not allowed to read logs of Pods in namespace {self._cluster.namespace} (pods/log)",
             f"Pod {pod} has been deleted, and its log with it",
         ):
-            yield from self._cluster.stream(f"{self._path}/{pod}/log", {"container": CONTAINER, **lines, **options})
+            yield from self._cluster.stream(
+                f"{self._path}/{pod}/log", {"container": labels.CONTAINER, **lines, **options}
+            )
 
 
 def source_of(pod: dict[str, Any]) -> Source:
     """What a Pod's object says about its log."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     tags, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    containers = [each for each in status.get("containerStatuses") or [] if each.get("name") == CONTAINER]
+    containers = [each for each in status.get("containerStatuses") or [] if each.get("name") == labels.CONTAINER]
     state = (containers[0].get("state") or {}) if containers else {}
     waiting = state.get("waiting") or {}
     conditions = [each for each in status.get("conditions") or [] if each.get("type") == "PodScheduled"]

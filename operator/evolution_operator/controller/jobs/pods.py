@@ -29,7 +29,6 @@ from ...planner.graph import ranks
 from .. import labels
 from ..settings import Settings
 
-CONTAINER = "stage"
 USER = 65532
 GRACE_SECONDS = 120
 
@@ -195,7 +194,7 @@ def pod_basics(pod: PodSettings, settings: Settings) -> Object:
 def container_basics(pod: PodSettings, settings: Settings) -> Object:
     """Image, resources and rights of the stage's container."""
     return {
-        "name": CONTAINER,
+        "name": labels.CONTAINER,
         "image": pod.image or settings.stage_image,
         **present({"imagePullPolicy": pod.image_pull_policy}),
         "resources": present(pod.resources.wire()) if pod.resources else None,

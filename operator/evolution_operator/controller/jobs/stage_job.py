@@ -18,7 +18,7 @@ from ...api.spec import EvolutionRunSpec
 from ...planner.actions import Start
 from .. import labels
 from ..settings import Settings
-from .pods import CONTAINER, Object, pod_template, template_digest
+from .pods import Object, pod_template, template_digest
 from .service import owner_reference, service_name
 
 MASTER_PORT = 29500
@@ -98,7 +98,10 @@ def failure_rules(disruption: Literal["Ignore", "Count"] = "Ignore") -> list[Obj
     """How a Pod's end counts: a disruption as given, SIGTERM not at all, a permanent error fails the Job."""
 
     def on_exit(action: str, code: int) -> Object:
-        return {"action": action, "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [code]}}
+        return {
+            "action": action,
+            "onExitCodes": {"containerName": labels.CONTAINER, "operator": "In", "values": [code]},
+        }
 
     return [
         {"action": disruption, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from ...api.status import StageProgress
 from ...planner.progress import Pace, Reading, attempt_progress, last_line
-from ..jobs.pods import CONTAINER
 from ..kube.apiserver import ClusterError
 from ..kube.client import KubeClient, RunKey
+from ..labels import CONTAINER
 from .attempts import Note
 from .budget import Budget
 from .refusals import refused_pods

@@ -10,7 +10,8 @@ from typing import Any
 from evolution_jobs.contract.stage import TRAINED, kind_of
 
 from .. import labels
-from ..jobs.pods import CONTAINER, gpus_of
+from ..jobs.pods import gpus_of
+from ..labels import CONTAINER
 
 
 @dataclass(frozen=True)

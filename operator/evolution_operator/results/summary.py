@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from evolution_jobs.contract.manifest import Manifest
 from evolution_jobs.contract.names import artifacts
-from evolution_jobs.store.base import Store
-from evolution_jobs.store.manifests import read_manifest
 
 from ..api.status import RunStatus, StageStatus
 from ..planner.observed import Run
+from .results import Results
 
 SHOWN_OUTPUTS = {"sft": "adapter", "dpo": "adapter", "reflect": "pairs", "evaluate": "answers", "judge": "verdicts"}
 """Outputs that the summary lists, by stage kind."""
 
 
-def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) -> dict[str, Any]:
+def summarise(run: Run, status: RunStatus, results: Results, wall_seconds: float) -> dict[str, Any]:
     """Phase, stages, artifact URIs and figures. `overheadSeconds` is wall time beyond the stages' own compute."""
-    manifests = {
-        stage.id: manifest
-        for stage in status.stages
-        if stage.state == "Succeeded" and stage.key and (manifest := read_manifest(store, stage.key)) is not None
-    }
     # Overhead is what the driver adds to stages computed in this call. Cached stages cost this call nothing.
     compute = sum(stage.seconds or 0 for stage in status.stages if stage.state == "Succeeded" and not stage.cached)
     return {
@@ -33,8 +26,8 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
         "seconds": round(wall_seconds, 1),
         "stageSeconds": round(compute, 1),
         "overheadSeconds": round(max(0.0, wall_seconds - compute), 1),
-        "stages": [_stage(stage, manifests.get(stage.id)) for stage in status.stages],
-        "artifacts": _artifacts(run, manifests),
+        "stages": [_stage(stage, results) for stage in status.stages],
+        "artifacts": _artifacts(run, results),
         "metrics": [{"iteration": entry.iteration, **entry.figures} for entry in status.metrics],
         "intervals": [{"iteration": entry.iteration, **entry.intervals} for entry in status.metrics],
         "champion": status.champion,
@@ -44,7 +37,8 @@ def summarise(run: Run, status: RunStatus, store: Store, wall_seconds: float) ->
     }
 
 
-def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:
+def _stage(stage: StageStatus, results: Results) -> dict[str, Any]:
+    manifest, fault = results.manifests.get(stage.id), results.faults.get(stage.id)
     return {
         "id": stage.id,
         "state": stage.state,
@@ -54,17 +48,17 @@ def _stage(stage: StageStatus, manifest: Manifest | None) -> dict[str, Any]:
         "key": stage.key,
         "manifest": stage.artifact,
         "counts": dict(manifest.counts) if manifest else {},
-        "notes": list(manifest.notes) if manifest else [],
+        "notes": [*(manifest.notes if manifest else []), *([fault] if fault else [])],
         "reason": stage.reason,
         "message": stage.message,
     }
 
 
-def _artifacts(run: Run, manifests: dict[str, Manifest]) -> dict[str, str]:
+def _artifacts(run: Run, results: Results) -> dict[str, str]:
     """`M0`, `M1`, ... and `pairs-1`, ... to the URI of their directory or file."""
     root = run.spec.storage.uri.rstrip("/")
     found = {}
-    for manifest in manifests.values():
+    for manifest in results.manifests.values():
         for name, output in artifacts(manifest):
             files = manifest.outputs[output].files
             if files and output == SHOWN_OUTPUTS.get(manifest.kind):

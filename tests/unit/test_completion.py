@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from evolution_operator.cli import completion
+from evolution_operator.cli import kubectl_completion
 from evolution_operator.cli.main import app
 
 from tests.support.cluster.played_api import played_api
@@ -30,7 +30,7 @@ def asked_by_kubectl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     for name in ("_EVOLUTION_COMPLETE", "_TYPER_COMPLETE_FISH_ACTION", "_TYPER_COMPLETE_ARGS"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "argv", ["kubectl_complete-evo", *words])
-    completion.complete_for_kubectl()
+    kubectl_completion.complete_for_kubectl()
     captured = capsys.readouterr()
     assert captured.err == "", "an error would be written across the user's line"
     return captured.out.splitlines()

@@ -1,28 +1,19 @@
-"""Completion: names of runs on the cluster, their stages, and the answers to kubectl for `kubectl evo`.
+"""Completion of names of runs on the cluster and of their stages.
 
 A callback prints nothing and gives up soon: it runs at each press of the tab key.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import shlex
-import sys
-from contextlib import redirect_stdout, suppress
 from typing import Any
 
 import typer
 
 PATIENCE = 2.0
 """Seconds to wait for the API server."""
-FILES, NO_FILES = ":0", ":4"
-"""What kubectl's completion reads in the last line (cobra's ShellCompDirective): names of files may follow, or not."""
 MOST = "500"
 """Most names that are asked for."""
-
-
 NAME = re.compile(r"[a-z0-9][-a-z0-9.]*")
 """What a shell takes literally. zsh evaluates what it is given."""
 
@@ -57,24 +48,3 @@ def _items(context: typer.Context, name: str) -> list[dict[str, Any]]:
         return list(cluster.get(path, query, PATIENCE).get("items") or [])
     except (StageError, ApiError):
         return []
-
-
-def complete_for_kubectl() -> None:
-    """`kubectl_complete-evo`: kubectl starts it with the words after `kubectl evo`, and reads the completions.
-
-    Each is a line, with its help behind a tab; the last line says whether names of files may follow.
-    """
-    from .main import app
-
-    words = sys.argv[1:] or [""]
-    # Fish's completions have the form that kubectl reads.
-    os.environ |= {
-        "_EVOLUTION_COMPLETE": "complete_fish",
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-        "_TYPER_COMPLETE_ARGS": shlex.join(["evolution", *words]),
-    }
-    found = io.StringIO()
-    with redirect_stdout(found), suppress(SystemExit):
-        app(prog_name="evolution")
-    lines = [line for line in found.getvalue().splitlines() if line]
-    print("\n".join([*lines, NO_FILES if lines else FILES]))

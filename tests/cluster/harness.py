@@ -29,6 +29,7 @@ from tests.api.harness import Runs, wait_for
 from tests.support.cluster.chart import helm_program
 
 ROOT = Path(__file__).parents[2]
+EVOLUTION = str(Path(sys.executable).with_name("evolution"))
 EXAMPLE = ROOT / "examples/quickstart"
 RELEASE, NAMESPACE = "evo", "evolution"
 FULLNAME = f"{RELEASE}-evolution-operator"
@@ -69,12 +70,19 @@ class Cluster:
 
     def evolution(self, *arguments: str) -> str:
         """What `evolution` prints."""
-        return self._call([str(Path(sys.executable).with_name("evolution")), *arguments])
+        return self._call([EVOLUTION, *arguments])
+
+    def refusal(self, *arguments: str) -> tuple[int, str]:
+        """Exit code of an `evolution` that fails, and all that it prints."""
+        done = subprocess.run(
+            [EVOLUTION, *arguments], capture_output=True, text=True, env=self.environment, cwd=ROOT, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
 
     @contextlib.contextmanager
     def dashboard(self) -> Iterator[str]:
         """The address that `evolution dashboard` prints, while it forwards."""
-        command = [str(Path(sys.executable).with_name("evolution")), "dashboard", "--no-open", "--namespace", NAMESPACE]
+        command = [EVOLUTION, "dashboard", "--no-open", "--namespace", NAMESPACE]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment, cwd=ROOT) as process:
             try:
                 assert process.stdout is not None
@@ -115,7 +123,7 @@ class Bucket:
         """A run's storage, as its stages see it."""
         names = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""} | self.keys
         before = {name: os.environ.get(name) for name in names}
-        with self._forwarded() as endpoint:
+        with self.forwarded() as endpoint:
             os.environ.update(names)
             try:
                 yield open_store(Storage(uri=f"s3://{NAMESPACE}/{prefix}", endpoint=endpoint))
@@ -126,12 +134,13 @@ class Bucket:
     def download(self, location: str, target: Path) -> None:
         """Copy one object of the bucket to a file, without any code of this project."""
         keys = {name.lower(): value for name, value in self.keys.items()}
-        with self._forwarded() as endpoint:
+        with self.forwarded() as endpoint:
             s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=PATH_STYLE, **keys)
             s3.download_file(NAMESPACE, location, str(target))
 
     @contextlib.contextmanager
-    def _forwarded(self) -> Iterator[str]:
+    def forwarded(self) -> Iterator[str]:
+        """The service's address on this machine, while its port is forwarded."""
         command = ["kubectl", f"--namespace={NAMESPACE}", "port-forward", f"service/{MINIO}", ":9000"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._cluster.environment) as process:
             assert process.stdout is not None

@@ -14,6 +14,7 @@ import pytest
 from hack.cluster.image_names import full_name
 from tests.api.harness import Runs, stage
 from tests.cluster.harness import (
+    MINIO,
     NAMESPACE,
     OPERATOR_PODS,
     RELEASE,
@@ -168,6 +169,58 @@ def test_the_command_line_shows_the_run(finished: dict[str, Any], release: Clust
     table = release.kubectl("get", "evo", f"--namespace={NAMESPACE}")
     assert "quickstart" in table
     assert "11/11" in table
+
+
+def test_doctor_tries_image_and_storage_in_a_pod_of_its_own(release: Cluster, runs: Runs, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    arguments = ("doctor", "--pods", "-f", str(file), "--output", "json")
+    file.write_text(json.dumps(example_run("first")))
+    found = {each["name"]: each for each in json.loads(release.evolution(*arguments))["checks"]}
+    tried = {name: each["state"] for name, each in found.items() if name.endswith("(from a Pod)")}
+    assert tried.pop("storage: conditional write (from a Pod)") == "ok"
+    assert len(tried) > 3
+    assert set(tried.values()) == {"ok"}
+
+    wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "wrong-secret"}
+    runs.core.create_namespaced_secret(NAMESPACE, {"metadata": {"name": "wrong"}, "stringData": wrong})
+    file.write_text(json.dumps(example_run("first", storage={"credentialsSecret": "wrong"})))
+    code, printed = release.refusal(*arguments)
+    failed = [each for each in json.loads(printed)["checks"] if each["state"] == "failed"]
+    assert code == 1
+    assert any("(from a Pod)" in each["name"] and "nobody" not in each["found"] for each in failed), failed
+    assert runs.core.list_namespaced_pod(NAMESPACE, label_selector="evolution.run/run=evolution-doctor").items == []
+
+
+def test_what_a_refused_chat_prints_leads_to_a_chat_with_the_last_model(
+    finished: dict[str, Any], release: Cluster, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ("quickstart", "--namespace", NAMESPACE)
+    for name in bucket.keys:
+        monkeypatch.delenv(name, raising=False)
+    code, printed = release.refusal("chat", *run, "--model", "M2", "--message", "I lost my job.")
+    assert code == 1
+    for words in (
+        f"port-forward -n {NAMESPACE} service/{MINIO} 9000:9000",
+        "--endpoint http://localhost:9000",
+        "AWS_SECRET_ACCESS_KEY",
+    ):
+        assert words in printed
+    for name, value in bucket.keys.items():
+        assert value not in printed
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with bucket.forwarded() as endpoint:
+        said = json.loads(
+            release.evolution(
+                *("chat", *run, "--endpoint", endpoint, "--model", "M2", "--against", "M0"),
+                *("--message", "I lost my job.", "--output", "json"),
+            )
+        )
+        assert "intact" in release.evolution("verify", *run, "--endpoint", endpoint)
+        release.evolution("report", *run, "--endpoint", endpoint, "-o", str(tmp_path / "report.html"))
+    assert [each["model"] for each in said["answers"]] == ["M2", "M0"], said
+    assert all(each["text"] for each in said["answers"])
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_dashboard_shows_the_run_through_a_forwarded_port(finished: dict[str, Any], release: Cluster) -> None:

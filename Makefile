@@ -52,6 +52,7 @@ vllm-env: .venv-vllm/.ready ## Make .venv-vllm: vLLM for CPUs with the torch it 
 
 quickstart: setup ## Run examples/quickstart to its end: M0, M1 and M2 in minutes, without a GPU
 	$(BIN)/evolution run -f examples/quickstart/evolutionrun.yaml
+	@echo; echo "To use these commands: source $(BIN)/activate"
 
 test: setup lint types ## Lint, types, import contracts, and all unit tests
 	$(BIN)/pytest $(WORKERS) --dist=loadfile tests/unit

@@ -354,10 +354,11 @@ def test_the_champion_is_taken_else_the_newest_model(tmp_path: Path) -> None:
     assert choose_model(run, "M0") == Chosen("M0")
     assert choose_model(run, "base") == Chosen("base")
     assert choose_model(results(tmp_path / "store", champion=0), None) == Chosen("M0", "the champion")
+    assert choose_model(results(tmp_path / "store", champion=0), "champion") == Chosen("M0", "the champion")
     with pytest.raises(PermanentError, match="--against M7: run first has M0, M1, base, not M7"):
         choose_model(run, "M7", "--against")
     nothing = Results("lab", "first", run.store, {})
-    with pytest.raises(PermanentError, match="no model yet"):
+    with pytest.raises(PermanentError, match=r"no model yet: stage sft has not finished$"):
         choose_model(nothing, None)
 
 

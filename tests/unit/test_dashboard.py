@@ -152,6 +152,7 @@ def test_a_pod_that_ends_is_followed_by_its_successor_on_the_same_port(
     [
         ({"pods": []}, "OperatorMissing", "no Pod of the operator runs on this cluster"),
         ({"refused": "Error from server (Forbidden): no"}, "ClusterRefused", "Forbidden.*--namespace"),
+        ({"refused": "The connection to the server localhost:8080 was refused"}, "NoCluster", "set KUBECONFIG"),
         ({"first": "error: unable to listen on port 80", "last": ""}, "ForwardFailed", "unable to listen on port 80"),
     ],
 )

@@ -118,6 +118,7 @@ def test_a_merged_model_says_what_base_and_adapter_say(
     monkeypatch.setattr("evolution_operator.export.export.ROUNDING_WORTH_TELLING", 0.001)
     folder = tmp_path / "out"
     done = export(run, "-o", str(folder), "--merge", "--dtype", dtype, "--serve", "none")
+    assert {path.stat().st_mode & 0o777 for path in folder.glob("*.safetensors")} == {0o644}
     assert "adapter_config.json" not in done["files"]
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert str(model.dtype) == f"torch.{dtype}"
@@ -155,6 +156,7 @@ def test_what_is_there_is_not_overwritten_unless_forced(run: Published, tmp_path
         (["--licence", "sead.jsonl=mit"], "--licence sead.jsonl=mit: the run read no such data; it read "),
         (["--licence", "seed.jsonl=free for all"], "--licence seed.jsonl=free for all: write"),
         (["--base-licence", "free for all"], "--base-licence free for all: write a name"),
+        (["--base-model", "not a name"], "--base-model not a name: write OWNER/NAME"),
         (["--public"], "--public: it goes with --push"),
         (["--model", "base"], "name M0, M1"),
         (["--model", "M7"], "run first has M0, M1"),

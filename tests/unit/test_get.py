@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
 from evolution_jobs.contract.errors import PermanentError, StageError
 from evolution_jobs.contract.keys import manifest_path
@@ -194,6 +195,9 @@ def test_what_cannot_be_copied_is_one_message(here: Callable[..., Result], monke
     ):
         with pytest.raises(PermanentError, match=words):
             raise here(name).exception or AssertionError(name)
+    with pytest.raises(PermanentError, match="/proc/out") as refused:
+        raise here("train", "-o", "/proc/out").exception or AssertionError
+    assert refused.value.reason == "OutputUnwritable"
     for option in (["-o", "out"], ["--force"]):
         with pytest.raises(PermanentError, match="name what to copy"):
             raise here(*option).exception or AssertionError(option)
@@ -216,7 +220,10 @@ def test_the_champion_is_a_name_too(
     monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_, **_options: chosen)
     listed = CliRunner().invoke(app, ["get", str(file)])
     assert "M0 *" in listed.output
-    assert f"copy: evolution get {file} M0, champion (M0), report" in " ".join(listed.output.split())
+    words = " ".join(listed.output.split())
+    assert (
+        f"copy: evolution get {file} M0 report base is the base model, if the run has a copy; champion is M0" in words
+    )
     assert json.loads(CliRunner().invoke(app, ["get", str(file), "--output", "json"]).stdout)["run"]["champion"] == "M0"
     assert f"{tmp_path / 'best'}: M0 of first" in CliRunner().invoke(app, arguments).output
     both = json.loads(CliRunner().invoke(app, [*arguments, "M0", "--output", "json"]).stdout)
@@ -242,6 +249,22 @@ def test_a_copied_base_model_is_a_directory_of_its_name(
     )
     refused = CliRunner().invoke(app, ["get", str(file), "base"])
     assert "it reads the base model from hf://owner/model@c0ffee" in str(refused.exception)
+
+
+def test_a_run_file_with_other_keys_says_where_earlier_results_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a copy of the folder: data files have other paths and times."""
+    file = manifest(tmp_path, iterations=1)
+    publish(file, capsys)
+    changed = yaml.safe_load(file.read_text().replace("seed.jsonl", "other.jsonl"))
+    # The stages' own run.
+    changed["metadata"] = {"name": "run", "namespace": "tests"}
+    file.write_text(yaml.safe_dump(changed))
+    found = CliRunner().invoke(app, ["get", str(file)])
+    assert found.exit_code == 0
+    assert f"name them by run --storage file://{tmp_path / 'runs'}" in "".join(found.stderr.splitlines())
+    assert "finds all but prepare" in " ".join(found.stderr.split())
 
 
 def test_the_report_is_written_beside_the_rest(here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,8 @@ def test_for_a_cluster_local_data_is_to_be_uploaded_beside_the_results(home: Pat
         (("--data", "hf://o/s", "--format", "messages", "--model", "nowhere"), "--model: 'nowhere' is no directory"),
         (("--where", "cluster", "--storage", "runs"), "Pods need s3://bucket/prefix"),
         (("--endpoint", "http://minio:9000"), "--endpoint: "),
+        (("--gpus", "2"), "it goes with --where cluster"),
+        (("--storage", "s3:/mine"), "--storage: s3:/mine is neither"),
         (("--where", "cluster", "--endpoint", "minio"), "--endpoint: "),
         (("--where", "cluster", "--credentials-secret", "Not A Name"), "--credentials-secret: "),
     ],
@@ -223,6 +225,18 @@ def test_an_existing_file_is_kept_unless_forced_and_never_left_half_written(home
     assert list(home.iterdir()) == [target]
     assert init(*arguments, "--force").exception is None
     assert yaml.safe_load(target.read_text())["metadata"]["name"] == "our-support-bot"
+
+
+def test_the_next_commands_can_be_pasted(home: Path) -> None:
+    (home / "my talks.jsonl").write_text(json.dumps(MESSAGES))
+    result = init("my run.yaml", "--where", "cluster", "--data", "my talks.jsonl")
+    assert result.exception is None, result.exception
+    assert "kubectl apply -f 'my run.yaml'" in result.stdout
+    assert "aws s3 cp 'my talks.jsonl' s3://" in result.stdout
+    assert (
+        "port-forward -n evolution service/evo-evolution-operator-minio 9000, and name http://localhost:9000"
+        in result.stdout
+    )
 
 
 def test_on_a_terminal_it_asks_three_questions_with_defaults(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

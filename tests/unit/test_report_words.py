@@ -10,6 +10,7 @@ from evolution_operator.api.status import StageStatus
 from evolution_operator.reporting import figures, sections
 from evolution_operator.reporting.advice import next_steps
 from evolution_operator.reporting.facts import Change, Facts
+from evolution_operator.reporting.signs import signs
 from evolution_operator.reporting.words import compared, happened, true_now
 
 from tests.support.report import (
@@ -150,6 +151,31 @@ def test_a_sign_of_failure_is_told_and_leads_to_a_step() -> None:
     assert "Read answers" not in after(healthy)
 
 
+def test_a_sign_of_the_champion_is_told_even_if_the_newest_model_has_none() -> None:
+    facts = make_facts(scores={0: make_scores(2), 1: make_scores(1)}, status=make_status(champion=0))
+    assert "The champion, M0, shows 1 sign of it: 86 % of the answers ask something" in now(facts)
+    (sign,) = [each for each in signs(facts) if each.name == "question_rate"]
+    assert (sign.present, sign.elsewhere) == (False, "M0")
+    assert "The champion, M0, shows" not in now(make_facts(status=make_status(champion=2)))
+
+
+def test_a_run_file_does_not_say_that_what_has_not_finished_runs() -> None:
+    facts = make_facts(status=make_status("Running", stages=[]), observed=False)
+    assert facts.phase == "Unfinished"
+    assert "Whether it runs, has failed or was stopped, its run file and its storage do not say." in " ".join(
+        happened(facts)
+    )
+    assert make_facts(status=make_status("Running")).phase == "Running"
+    assert make_facts(status=make_status("Complete"), observed=False).phase == "Complete"
+
+
+def test_a_round_without_its_model_makes_no_column() -> None:
+    begun = {name: each for name, each in make_manifests().items() if each.iteration != 2 or each.kind == "reflect"}
+    status = make_status().model_copy(update={"metrics": []})
+    rows = figures.rows(make_facts(manifests=begun, status=status, scores={0: make_scores(0), 1: make_scores(1)}))
+    assert {number for row in rows for number in row.values} == {0, 1}
+
+
 def test_no_sign_is_denied_that_was_not_looked_for() -> None:
     assert "sign" not in now(make_facts(scores={1: make_scores(1, signatures=[])}))
 
@@ -162,7 +188,8 @@ def test_no_sign_is_denied_that_was_not_looked_for() -> None:
         ({"status": make_status(champion=0)}, "no round is shown to be better than M0"),
         ({"status": make_status(champion=1)}, "Use M1: later rounds are not shown to be better by Distinct-2"),
         ({"status": make_status(conditions=[condition("StoppedEarly", "x")])}, "allow more in spec.stopping"),
-        ({"status": make_status("Running")}, "Run the file again to continue"),
+        ({"status": make_status("Running")}, "Wait for the run"),
+        ({"status": make_status("Running"), "observed": False}, "Run the file again: it continues, or says what is wrong"),
         ({"status": make_status("Suspended")}, "set spec.suspend to false"),
         ({"status": None, "spec": None}, "Name the run file"),
         ({"unread": ["evaluate-1, answers: gone"]}, "This could not be read: evaluate-1, answers: gone."),

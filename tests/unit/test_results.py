@@ -45,8 +45,9 @@ def test_a_run_file_has_its_artifacts_by_name(tmp_path: Path, capsys: pytest.Cap
     file = manifest(tmp_path, iterations=1)
     empty = open_results(str(file))
     assert not empty.artifacts
-    with pytest.raises(PermanentError, match=r"M1 is not there: stage dpo-1 .* has nothing of this run"):
+    with pytest.raises(PermanentError, match=r"M1 is not there: stage dpo-1 .* has no finished stage of it"):
         empty.artifact("M1")
+    assert not empty.observed
     publish(file, capsys)
     found = open_results(str(file))
     assert {"M0", "answers-0"} <= found.artifacts.keys()

@@ -21,7 +21,7 @@ from .settings import Settings, deciding
 from .stage import Node, RunRef
 
 CODE_VERSIONS: dict[str, int] = {
-    "prepare": 3,
+    "prepare": 4,
     "sft": 3,
     "generate": 2,
     "reflect": 3,

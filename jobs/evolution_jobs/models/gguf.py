@@ -76,6 +76,9 @@ def convert(path: Path, directory: Path) -> None:
     model.tie_weights()
     model.generation_config = read.generation_config
     model.save_pretrained(directory)
+    # transformers notes how it was called. The digest of a model must not depend on HF_HUB_OFFLINE.
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(directory)
 
 

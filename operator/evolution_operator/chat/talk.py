@@ -13,8 +13,8 @@ from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.rows import Context, Response, Turn
 from evolution_jobs.contract.settings import SamplingSettings
 from evolution_jobs.engines.base import row_seed
-from evolution_jobs.store.base import disk_error
 
+from ..results.outputs import output_error
 from .conversation import Conversation
 from .display import Display
 from .replies import Reply
@@ -100,7 +100,7 @@ class Talk:
             partial.replace(file)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise disk_error(error, file) from error
+            raise output_error(error, file) from error
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

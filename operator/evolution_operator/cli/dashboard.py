@@ -27,6 +27,8 @@ SELECTOR = "app.kubernetes.io/component=operator"
 MARK = "EVOLUTION_LEASE_NAMESPACE"
 """An environment variable that the operator's container has, whatever its release is called."""
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> \d+")
+NOT_CONFIGURED = "localhost:8080"
+"""Where kubectl looks for a cluster if no kubeconfig names one."""
 LIST_SECONDS, END_SECONDS = 60.0, 5.0
 PATIENCE_SECONDS, RETRY_SECONDS = 120.0, 1.0
 """How long the successor of a Pod that has ended is looked for, and how often."""
@@ -145,6 +147,8 @@ def _pods(kubectl: str, namespace: str | None) -> list[dict[str, Any]]:
         ) from error
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        if NOT_CONFIGURED in words:
+            raise PermanentError("NoCluster", "no cluster is configured: set KUBECONFIG to the file that names it")
         hint = (
             "" if namespace else "; if you may not list Pods everywhere, name the operator's namespace with --namespace"
         )

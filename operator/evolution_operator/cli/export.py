@@ -55,7 +55,12 @@ def export(
         str | None, typer.Option("--model", help="M0, M1, ...; by default the champion, else the newest.")
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--directory", "-o", help="Where to; by default NAME-MODEL below this directory.")
+        Path | None,
+        typer.Option(
+            "--directory",
+            "-o",
+            help="Where to; by default NAME-MODEL-export below this directory, with --merge NAME-MODEL-merged.",
+        ),
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write a whole model, with the adapter added to the base model's weights.")
@@ -97,8 +102,8 @@ def export(
     require_libraries("export")
     from ..export.export import Wanted, exported
     from ..export.export import export as export_model
+    from ..export.hub import REPOSITORY, require_repository
     from ..export.hub import push as push_folder
-    from ..export.hub import require_repository
     from ..results.choice import BASE, choose_model
     from ..results.weights import weights_of
 
@@ -112,14 +117,16 @@ def export(
         _require_licence(f"--base-licence {base_licence}", base_licence)
     licences = dict(_stated(each) for each in licence or [])
     results = open_results(run, namespace, storage, endpoint=endpoint)
-    chosen = choose_model(results, model)
-    if chosen.name == BASE:
+    if model == BASE:
         raise PermanentError("ExportInput", "--model base: the base model is not the run's; name M0, M1, ...")
+    chosen = choose_model(results, model)
+    if base_model is not None and not REPOSITORY.fullmatch(base_model.partition("@")[0]):
+        raise PermanentError("ExportInput", f"--base-model {base_model}: write OWNER/NAME or OWNER/NAME@REVISION")
     kinds = {Serve.both: ("vllm", "kserve"), Serve.none: ()}.get(serve, (serve.value,))
     with weights_of(results) as weights:
         wanted = Wanted(
             model=chosen.name,
-            directory=directory or Path(f"{results.name}-{chosen.name}"),
+            directory=directory or Path(f"{results.name}-{chosen.name}-{'merged' if merge else 'export'}"),
             merge=merge,
             dtype=dtype.value if dtype else None,
             force=force,

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 from evolution_jobs.contract.figures import digits
+from evolution_jobs.printable import printable
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from ..results.figures import FigureRow, figures_as_csv, figures_as_json, read_figures
-from .console import open_console
+from .console import open_console, say
 from .named import EndpointOption, NamespaceOption, RunArgument, open_results
 from .options import StorageOption
 
@@ -41,7 +42,10 @@ def figures(
     output: FormatOption = Format.text,
 ) -> None:
     """Show every figure of every model, with 95 % intervals, unit, method and row set."""
-    rows = read_figures(open_results(run, namespace, storage, endpoint=endpoint))
+    results = open_results(run, namespace, storage, endpoint=endpoint)
+    rows = read_figures(results)
+    for stage, fault in results.faults.items():
+        say(open_console(stderr=True), printable(f"{stage}: {fault}"), "red")
     match output:
         case Format.json:
             print(json.dumps(figures_as_json(rows), ensure_ascii=False, indent=1))

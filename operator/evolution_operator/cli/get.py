@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.contract.names import REPORT, pointers_prefix
+from evolution_jobs.contract.names import REPORT
 from evolution_jobs.printable import printable
-from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..results.choice import BASE
+from ..results.choice import BASE, CHAMPION
 from ..results.copies import Copy, fetch, is_directory, missing, planned
+from ..results.outputs import output_error
 from ..results.results import Artifact, Results
 from ..results.weights import base_of
 from .console import open_console, say
 from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
 from .options import Output, StorageOption
 
-CHAMPION = "champion"
-"""Stands for the model that the run has chosen."""
 SHOWN_DIGEST = 12
 
 
@@ -118,13 +115,12 @@ def _list(results: Results, output: Output, named: str) -> None:
             name = f"{each.name} *" if each.name == results.champion else each.name
             table.add_row(name, made_by, str(len(known["files"])), size, digest)
         console.print(table)
-        chosen = [f"champion ({results.champion})"] if results.champion else []
-        say(console, f"copy: evolution get {named} {', '.join([*results.models[-1:], *chosen, 'report'])}, ...", "dim")
+        names = [*results.models[-1:], *(["pairs-1"] if "pairs-1" in results.artifacts else []), "report"]
+        chosen = f"; champion is {results.champion}" if results.champion else ""
+        say(console, f"copy: evolution get {named} {' '.join(names)}", "dim")
+        say(console, f"base is the base model, if the run has a copy{chosen}", "dim")
     else:
         say(console, f"{results.namespace}/{results.name}: no stage has finished in {results.store.uri}")
-        if results.spec is not None and any(results.store.list(pointers_prefix(results.namespace, results.name))):
-            place = shlex.quote(results.store.uri)
-            say(console, f"earlier results, of other settings or data: evolution get {results.name} --storage {place}")
     for stage, fault in results.faults.items():
         say(console, printable(f"{stage}: {fault}"), "red")
 
@@ -197,6 +193,6 @@ def _report(results: Results, directory: Path | None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_error(error, path) from error
+        raise output_error(error, path) from error
     write_report(results, path)
     return path

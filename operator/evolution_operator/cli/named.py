@@ -20,6 +20,7 @@ from ..api.messages import explain
 from ..api.spec import EvolutionRunSpec
 from ..results.results import Results
 from .completion import run_names
+from .console import open_console, say
 from .reach import reached_from_here, storage_through
 
 RUN_FILES = (".yaml", ".yml")
@@ -55,14 +56,17 @@ def open_results(
     Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
     """
     from ..local.load import local_run, storage_at
-    from ..results.find import results_of_pointers, results_of_run, results_of_status
+    from ..results.find import has_pointers, results_of_pointers, results_of_run, results_of_status
 
     if storage is not None:
         _refuse_absent(storage_at(storage))
     if reference.endswith(RUN_FILES):
         found = local_run(Path(reference), storage)
         spec = found.spec.model_copy(update={"storage": storage_through(found.spec.storage, endpoint)})
-        return results_of_run(replace(found, spec=spec))
+        results = results_of_run(replace(found, spec=spec))
+        if not results.manifests and has_pointers(results):
+            say(open_console(stderr=True), _of_another_call(results))
+        return results
     if not RUN_NAME.fullmatch(reference):
         words = "is neither a run file (.yaml) nor the name of a run"
         raise PermanentError("RunUnknown", f"{reference!r} {words}")
@@ -70,10 +74,25 @@ def open_results(
         return results_of_pointers(open_store(storage_through(storage_at(storage), endpoint)), namespace, reference)
     from .cluster import fetch, read_status
 
-    document = fetch(reference, namespace)
+    try:
+        document = fetch(reference, namespace)
+    except PermanentError as error:
+        if error.reason != "NoCluster":
+            raise
+        words = f"{error}. A run of this machine is named by its file (.yaml), one in a storage with --storage"
+        raise PermanentError("NoCluster", words) from error
     wanted, run = storage_through(storage_of(document, reference), endpoint), run_of(document)
     with reached_from_here(wanted, run.namespace):
         return results_of_status(open_store(wanted), run, read_status(document.get("status", {})), _spec_of(document))
+
+
+def _of_another_call(results: Results) -> str:
+    """Where earlier results are, if a run file has none: its settings or data differ, or the files' places and times."""
+    place = reference(results.name, storage=results.store.uri)
+    return (
+        f"Nothing has finished with these settings and data files. {results.store.uri} has earlier results of run {results.name}: "
+        f"name them by {place}. If you have only moved the files, call evolution run once more: it finds all but prepare."
+    )
 
 
 def _refuse_absent(storage: Storage) -> None:

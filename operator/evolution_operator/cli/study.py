@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.libraries import install
-from evolution_jobs.store.base import disk_error
 from rich.console import Console
 from rich.table import Table
 
+from ..results.outputs import output_error
 from ..study.records import CRITERIA, MAIN_QUESTION, MAX_FAILED_CHECKS
 from .console import open_console
 from .options import Output, OutputOption, StorageOption
@@ -181,7 +181,7 @@ def report(
         try:
             csv.write_text(votes_as_csv(ballots), "utf-8", newline="")
         except OSError as error:
-            raise disk_error(error, csv) from error
+            raise output_error(error, csv) from error
     if output is Output.json:
         print(json.dumps(document, ensure_ascii=False))
     else:

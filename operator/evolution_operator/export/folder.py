@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
-from evolution_jobs.store.base import disk_error
 from yaml import YAMLError
 
+from ..results.outputs import output_error
 from ..verify.provenance import UNSIGNED
 from .card import evaluations, metadata, page
 from .facts import Facts
@@ -51,7 +51,7 @@ def written(target: Path, fill: Callable[[Path], None], *, force: bool, storage:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise disk_error(error, target) from error
+        raise output_error(error, target) from error
 
 
 def is_export(directory: Path) -> bool:

@@ -14,6 +14,9 @@ from ..verify.findings import PROVENANCE
 from .folder import TOKENIZER
 from .licences import UNKNOWN
 
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""Name of a repository: `owner/name`."""
+
 
 def tokenizer_files(name: str, revision: str) -> Path:
     """The directory of a hub model's tokenizer files, in the hub's cache. Raises as `models.hub` does."""
@@ -45,7 +48,7 @@ def require_repository(repository: str) -> None:
     """Raise PermanentError if a folder cannot be pushed there: `ExportInput` for a wrong name, `CredentialsMissing`."""
     import huggingface_hub
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not REPOSITORY.fullmatch(repository):
         raise PermanentError("ExportInput", f"--push {repository}: write OWNER/NAME")
     if not (credential("HF_TOKEN") or huggingface_hub.get_token()):
         raise PermanentError(

@@ -37,6 +37,9 @@ def merge(reference: Path | str, adapter: Path, directory: Path, dtype: str | No
     merged = model.unload()
     merged.to(wanted)
     merged.save_pretrained(directory)
+    # safetensors writes for its owner alone; a server is another user.
+    for path in directory.glob("*.safetensors"):
+        path.chmod(0o644)
     return Merged(str(wanted).removeprefix("torch."), lost)
 
 

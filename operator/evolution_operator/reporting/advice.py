@@ -37,7 +37,11 @@ def _unfinished(facts: Facts) -> Iterator[str]:
     elif status.phase == "Suspended":
         yield "The run is suspended: set spec.suspend to false to continue it."
     elif status.phase in ("Pending", "Running"):
-        yield "Run the file again to continue, or wait for the run on the cluster. Then make this report again."
+        yield (
+            "Wait for the run, then make this report again."
+            if facts.observed
+            else "Run the file again: it continues, or says what is wrong. Then make this report again."
+        )
 
 
 def _evidence(facts: Facts) -> Iterator[str]:

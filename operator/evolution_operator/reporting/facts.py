@@ -49,6 +49,8 @@ class Facts:
     """Finished stages by id, in the order of the graph."""
     spec: EvolutionRunSpec | None = None
     status: RunStatus | None = None
+    observed: bool = True
+    """Whether the status is what was seen of the run. That of a run file follows from what has finished."""
     scores: Mapping[int, StoredScores] = field(default_factory=dict)
     """metrics.json by iteration."""
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
@@ -89,6 +91,21 @@ class Facts:
     def stages(self) -> Mapping[str, StageStatus]:
         """What the status says of each stage, by id."""
         return self.status.stage_by_id() if self.status else {}
+
+    @property
+    def phase(self) -> str | None:
+        """The run's phase. What has not finished may run, wait or have failed: a run file does not tell."""
+        if self.status is None:
+            return None
+        return self.status.phase if self.observed or self.status.phase == "Complete" else "Unfinished"
+
+    @property
+    def champion_signs(self) -> Sequence[StoredSign]:
+        """The signs that were looked for in the champion, if it is not the newest model."""
+        champion = self.status.champion if self.status else None
+        if champion is None or champion not in self.scores or champion == max(self.scores):
+            return ()
+        return self.scores[champion].signatures
 
     def condition(self, type_: str) -> str | None:
         """The message of a condition that holds."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evolution_jobs.contract.figures import KINDS, FigureKind, digits, figures_of, kind_of
+from evolution_jobs.contract.figures import BY_STAGE, KINDS, FigureKind, digits, figures_of, kind_of
 
 from .facts import Facts
 
@@ -67,7 +67,8 @@ def rows(facts: Facts) -> list[Row]:
     """Every figure of Mt that the run has, in the order of tables."""
     found: dict[str, dict[int, Value]] = {}
     for iteration, (values, intervals) in _by_iteration(facts).items():
-        for name, value in values.items():
+        # Of a model that is not trained yet, only its pairs are known. They make no column.
+        for name, value in values.items() if values.keys() - BY_STAGE["reflect"].keys() else ():
             found.setdefault(name, {})[iteration] = _value(value, intervals.get(name))
     human = {name: value for scores in facts.scores.values() for name, value in scores.human.items()}
     kinds = {name: kind for name in found if (kind := kind_of(name)) is not None}

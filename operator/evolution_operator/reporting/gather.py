@@ -48,6 +48,7 @@ def gather(results: Results) -> Facts:
             manifests=results.manifests,
             spec=results.spec,
             status=results.status,
+            observed=results.observed,
             scores=reader.by_iteration("evaluate", "metrics", _scores),
             answers=answers,
             pairs=reader.rows("reflect", "pairs", Pair),

@@ -13,6 +13,7 @@ from evolution_jobs.unspaced import count_words
 
 from .facts import Facts
 from .scores import StoredSign
+from .words import listed
 
 EXAMPLES = 3
 """Answers that are shown for a sign that is present."""
@@ -37,6 +38,11 @@ class Sign:
     def present(self) -> bool:
         """Whether the newest model shows it."""
         return self.models[-1][1]
+
+    @property
+    def elsewhere(self) -> str:
+        """Earlier models that show it, if the newest does not: `M0 and M1`."""
+        return "" if self.present else listed([f"M{number}" for number, present, _ in self.models if present])
 
     @property
     def sentence(self) -> str:

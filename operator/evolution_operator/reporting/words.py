@@ -44,7 +44,12 @@ def _state(facts: Facts) -> Iterator[str]:
     elif status.phase == "Failed":
         yield f"The run has failed: {_sentence(facts.condition('Failed') or status.reason or 'no reason is known')}"
     else:
-        yield f"The run is not complete: {finished} of {count(len(status.stages), 'stage')} have finished."
+        unknown = (
+            ""
+            if facts.observed
+            else " Whether it runs, has failed or was stopped, its run file and its storage do not say."
+        )
+        yield f"The run is not complete: {finished} of {count(len(status.stages), 'stage')} have finished.{unknown}"
     if status.started_at and status.finished_at and (status.finished_at - status.started_at).total_seconds() >= 1:
         yield f"It ran from {status.started_at:%d %B %Y, %H:%M} to {status.finished_at:%d %B %Y, %H:%M} UTC."
 
@@ -231,6 +236,9 @@ def _signs(facts: Facts) -> Iterator[str]:
         yield f"M{max(facts.scores)} shows {count(len(signs), 'sign')} of failing self-evolution: {'; '.join(signs)}."
     elif facts.newest_signs:
         yield f"M{max(facts.scores)} shows none of the known signs of failing self-evolution."
+    if chosen := [each.sentence for each in facts.champion_signs if each.present]:
+        assert facts.status is not None
+        yield f"The champion, M{facts.status.champion}, shows {count(len(chosen), 'sign')} of it: {'; '.join(chosen)}."
 
 
 def value(found: Value, places: int) -> str:

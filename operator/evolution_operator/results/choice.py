@@ -13,6 +13,8 @@ from .results import Results
 
 BASE = "base"
 """Name of the base model, which has no adapter."""
+CHAMPION = "champion"
+"""Stands for the model that the run has chosen."""
 
 
 class Chosen(NamedTuple):
@@ -27,21 +29,21 @@ def choose_model(results: Results, wanted: str | None, option: str = "--model") 
 
     Raises PermanentError `ArtifactMissing` if the run has no such model, or none at all.
     """
-    models = results.models
+    models, champion = results.models, results.champion
     if wanted == BASE:
         return Chosen(BASE)
-    if wanted is not None:
+    if wanted is not None and not (wanted == CHAMPION and champion in models):
         if wanted not in models:
             there = ", ".join([*models, BASE])
             raise PermanentError("ArtifactMissing", f"{option} {wanted}: run {results.name} has {there}, not {wanted}")
         return Chosen(wanted)
     if not models:
+        known = f"; {option} {BASE} takes the base model" if "prepare" in results.manifests else ""
         raise PermanentError(
-            "ArtifactMissing",
-            f"run {results.name} has no model yet: stage sft has not finished; {option} {BASE} takes the base model",
+            "ArtifactMissing", f"run {results.name} has no model yet: stage sft has not finished{known}"
         )
-    if results.champion in models:
-        return Chosen(results.champion, "the champion")
+    if champion in models:
+        return Chosen(champion, "the champion")
     return Chosen(max(models, key=lambda name: int(name[1:])), "the newest")
 
 

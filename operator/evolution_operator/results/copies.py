@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from evolution_jobs.contract.errors import PermanentError
 from evolution_jobs.contract.names import named
-from evolution_jobs.store.base import Watch, disk_error, file_sha256, inside, unwatched
+from evolution_jobs.store.base import Watch, file_sha256, inside, unwatched
 
+from .outputs import output_error
 from .results import Artifact, Results
 
 PARTIAL = ".evolution-"
@@ -80,7 +81,7 @@ def missing(copy: Copy, force: bool = False) -> list[str]:
             if there == path and path.stat().st_size == size and file_sha256(path) == sha256:
                 continue
         except OSError as error:
-            raise disk_error(error, path) from error
+            raise output_error(error, path) from error
         if there == path and not force:
             raise PermanentError(
                 "OutputExists",
@@ -111,7 +112,7 @@ def fetch(results: Results, copy: Copy, wanted: Sequence[str], watch: Watch = un
                 (partial / name).write_bytes(copy.documents[name])
             _publish(copy, wanted, partial)
     except OSError as error:
-        raise disk_error(error, copy.path) from error
+        raise output_error(error, copy.path) from error
 
 
 def _publish(copy: Copy, names: Sequence[str], partial: Path) -> None:

@@ -37,7 +37,13 @@ def results_of_run(run: Run) -> Results:
     finished = Finished({manifest.key: manifest for manifest in manifests.values()}, contents)
     observed = Observed(attempts=(), published=finished.published(run.ref), contents=contents, previous=None)
     status = plan(run, observed, datetime.now(UTC)).status
-    return Results(run.ref.namespace, run.ref.name, store, manifests, run.spec, status, faults)
+    return Results(run.ref.namespace, run.ref.name, store, manifests, run.spec, status, faults, observed=False)
+
+
+def has_pointers(results: Results) -> bool:
+    """Whether the storage has results under the run's name, whatever decided them."""
+    prefix = pointers_prefix(results.namespace, results.name)
+    return any(named(location.removeprefix(prefix)) for location, _ in results.store.list(prefix))
 
 
 def results_of_status(store: Store, run: RunRef, status: RunStatus, spec: EvolutionRunSpec | None = None) -> Results:

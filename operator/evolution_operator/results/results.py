@@ -41,6 +41,8 @@ class Results:
     """What the planner or the cluster says of the run; unset if only the storage is known."""
     faults: Mapping[str, str] = field(default_factory=dict)
     """By stage id, why its manifest could not be read."""
+    observed: bool = True
+    """Whether the status is what was seen of the run. That of a run file follows from what has finished: it knows no failure."""
 
     @property
     def artifacts(self) -> dict[str, Artifact]:
@@ -76,9 +78,11 @@ class Results:
             words = f"stage {place.stage} made no {place.output}"
         elif self.spec is not None and _round(place.stage) > self.spec.iterations:
             words = f"{name} is not there: run {self.name} has {self.spec.iterations} rounds"
+        elif self.status is not None and place.stage not in self.status.stage_by_id():
+            words = f"{name} is not there: run {self.name} has no stage {place.stage}"
         else:
             words = f"{name} is not there: stage {place.stage} of run {self.name} has not finished"
-        there = f"there are {', '.join(found)}" if found else f"{self.store.uri} has nothing of this run"
+        there = f"there are {', '.join(found)}" if found else f"{self.store.uri} has no finished stage of it"
         raise PermanentError("ArtifactMissing", f"{words}; {there}")
 
     def fetch(self, output: Output, directory: Path) -> list[Path]:

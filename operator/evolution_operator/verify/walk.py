@@ -146,7 +146,7 @@ def _judge_pointer(results: Results, name: str, location: str) -> Iterator[Findi
     if manifest is None or manifest.key != pointer.key:
         if results.store.read(manifest_path(pointer.key)) is None:
             yield Finding(Kind.missing, place.stage, f"{manifest_path(pointer.key)} is missing; {location} names it")
-        elif manifest is not None or results.status is not None:
+        elif place.stage not in results.faults and (manifest is not None or results.status is not None):
             yield Finding(Kind.note, place.stage, f"{location} names a result of other settings")
         return
     output = manifest.outputs.get(place.output)

@@ -59,6 +59,7 @@ def _on_machine(run: Run | None) -> Iterator[Check]:
     yield from check_machine(see_machine(log_directory(run.spec.storage.uri, "", "")), model.weights)
     yield check_model(model)
     yield from _endpoints(run.spec)
+    yield from _tracker(run.spec)
     try:
         yield from check_storage(try_store(open_store(run.spec.storage)))
     except StageError as error:
@@ -82,6 +83,20 @@ def _endpoints(spec: EvolutionRunSpec) -> Iterator[Check]:
             if found
             else failed(f"API key of {field}", f"{words} is not set", "export it")
         )
+
+
+def _tracker(spec: EvolutionRunSpec) -> Iterator[Check]:
+    """The library of the tracker that the run logs to."""
+    from ...tracking.trackers import require
+
+    if spec.tracking is None:
+        return
+    try:
+        require(spec.tracking)
+    except PermanentError as error:
+        yield failed("tracking", str(error))
+        return
+    yield ok("tracking", f"{spec.tracking} is installed")
 
 
 def _on_cluster(run: EvolutionRun | None, namespace: str | None, pods: bool) -> Iterator[Check]:

@@ -61,6 +61,10 @@ def gather(flags: Flags, target: Path, ask: Ask | None) -> Answers:
     Raises PermanentError `InitInput`, and what reading the data file raises.
     """
     where = _where(flags, ask)
+    if flags.gpus is not None and where == "machine":
+        raise PermanentError(
+            "InitInput", "--gpus: a run on this machine takes those that it has; it goes with --where cluster"
+        )
     model = flags.model or (ask("Base model (hf://owner/model, or a directory)", SMALL_MODEL) if ask else SMALL_MODEL)
     storage = _storage(flags, where)
     place = flags.data or _asked_data(target.parent, ask)
@@ -89,6 +93,8 @@ def _storage(flags: Flags, where: Where) -> Storage:
     more = {name: value for name, value in given.items() if value is not None}
     default = TRIAL_STORAGE if where == "cluster" else MACHINE_STORAGE
     place = flags.storage
+    if place is not None and re.match(r"(s3|file):(?!//)", place):
+        raise PermanentError("InitInput", f"--storage: {place} is neither s3://bucket/prefix nor a directory")
     if place is None:
         return _valid("--storage", Storage, default.wire() | more)
     if "://" not in place:
@@ -161,7 +167,9 @@ def _asked_format(place: str, ask: Ask | None) -> str:
     if ask:
         return ask(f"Format of {place} ({known})", None)
     raise PermanentError(
-        "InitInput", f"--format is missing, and cannot be told from {place}: {known}; or write a mapping"
+        "InitInput",
+        f"--format is missing, and cannot be told from {place}: {known}; for other layouts, take one of these and write a "
+        "mapping into the file (docs/data.md)",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from evolution_jobs.contract.errors import PermanentError
 from ...api.validation import RunFileError, load_run
 from ..named import RUN_FILES
 from ..program import program_name
+from ..reach import in_cluster
 from .answers import Flags, gather
 from .manifest import Answers, manifest
 
@@ -60,21 +62,28 @@ def _write(target: Path, text: str) -> None:
 
 def next_commands(answers: Answers, target: Path) -> list[str]:
     """What to do next, one line each."""
-    data = answers.upload
+    data, file = answers.upload, shlex.quote(str(target))
     program = program_name()
-    check = f"  {program} doctor -f {target}"
+    check = f"  {program} doctor -f {file}"
     if answers.where == "machine":
         return [
             "Next:",
-            f"  {program} validate --deep -f {target}    what it will train on",
+            f"  {program} validate --deep -f {file}    what it will train on",
             f"{check}    this machine and the storage",
-            f"  {program} run -f {target}",
+            f"  {program} run -f {file}",
         ]
     lines = ["Next:"]
     if data:
         endpoint = f" --endpoint-url {answers.storage.endpoint}" if answers.storage.endpoint else ""
         whole = " --recursive" if answers.data.uri.endswith("/") else ""
-        lines.append(f"  aws s3 cp{whole} {data} {answers.data.uri}{endpoint}    Pods read the data there")
+        lines.append(f"  aws s3 cp{whole} {shlex.quote(data)} {answers.data.uri}{endpoint}    Pods read the data there")
+        if (service := in_cluster(answers.storage.endpoint or "")) is not None:
+            forward = (
+                f"kubectl port-forward -n {service.namespace or 'NAMESPACE'} service/{service.name} {service.port}"
+            )
+            lines.append(
+                f"      that address is the cluster's own: first {forward}, and name http://localhost:{service.port}"
+            )
     secret = answers.storage.credentials_secret
     if secret:
         keys = "--from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=..."
@@ -82,6 +91,6 @@ def next_commands(answers: Answers, target: Path) -> list[str]:
     return [
         *lines,
         f"{check} --cluster    the cluster, its GPUs and images",
-        f"  kubectl apply -f {target}",
+        f"  kubectl apply -f {file}",
         f"  {program} status {answers.name}",
     ]

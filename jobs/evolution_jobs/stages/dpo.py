@@ -148,7 +148,9 @@ class _Reference(NamedTuple):
 
     @property
     def note(self) -> str:
-        return f"the reference was {self.name}" + (f" (SHA-256 of its weights: {self.digest[:12]})" if self.digest else "")
+        return f"the reference was {self.name}" + (
+            f" (SHA-256 of its weights: {self.digest[:12]})" if self.digest else ""
+        )
 
 
 def _reference(workspace: Workspace, settings: DpoSettings) -> _Reference:

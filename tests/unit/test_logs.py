@@ -310,6 +310,8 @@ def test_a_file_means_the_logs_of_its_stages_on_this_machine(run_file: tuple[str
     assert logs(file, "sft", "--follow").stdout == "sft-1.log\nend\n", "nothing runs, so there is nothing to wait for"
     assert "its stages: prepare, sft, " in str(refusal(logs(file, "dpo-3")))
     assert "stage dpo-1 of default/first has no such log" in str(refusal(logs(file, "dpo-1")))
+    assert "stage sft has no log of attempt 9; there are: 1" in str(refusal(logs(file, "sft", "--attempt", "9")))
+    assert "stage sft has no log before the newest one" in str(refusal(logs(file, "sft", "--previous")))
 
 
 def test_a_file_is_followed_while_its_run_is_driven(

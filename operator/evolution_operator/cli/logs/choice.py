@@ -102,15 +102,22 @@ def prefixes(sources: Sequence[Source]) -> dict[str, str]:
     return {source.name: f"[{source.index}] " if len(sources) > 1 else "" for source in sources}
 
 
-def why_none(stage: StageStatus, wanted: Wanted, found: Sequence[Source], place: str) -> PermanentError:
-    """The error if a stage has no such log. `place` says where it would be, and why it may be gone."""
+def why_not_this(stage: str, wanted: Wanted, found: Sequence[Source]) -> PermanentError | None:
+    """The error if a stage has logs, and not the one that is wanted; None if it has none at all."""
     if wanted.previous and found:
-        return PermanentError("LogsMissing", f"stage {stage.id} has no log before the newest one")
+        return PermanentError("LogsMissing", f"stage {stage} has no log before the newest one")
     if wanted.attempt is not None and found:
         numbers = ", ".join(map(str, sorted({source.attempt for source in found})))
         return PermanentError(
-            "LogsMissing", f"stage {stage.id} has no log of attempt {wanted.attempt}; there are: {numbers}"
+            "LogsMissing", f"stage {stage} has no log of attempt {wanted.attempt}; there are: {numbers}"
         )
+    return None
+
+
+def why_none(stage: StageStatus, wanted: Wanted, found: Sequence[Source], place: str) -> PermanentError:
+    """The error if a stage has no such log. `place` says where it would be, and why it may be gone."""
+    if error := why_not_this(stage.id, wanted, found):
+        return error
     if stage.cached:
         return PermanentError("LogsMissing", f"stage {stage.id} was computed by an earlier run, which has its log")
     said = ": ".join(part for part in (stage.reason, stage.message) if part)

@@ -15,7 +15,7 @@ from evolution_jobs.contract.errors import PermanentError
 from ...local.driver import LOCK, log_directory
 from ...planner.graph import build_graph
 from ...planner.observed import Run
-from .choice import Source, Wanted, choose_current, choose_sources, prefixes
+from .choice import Source, Wanted, choose_current, choose_sources, prefixes, why_not_this
 from .lines import lines_of, show, tell
 
 LOOK_SECONDS = 0.5
@@ -52,8 +52,11 @@ class FileLogs:
             )
         found = self.sources()
         stage = wanted.stage or max(found, key=lambda source: source.made, default=Source("", "", 0, 0, "")).stage
-        chosen = choose_sources([source for source in found if source.stage == stage], wanted)
+        own = [source for source in found if source.stage == stage]
+        chosen = choose_sources(own, wanted)
         if not chosen:
+            if error := why_not_this(stage, wanted, own):
+                raise error
             of = f"stage {stage} of {self.name}" if stage else self.name
             words = "run it with `evolution run`, or name a run on a cluster by its name"
             raise PermanentError("LogsMissing", f"{of} has no such log in {self.directory}: {words}")

@@ -32,9 +32,10 @@ class FileLogs:
         self.directory = log_directory(run.spec.storage.uri, run.ref.namespace, run.ref.name)
 
     def sources(self) -> list[Source]:
-        """Every log of a stage."""
+        """Every log of a stage, in the order of the graph."""
         paths = self.directory.glob("*.log") if self.directory.is_dir() else []
-        return [source for path in paths if (source := self._source(path)) is not None]
+        found = [source for path in paths if (source := self._source(path)) is not None]
+        return sorted(found, key=lambda source: (self.stages.index(source.stage), source.attempt, source.index))
 
     def _source(self, path: Path) -> Source | None:
         for stage in self.stages:

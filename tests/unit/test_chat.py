@@ -355,6 +355,10 @@ def test_the_champion_is_taken_else_the_newest_model(tmp_path: Path) -> None:
     assert choose_model(run, "base") == Chosen("base")
     assert choose_model(results(tmp_path / "store", champion=0), None) == Chosen("M0", "the champion")
     assert choose_model(results(tmp_path / "store", champion=0), "champion") == Chosen("M0", "the champion")
+    with pytest.raises(PermanentError, match="the storage alone does not say which it is"):
+        choose_model(run, "champion")
+    with pytest.raises(PermanentError, match="run first has M0, M1, not base"):
+        choose_model(run, "base", base=False)
     with pytest.raises(PermanentError, match="--against M7: run first has M0, M1, base, not M7"):
         choose_model(run, "M7", "--against")
     nothing = Results("lab", "first", run.store, {})

@@ -47,6 +47,12 @@ def test_figures_by_hand():
     ]
 
 
+def test_the_interval_of_diversity_ends_where_cosines_do():
+    found = diversity(np.array([[1.0, 0.0]] * 4 + [[0.0, 1.0]]), [str(row) for row in range(5)]).interval()
+    assert found is not None
+    assert found[0] == 0
+
+
 ROWS = st.lists(
     st.tuples(st.tuples(st.integers(1, 5), st.integers(-5, 5), st.integers(-5, 5)), st.sampled_from("abcd")),
     min_size=2,

@@ -130,6 +130,30 @@ def test_a_merged_model_says_what_base_and_adapter_say(
     assert "Hello" in tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
 
 
+@pytest.mark.parametrize(
+    "source", ["seed.jsonl", "data/seed.jsonl", "/home/me/seed.jsonl", "file:///home/me/seed.jsonl"]
+)
+def test_a_licence_counts_however_its_source_is_written(run: Published, tmp_path: Path, source: str) -> None:
+    done = export(run, "-o", str(tmp_path / "out"), *STATED, "--licence", f"{source}=mit", "--serve", "none")
+    assert done["licence"] == "apache-2.0"
+    assert "| `seed.jsonl` | mit |" in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_cannot_be_read_is_no_fault_of_the_folder(
+    run: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr("evolution_operator.export.merge.generation_config", offline)
+    command = ["export", "first", "--storage", str(run.directory), "-o", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, PermanentError)
+    assert found.exception.reason == "ExportInput"
+    assert "what is exported cannot be read: " in str(found.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_not_overwritten_unless_forced(run: Published, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -202,6 +226,13 @@ def test_a_folder_is_pushed_to_a_private_repository(
         sent = export(run, *command)
         assert hub.repositories["models/owner/m1"]["README.md"] == card.read_bytes()
         assert (sent["licence"], len(sent["notes"])) == ("mit", 1)
+        card.write_text(card.read_text().replace("license: mit", "license: other\nlicense_name: unknown"))
+        unknown = CliRunner().invoke(app, ["export", "first", "--storage", str(run.directory), *command])
+        assert "with a licence that is not known: state it in its README.md" in str(unknown.exception)
+        slip = CliRunner().invoke(
+            app, ["export", "first", "--storage", str(run.directory), *command, "--licence", "sead.jsonl=mit"]
+        )
+        assert "the run read no such data" in str(slip.exception)
         export(run, *command, "--force")
         assert b"Read by me" not in hub.repositories["models/owner/m1"]["README.md"]
         # Another model's folder is not sent in this one's place.

@@ -217,7 +217,7 @@ def test_the_champion_is_a_name_too(
     results = open_results(str(file))
     assert results.status is not None
     chosen = replace(results, status=results.status.model_copy(update={"champion": 0}))
-    monkeypatch.setattr("evolution_operator.cli.get.open_results", lambda *_, **_options: chosen)
+    monkeypatch.setattr("evolution_operator.cli.get.read_results", lambda *_, **_options: chosen)
     listed = CliRunner().invoke(app, ["get", str(file)])
     assert "M0 *" in listed.output
     words = " ".join(listed.output.split())
@@ -245,7 +245,7 @@ def test_a_copied_base_model_is_a_directory_of_its_name(
     elsewhere = prepare.outputs["model"].model_copy(update={"reference": "hf://owner/model@c0ffee"})
     known = {"prepare": prepare.model_copy(update={"outputs": {**prepare.outputs, "model": elsewhere}})}
     monkeypatch.setattr(
-        "evolution_operator.cli.get.open_results", lambda *_, **_options: replace(results, manifests=known)
+        "evolution_operator.cli.get.read_results", lambda *_, **_options: replace(results, manifests=known)
     )
     refused = CliRunner().invoke(app, ["get", str(file), "base"])
     assert "it reads the base model from hf://owner/model@c0ffee" in str(refused.exception)
@@ -263,7 +263,7 @@ def test_a_run_file_with_other_keys_says_where_earlier_results_are(
     file.write_text(yaml.safe_dump(changed))
     found = CliRunner().invoke(app, ["get", str(file)])
     assert found.exit_code == 0
-    assert f"name them by run --storage file://{tmp_path / 'runs'}" in "".join(found.stderr.splitlines())
+    assert f"name them by run -n tests --storage file://{tmp_path / 'runs'}" in "".join(found.stderr.splitlines())
     assert "finds all but prepare" in " ".join(found.stderr.split())
 
 

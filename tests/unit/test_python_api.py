@@ -30,6 +30,7 @@ from evolution_operator import (
 )
 from evolution_operator.api.experiment import merged
 from evolution_operator.api.validation import RunFileError
+from evolution_operator.cli.drive import Driven
 from evolution_operator.cli.kube import ApiError
 from evolution_operator.interactive.inline import ReportPage, summary_html
 from evolution_operator.interactive.remote import ClusterRun, merge_patch
@@ -190,7 +191,8 @@ def test_a_failure_is_returned_and_told(
 ) -> None:
     stage = {"id": "sft", "state": "Failed", "reason": "DiskFull", "message": "no room"}
     summary = {"phase": "Failed", "message": "stage sft failed", "stoppedEarly": None, "stages": [stage]}
-    monkeypatch.setattr("evolution_operator.interactive.local.drive", lambda *_: summary)
+    results = open_run(built()).results
+    monkeypatch.setattr("evolution_operator.interactive.local.drive", lambda *_: Driven(summary, results))
     found = run(built())
     assert (found.phase, found.message) == ("Failed", "stage sft failed")
     assert "stage sft: DiskFull: no room" in capsys.readouterr().out

@@ -155,7 +155,8 @@ def test_a_local_run_that_has_ended_leaves_its_report(
     """The stages are played here; tests/local runs real ones."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("evolution_operator.cli.drive.Driver.drive", lambda *_: make_status(phase, stages=[]))
-    summary = drive(local_run(manifest(tmp_path, iterations=1)), Console(quiet=True))
+    summary, results = drive(local_run(manifest(tmp_path, iterations=1)), Console(quiet=True))
+    assert results.observed
     assert summary.get("reportMissing") is None
     assert ("report" in summary) is kept
     assert (tmp_path / "runs/runs/default/first/report.html").exists() is kept

@@ -167,6 +167,9 @@ def test_a_run_file_does_not_say_that_what_has_not_finished_runs() -> None:
     )
     assert make_facts(status=make_status("Running")).phase == "Running"
     assert make_facts(status=make_status("Complete"), observed=False).phase == "Complete"
+    suspended = make_facts(status=make_status("Suspended"), observed=False)
+    assert suspended.phase == "Suspended"
+    assert "Whether it runs" not in " ".join(happened(suspended))
 
 
 def test_a_round_without_its_model_makes_no_column() -> None:

@@ -133,7 +133,7 @@ def test_a_driven_run_is_logged_once_by_a_process_of_its_own(
 ) -> None:
     file = manifest(tmp_path, iterations=1, tracking="trackio")
     publish_run(file, capsys)
-    assert drive(local_run(file), Console(quiet=True))["phase"] == "Complete"
+    assert drive(local_run(file), Console(quiet=True)).summary["phase"] == "Complete"
     assert "0 stages sent" in CliRunner().invoke(app, ["track", str(file)]).stdout
     assert logged()["dpo-1/loss"] == [(1, 0.69), (2, 0.5)]
     assert logged()["figures/distinct2"] == [(0, 90.0), (1, 91.0)]
@@ -147,7 +147,7 @@ def test_a_tracker_that_fails_does_not_fail_the_run(
     run = publish_run(file, capsys)
     monkeypatch.setenv("PLAYED_TRACKIO_FAILS", "1")
     printed = io.StringIO()
-    assert drive(run, Console(file=printed, width=1000))["phase"] == "Complete"
+    assert drive(run, Console(file=printed, width=1000)).summary["phase"] == "Complete"
     (line,) = (line for line in printed.getvalue().splitlines() if line.startswith("tracking:"))
     assert "TrackerFailed: trackio: ConnectionError: no route to" in line
     assert "The run is not affected; `evolution track` sends what trackio lacks" in line
@@ -164,7 +164,7 @@ def test_no_room_for_the_tracker_does_not_fail_the_run(
     run = publish_run(manifest(tmp_path, iterations=1, tracking="trackio"), capsys)
     monkeypatch.setattr("evolution_operator.tracking.background._Tracking._start", no_memory)
     printed = io.StringIO()
-    assert drive(run, Console(file=printed, width=1000))["phase"] == "Complete"
+    assert drive(run, Console(file=printed, width=1000)).summary["phase"] == "Complete"
     assert "tracking: trackio was not told everything: Cannot allocate memory" in printed.getvalue()
 
 

@@ -67,6 +67,10 @@ def _nearness(one: Floats, other: Floats, rows: Answered) -> Estimate:
     return bootstrap(per_row((100 * (one * other).sum(axis=1)).tolist()), ratio, rows.dialogues)
 
 
+COSINES_APART = (0.0, 200.0)
+"""Bounds of 100 less a cosine in percent."""
+
+
 def diversity(vectors: Floats, dialogues: Sequence[str] | None = None) -> Estimate:
     """100 less the mean cosine of two different rows, in percent; jackknifed by dialogue. `vectors` has two rows or more.
 
@@ -83,7 +87,7 @@ def diversity(vectors: Floats, dialogues: Sequence[str] | None = None) -> Estima
     # Without a dialogue that has nearly all rows, there are no two answers to compare.
     if len(index) < 2 or left.min() < 2:
         return Estimate(value, np.empty(0), "jackknife", len(index))
-    return Estimate(value, _apart(total - sums, left), "jackknife", len(index))
+    return Estimate(value, _apart(total - sums, left), "jackknife", len(index), COSINES_APART)
 
 
 def _apart(sums: Floats, counts: Floats) -> Floats:

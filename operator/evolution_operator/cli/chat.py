@@ -11,7 +11,7 @@ from evolution_jobs.contract.errors import PermanentError
 
 from .console import open_console, say
 from .libraries import require_libraries
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results
 from .options import Output, OutputOption, StorageOption
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def chat(
     run: RunArgument,
     model: Annotated[
-        str | None, typer.Option("--model", help="M0, M1, ... or base; by default the champion, else the newest.")
+        str | None,
+        typer.Option("--model", help="M0, M1, ..., champion or base; by default the champion, else the newest."),
     ] = None,
     against: Annotated[
         str | None, typer.Option("--against", help="A second model, which answers every message, too.")
@@ -63,7 +64,7 @@ def chat(
     from ..results.choice import changed, chat_settings, choose_model
     from ..results.weights import base_of, weights_of
 
-    results = open_results(run, namespace, storage, endpoint=endpoint)
+    results = read_results(run, namespace, storage, endpoint=endpoint)
     chosen = choose_model(results, model)
     names = [chosen.name]
     if against is not None:

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..api.experiment import is_experiment
-from .named import RUN_FILES, RUN_NAME, open_results, run_of, storage_of
+from ..results.results import Results
+from .named import RUN_FILES, RUN_NAME, read_results, run_of, storage_of
 
 Models = dict[str, list[Answer]]
 
@@ -87,17 +88,33 @@ def _models(
 
 
 def _run(place: str, namespace: str | None, storage: str | None) -> Models:
-    from ..local.load import storage_at
     from ..results.answers import answers_of
-    from ..results.find import results_of_status
 
-    if storage is None or place.endswith(RUN_FILES):
-        return answers_of(open_results(place, namespace, storage))
+    try:
+        return answers_of(read_results(place, namespace, storage))
+    except PermanentError as error:
+        if storage is None or error.reason != "RunUnknown":
+            raise
+        copied = _copied(place, namespace, storage)
+        if copied is None:
+            raise
+        return answers_of(copied)
+
+
+def _copied(name: str, namespace: str | None, storage: str) -> Results | None:
+    """A run on the cluster with its files in a copy of its storage that has no pointers; None if no cluster is configured."""
+    from ..local.load import storage_at
+    from ..results.find import results_of_status
     from .cluster import fetch, read_status
 
-    document = fetch(place, namespace)
-    store = open_store(storage_at(storage, storage_of(document, place)))
-    return answers_of(results_of_status(store, run_of(document), read_status(document.get("status", {}))))
+    try:
+        document = fetch(name, namespace)
+    except PermanentError as error:
+        if error.reason != "NoCluster":
+            raise
+        return None
+    store = open_store(storage_at(storage, storage_of(document, name)))
+    return results_of_status(store, run_of(document), read_status(document.get("status", {})))
 
 
 def print_comparison(console: Console, found: Comparison) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from evolution_jobs.contract.errors import TransientError
 from evolution_jobs.store.open import open_store
@@ -16,13 +16,21 @@ from ..planner.actions import Plan
 from ..planner.observed import Run
 from ..reporting.publish import keep_report
 from ..results.find import results_of_status
+from ..results.results import Results
 from ..results.summary import summarise
 from ..tracking.background import tracked
 from .display import Display
 
 
-def drive(wanted: Run, console: Console, *watchers: Watcher) -> dict[str, Any]:
-    """Run until Complete, Failed or Suspended. Returns the summary. `watchers` get each plan after the console has shown it.
+class Driven(NamedTuple):
+    """What became of a run."""
+
+    summary: dict[str, Any]
+    results: Results
+
+
+def drive(wanted: Run, console: Console, *watchers: Watcher) -> Driven:
+    """Run until Complete, Failed or Suspended. `watchers` get each plan after the console has shown it.
 
     Raises StageError (`RunBusy`, `StateUnwritable`, and what the store raises), and KeyboardInterrupt once stages have saved.
     """
@@ -47,7 +55,7 @@ def drive(wanted: Run, console: Console, *watchers: Watcher) -> dict[str, Any]:
         summary = summarise(wanted, status, results, time.monotonic() - started)
     if status.phase in ("Complete", "Failed"):
         summary["report"], summary["reportMissing"] = keep_report(results)
-    return summary
+    return Driven(summary, results)
 
 
 def _all(watchers: Sequence[Watcher]) -> Watcher:

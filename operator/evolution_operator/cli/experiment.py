@@ -73,7 +73,7 @@ def _drive_all(console: Console, runs: Mapping[str, Run]) -> Arms:
     for number, (variant, wanted) in enumerate(runs.items(), start=1):
         console.print(f"\n[bold]Arm {number} of {len(runs)}: {variant}[/bold]", highlight=False)
         try:
-            arms[variant] = drive(wanted, console)
+            arms[variant] = drive(wanted, console).summary
         except StageError as error:
             arms[variant] = {"phase": "Failed", "message": f"{error.reason}: {error}", "stages": []}
         say(console, f"{variant}: {arms[variant]['phase']}")

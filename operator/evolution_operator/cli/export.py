@@ -16,7 +16,7 @@ from rich.filesize import decimal
 
 from .console import open_console, say
 from .libraries import require_libraries
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results
 from .options import Output, StorageOption
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Dtype(StrEnum):
 def export(
     run: RunArgument,
     model: Annotated[
-        str | None, typer.Option("--model", help="M0, M1, ...; by default the champion, else the newest.")
+        str | None, typer.Option("--model", help="M0, M1, ... or champion; by default the champion, else the newest.")
     ] = None,
     directory: Annotated[
         Path | None,
@@ -104,6 +104,7 @@ def export(
     from ..export.export import export as export_model
     from ..export.hub import REPOSITORY, require_repository
     from ..export.hub import push as push_folder
+    from ..export.licences import UNKNOWN
     from ..results.choice import BASE, choose_model
     from ..results.weights import weights_of
 
@@ -116,10 +117,10 @@ def export(
     if base_licence is not None:
         _require_licence(f"--base-licence {base_licence}", base_licence)
     licences = dict(_stated(each) for each in licence or [])
-    results = open_results(run, namespace, storage, endpoint=endpoint)
+    results = read_results(run, namespace, storage, endpoint=endpoint)
     if model == BASE:
         raise PermanentError("ExportInput", "--model base: the base model is not the run's; name M0, M1, ...")
-    chosen = choose_model(results, model)
+    chosen = choose_model(results, model, base=False)
     if base_model is not None and not REPOSITORY.fullmatch(base_model.partition("@")[0]):
         raise PermanentError("ExportInput", f"--base-model {base_model}: write OWNER/NAME or OWNER/NAME@REVISION")
     kinds = {Serve.both: ("vllm", "kserve"), Serve.none: ()}.get(serve, (serve.value,))
@@ -137,7 +138,13 @@ def export(
             serving=partial(_serving, results, weights) if kinds else None,
         )
         # What the user was told to read, and may have corrected, is what is sent.
-        done = (exported(results, wanted) if push and not force else None) or export_model(weights, wanted)
+        earlier = exported(results, wanted) if push and not force else None
+        if earlier is not None and UNKNOWN in earlier.licence and (licences or base_licence):
+            words = (
+                "is there with a licence that is not known: state it in its README.md, or write it anew with --force"
+            )
+            raise PermanentError("ExportInput", f"--push: {earlier.directory} {words}")
+        done = earlier or export_model(weights, wanted)
     address = push_folder(done.directory, push, public=public) if push else None
     if output is Output.json:
         document = {"directory": str(done.directory), "model": chosen.name, "files": dict(done.files)}
@@ -168,12 +175,17 @@ def _serving(results: Results, weights: Weights, facts: Facts) -> Serving:
     from ..results.choice import chat_settings
 
     sampling, spec = chat_settings(results).sampling, results.spec
+    try:
+        rank = max_lora_rank(read_adapter(weights.adapter(facts.model)).rank)
+    except PermanentError as error:
+        words = f"{str(error).partition(':')[0]}: --serve none writes no manifests"
+        raise PermanentError(error.reason, words) from error
     return Serving(
         facts=facts,
         namespace=results.namespace,
         adapters={name: results.artifact(name).output for name in results.models},
         storage=spec.storage if spec else Storage(uri=results.store.uri),
-        max_lora_rank=max_lora_rank(read_adapter(weights.adapter(facts.model)).rank),
+        max_lora_rank=rank,
         length=sampling.max_prompt_tokens + sampling.max_new_tokens,
         vllm_image=VLLM_IMAGE,
         fetch_image=f"evolution-operator/operator:{version('evolution-operator')}",

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..results.figures import FigureRow, figures_as_csv, figures_as_json, read_figures
 from .console import open_console, say
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results
 from .options import StorageOption
 
 
@@ -42,7 +42,7 @@ def figures(
     output: FormatOption = Format.text,
 ) -> None:
     """Show every figure of every model, with 95 % intervals, unit, method and row set."""
-    results = open_results(run, namespace, storage, endpoint=endpoint)
+    results = read_results(run, namespace, storage, endpoint=endpoint)
     rows = read_figures(results)
     for stage, fault in results.faults.items():
         say(open_console(stderr=True), printable(f"{stage}: {fault}"), "red")

@@ -87,10 +87,10 @@ def run(
         with ExitStack() as stack:
             if open_ or port is not None:
                 page = stack.enter_context(live_page(wanted, port or 0, open_, partial(say, console)))
-                summary = drive(wanted, console, page.watch)
+                summary = drive(wanted, console, page.watch).summary
                 page.reported(summary.get("report"))
             else:
-                summary = drive(wanted, console)
+                summary = drive(wanted, console).summary
     except KeyboardInterrupt:
         console.print(INTERRUPTED, highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None

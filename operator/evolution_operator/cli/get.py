@@ -16,13 +16,13 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..results.choice import BASE, CHAMPION
+from ..results.choice import BASE, CHAMPION, require_champion
 from ..results.copies import Copy, fetch, is_directory, missing, planned
 from ..results.outputs import output_error
 from ..results.results import Artifact, Results
 from ..results.weights import base_of
 from .console import open_console, say
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results, reference
 from .options import Output, StorageOption
 
 SHOWN_DIGEST = 12
@@ -51,7 +51,7 @@ def get(
     """List a run's models, pairs and answers by name, or copy them here with their digests checked."""
     if not names and (directory is not None or force):
         raise PermanentError("ArtifactMissing", "no artifact is named: name what to copy, such as M0 or report")
-    results = open_results(run, namespace, storage, endpoint=endpoint)
+    results = read_results(run, namespace, storage, endpoint=endpoint)
     if not names:
         _list(results, output, reference(run, namespace, storage, endpoint))
         return
@@ -85,15 +85,7 @@ def _artifact(results: Results, name: str) -> Artifact:
             words = f"base: run {results.name} has no copy; it reads the base model from {printable(base.reference)}"
             raise PermanentError("ArtifactMissing", words)
         return Artifact(BASE, results.manifests["prepare"], base.output)
-    if name != CHAMPION:
-        return results.artifact(name)
-    if results.status is None:
-        raise PermanentError(
-            "ArtifactMissing", "champion: the storage alone does not say which it is; name the run file"
-        )
-    if results.champion is None:
-        raise PermanentError("ArtifactMissing", f"champion: run {results.name} has chosen none yet")
-    return results.artifact(results.champion)
+    return results.artifact(require_champion(results) if name == CHAMPION else name)
 
 
 def _list(results: Results, output: Output, named: str) -> None:

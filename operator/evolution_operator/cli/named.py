@@ -56,17 +56,14 @@ def open_results(
     Raises RunFileError, PermanentError (`RunUnknown`, `NoCluster`, ...), and what the store raises.
     """
     from ..local.load import local_run, storage_at
-    from ..results.find import has_pointers, results_of_pointers, results_of_run, results_of_status
+    from ..results.find import results_of_pointers, results_of_run, results_of_status
 
     if storage is not None:
         _refuse_absent(storage_at(storage))
     if reference.endswith(RUN_FILES):
         found = local_run(Path(reference), storage)
         spec = found.spec.model_copy(update={"storage": storage_through(found.spec.storage, endpoint)})
-        results = results_of_run(replace(found, spec=spec))
-        if not results.manifests and has_pointers(results):
-            say(open_console(stderr=True), _of_another_call(results))
-        return results
+        return results_of_run(replace(found, spec=spec))
     if not RUN_NAME.fullmatch(reference):
         words = "is neither a run file (.yaml) nor the name of a run"
         raise PermanentError("RunUnknown", f"{reference!r} {words}")
@@ -86,9 +83,22 @@ def open_results(
         return results_of_status(open_store(wanted), run, read_status(document.get("status", {})), _spec_of(document))
 
 
+def read_results(
+    run: str, namespace: str | None = None, storage: str | None = None, *, endpoint: str | None = None
+) -> Results:
+    """`open_results`; if a run file has no results and its storage has some of this name, a line says how to read those."""
+    from ..results.find import has_pointers
+
+    results = open_results(run, namespace, storage, endpoint=endpoint)
+    if not results.observed and not results.manifests and has_pointers(results):
+        say(open_console(stderr=True), _of_another_call(results))
+    return results
+
+
 def _of_another_call(results: Results) -> str:
     """Where earlier results are, if a run file has none: its settings or data differ, or the files' places and times."""
-    place = reference(results.name, storage=results.store.uri)
+    endpoint = results.spec.storage.endpoint if results.spec else None
+    place = reference(results.name, results.namespace, results.store.uri, endpoint)
     return (
         f"Nothing has finished with these settings and data files. {results.store.uri} has earlier results of run {results.name}: "
         f"name them by {place}. If you have only moved the files, call evolution run once more: it finds all but prepare."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results
 from .options import StorageOption
 
 ReportFile = Annotated[Path, typer.Option("--output", "-o", help="The HTML file; an earlier report there is replaced.")]
@@ -24,5 +24,5 @@ def report(
     from ..reporting import load_writer
 
     write_report = load_writer()
-    write_report(open_results(run, namespace, storage, endpoint=endpoint), output)
+    write_report(read_results(run, namespace, storage, endpoint=endpoint), output)
     print(f"{output}: report of {run}; open it in a browser, or send it: it is complete in itself")

@@ -20,7 +20,7 @@ from ..results.results import Results
 from ..verify.findings import BAD, Kind, Verification
 from .console import open_console, say
 from .exit_codes import EXIT_FAILED
-from .named import EndpointOption, NamespaceOption, RunArgument, open_results, reference
+from .named import EndpointOption, NamespaceOption, RunArgument, read_results, reference
 from .options import Output, OutputOption, StorageOption
 
 STYLES = {Kind.missing: "red", Kind.changed: "red", Kind.unsigned: "red", Kind.foreign: "yellow"}
@@ -41,7 +41,7 @@ def verify(
     from ..verify.walk import verify as verify_results
 
     signer = public_key(key) if key is not None else None
-    results = _something(open_results(run, namespace, storage, endpoint=endpoint))
+    results = _something(read_results(run, namespace, storage, endpoint=endpoint))
     console = open_console(stderr=output is Output.json)
     with _bar(console, results) as watch:
         found = verify_results(results, signer, watch)
@@ -67,7 +67,7 @@ def sign(
     from ..verify.walk import provenance_of, provenance_path, verify_files
 
     signer = private_key(key)
-    results = _something(open_results(run, namespace, storage, endpoint=endpoint))
+    results = _something(read_results(run, namespace, storage, endpoint=endpoint))
     console = open_console(stderr=output is Output.json)
     with _bar(console, results) as watch:
         found = verify_files(results, watch)

@@ -71,6 +71,8 @@ def export(weights: Weights, wanted: Wanted) -> Exported:
     """Write the folder. Raises PermanentError (`ExportInput`, `ArtifactMissing`), and what loading and the store raise."""
     facts = _facts(weights, wanted)
     notes = list(_notes(facts, wanted))
+    # What cannot be served is told before a large model is merged.
+    served = manifests(wanted.serving(facts), wanted.serve) if wanted.serving is not None else {}
 
     def fill(directory: Path) -> None:
         reference, _ = weights.base()
@@ -92,7 +94,7 @@ def export(weights: Weights, wanted: Wanted) -> Exported:
         write_generation_config(tokens, directory, facts)
         write_card(directory, facts, merged=wanted.merge, rounding=rounding)
         _write_provenance(directory, weights.results, wanted.model)
-        _write_serving(directory, facts, wanted)
+        _write_serving(directory, facts, served, merged=wanted.merge)
 
     stages = weights.results.store.local("stages")
     written(wanted.directory, fill, force=wanted.force, storage=stages.parent if stages else None)
@@ -104,6 +106,7 @@ def exported(results: Results, wanted: Wanted) -> Exported | None:
 
     Raises PermanentError `ExportInput` if its model card has no readable front matter.
     """
+    _known(results, wanted.data_licences)
     directory = wanted.directory
     whole = not (directory / "adapter_config.json").exists()
     if not is_export(directory) or whole != wanted.merge:
@@ -129,8 +132,7 @@ def _facts(weights: Weights, wanted: Wanted) -> Facts:
         if base.hub and given != name:
             raise PermanentError("ExportInput", f"--base-model {given}: the run's base model is {name} on the hub")
         name, revision = given, at or revision
-    stated = dict(wanted.data_licences)
-    _require_known(weights.results, stated)
+    stated = _known(weights.results, wanted.data_licences)
     for source in data_sources(weights.results.manifests["prepare"], stated):
         if source.hub and source.licence == UNKNOWN:
             stated[source.uri] = licence_on_hub("dataset", source.hub, source.pin or None)
@@ -146,13 +148,16 @@ def _facts(weights: Weights, wanted: Wanted) -> Facts:
     )
 
 
-def _require_known(results: Results, stated: Mapping[str, str]) -> None:
-    """A licence of data that the run has not read is a slip, and would be lost."""
-    named = data_names(results)
+def _known(results: Results, stated: Mapping[str, str]) -> dict[str, str]:
+    """Licences of data under the names that the card has. One of data that the run has not read is a slip, and would be lost."""
+    named, found = data_names(results), {}
     for source, licence in stated.items():
-        if shown_uri(source) not in named and source not in named:
+        name = source if source in named else shown_uri(source)
+        if name not in named:
             words = f"the run read no such data; it read {', '.join(named)}"
             raise PermanentError("ExportInput", f"--licence {source}={licence}: {words}")
+        found[name] = licence
+    return found
 
 
 def _notes(facts: Facts, wanted: Wanted) -> Sequence[str]:
@@ -193,10 +198,9 @@ def _public(unsigned: bytes) -> bytes:
     return json.dumps(public(json.loads(unsigned)), ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def _write_serving(directory: Path, facts: Facts, wanted: Wanted) -> None:
+def _write_serving(directory: Path, facts: Facts, served: Mapping[str, str], *, merged: bool) -> None:
     serve = (directory / RECIPE).parent
     serve.mkdir()
-    (directory / RECIPE).write_text(gguf_recipe(facts, merged=wanted.merge), "utf-8")
-    if wanted.serving is not None:
-        for name, text in manifests(wanted.serving(facts), wanted.serve).items():
-            (serve / name).write_text(text, "utf-8")
+    (directory / RECIPE).write_text(gguf_recipe(facts, merged=merged), "utf-8")
+    for name, text in served.items():
+        (serve / name).write_text(text, "utf-8")

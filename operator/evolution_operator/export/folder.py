@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evolution_jobs.contract.errors import PermanentError
+from evolution_jobs.redaction import words_of
 from yaml import YAMLError
 
 from ..results.outputs import output_error
@@ -51,6 +52,9 @@ def written(target: Path, fill: Callable[[Path], None], *, force: bool, storage:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        # Only what lies in or beside the folder is the user's output. Libraries raise an OSError for what they cannot read, too.
+        if error.errno is None or not Path(str(error.filename or target)).is_relative_to(target.parent):
+            raise PermanentError("ExportInput", f"what is exported cannot be read: {words_of(error)}") from error
         raise output_error(error, target) from error
 
 

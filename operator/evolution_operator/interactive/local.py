@@ -64,14 +64,14 @@ def run(run: str | Path | EvolutionRun, *, storage: str | Path | None = None, pr
     tidy_environment()
     console = _console(progress)
     try:
-        summary = drive(wanted, console)
+        summary, results = drive(wanted, console)
     except KeyboardInterrupt:
         console.print(INTERRUPTED, highlight=False)
         raise
     if summary["phase"] == "Failed":
         for line in failures(summary):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return RunResults(results_of_run(wanted), summary)
+    return RunResults(results, summary)
 
 
 def plan(run: str | Path | EvolutionRun, *, storage: str | Path | None = None) -> DataFrame:

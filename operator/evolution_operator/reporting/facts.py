@@ -97,7 +97,8 @@ class Facts:
         """The run's phase. What has not finished may run, wait or have failed: a run file does not tell."""
         if self.status is None:
             return None
-        return self.status.phase if self.observed or self.status.phase == "Complete" else "Unfinished"
+        told = self.observed or self.status.phase in ("Complete", "Suspended")
+        return self.status.phase if told else "Unfinished"
 
     @property
     def champion_signs(self) -> Sequence[StoredSign]:

@@ -46,7 +46,7 @@ def _state(facts: Facts) -> Iterator[str]:
     else:
         unknown = (
             ""
-            if facts.observed
+            if facts.phase != "Unfinished"
             else " Whether it runs, has failed or was stopped, its run file and its storage do not say."
         )
         yield f"The run is not complete: {finished} of {count(len(status.stages), 'stage')} have finished.{unknown}"

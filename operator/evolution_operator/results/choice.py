@@ -24,21 +24,35 @@ class Chosen(NamedTuple):
     why: str = ""
 
 
-def choose_model(results: Results, wanted: str | None, option: str = "--model") -> Chosen:
+def require_champion(results: Results) -> str:
+    """The model that the run has chosen. Raises PermanentError `ArtifactMissing`."""
+    if results.status is None:
+        raise PermanentError(
+            "ArtifactMissing", f"{CHAMPION}: the storage alone does not say which it is; name the run file"
+        )
+    if results.champion is None:
+        raise PermanentError("ArtifactMissing", f"{CHAMPION}: run {results.name} has chosen none yet")
+    return results.champion
+
+
+def choose_model(results: Results, wanted: str | None, option: str = "--model", *, base: bool = True) -> Chosen:
     """The model that the user names by `option`, else the champion, else the newest one.
 
-    Raises PermanentError `ArtifactMissing` if the run has no such model, or none at all.
+    `base` tells whether the caller takes the base model. Raises PermanentError `ArtifactMissing` if the run has no such
+    model, or none at all.
     """
     models, champion = results.models, results.champion
-    if wanted == BASE:
+    if wanted == BASE and base:
         return Chosen(BASE)
-    if wanted is not None and not (wanted == CHAMPION and champion in models):
+    if wanted == CHAMPION:
+        return Chosen(require_champion(results), "the champion")
+    if wanted is not None:
         if wanted not in models:
-            there = ", ".join([*models, BASE])
+            there = ", ".join([*models, *([BASE] if base else [])])
             raise PermanentError("ArtifactMissing", f"{option} {wanted}: run {results.name} has {there}, not {wanted}")
         return Chosen(wanted)
     if not models:
-        known = f"; {option} {BASE} takes the base model" if "prepare" in results.manifests else ""
+        known = f"; {option} {BASE} takes the base model" if base and "prepare" in results.manifests else ""
         raise PermanentError(
             "ArtifactMissing", f"run {results.name} has no model yet: stage sft has not finished{known}"
         )

@@ -78,7 +78,7 @@ class Results:
             words = f"stage {place.stage} made no {place.output}"
         elif self.spec is not None and _round(place.stage) > self.spec.iterations:
             words = f"{name} is not there: run {self.name} has {self.spec.iterations} rounds"
-        elif self.status is not None and place.stage not in self.status.stage_by_id():
+        elif self.status is not None and self.status.stages and place.stage not in self.status.stage_by_id():
             words = f"{name} is not there: run {self.name} has no stage {place.stage}"
         else:
             words = f"{name} is not there: stage {place.stage} of run {self.name} has not finished"

@@ -32,6 +32,7 @@ ROW_PART = 100
 """Resamples whose draws of single rows are in memory together: 8 MB for 10,000 rows."""
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+UNBOUNDED = (-math.inf, math.inf)
 PERCENT = (0.0, 100.0)
 """Bounds of a share."""
 
@@ -46,7 +47,7 @@ class Estimate:
     kind: Literal["bootstrap", "jackknife"]
     groups: int
     """Dialogues that it is over."""
-    bounds: tuple[float, float] = (-math.inf, math.inf)
+    bounds: tuple[float, float] = UNBOUNDED
     """Least and greatest value that the figure can have. A jackknife does not know them, and its interval ends there."""
 
     def minus(self, other: Estimate) -> Estimate:
@@ -99,18 +100,24 @@ def bootstrap(
     return Estimate(value, figure(np.concatenate([draws @ totals for draws in _draws(count)])), "bootstrap", count)
 
 
-def jackknife_sums(statistics: Floats, figure: Callable[[Floats], Floats], groups: Sequence[Hashable]) -> Estimate:
+def jackknife_sums(
+    statistics: Floats,
+    figure: Callable[[Floats], Floats],
+    groups: Sequence[Hashable],
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> Estimate:
     """What `bootstrap` estimates, for a figure over as many things as the rows happen to have, such as labels."""
     totals = by_group(statistics, groups)
     total = totals.sum(axis=0, keepdims=True)
     left = figure(total - totals) if len(totals) > 1 else np.empty(0)
-    return Estimate(float(figure(total)[0]), left, "jackknife", len(totals))
+    return Estimate(float(figure(total)[0]), left, "jackknife", len(totals), bounds)
 
 
 def jackknife(
     items: Sequence[Sequence[Hashable]],
     figure: Callable[[Floats, Floats], Floats],
     groups: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Estimate:
     """The estimate of `figure`, which maps numbers of distinct and of all items (corpora,) to figures (corpora,).
 
@@ -131,7 +138,7 @@ def jackknife(
     value = float(figure(np.array([distinct]), np.array([total]))[0])
     if count < 2:
         return Estimate(value, np.empty(0), "jackknife", count)
-    return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife", count)
+    return Estimate(value, figure(np.asarray(distinct - alone, np.float64), total - held), "jackknife", count, bounds)
 
 
 def row_draws(groups: Sequence[Hashable]) -> Iterator[Floats]:

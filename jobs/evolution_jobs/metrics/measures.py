@@ -102,14 +102,14 @@ def _rouge(rows: Answered) -> Estimate:
 
 def _distinct(order: int, dropped: int, rows: Answered) -> Estimate:
     items = [ngrams(words, order, dropped) for words in rows.words]
-    estimate = jackknife(items, lambda distinct, total: 100 * distinct / np.maximum(total, 1), rows.dialogues)
-    return replace(estimate, bounds=PERCENT)
+    return jackknife(items, lambda distinct, total: 100 * distinct / np.maximum(total, 1), rows.dialogues, PERCENT)
 
 
 def _duplicates(rows: Answered) -> Estimate:
     texts = [[normalised(text)] for text in rows.answers]
-    estimate = jackknife(texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues)
-    return replace(estimate, bounds=PERCENT)
+    return jackknife(
+        texts, lambda distinct, total: 100 * (1 - distinct / np.maximum(total, 1)), rows.dialogues, PERCENT
+    )
 
 
 def _whole(rows: Answered) -> list[int]:

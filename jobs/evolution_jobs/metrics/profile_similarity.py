@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +68,6 @@ def _chance(rows: Described) -> Estimate:
         return ratio(np.column_stack([100 * ((fields * labels).sum(axis=1) - own), total**2 - squares]))
 
     statistics = np.column_stack([inferred, described, within, counts, counts**2])
-    estimate = replace(jackknife_sums(statistics, apart, range(len(counts))), bounds=(-100.0, 100.0))
+    estimate = jackknife_sums(statistics, apart, range(len(counts)), (-100.0, 100.0))
     # Of two dialogues one is left out, and the other has no label but its own.
     return estimate if estimate.groups > 2 else Estimate(estimate.value, np.empty(0), "jackknife", estimate.groups)

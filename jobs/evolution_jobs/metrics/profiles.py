@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ def agreement(name: str, rows: Sequence[Compared]) -> list[Figure]:
     found = (
         ("accuracy", bootstrap(hits, ratio, dialogues), ACCURACY),
         # A label that a resample lacks leaves the mean, so the bootstrap's interval could exclude the value.
-        ("macro_f1", replace(jackknife_sums(_sums(rows), _macro_f1, dialogues), bounds=PERCENT), MACRO_F1),
+        ("macro_f1", jackknife_sums(_sums(rows), _macro_f1, dialogues, PERCENT), MACRO_F1),
     )
     return [
         figure_of(f"profile_{name}_{what}", estimate, rows=len(rows), row_set=row_set, method=method)

@@ -25,7 +25,7 @@ from .browser import open_browser
 
 SELECTOR = "app.kubernetes.io/component=operator"
 MARK = "EVOLUTION_LEASE_NAMESPACE"
-"""An environment variable that the operator's container has, whatever its release is called."""
+"""An environment variable that the operator's container has, whatever its chart and release are called."""
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) -> \d+")
 NOT_CONFIGURED = "localhost:8080"
 """Where kubectl looks for a cluster if no kubeconfig names one."""

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from ...api.spec import API_VERSION, GROUP, PLURAL
 from ...controller.settings import PREFIX, Settings
+from ..dashboard import MARK, SELECTOR
 from ..kube import ApiError, Cluster
 from .cluster import Answer, ClusterSeen, environment, serves
 from .objects import KINDS
 
-OPERATORS = {"labelSelector": "app.kubernetes.io/component=operator"}
-MARK = f"{PREFIX}LEASE_NAMESPACE"
-"""A variable that the operator's container has, whatever its chart and release are called."""
+OPERATORS = {"labelSelector": SELECTOR}
 USUAL_NAMESPACE = "evolution"
 """Where docs/install.md installs the operator."""
 RIGHTS = (
@@ -81,7 +80,7 @@ def _leases(cluster: Cluster, operators: Answer) -> dict[str, Answer]:
     for each in [] if isinstance(operators, ApiError) else operators.get("items") or []:
         namespace, name = each["metadata"]["namespace"], each["metadata"]["name"]
         variables = environment(each)
-        place = variables.get(f"{PREFIX}LEASE_NAMESPACE") or namespace
+        place = variables.get(MARK) or namespace
         lease = variables.get(f"{PREFIX}LEASE_NAME") or name
         leases[f"{namespace}/{name}"] = ask(cluster, f"/apis/coordination.k8s.io/v1/namespaces/{place}/leases/{lease}")
     return leases

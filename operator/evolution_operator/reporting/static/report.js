@@ -4,6 +4,8 @@
 
 // What a browser would obey or cannot show: control characters, halves of surrogate pairs, turns of direction.
 const OBEYED = /[\p{Cc}\p{Cs}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
+// Why a filter's number of words can be lower than that beside the text (preference/filters.py).
+const CUT = " (an answer that was cut off counts without its last, unfinished sentence)";
 const MOST_CELLS = 4_000_000; // of a comparison of two texts word by word
 const WORD = /(?:[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]|[\p{L}\p{N}\p{M}'’]+|[^])\s*/gu;
 
@@ -104,7 +106,7 @@ function pairs({ rows, histories }) {
       const part = (label, content, kind) =>
         content ? side(label, parts ? marked(parts, kind) : text(content), `${words(content)} words`) : "";
       const facts = [["source", row.source], ["model", row.model], ["attempts", row.attempts], ["margin", row.margin],
-        ["dropped", row.reason && `${row.reason}${row.detail ? `: ${row.detail}` : ""}`]].filter(([, value]) => value !== undefined && value !== "");
+        ["dropped", row.reason && `${row.reason}${row.detail ? `: ${row.detail}` : ""}${row.reason === "too_long" ? CUT : ""}`]].filter(([, value]) => value !== undefined && value !== "");
       const profile = row.profile && (typeof row.profile === "object" ? Object.entries(row.profile) : [["not a profile", row.profile]]);
       return [
         conversation(histories[row.history]),

@@ -27,6 +27,7 @@ from .attempt.report import write_report
 from .attempt.rows import PublishedMeanwhile
 from .attempt.scratch import scratch_directory
 from .attempt.shard import node, on_this_shard
+from .attempt.spent import Spent
 from .attempt.stop import StopRequest, stop_on_signals
 from .attempt.torchrun import first_node_waits
 from .attempt.workspace import StoredWorkspace, say_waiting
@@ -137,7 +138,7 @@ def _computed(
         fetch_inputs(store, spec, upstream, workspace.inputs, workspace.check_stop, cache)
         workspace.references, workspace.digests = references(spec, upstream), digests(spec, upstream)
         phases.end("fetch")
-        started = time.monotonic()
+        spent = Spent()
         try:
             result = stage(workspace)
         except PublishedMeanwhile:
@@ -152,7 +153,7 @@ def _computed(
             attempt,
             result,
             inputs=workspace.digests,
-            since=started,
+            spent=spent,
             phases=phases,
             extra_counts={
                 "rows.corruptChunks": workspace.corrupt_chunks,

@@ -286,3 +286,20 @@ def test_a_file_that_only_speaks_of_a_report_is_none(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="is no report"):
         write_report(results(tmp_path / "store"), notes)
     assert notes.read_text() == "How to make an evolution report"
+
+
+@pytest.mark.parametrize(
+    ("joules", "said"),
+    [
+        ({}, "Energy was not measured."),
+        ({"sft": 720_000.0}, "The GPUs used 200 Wh in 1 of the 10 stages that had one; of the others it is not known."),
+        ({stage: 360_000.0 for stage in make_manifests() if stage != "prepare"}, "The GPUs used 1.00 kWh."),
+    ],
+)
+def test_the_energy_of_gpus_is_said_as_far_as_it_is_known(joules: dict[str, float], said: str) -> None:
+    stages = make_manifests()
+    for stage, value in joules.items():
+        stages[stage] = stages[stage].model_copy(update={"gpu_joules": value})
+    page = render(make_facts(manifests=stages))
+    assert said in " ".join(page.split())
+    assert page.count("GPU energy</th>") == bool(joules)

@@ -283,6 +283,18 @@ def test_cost_sums_what_stages_took() -> None:
     assert sections.total(sections.costs(make_facts(manifests=stages))).price == 0.25
 
 
+def test_energy_is_summed_over_the_stages_that_know_it() -> None:
+    whole = sections.total(sections.costs(make_facts()))
+    assert (whole.joules, whole.metered, whole.on_gpus) == (None, 0, 10)
+    stages = make_manifests()
+    for stage, joules in (("sft", 720_000.0), ("dpo-2", 36_000.0)):
+        stages[stage] = stages[stage].model_copy(update={"gpu_joules": joules})
+    parts = sections.costs(make_facts(manifests=stages))
+    assert {each.stage: each.joules for each in parts if each.joules} == {"sft": 720_000.0, "dpo-2": 36_000.0}
+    whole = sections.total(parts)
+    assert (whole.joules, whole.metered, whole.on_gpus) == (756_000.0, 2, 10)
+
+
 def test_versions_that_differ_are_told_apart() -> None:
     stages = make_manifests()
     stages["dpo-2"] = stages["dpo-2"].model_copy(update={"code": {"python": "3.11.9", "torch": "2.9.0"}})

@@ -417,6 +417,18 @@ def test_the_shard_that_comes_last_publishes(storage: Storage, run: Runner) -> N
     assert list(open_store(storage).list(rows_prefix(spec.key))) == []
 
 
+def test_energy_is_told_by_a_process_that_has_done_all_of_its_stage(
+    directory: Storage, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolution_jobs.attempt.spent.Spent.joules", lambda _: 12.5)
+    contents = run.trained(directory)
+    assert manifest_of(directory, fake_stages.spec(directory, "sft", contents)).gpu_joules == 12.5
+    specs = [fake_stages.spec(directory, "generate-1", contents, shard=(index, 2)) for index in (1, 0)]
+    for spec in specs:
+        run(spec)
+    assert manifest_of(directory, specs[0]).gpu_joules is None
+
+
 def test_shards_that_end_at_once_publish_one_result(real_storage: Storage, run: Runner) -> None:
     contents = run.trained(real_storage)
     ready = threading.Barrier(3)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import sys
-import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +17,7 @@ from ..store.base import Store, check_location, file_sha256
 from ..store.manifests import publish
 from ..store.record import record_model
 from .phases import Phases
+from .spent import Spent, visible_gpus
 
 DECIDING_PACKAGES = ("evolution-operator", "torch", "transformers", "trl", "peft", "bitsandbytes")
 """Packages whose version a manifest names."""
@@ -30,14 +29,14 @@ def publish_result(
     attempt: str,
     result: Result,
     inputs: Mapping[str, str],
-    since: float,
+    spent: Spent,
     phases: Phases,
     extra_counts: Mapping[str, int],
 ) -> Manifest:
     """Upload a result's files under this attempt and publish its manifest.
 
-    `since` is when the inputs were there (`time.monotonic`). The work of `phases` ends with the upload. Returns the manifest in force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then
-    removes this attempt's files.
+    `spent` counts from when the inputs were there. The work of `phases` ends with the upload. Returns the manifest in
+    force. If another attempt was first, it is that one's; `conclusion.clear_leftovers` then removes this attempt's files.
     """
     names = [*result.outputs, *(name for name in result.references if name not in result.outputs)]
     outputs = {name: _upload(store, spec, attempt, name, result) for name in names}
@@ -46,7 +45,7 @@ def publish_result(
     if lost := len(result.metrics) - len(metrics):
         counts["metrics.notFinite"] = lost
     phases.end("work")
-    seconds = time.monotonic() - since
+    seconds, alone = spent.seconds(), spec.ranks.nodes == 1 and spec.shard.count == 1
     mine = Manifest(
         key=spec.key,
         kind=spec.kind,
@@ -68,6 +67,7 @@ def publish_result(
         phases=phases.seconds,
         tokens=result.tokens,
         gpus=visible_gpus() * spec.ranks.nodes,
+        gpu_joules=spent.joules() if alone else None,
     )
     return publish(store, mine)
 
@@ -81,12 +81,6 @@ def code_versions(kind: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def visible_gpus() -> int:
-    """GPUs that this process has; 0 if the stage has not loaded torch."""
-    torch = sys.modules.get("torch")
-    return int(torch.cuda.device_count()) if torch is not None else 0
 
 
 def _upload(store: Store, spec: StageSpec, attempt: str, name: str, result: Result) -> Output:

@@ -86,6 +86,8 @@ class Manifest(Document):
     """Tokens generated or trained on, padding not counted."""
     gpus: int = 0
     """GPUs that process held."""
+    gpu_joules: float | None = None
+    """Energy of these GPUs in the `seconds`; None where it is not known, and where other processes shared the work."""
 
     @property
     def files(self) -> list[File]:

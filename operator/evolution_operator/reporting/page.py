@@ -193,6 +193,7 @@ def _environment() -> jinja2.Environment:
         "listed": listed,
         "signed": signed,
         "duration": _duration,
+        "energy": _energy,
         "short": lambda digest: digest[:12],
     }
     return environment
@@ -207,3 +208,9 @@ def _duration(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def _energy(joules: float) -> str:
+    """`12.3 Wh`, `4.56 kWh`."""
+    hours = joules / 3600
+    return f"{hours / 1000:,.2f} kWh" if hours >= 1000 else f"{hours:.3g} Wh"

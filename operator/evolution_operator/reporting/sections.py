@@ -149,6 +149,8 @@ class Cost:
     phases: Mapping[str, float]
     tokens: int
     gpu_hours: float
+    joules: float | None
+    """Energy of the GPUs of the process that published; None if it is not known."""
     reused: bool
     """Whether another run computed it."""
     ahead: int
@@ -178,6 +180,7 @@ def _cost(facts: Facts, stage: str, manifest: Manifest) -> Cost:
         manifest.phases,
         manifest.tokens,
         gpu_seconds / 3600,
+        manifest.gpu_joules,
         (manifest.run.namespace, manifest.run.name) != (facts.namespace, facts.name),
         manifest.counts.get("ahead", 0),
         sum(prices) if prices else None,
@@ -191,16 +194,26 @@ class Total:
     seconds: float
     tokens: int
     gpu_hours: float
+    joules: float | None
+    """Of the stages whose energy is known; None if there are none."""
+    metered: int
+    """Stages whose energy is known."""
+    on_gpus: int
+    """Stages that had a GPU."""
     price: float | None
 
 
 def total(parts: Sequence[Cost]) -> Total:
     """The sum over stages."""
     prices = [each.price for each in parts if each.price is not None]
+    energies = [each.joules for each in parts if each.joules is not None]
     return Total(
         sum(each.seconds for each in parts),
         sum(each.tokens for each in parts),
         sum(each.gpu_hours for each in parts),
+        sum(energies) if energies else None,
+        len(energies),
+        sum(each.gpu_hours > 0 for each in parts),
         sum(prices) if prices else None,
     )
 

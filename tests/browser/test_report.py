@@ -95,6 +95,7 @@ def test_twenty_thousand_rows_are_searched_filtered_and_sorted(browser: Browser,
         search.get_by_label("outcome").select_option("too_long (4)")
         assert found(page) == f"4 of {MANY + 8:,} pairs"
         detail = page.locator("#pairs .detail").inner_text()
+        assert "dropped" in detail
         assert "too_long: chosen has 60 words, rejected 19 (an answer that was cut off counts without" in detail
         search.get_by_label("outcome").select_option("all")
         search.get_by_label("source").select_option(f"teacher ({MANY // 4:,})")

@@ -9,33 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
-class Spent:
-    """Counts from the moment it is made."""
-
-    _since: float = field(default_factory=time.monotonic)
-    _before: Mapping[str, int | None] = field(default_factory=lambda: counters())
-
-    def seconds(self) -> float:
-        """Wall time since then."""
-        return time.monotonic() - self._since
-
-    def joules(self) -> float | None:
-        """Energy since then of the GPUs that this process holds; None if it has none, or if it is not known.
-
-        It is not known for AMD's GPUs, for GPUs older than Volta, and for slices of a GPU (MIG). A GPU's counter is that
-        of the whole board, so it also has what another process uses on the same GPU.
-        """
-        after = counters()
-        total = 0
-        for uuid in held(after):
-            before, now = self._before.get(uuid), after.get(uuid)
-            if before is None or now is None:
-                return None
-            total += now - before
-        return total / 1000 if total else None
-
-
 def visible_gpus() -> int:
     """GPUs that this process has; 0 if the stage has not loaded torch."""
     torch = sys.modules.get("torch")
@@ -67,12 +40,39 @@ def counters() -> dict[str, int | None]:
     except ModuleNotFoundError:
         return {}
     try:
-        # Counted by the library, and it stays loaded until the process ends.
+        # The library stays loaded until the process ends, so the second call costs nothing.
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         return {pynvml.nvmlDeviceGetUUID(handle): _millijoules(pynvml, handle) for handle in handles}
     except pynvml.NVMLError:
         return {}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Counts from the moment it is made."""
+
+    _since: float = field(default_factory=time.monotonic)
+    _before: Mapping[str, int | None] = field(default_factory=counters)
+
+    def seconds(self) -> float:
+        """Wall time since then."""
+        return time.monotonic() - self._since
+
+    def joules(self) -> float | None:
+        """Energy since then of the GPUs that this process holds; None if it has none, or if it is not known.
+
+        It is not known for AMD's GPUs, for GPUs older than Volta, and for slices of a GPU (MIG). A GPU's counter is that
+        of the whole board, so it also has what another process uses on the same GPU.
+        """
+        after = counters()
+        total = 0
+        for uuid in held(after):
+            before, now = self._before.get(uuid), after.get(uuid)
+            if before is None or now is None:
+                return None
+            total += now - before
+        return total / 1000 if total else None
 
 
 def _millijoules(nvml: Any, handle: Any) -> int | None:
